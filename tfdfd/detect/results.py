@@ -1,0 +1,111 @@
+"""What `detect` answers: the contract's JSON fields as dataclasses (schema: `detect.schema.json` beside this file)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "no_face", "decode_error", "unsupported", "too_large", "timeout", "not_found")
+VERDICTS = ("fake", "real", "inconclusive")
+
+
+@dataclass
+class FrameScore:
+    """One face in one frame.
+
+    Attributes:
+        index: number of the frame in decoding order, from 0 (0 for an image).
+        time_s: presentation time in seconds (0.0 for an image).
+        box: `(x, y, width, height)` of the face in pixels of the original, upright frame.
+        detector_score: the face detector's own confidence; None where it has none (Haar).
+        fake_probability: in [0, 1], 1 = fake.
+        crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
+    """
+
+    index: int
+    time_s: float
+    box: tuple[int, int, int, int]
+    detector_score: float | None
+    fake_probability: float
+    crop: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict:
+        return {
+            "index": self.index,
+            "time_s": self.time_s,
+            "box": list(self.box),
+            "detector_score": self.detector_score,
+            "fake_probability": self.fake_probability,
+        }
+
+
+@dataclass
+class FaceTrack:
+    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames."""
+
+    track: int
+    fake_probability: float
+    frames: list[FrameScore]
+
+    def to_dict(self) -> dict:
+        return {
+            "track": self.track,
+            "fake_probability": self.fake_probability,
+            "frames": [frame.to_dict() for frame in self.frames],
+        }
+
+
+@dataclass
+class Detection:
+    """The one typed outcome of one input. Any status but `ok` has no probability and no verdict."""
+
+    path: str
+    kind: str | None
+    status: str
+    fake_probability: float | None = None
+    verdict: str | None = None
+    message: str | None = None
+    frames_requested: int | None = None
+    frames_scored: int | None = None
+    duration_s: float | None = None
+    elapsed_s: float | None = None
+    faces: list[FaceTrack] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}; received {self.status!r}.")
+        if (self.status == "ok") != (self.fake_probability is not None):
+            raise ValueError(
+                f"a probability is given for status 'ok' and for no other; received status {self.status!r} "
+                f"with fake_probability {self.fake_probability!r}."
+            )
+
+    def to_dict(self) -> dict:
+        """The contract's JSON object; `path` is made valid Unicode (undecodable bytes as `\\xNN`)."""
+        answer = {
+            "path": printable_path(self.path),
+            "kind": self.kind,
+            "status": self.status,
+            "fake_probability": self.fake_probability,
+            "verdict": self.verdict,
+        }
+        if self.status == "ok":
+            answer |= {
+                "frames_requested": self.frames_requested,
+                "frames_scored": self.frames_scored,
+                "duration_s": self.duration_s,
+                "elapsed_s": self.elapsed_s,
+                "faces": [track.to_dict() for track in self.faces],
+            }
+        if self.message:
+            answer["message"] = self.message
+        return answer
+
+
+def printable_path(path: str) -> str:
+    """A file name as text that any terminal, JSON parser and HTML page takes, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
