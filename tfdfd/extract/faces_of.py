@@ -1,0 +1,180 @@
+"""From one file to its face crops, in this process: decoding in one thread, detection and cropping in another."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfdfd.faces.bounded import IMAGE_SIDE, VIDEO_SIDE, detect_bounded
+from tfdfd.faces.crop import MARGIN, crop_face, resize_crop
+from tfdfd.faces.face import Face, FaceDetector
+from tfdfd.media.decode import Frame, MediaFacts, read_media
+from tfdfd.media.errors import MediaError
+from tfdfd.media.limits import Limits
+
+DETECTION_BATCH = 8
+# Crops of one input, so that a crowd filmed for a minute stays within memory.
+MAX_CROPS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a file.
+
+    Attributes:
+        frames: how many equally spaced frames of a video are looked at.
+        size: side of the crops in pixels.
+        margin: how much larger than the face's box a crop is.
+        video_side: longest side in pixels of the copy of a video frame that the detector sees.
+        image_side: the same for an image.
+    """
+
+    frames: int = 32
+    size: int = 256
+    margin: float = MARGIN
+    video_side: int = VIDEO_SIDE
+    image_side: int = IMAGE_SIDE
+
+    def __post_init__(self):
+        for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
+
+
+@dataclass
+class FoundFace:
+    """A face in the original frame's pixels and its crop, RGB uint8 `(size, size, 3)`."""
+
+    box: tuple[int, int, int, int]
+    score: float | None
+    landmarks: list[list[float]] | None
+    crop: np.ndarray
+
+
+@dataclass
+class FrameFaces:
+    """The faces of one looked-at frame, strongest first."""
+
+    index: int
+    time_s: float
+    faces: list[FoundFace]
+
+
+@dataclass
+class Extraction:
+    """The one typed outcome of reading one input; `status` is `ok` when there is at least one crop."""
+
+    path: str
+    kind: str | None
+    status: str
+    message: str | None = None
+    duration_s: float | None = None
+    frames: list[FrameFaces] = field(default_factory=list)
+
+
+def faces_of(path: str, detector: FaceDetector | None, request: Request, limits: Limits) -> Extraction:
+    """Reads the file and cuts out its faces; every failure of the media is an outcome, not an exception.
+
+    Args:
+        path: name of a local file.
+        detector: None takes each whole frame as a face crop.
+        request: what is wanted.
+        limits: what it may cost (wall clock and memory are for the process to enforce).
+    """
+    frames: dict[int, FrameFaces] = {}
+    facts = None
+    crowded = False
+    try:
+        for batch in _batches(path, request, limits):
+            if isinstance(batch, MediaFacts):
+                facts = batch
+                continue
+            side = request.video_side if batch[0].moving else request.image_side
+            for item, faces in zip(batch, _detect(detector, [item.frame.pixels for item in batch], side), strict=True):
+                most = MAX_CROPS // request.frames if item.moving else MAX_CROPS // 4
+                crowded |= len(faces) > most
+                found = [_cut(item.frame.pixels, face, detector, request) for face in faces[: max(1, most)]]
+                frames[item.frame.index] = FrameFaces(item.frame.index, item.frame.time_s, found)
+    except MediaError as error:
+        return Extraction(path, facts.kind if facts else None, error.status, error.message)
+    looked_at = [frames[index] for index in facts.indices if index in frames]
+    notes = [facts.note] if facts.note else []
+    if crowded:
+        notes.append("only the strongest faces of a crowded frame were kept")
+    status = "ok" if any(frame.faces for frame in looked_at) else "no_face"
+    if status == "no_face":
+        where = "the image" if facts.kind == "image" else f"the {len(looked_at)} frames looked at"
+        notes.insert(0, f"no face was found in {where}")
+    return Extraction(path, facts.kind, status, "; ".join(notes) or None, facts.duration_s, looked_at)
+
+
+@dataclass
+class _Item:
+    frame: Frame
+    moving: bool
+
+
+def _detect(detector, pixels, side):
+    if detector is None:
+        return [[Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))] for image in pixels]
+    return detect_bounded(detector, pixels, side)
+
+
+def _cut(pixels, face, detector, request):
+    if detector is None:
+        crop = resize_crop(pixels, request.size)
+    else:
+        crop = crop_face(pixels, face.box, request.size, request.margin)
+    box = tuple(round(value) for value in face.box)
+    score = None if face.score is None else round(face.score, 4)
+    landmarks = None if face.landmarks is None else np.round(face.landmarks, 1).tolist()
+    return FoundFace(box, score, landmarks, crop)
+
+
+def _batches(path, request, limits):
+    """Lists of `_Item` of up to `DETECTION_BATCH` frames, and `MediaFacts` at the end.
+
+    The decoder works ahead in a thread, by at most a batch, while the caller detects.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=DETECTION_BATCH)
+    given_up = threading.Event()
+
+    def decode():
+        try:
+            for item in read_media(path, request.frames, limits):
+                _put(ready, item, given_up)
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            _put(ready, error, given_up)
+        finally:
+            _put(ready, None, given_up)
+
+    thread = threading.Thread(target=decode, name="decode", daemon=True)
+    thread.start()
+    batch: list[_Item] = []
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Frame):
+                batch.append(_Item(item, moving=True))
+            if len(batch) == DETECTION_BATCH or (isinstance(item, MediaFacts) and batch):
+                if isinstance(item, MediaFacts) and item.kind == "image":
+                    batch[0].moving = False
+                yield batch
+                batch = []
+            if isinstance(item, MediaFacts):
+                yield item
+    finally:
+        given_up.set()
+        thread.join()
+
+
+def _put(ready, item, given_up):
+    while not given_up.is_set():
+        try:
+            return ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue

@@ -1,0 +1,218 @@
+"""Decoding processes and the work they are given: ordered, bounded in memory, no input able to stop another."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+
+from tfdfd.extract import wire
+from tfdfd.extract.faces_of import Extraction, Request
+from tfdfd.media.inputs import Input
+from tfdfd.media.limits import Limits
+
+START_SECONDS = 120
+# A fresh process now and then keeps a slow leak in a decoder from adding up over a large folder.
+INPUTS_PER_PROCESS = 500
+MAX_WORKERS = 4
+# The parent's whole import path is handed over, so that neither the current folder nor a differing
+# environment decides which code decodes.
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; import json; from tfdfd.extract.worker import main; "
+_BOOT += "main(json.loads(sys.argv[1]))"
+
+
+class FaceExtractor:
+    """Cuts faces out of files in processes of their own.
+
+    Args:
+        detector: name of the face detector; None takes whole frames as faces.
+        options: the detector's options.
+        limits: what one input may cost.
+        workers: how many processes; None: one for each core, at most four, and no more than there are inputs.
+
+    Use as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self,
+        detector: str | None = "mtcnn",
+        options: dict | None = None,
+        limits: Limits | None = None,
+        workers: int | None = None,
+    ):
+        if workers is not None and workers < 1:
+            raise ValueError(f"the number of workers must be at least 1; received {workers}.")
+        self.limits = limits or Limits()
+        self._detector, self._options, self._workers = detector, options or {}, workers
+        self._idle: list[_Process] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def start(self, inputs: int) -> int:
+        """Starts the processes for so many inputs without waiting for them; returns how many work on them."""
+        cores = os.cpu_count() or 1
+        count = self._workers or max(1, min(inputs, cores, MAX_WORKERS))
+        with self._lock:
+            while len(self._idle) < count:
+                threads = max(1, cores // count)
+                config = {"detector": self._detector, "options": self._options, "limits": asdict(self.limits)}
+                self._idle.append(_Process(config | {"threads": threads}, self.limits))
+        return count
+
+    def extract(self, items: Iterable[Input], request: Request) -> Iterator[Extraction]:
+        """The outcome of each input in order. The next few inputs are worked on while the caller holds one.
+
+        Raises:
+            ValueError: the detector cannot be built as asked for.
+            RuntimeError: the decoding process does not start.
+        """
+        items = list(items)
+        count = self.start(sum(item.error is None for item in items))
+        waiting: collections.deque[Future] = collections.deque()
+        with ThreadPoolExecutor(count, thread_name_prefix="extract") as threads:
+            try:
+                for item in items:
+                    waiting.append(threads.submit(self._extract_one, item, request))
+                    if len(waiting) > count + 1:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _extract_one(self, item, request):
+        if item.error is not None:
+            return Extraction(item.path, item.kind, item.error.status, item.error.message)
+        with self._lock:
+            process = self._idle.pop()
+        try:
+            answer = process.run(item.path, request)
+        finally:
+            with self._lock:
+                self._idle.append(process)
+        answer.kind = answer.kind or item.kind
+        return answer
+
+    def close(self) -> None:
+        with self._lock:
+            for process in self._idle:
+                process.stop()
+            self._idle.clear()
+
+
+class _Process:
+    """One decoding process, started at once, and again after a crash or a time-out."""
+
+    def __init__(self, config, limits):
+        self._config, self._limits = config, limits
+        self._popen = None
+        self._served = 0
+        self._start()
+
+    def run(self, path: str, request: Request) -> Extraction:
+        if self._popen is None or self._served >= INPUTS_PER_PROCESS:
+            self._start()
+        self._await_ready()
+        self._served += 1
+        line = json.dumps({"path": os.fsencode(path).hex(), **asdict(request)}) + "\n"
+        deadline = time.monotonic() + self._limits.max_seconds
+        try:
+            self._popen.stdin.write(line.encode())
+            self._popen.stdin.flush()
+            return self._answer(path, request, deadline)
+        except _TimeOut:
+            self.stop()
+            return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
+        except (EOFError, BrokenPipeError):
+            return Extraction(path, None, *self._post_mortem())
+        except (wire.WireError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            self.stop()
+            return Extraction(path, None, "decode_error", f"the decoding process answered nonsense: {error}")
+
+    def stop(self):
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait()
+            self._popen.stdin.close()
+            self._popen.stdout.close()
+            self._popen = None
+
+    def _start(self):
+        self.stop()
+        paths = [os.path.abspath(entry) for entry in sys.path if entry]
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, json.dumps(self._config), *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._ready = False
+        self._served = 0
+
+    def _await_ready(self):
+        if self._ready:
+            return
+        try:
+            header, _ = self._read(time.monotonic() + START_SECONDS)
+        except (EOFError, _TimeOut) as error:
+            self.stop()
+            raise RuntimeError(
+                "the decoding process did not start; --max-memory may be too small for it "
+                f"(now {self._limits.max_memory:,} bytes)."
+            ) from error
+        if "fatal" in header:
+            self.stop()
+            raise (ValueError if header.get("usage") else RuntimeError)(header["fatal"])
+        self._ready = True
+
+    def _answer(self, path, request, deadline):
+        header, crops = self._read(deadline, request.size)
+        return wire.unpack(path, header, crops, request.size)
+
+    def _read(self, deadline, size=1):
+        header_bytes, crop_bytes = wire.lengths(self._receive(wire.PREFIX_BYTES, deadline))
+        header = json.loads(self._receive(header_bytes, deadline))
+        wire.check_crop_bytes(header, crop_bytes, size)
+        return header, self._receive(crop_bytes, deadline)
+
+    def _receive(self, count, deadline):
+        received = bytearray(count)
+        view = memoryview(received)
+        pipe = self._popen.stdout.fileno()
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                raise _TimeOut
+            got = os.readv(pipe, [view])
+            if not got:
+                raise EOFError
+            view = view[got:]
+        return bytes(received)
+
+    def _post_mortem(self):
+        """Status and message for a process that went away in the middle of an input."""
+        code = self._popen.wait()
+        self.stop()
+        if code == -signal.SIGKILL:
+            return "too_large", "the decoding process was killed, most likely for its memory"
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return "decode_error", f"the decoder crashed on this file ({name}); the crash stayed in its own process"
+
+
+class _TimeOut(Exception):
+    pass

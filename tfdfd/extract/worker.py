@@ -1,0 +1,87 @@
+"""The decoding process: reads requests from standard input, answers on standard output, holds itself to its limits.
+
+Started by `pool.py`, never imported by it: a crash, a hang or a takeover in a decoder ends here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+
+
+def main(config: dict) -> None:
+    """Serves requests until standard input ends.
+
+    Args:
+        config: `detector` (name or None), `options`, `limits`, `threads`.
+    """
+    # Whatever a library prints must not end up between the answers.
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    try:
+        os.environ |= {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_VIDEOIO_DEBUG": "0"}
+        import cv2
+
+        from tfdfd.extract.faces_of import Request, faces_of
+        from tfdfd.extract.wire import pack
+        from tfdfd.faces.detectors import build_detector
+        from tfdfd.media.decode import restrict_decoders
+        from tfdfd.media.errors import MediaError
+        from tfdfd.media.limits import Limits
+
+        limits = Limits(**config["limits"])
+        cv2.setNumThreads(config["threads"])
+        restrict_decoders(limits)
+        detector = build_detector(config["detector"], **config["options"]) if config["detector"] else None
+        _restrict_process(limits)
+    except Exception as error:
+        from tfdfd.extract.wire import pack
+
+        _send(answers, pack({"fatal": str(error), "usage": isinstance(error, ValueError)}))
+        return
+    _send(answers, pack({"ready": True}))
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        path = os.fsdecode(bytes.fromhex(request.pop("path")))
+        # The parent kills a late worker; this is for the day when there is no parent left.
+        signal.alarm(math.ceil(limits.max_seconds) + 10)
+        try:
+            answer = faces_of(path, detector, Request(**request), limits)
+        except (MemoryError, cv2.error) as error:
+            # Out of memory in detection: cv2 reports it as its own error.
+            text = str(error)
+            if not isinstance(error, MemoryError) and "memory" not in text.lower():
+                raise
+            late = MediaError("too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)")
+            answer = _failed(path, late)
+        signal.alarm(0)
+        _send(answers, pack(answer))
+
+
+def _failed(path, error):
+    from tfdfd.extract.faces_of import Extraction
+
+    return Extraction(path, None, error.status, error.message)
+
+
+def _restrict_process(limits):
+    try:
+        import resource
+    except ImportError:  # Windows: wall clock, bytes, pixels and frames still hold
+        return
+    # Data, not address space: thread stacks and allocator arenas reserve far more than they ever use.
+    for name, most in (("DATA", limits.max_memory), ("FSIZE", 0), ("CORE", 0), ("NOFILE", 128)):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        most = int(most) if hard == resource.RLIM_INFINITY else min(int(most), hard)
+        resource.setrlimit(kind, (most, most))
+
+
+def _send(answers, buffers):
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        while view:
+            view = view[answers.write(view) :]

@@ -1,0 +1,36 @@
+"""The detectors by name. A new one is a file with a `FaceDetector` and a row here.
+
+The factories import lazily: choosing Haar must not read MTCNN's weights, and listing the names must not import cv2.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from tfdfd.faces.face import FaceDetector
+
+DETECTORS = ("mtcnn", "haar", "ssd")
+
+
+def build_detector(name: str = "mtcnn", **options) -> FaceDetector:
+    """The detector of that name; `options` are its constructor's (`ssd` needs `graph`)."""
+    if name == "mtcnn":
+        from tfdfd.faces.mtcnn import MtcnnDetector
+
+        return MtcnnDetector(**options)
+    if name == "haar":
+        from tfdfd.faces.haar import HaarDetector
+
+        return HaarDetector(**options)
+    if name == "ssd":
+        if not options.get("graph"):
+            raise ValueError(
+                "the detector 'ssd' needs its network: pass --ssd GRAPH.pb (or .caffemodel), "
+                "in Python detector_options={'graph': path}."
+            )
+        from tfdfd.faces.ssd import SsdDetector
+
+        return SsdDetector(**options)
+    near = difflib.get_close_matches(name, DETECTORS)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown face detector {name!r}; expected one of {', '.join(DETECTORS)}.{hint}")
