@@ -1,0 +1,20 @@
+"""tfdfd: deepfake detection in Keras and TensorFlow. `fake_probability` is P(fake): 1 = fake, everywhere."""
+
+import importlib
+
+from tfdfd.version import __version__
+
+__all__ = ["Detection", "Detector", "Limits", "__version__"]
+
+_HOMES = {"Detector": "tfdfd.detect.detector", "Detection": "tfdfd.detect.results", "Limits": "tfdfd.media.limits"}
+
+
+def __getattr__(name):
+    # Imported when asked for: `tfdfd --help` must not wait for OpenCV, and nothing but scoring for TensorFlow.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tfdfd' has no attribute {name!r}; it has {', '.join(__all__)}.")
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

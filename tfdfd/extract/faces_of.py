@@ -73,6 +73,7 @@ class Extraction:
     message: str | None = None
     duration_s: float | None = None
     frames: list[FrameFaces] = field(default_factory=list)
+    elapsed_s: float = 0.0
 
 
 def faces_of(path: str, detector: FaceDetector | None, request: Request, limits: Limits) -> Extraction:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from tfdfd.extract import wire
@@ -34,7 +34,7 @@ class FaceExtractor:
     """Cuts faces out of files in processes of their own.
 
     Args:
-        detector: name of the face detector; None takes whole frames as faces.
+        detector: name of the face detector; `none` takes whole frames as faces.
         options: the detector's options.
         limits: what one input may cost.
         workers: how many processes; None: one for each core, at most four, and no more than there are inputs.
@@ -44,7 +44,7 @@ class FaceExtractor:
 
     def __init__(
         self,
-        detector: str | None = "mtcnn",
+        detector: str = "mtcnn",
         options: dict | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
@@ -74,7 +74,8 @@ class FaceExtractor:
         return count
 
     def extract(self, items: Iterable[Input], request: Request) -> Iterator[Extraction]:
-        """The outcome of each input in order. The next few inputs are worked on while the caller holds one.
+        """The outcome of each input in order. Work on the first few begins with this call, and on the next few while
+        the caller holds one: memory is bounded by the number of processes, not of inputs.
 
         Raises:
             ValueError: the detector cannot be built as asked for.
@@ -82,22 +83,26 @@ class FaceExtractor:
         """
         items = list(items)
         count = self.start(sum(item.error is None for item in items))
-        waiting: collections.deque[Future] = collections.deque()
-        with ThreadPoolExecutor(count, thread_name_prefix="extract") as threads:
+        threads = ThreadPoolExecutor(count, thread_name_prefix="extract")
+        ahead = count + 2
+        waiting = collections.deque(threads.submit(self._extract_one, item, request) for item in items[:ahead])
+
+        def outcomes():
             try:
-                for item in items:
+                for item in items[ahead:]:
+                    yield waiting.popleft().result()
                     waiting.append(threads.submit(self._extract_one, item, request))
-                    if len(waiting) > count + 1:
-                        yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                for future in waiting:
-                    future.cancel()
+                threads.shutdown(wait=True, cancel_futures=True)
+
+        return outcomes()
 
     def _extract_one(self, item, request):
         if item.error is not None:
             return Extraction(item.path, item.kind, item.error.status, item.error.message)
+        begun = time.monotonic()
         with self._lock:
             process = self._idle.pop()
         try:
@@ -106,6 +111,7 @@ class FaceExtractor:
             with self._lock:
                 self._idle.append(process)
         answer.kind = answer.kind or item.kind
+        answer.elapsed_s = time.monotonic() - begun
         return answer
 
     def close(self) -> None:

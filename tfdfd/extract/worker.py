@@ -16,7 +16,7 @@ def main(config: dict) -> None:
     """Serves requests until standard input ends.
 
     Args:
-        config: `detector` (name or None), `options`, `limits`, `threads`.
+        config: `detector` (name), `options`, `limits`, `threads`.
     """
     # Whatever a library prints must not end up between the answers.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -35,7 +35,7 @@ def main(config: dict) -> None:
         limits = Limits(**config["limits"])
         cv2.setNumThreads(config["threads"])
         restrict_decoders(limits)
-        detector = build_detector(config["detector"], **config["options"]) if config["detector"] else None
+        detector = build_detector(config["detector"], **config["options"])
         _restrict_process(limits)
     except Exception as error:
         from tfdfd.extract.wire import pack

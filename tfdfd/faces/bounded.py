@@ -23,4 +23,5 @@ def _shrunk(frame, scale):
     if scale == 1:
         return frame
     height, width = frame.shape[:2]
-    return cv2.resize(frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)

@@ -10,10 +10,22 @@ import difflib
 from tfdfd.faces.face import FaceDetector
 
 DETECTORS = ("mtcnn", "haar", "ssd")
+# Instead of a detector: each image is a face crop already.
+NO_DETECTOR = "none"
 
 
-def build_detector(name: str = "mtcnn", **options) -> FaceDetector:
-    """The detector of that name; `options` are its constructor's (`ssd` needs `graph`)."""
+def check_detector(name: str) -> None:
+    """Raises `ValueError` for a name that is neither a detector's nor `none`."""
+    names = (*DETECTORS, NO_DETECTOR)
+    if name not in names:
+        near = difflib.get_close_matches(name, names)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown face detector {name!r}; expected one of {', '.join(names)}.{hint}")
+
+
+def build_detector(name: str = "mtcnn", **options) -> FaceDetector | None:
+    """The detector of that name, None for `none`; `options` are its constructor's (`ssd` needs `graph`)."""
+    check_detector(name)
     if name == "mtcnn":
         from tfdfd.faces.mtcnn import MtcnnDetector
 
@@ -31,6 +43,4 @@ def build_detector(name: str = "mtcnn", **options) -> FaceDetector:
         from tfdfd.faces.ssd import SsdDetector
 
         return SsdDetector(**options)
-    near = difflib.get_close_matches(name, DETECTORS)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown face detector {name!r}; expected one of {', '.join(DETECTORS)}.{hint}")
+    return None

@@ -117,7 +117,7 @@ def _patch(frame, box, size):
     y1, y2 = box[[1, 3]] * (height - 1) / height
     to_frame = np.array([[(x2 - x1) / (size - 1), 0, x1], [0, (y2 - y1) / (size - 1), y1]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(frame, to_frame, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER)
+    return cv2.warpAffine(frame, to_frame, (size, size), None, flags, cv2.BORDER_CONSTANT, BORDER)
 
 
 def _strongest(boxes, count):

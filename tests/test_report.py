@@ -1,0 +1,455 @@
+"""The report page: what it shows, what it refuses to run or load, how it is drawn and how it is written."""
+
+import math
+import os
+import re
+import shutil
+import subprocess
+from functools import lru_cache
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from tfdfd.detect.results import STATUSES, Detection, FaceTrack, FrameScore
+from tfdfd.report import chart, page
+from tfdfd.report.page import render_report, write_report
+
+MODEL = {
+    "handle": "tfdfd/meso_inception4",
+    "sha256": "9f" * 32,
+    "threshold": 0.5,
+    "inconclusive_band": [0.42, 0.58],
+    "card": {
+        "licence": "Apache-2.0",
+        "training_data": ["FaceForensics++ c23", "own recordings"],
+        "protocol": "official split by source video; 32 frames a clip",
+        "scores": [
+            {
+                "set": "FaceForensics++ c23",
+                "level": "video",
+                "n_real": 140,
+                "n_fake": 560,
+                "auc": 0.9312,
+                "auc_ci95": [0.905, 0.953],
+                "balanced_accuracy": 0.846,
+                "majority_baseline": 0.8,
+            },
+            {"set": "Celeb-DF v2", "level": "video", "n_real": 178, "n_fake": 340, "auc": 0.61, "eer": None},
+        ],
+        "operating_points": {"balanced": {"threshold": 0.5, "fpr": 0.15}, "strict": {"threshold": 0.83, "fpr": 0.01}},
+        "limits": ["Trained on <b>frontal</b> faces."],
+    },
+}
+SETTINGS = {"version": "0.1.0", "detector": "mtcnn", "frames_per_clip": 32, "max_seconds": 600.0}
+HOSTILE = "<script>alert(1)</script>.mp4"
+UNDECODABLE = os.fsdecode(b"caf\xe9.mp4")
+FAKE_BADGE = (0xB4, 0x23, 0x18)
+
+
+photograph = lru_cache(maxsize=1)(astronaut)
+
+
+def face(number):
+    """The astronaut's face, shifted and lit a little differently from frame to frame."""
+    left = 155 + number % 12
+    crop = photograph()[20:200, left : left + 135].astype(np.float32)
+    return (crop * (0.75 + 0.01 * (number % 25))).astype(np.uint8)
+
+
+def track_of(number, scores, seconds_apart=0.32, crops=True):
+    frames = [
+        FrameScore(
+            index=8 * place,
+            time_s=seconds_apart * place,
+            box=(120 + place, 40, 110, 150),
+            detector_score=0.99,
+            fake_probability=score,
+            crop=face(place) if crops else None,
+        )
+        for place, score in enumerate(scores)
+    ]
+    return FaceTrack(number, float(np.mean(scores)), frames)
+
+
+def scored(path, verdict, tracks, kind="video", duration_s=10.4):
+    return Detection(
+        path,
+        kind,
+        "ok",
+        fake_probability=max(track.fake_probability for track in tracks),
+        verdict=verdict,
+        frames_requested=32 if kind == "video" else 1,
+        frames_scored=max(len(track.frames) for track in tracks),
+        duration_s=duration_s,
+        elapsed_s=1.9,
+        faces=tracks,
+    )
+
+
+def two_faces(path="clips/interview.mp4"):
+    suspicious = [min(0.999, 0.84 + 0.13 * math.sin(place / 3) - (place in (9, 10)) * 0.4) for place in range(32)]
+    calm = [0.16 + 0.1 * math.cos(place / 4) for place in range(32)]
+    return scored(path, "fake", [track_of(0, calm), track_of(1, suspicious)])
+
+
+def image(path="portrait.jpg", score=0.127, verdict="real"):
+    return scored(path, verdict, [track_of(0, [score])], kind="image", duration_s=None)
+
+
+def failures():
+    return [
+        Detection(f"{status}.mp4", "video", status, message=f"{status}: see the manual & try again.")
+        for status in STATUSES
+        if status != "ok"
+    ]
+
+
+def everything():
+    undecided = scored(UNDECODABLE, "inconclusive", [track_of(0, [0.45 + 0.01 * (n % 9) for n in range(20)])])
+    return [two_faces(), image(), undecided, image(HOSTILE, 0.97, "fake"), *failures()]
+
+
+class Elements(HTMLParser):
+    """Collects the start tags, the attributes and the visible text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts = [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_shows_every_input_with_status_verdict_and_score():
+    elements = Elements(render_report(everything(), MODEL, settings=SETTINGS))
+    for status in STATUSES:
+        assert status in elements.text
+        assert page.STATUS_TEXT[status] in elements.text
+    for wanted in ("10 inputs, 4 scored", "fake", "real", "inconclusive", "not scored", "0.127", "32 of 32", "10.4 s"):
+        assert wanted in elements.text
+    assert elements.tags.count("section") == 1 + 4 + 3  # summary, one for each scored input, limits, card and settings
+    assert "timeout: see the manual & try again." in elements.text
+    assert "not forensic proof" in elements.text
+
+
+def test_shows_the_card_and_the_settings():
+    text = Elements(render_report([image()], MODEL, settings=SETTINGS)).text
+    for wanted in ("0.905 to 0.953", "Majority baseline", "0.800", "Celeb-DF v2", "Apache-2.0", "strict", "0.010"):
+        assert wanted in text
+    for wanted in ("FaceForensics++ c23, own recordings", "Trained on <b>frontal</b> faces.", "mtcnn", "600"):
+        assert wanted in text
+
+
+def test_the_worst_face_comes_first_and_explains_the_score():
+    detection = two_faces()
+    text = Elements(render_report([detection], MODEL)).text
+    assert "Verdict: fake" in text
+    assert "32 frames of Face 2, the one of 2 faces that looks most fake" in text
+    assert text.index(f"Face 2: {detection.fake_probability:.3f}") < text.index("Face 1: 0.1")
+
+
+def test_crops_are_the_strongest_both_ways():
+    text = render_report([two_faces()], MODEL)
+    captions = [float(value) for value in re.findall(r'alt="Face 2 at [\d.]+ s, P\(fake\) ([\d.]+)"', text)]
+    scores = sorted(frame.fake_probability for frame in two_faces().faces[1].frames)
+    assert captions == pytest.approx([*scores[:-7:-1], *scores[:2]], abs=5e-4)
+    jpegs = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
+    assert len(jpegs) == 16
+    picture = cv2.imdecode(np.frombuffer(page.base64.b64decode(jpegs[0]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert picture.shape == (128, 96, 3)
+    assert picture[..., 0].mean() > picture[..., 2].mean() + 15  # skin is red, not blue
+
+
+def test_an_image_gets_a_scale_instead_of_a_line():
+    assert "<polyline" not in render_report([image()], MODEL)
+    assert "<polyline" in render_report([two_faces()], MODEL)
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "]]></svg><script>x</script>"]
+)
+def test_hostile_text_stays_text(text):
+    card = dict.fromkeys(("licence", "protocol", text), text) | {"scores": [{text: text}], "limits": [text]}
+    model = MODEL | {"handle": text, "sha256": text, "card": card}
+    failed = Detection(text, None, "decode_error", message=text)
+    elements = Elements(render_report([image(text), failed], model, settings={text: text}))
+    assert "script" not in elements.tags
+    assert not [name for _, name, _ in elements.attributes if name.startswith("on")]
+    assert elements.text.count(text) >= 10
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [(UNDECODABLE, r"caf\xe9.mp4"), ("a\u202egpj.exe", r"a\u202egpj.exe"), ("a\x1b[31m.mp4", r"a\x1b[31m.mp4")],
+)
+def test_odd_names_become_readable(name, shown):
+    text = render_report([Detection(name, None, "not_found", message=f"{name} is missing")], MODEL)
+    assert text.encode("utf-8")
+    assert text.count(shown) == 3  # the title, the row and the message
+
+
+def test_the_page_loads_nothing():
+    text = render_report(everything(), MODEL, settings=SETTINGS)
+    elements = Elements(text)
+    for forbidden in ("http://", "https://", 'src="//', "url(", "@import"):
+        assert forbidden not in text
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(elements.tags)
+    for _, name, value in elements.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action"):
+            assert value.startswith(("data:image/jpeg;base64,", "#"))
+    [policy] = [value for _, name, value in elements.attributes if name == "content" and "default-src" in value]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+
+
+def test_same_input_gives_the_same_page():
+    assert render_report(everything(), MODEL) == render_report(everything(), MODEL)
+
+
+def test_every_picture_has_a_text_and_every_reference_its_target():
+    elements = Elements(render_report(everything(), MODEL))
+    assert elements.tags.count("img") == sum(bool(value) for tag, name, value in elements.attributes if name == "alt")
+    ids = [value for _, name, value in elements.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for _, name, value in elements.attributes:
+        if name in ("aria-labelledby", "href"):
+            assert value.removeprefix("#") in ids
+
+
+@pytest.mark.parametrize("missing", [*MODEL, "all"])
+def test_a_model_may_lack_anything(missing):
+    model = {} if missing == "all" else {key: value for key, value in MODEL.items() if key != missing}
+    assert "Verdict: fake" in Elements(render_report([two_faces()], model)).text
+
+
+@pytest.mark.parametrize("missing", MODEL["card"])
+def test_a_card_may_lack_anything(missing):
+    card = {key: value for key, value in MODEL["card"].items() if key != missing}
+    assert "Model card" in render_report([image()], MODEL | {"card": card})
+    assert "Model card" in render_report([image()], MODEL | {"card": MODEL["card"] | {missing: None}})
+
+
+def test_no_input_at_all():
+    assert "0 inputs" in Elements(render_report([], MODEL)).text
+
+
+def test_a_score_is_never_shown_as_certain():
+    text = Elements(render_report([image("a.jpg", 1.0, "fake"), image("b.jpg", 0.0)], MODEL)).text
+    assert "> 0.999" in text and "< 0.001" in text and "1.000" not in text
+
+
+def test_the_page_stays_bounded():
+    crowd = scored("crowd.mp4", "real", [track_of(number, [0.01 * number] * 300) for number in range(9)])
+    text = render_report([crowd, *[two_faces(f"{number}.mp4") for number in range(60)]], MODEL)
+    assert text.count("<img ") == page.CROPS_ON_PAGE
+    assert len(text) < 6e6
+    said = Elements(text).text
+    assert "details are shown for the first 50 scored inputs; 11 more are in the summary only" in said
+    assert f"Pictures are shown until the page holds {page.CROPS_ON_PAGE} of them" in said
+    assert "3 more faces with lower scores not shown" in said
+    assert "100 more frames of Face 9" in said
+    assert "59.mp4" in said
+
+
+def test_long_messages_are_cut():
+    text = render_report([Detection("a", None, "decode_error", message="x" * 5000)], MODEL)
+    assert "x" * page.MESSAGE_LENGTH + " …" in text and "x" * (page.MESSAGE_LENGTH + 1) not in text
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ({"threshold": 50}, "threshold must be in .0, 1.; received 50"),
+        ({"inconclusive_band": [0.6, 0.4]}, r"received \[0.6, 0.4\]"),
+    ],
+)
+def test_a_wrong_model_entry_is_named(model, message):
+    with pytest.raises(ValueError, match=message):
+        render_report([image()], MODEL | model)
+
+
+@pytest.mark.parametrize(
+    "crop, message",
+    [(np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\)"), (np.zeros((4, 4, 3)), "float64"), ("a.jpg", "str")],
+)
+def test_a_wrong_crop_is_named(crop, message):
+    detection = image()
+    detection.faces[0].frames[0].crop = crop
+    with pytest.raises(ValueError, match=message):
+        render_report([detection], MODEL)
+
+
+def test_chart_puts_one_on_top_and_zero_at_the_bottom():
+    plot = chart.time_chart([[(0.0, 0.0), (5.0, 1.0), (10.0, 0.25)]], threshold=0.6, band=(0.5, 0.75), duration_s=20.0)
+    [series] = plot["series"]
+    assert [(point["x"], point["y"]) for point in series["points"]] == [(0, 100), (25, 0), (50, 75)]
+    assert series["lines"] == ["0,100 25,0 50,75"]
+    assert plot["threshold_y"] == 40
+    assert plot["band"] == {"y": 25, "height": 25}
+    x_ticks, y_ticks = ({tick["label"]: tick["at"] for tick in plot[axis]} for axis in ("x_ticks", "y_ticks"))
+    assert x_ticks == {"0": 0, "5": 25, "10": 50, "15": 75, "20": 100}
+    assert y_ticks == {"0": 100, "0.25": 75, "0.5": 50, "0.75": 25, "1": 0}
+
+
+def test_chart_leaves_a_gap_where_the_face_was_away():
+    times = [0, 1, 2, 3, 9, 10, 11, 20]
+    [series] = chart.time_chart([[(time_s, 0.5) for time_s in times]])["series"]
+    assert len(series["lines"]) == 2
+    assert len(series["points"]) == len(times)  # the last one stands alone: a marker without a line
+
+
+def test_chart_of_one_moment_is_none():
+    assert chart.time_chart([[(0.0, 0.5)], [(0.0, 0.7)]], duration_s=3.0) is None
+    assert chart.time_chart([]) is None
+
+
+def test_chart_thins_markers_and_tells_tracks_apart():
+    plot = chart.time_chart([[(n / 25, 0.5) for n in range(1000)], [(n / 25, 0.4) for n in range(1000)]])
+    assert all(len(series["points"]) <= chart.MARKERS_PER_LINE for series in plot["series"])
+    assert len({series["marker"] for series in plot["series"]}) == 2
+
+
+def test_scale_runs_from_left_to_right():
+    assert chart.scale(0.75, 0.5, (0.4, 0.6)) == {"x": 75, "threshold_x": 50, "band": {"x": 40, "width": 20}}
+    assert chart.scale(0.0) == {"x": 0, "threshold_x": None, "band": None}
+
+
+@pytest.mark.parametrize("end", [0.04, 0.3, 1, 7, 9.99, 10, 59, 61, 600, 7261.5])
+def test_ticks_are_few_and_inside(end):
+    ticks = chart.ticks(0.0, end)
+    assert 2 <= len(ticks) <= chart.LONGEST_AXIS
+    assert ticks[0] == 0 and ticks[-1] <= end
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, float("nan")])
+def test_a_score_outside_its_range_is_no_point(wrong):
+    with pytest.raises(ValueError, match=r"in \[0, 1\] to be drawn; received"):
+        chart.scale(wrong)
+    with pytest.raises(ValueError, match=r"in \[0, 1\] to be drawn; received"):
+        chart.time_chart([[(0.0, 0.5), (1.0, wrong)]])
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_a_time_must_be_finite(wrong):
+    with pytest.raises(ValueError, match="finite number of seconds"):
+        chart.time_chart([[(0.0, 0.5), (wrong, 0.5)]])
+
+
+def test_writes_the_page_and_nothing_else(tmp_path):
+    target = tmp_path / os.fsdecode(b"r\xe9sum\xe9.html")
+    target.write_text("older")
+    write_report(str(target), [image()], MODEL, settings=SETTINGS)
+    assert target.read_text("utf-8") == render_report([image()], MODEL, settings=SETTINGS)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, step):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "page.html"
+    target.write_text("older")
+    monkeypatch.setattr(page.os, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(target, [image()], MODEL)
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "older"
+
+
+def test_a_failing_render_leaves_what_was_there(tmp_path):
+    with pytest.raises(ValueError, match="threshold"):
+        write_report(tmp_path / "page.html", [image()], MODEL | {"threshold": 2})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_report(tmp_path / "nowhere" / "page.html", [image()], MODEL)
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """A function that opens a page in headless Chromium, which can reach no host; skips where there is none."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("none of chromium, chromium-browser, google-chrome is on PATH")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def run(page_path, *options):
+        command = [
+            browser,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--hide-scrollbars",
+            "--force-color-profile=srgb",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr",
+            f"--user-data-dir={profile}",
+            *options,
+            page_path.as_uri(),
+        ]
+        answer = subprocess.run(command, capture_output=True, timeout=60)
+        return answer.stdout.decode("utf-8"), answer.stderr.decode("utf-8", "replace")
+
+    # Some packaged browsers see neither the temporary folder nor the screenshots they are told to write there.
+    probe = profile / "probe.html"
+    probe.write_text("<p>seen</p>", "utf-8")
+    if "<p>seen</p>" not in run(probe, "--dump-dom")[0]:
+        pytest.skip(f"{browser} cannot open a file in {profile}")
+    return run
+
+
+def pixels_of(picture, color):
+    """Number of pixels in each row that have exactly `color`."""
+    return (picture == np.array(color, np.uint8)).all(axis=-1).sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    "scheme, background, curve",
+    [(1, (0xF3, 0xF5, 0xF8), (0x4F, 0x46, 0xE5)), (0, (0x0E, 0x13, 0x19), (0xA5, 0xB4, 0xFC))],
+    ids=["light", "dark"],
+)
+def test_looks_right_in_a_browser(tmp_path, browse, scheme, background, curve):
+    write_report(tmp_path / "page.html", everything(), MODEL, settings=SETTINGS)
+    shot = tmp_path / "page.png"
+    options = ("--window-size=1200,2000", f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}")
+    browse(tmp_path / "page.html", *options)
+    picture = cv2.imread(str(shot), cv2.IMREAD_COLOR_RGB)
+    assert picture.shape == (2000, 1200, 3)
+    assert 0.1 < pixels_of(picture, background).sum() / (2000 * 1200) < 0.6
+    assert pixels_of(picture, FAKE_BADGE).sum() > 5000
+    rows = np.flatnonzero(pixels_of(picture, curve))
+    assert len(rows) > 40 and rows.min() > 700  # the curve lies in its section, below the summary
+    colors = picture.reshape(-1, 3).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    assert len(np.unique(colors)) > 5000  # the photographs are shown
+
+
+def test_the_browser_runs_nothing_and_complains_of_nothing(tmp_path, browse):
+    write_report(tmp_path / "page.html", everything(), MODEL, settings=SETTINGS)
+    dom, log = browse(tmp_path / "page.html", "--dump-dom")
+    assert "CONSOLE" not in log
+    elements = Elements(dom)
+    assert "script" not in elements.tags
+    assert HOSTILE in elements.text
+
+
+def test_the_browser_would_complain_and_would_not_run_it(tmp_path, browse):
+    """The check above can fail: a script, a request and an event handler put into the page are refused aloud."""
+    bad = (
+        """<script>document.body.id = "ran"</script><img src="http://example.com/x" onerror="document.body.id='ran'">"""
+    )
+    (tmp_path / "page.html").write_text(render_report([image()], MODEL).replace("</main>", bad + "</main>"), "utf-8")
+    dom, log = browse(tmp_path / "page.html", "--dump-dom")
+    assert log.count("Content Security Policy") >= 2 and "CONSOLE" in log
+    assert 'id="ran"' not in dom.split("<main>")[0]

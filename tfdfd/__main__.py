@@ -1,0 +1,3 @@
+from tfdfd.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,136 @@
+"""`tfdfd detect`: verdicts for images, videos and folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import fields
+
+from tfdfd.cli.parser import size
+
+ALL_SCORED, NONE_SCORED, SOME_SCORED = 0, 1, 3
+
+_DESCRIPTION = """\
+P(fake) and a verdict for each image, video and folder (walked in sorted order).
+
+Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
+
+
+def add_parser(verbs) -> None:
+    from tfdfd.media.limits import Limits
+
+    parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
+    parser.add_argument(
+        "--model", default="tfdfd/meso_inception4", metavar="HANDLE|FILE", help="weights (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--detector",
+        default="mtcnn",
+        choices=("mtcnn", "haar", "ssd", "none"),
+        help="face detector (default: mtcnn); none: each image is a face crop already",
+    )
+    parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
+    parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    parser.add_argument(
+        "--frames", type=int, default=32, metavar="N", help="equally spaced frames of a video (default: 32)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"
+    )
+    parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
+    parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    limits = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
+    for field in fields(Limits):
+        kind = float if field.name == "max_seconds" else size
+        option = f"--{field.name.replace('_', '-')}"
+        limits.add_argument(option, type=kind, default=field.default, metavar="N", help=f"default: {field.default:,}")
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from tfdfd.cli.progress import tracked
+    from tfdfd.detect.detector import Detector
+    from tfdfd.detect.results import printable_path
+    from tfdfd.media.inputs import list_inputs
+    from tfdfd.media.limits import Limits
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in (arguments.json, arguments.report):
+        _check_writable(name)
+    limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
+    options = {"graph": arguments.ssd, "config": arguments.ssd_config} if arguments.detector == "ssd" else {}
+    with Detector(
+        arguments.model,
+        arguments.detector,
+        frames=arguments.frames,
+        threshold=arguments.threshold,
+        limits=limits,
+        detector_options=options,
+        workers=arguments.workers,
+    ) as detector:
+        inputs = list_inputs(arguments.inputs)
+        found = detector.iter_detect(inputs)
+        label = lambda detection: f"{printable_path(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
+        detections = list(tracked(found, len(inputs.items), label, arguments.quiet))
+        if inputs.skipped and not arguments.quiet:
+            sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
+        _write(arguments, detector, detections, limits)
+    scored = sum(detection.status == "ok" for detection in detections)
+    return ALL_SCORED if scored == len(detections) else SOME_SCORED if scored else NONE_SCORED
+
+
+def _write(arguments, detector, detections, limits):
+    if arguments.report:
+        from tfdfd.report.page import write_report
+
+        model = detector.model_info() | {
+            "inconclusive_band": detector.inconclusive_band,
+            "card": detector.record.card,
+        }
+        settings = {"detector": arguments.detector, "frames": arguments.frames} | limits.to_dict()
+        write_report(arguments.report, detections, model, settings=settings)
+        sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
+    if arguments.json:
+        text = json.dumps(detector.to_json(detections), indent=1) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+            return
+        from tfdfd.files import write_atomically
+
+        write_atomically(arguments.json, text)
+    for line in summary(detections):
+        sys.stdout.write(line + "\n")
+
+
+def summary(detections) -> list[str]:
+    """One line an input: verdict or status, P(fake), name, and what it rests on or why there is none."""
+    from tfdfd.detect.results import printable_path
+
+    names = [printable_path(detection.path) for detection in detections]
+    width = min(max(map(len, names), default=0), 60)
+    lines = []
+    for detection, name in zip(detections, names, strict=True):
+        if detection.status == "ok":
+            faces = f"{len(detection.faces)} face{'' if len(detection.faces) == 1 else 's'}"
+            basis = f"{faces}, {detection.frames_scored} of {detection.frames_requested} frames"
+            basis += f"; {detection.message}" if detection.message else ""
+            score = f"{detection.fake_probability:.3f}"
+        else:
+            basis, score = detection.message, "-"
+        lines.append(f"{detection.verdict or detection.status:12}  {score:>5}  {name:{width}}  {basis}")
+    return lines
+
+
+def _check_writable(name):
+    """A target that cannot be written is a usage error before the work, not a loss after it."""
+    if name in (None, "-"):
+        return
+    folder = os.path.dirname(os.path.abspath(name))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write {name}: the folder {folder} does not exist or is not writable.")
+    if os.path.isdir(name):
+        raise ValueError(f"cannot write {name}: it is a folder; give the name of a file.")

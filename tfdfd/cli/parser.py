@@ -1,0 +1,49 @@
+"""argparse that names near matches for a mistyped option or verb, and guesses nothing."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+
+USAGE_ERROR = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations whose errors end in the near matches."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
+
+    def error(self, message):
+        received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        if received:
+            word = received[1] or received[2]
+            near = difflib.get_close_matches(word.split("=")[0], self._known_words(), n=3, cutoff=0.5)
+            message += f"; did you mean {' or '.join(near)}?" if near else ""
+        sys.stderr.write(f"{self.prog}: {message}\n{self.prog}: see '{self.prog} --help'.\n")
+        raise SystemExit(USAGE_ERROR)
+
+    def _known_words(self):
+        words = []
+        for action in self._actions:
+            words += [*action.option_strings, *map(str, action.choices or ())]
+            if isinstance(action, argparse._SubParsersAction):
+                # Options of a verb come back to this parser as unrecognised.
+                words += [word for parser in action.choices.values() for word in parser._known_words()]
+        return words
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=30, width=110)
+
+
+def size(text: str) -> int:
+    """An argparse type: a count such as 50000000, 50M or 2G (powers of 1000), or 2GiB (powers of 1024)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?B?)", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected a number such as 50000000, 50M or 2GiB; received {text!r}")
+    base = 1024 if match[3].startswith("i") else 1000
+    return int(float(match[1]) * base ** " kmg".index(match[2].lower() or " "))

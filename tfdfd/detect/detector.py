@@ -1,0 +1,155 @@
+"""The main job: files in, verdicts out."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
+from tfdfd.detect.verdict import clip_score, keep_lasting, track_score, verdict_of
+from tfdfd.extract.faces_of import Extraction, Request
+from tfdfd.extract.pool import FaceExtractor
+from tfdfd.faces.detectors import check_detector
+from tfdfd.faces.tracks import link_faces
+from tfdfd.media.inputs import Inputs, list_inputs
+from tfdfd.media.limits import Limits
+from tfdfd.weights.store import locate
+
+DEFAULT_MODEL = "tfdfd/meso_inception4"
+# The same bytes and model must print the same JSON; the last bits of float32 are not worth that promise.
+DIGITS = 6
+
+
+class Detector:
+    """Tells deepfaked faces from genuine ones in local images and videos.
+
+    Args:
+        model: handle (`tfdfd/meso4.df`) or weights file; its record gives network, polarity and threshold.
+        detector: `mtcnn`, `haar` or `ssd`; `none` takes each image as a face crop already.
+        frames: how many equally spaced frames of a video are scored.
+        threshold: P(fake) from which the verdict is "fake"; None: the record's, with its inconclusive band.
+        limits: what one input may cost.
+        detector_options: arguments of the face detector, such as `{"graph": "face.pb"}` for `ssd`.
+        workers: decoding processes; None: as many as help.
+
+    Raises:
+        ValueError: an argument is of no use, or the weights are unknown, absent or altered.
+
+    Decoding processes live until `close` (or the end of a `with` block, or of the object).
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike = DEFAULT_MODEL,
+        detector: str = "mtcnn",
+        *,
+        frames: int = 32,
+        threshold: float | None = None,
+        limits: Limits | None = None,
+        detector_options: dict | None = None,
+        workers: int | None = None,
+    ):
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
+        check_detector(detector)
+        self._frames = frames
+        self.record, self._weights = locate(model)
+        self.threshold = self.record.threshold if threshold is None else threshold
+        # A threshold of one's own leaves nothing open.
+        self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
+        self._extractor = FaceExtractor(detector, detector_options, limits, workers)
+        self._loaded = None
+        self._request = Request(frames=frames)
+        weakref.finalize(self, self._extractor.close)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        self._extractor.close()
+
+    def detect(self, path: str | os.PathLike) -> Detection:
+        """The outcome of one image or video (for a folder use `detect_many`)."""
+        outcomes = self.detect_many([path])
+        if len(outcomes) != 1:
+            raise ValueError(f"{os.fspath(path)} is a folder with {len(outcomes)} media files; use detect_many.")
+        return outcomes[0]
+
+    def detect_many(self, paths: Iterable[str | os.PathLike]) -> list[Detection]:
+        """The outcomes of images, videos and (walked, sorted) folders, one an input."""
+        return list(self.iter_detect(list_inputs(paths)))
+
+    def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
+        """The same one by one, as they are done, in order."""
+        extractions = self._extractor.extract(inputs.items, self._request)
+        if any(item.error is None for item in inputs.items):
+            # While the processes decode: importing TensorFlow takes longer than reading a clip.
+            self._scorer  # noqa: B018
+        for extraction in extractions:
+            yield self._score(extraction)
+
+    def model_info(self) -> dict:
+        """The contract's `model` object."""
+        return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}
+
+    def to_json(self, detections: Iterable[Detection]) -> dict:
+        """The contract's JSON document."""
+        results = [detection.to_dict() for detection in detections]
+        return {"schema": SCHEMA_VERSION, "model": self.model_info(), "results": results}
+
+    @property
+    def _scorer(self):
+        if self._loaded is None:
+            from tfdfd.detect.scorer import Scorer
+            from tfdfd.models import load
+
+            self._loaded = Scorer(load(self.record, self._weights))
+        return self._loaded
+
+    def _score(self, extraction: Extraction) -> Detection:
+        begun = time.monotonic()
+        if extraction.status != "ok":
+            return Detection(extraction.path, extraction.kind, extraction.status, message=extraction.message)
+        crops = np.stack([face.crop for frame in extraction.frames for face in frame.faces])
+        scores = iter(round(float(score), DIGITS) for score in self._scorer(crops))
+        tracks: dict[int, list[FrameScore]] = {}
+        numbers = _link(extraction)
+        for frame, frame_numbers in zip(extraction.frames, numbers, strict=True):
+            for face, number in zip(frame.faces, frame_numbers, strict=True):
+                scored = FrameScore(frame.index, frame.time_s, face.box, face.score, next(scores), face.crop)
+                tracks.setdefault(number, []).append(scored)
+        all_faces = [
+            FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
+            for number, frames in sorted(tracks.items())
+        ]
+        faces, left_out = keep_lasting(all_faces, extraction.kind)
+        probability = clip_score(faces)
+        return Detection(
+            path=extraction.path,
+            kind=extraction.kind,
+            status="ok",
+            fake_probability=probability,
+            verdict=verdict_of(probability, self.threshold, self.inconclusive_band),
+            message="; ".join(note for note in (extraction.message, left_out) if note) or None,
+            frames_requested=self._frames if extraction.kind == "video" else 1,
+            frames_scored=len({frame.index for track in faces for frame in track.frames}),
+            duration_s=extraction.duration_s,
+            elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
+            faces=faces,
+        )
+
+
+def _link(extraction):
+    frames = [[(face.box, face.crop) for face in frame.faces] for frame in extraction.frames]
+    if extraction.kind == "image":
+        # Faces of one image are different people, however alike.
+        return [list(range(len(faces))) for faces in frames]
+    return link_faces(frames)

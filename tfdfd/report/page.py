@@ -1,0 +1,347 @@
+"""The report of `tfdfd detect --report`: one HTML page that needs nothing else, to read, print and pass on.
+
+File names, messages and model cards come from strangers. They reach the page through Jinja2's autoescape only, with
+control characters and direction overrides made visible, and the page forbids itself scripts and requests.
+"""
+
+import base64
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import jinja2
+import numpy as np
+
+from tfdfd.detect.results import VERDICTS, printable_path
+from tfdfd.files import write_atomically
+from tfdfd.report import chart
+
+# What keeps the page's size bounded, however many inputs, people and frames a call has. The summary has all inputs.
+DETAILED_INPUTS = 50
+TRACKS_PER_INPUT = len(chart.MARKERS)
+ROWS_PER_TRACK = 200
+CROPS_ON_PAGE = 400
+CROPS_TOWARDS_FAKE = 6
+CROPS_TOWARDS_REAL = 2
+CROP_SIZE = 128
+MESSAGE_LENGTH = 500
+
+STATUS_TEXT = {
+    "ok": "scored",
+    "no_face": "no face found",
+    "decode_error": "could not be decoded",
+    "unsupported": "unsupported format",
+    "too_large": "too large",
+    "timeout": "took too long",
+    "not_found": "file not found",
+}
+LIMITS = (
+    "This is not forensic proof. A score is a hint that calls for a look by a person and for other evidence: where "
+    "the file comes from, what else was recorded, what its metadata say.",
+    "On media from the wild, accuracy is far below the test figures on this page. Detectors lose most of their skill "
+    "on manipulations, cameras and compression that they were not trained on, and recompressed or downscaled copies, "
+    "as social networks make them, are the hardest.",
+    "“Inconclusive” means that the score lies too close to the threshold to call. It does not mean half fake.",
+    "“Real” means that the model saw no trace of the face manipulations it knows. Sound, text, other parts of the "
+    "picture and wholly generated scenes are not examined.",
+    "A score speaks for the faces that were found in the frames that were sampled, and for nothing else.",
+)
+COLUMN_TITLES = {
+    "name": "Name",
+    "set": "Test set",
+    "level": "Scored per",
+    "n_real": "Real",
+    "n_fake": "Fake",
+    "auc": "AUC",
+    "auc_ci95": "AUC, 95 % interval",
+    "eer": "EER",
+    "ap": "AP",
+    "balanced_accuracy": "Balanced accuracy",
+    "majority_baseline": "Majority baseline",
+    "fpr": "FPR",
+    "fnr": "FNR",
+    "tpr": "TPR",
+    "licence": "Licence",
+    "training_data": "Training data",
+}
+
+# Controls but for tab and line feed, direction overrides (they make one file name read like another), lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def render_report(detections, model, *, settings=None):
+    """Renders the results of one call as one self-contained HTML page.
+
+    Args:
+        detections: list of `Detection`, in the order to show them. Pictures are taken from `FrameScore.crop`; frames
+            without one are shown by their numbers only.
+        model: dict with `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and
+            `card` (the model card's JSON object). Whatever is missing is left out of the page.
+        settings: dict of printable settings to list at the end, or None.
+
+    Returns:
+        The page: valid Unicode, without scripts and without anything that a browser would load.
+
+    Raises:
+        ValueError: for a threshold, band, score or crop outside its range.
+    """
+    band = model.get("inconclusive_band")
+    lines = (_checked_threshold(model.get("threshold")), None if band is None else _checked_band(band))
+    inputs = [_summary(number, detection, lines) for number, detection in enumerate(detections, start=1)]
+    scored = [(entry, detection) for entry, detection in zip(inputs, detections, strict=True) if entry["scored"]]
+    crops = _CropEncoder(CROPS_ON_PAGE)
+    sections = [entry | _details(detection, lines, crops) for entry, detection in scored[:DETAILED_INPUTS]]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            inputs=inputs,
+            sections=sections,
+            detailed={section["number"] for section in sections},
+            sections_left_out=len(scored) - len(sections),
+            crops_used_up=crops.refused,
+            crops_on_page=CROPS_ON_PAGE,
+            counts=_counts(inputs),
+            threshold=lines[0],
+            band=lines[1],
+            limits=LIMITS,
+            model_facts=_model_facts(model, lines),
+            card=_card(model.get("card") or {}),
+            settings={_title(key): _text(value) for key, value in (settings or {}).items()},
+        )
+    )
+
+
+def write_report(path, detections, model, *, settings=None):
+    """Writes the page of `render_report` to `path`: whole or not at all.
+
+    Args:
+        path: the file to write; an older one is replaced. Its folder must exist.
+        detections, model, settings: as in `render_report`.
+
+    Raises:
+        ValueError: as in `render_report`; nothing is written then.
+        OSError: if the file cannot be written; what was there before is left as it was.
+    """
+    write_atomically(path, render_report(detections, model, settings=settings))
+
+
+def _summary(number, detection, lines):
+    scored = detection.status == "ok"
+    message = detection.message or ""
+    return {
+        "number": number,
+        "name": printable_path(detection.path),
+        "kind": detection.kind,
+        "status": detection.status,
+        "status_text": STATUS_TEXT[detection.status],
+        "scored": scored,
+        "verdict": detection.verdict or "none",
+        "probability": detection.fake_probability,
+        "scale": chart.scale(detection.fake_probability, *lines) if scored else None,
+        "frames_requested": detection.frames_requested,
+        "frames_scored": detection.frames_scored,
+        "faces": len(detection.faces),
+        "duration_s": detection.duration_s,
+        "elapsed_s": detection.elapsed_s,
+        "message": message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + " …",
+    }
+
+
+def _details(detection, lines, crops):
+    """What the section of one scored input shows beyond its row in the summary; the worst face comes first."""
+    worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)
+    shown = worst_first[:TRACKS_PER_INPUT]
+    points = [[(frame.time_s, frame.fake_probability) for frame in track.frames] for track in shown]
+    return {
+        "chart": None if detection.kind == "image" else chart.time_chart(points, *lines, detection.duration_s),
+        "tracks": [
+            {
+                "name": f"Face {track.track + 1}",
+                "track": track.track,
+                "marker": marker,
+                "probability": track.fake_probability,
+                "frame_count": len(track.frames),
+                "scale": chart.scale(track.fake_probability, *lines),
+                "crop_groups": _crop_groups(track, crops),
+                "rows": track.frames[:ROWS_PER_TRACK],
+            }
+            for track, marker in zip(shown, chart.MARKERS, strict=False)
+        ],
+        "tracks_left_out": len(worst_first) - len(shown),
+    }
+
+
+def _crop_groups(track, crops):
+    """The faces worth a look: where the model is surest of a fake, and what speaks most for real."""
+    with_crop = sorted(
+        (frame for frame in track.frames if frame.crop is not None), key=lambda frame: -frame.fake_probability
+    )
+    if len(with_crop) <= CROPS_TOWARDS_FAKE + CROPS_TOWARDS_REAL:
+        groups = {"Every scored face, most fake first" if len(with_crop) > 1 else "The scored face": with_crop}
+    else:
+        groups = {
+            "Strongest towards fake": with_crop[:CROPS_TOWARDS_FAKE],
+            "Strongest towards real": with_crop[: -CROPS_TOWARDS_REAL - 1 : -1],
+        }
+    encoded = {
+        title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
+        for title, frames in groups.items()
+    }
+    return {title: pictures for title, pictures in encoded.items() if pictures}
+
+
+class _CropEncoder:
+    """Turns crops into data URIs until the page has had its share of pictures."""
+
+    def __init__(self, budget):
+        self.budget = budget
+        self.refused = False
+
+    def encode(self, crop):
+        if self.budget == 0:
+            self.refused = True
+            return None
+        self.budget -= 1
+        return _data_uri(crop)
+
+
+def _data_uri(crop):
+    if not (isinstance(crop, np.ndarray) and crop.dtype == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3):
+        received = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
+        raise ValueError(
+            f"a crop must be RGB uint8 of shape (height, width, 3); received {received}. "
+            "Give the crop that was scored, or None."
+        )
+    shrink = CROP_SIZE / max(crop.shape[:2])
+    if shrink < 1:
+        height, width = (max(1, round(side * shrink)) for side in crop.shape[:2])
+        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _counts(inputs):
+    return {verdict: sum(entry["verdict"] == verdict for entry in inputs) for verdict in (*VERDICTS, "none")}
+
+
+def _model_facts(model, lines):
+    threshold, band = lines
+    values = {
+        "Model": model.get("handle"),
+        "SHA-256 of the weights": model.get("sha256"),
+        "Threshold": threshold is not None and f"{threshold:g}",
+        "Inconclusive band": band and f"{band[0]:g} to {band[1]:g}",
+    }
+    return {title: value for title, value in values.items() if value}
+
+
+def _card(card):
+    """The model card as tables and rows of text, whatever of it is there."""
+    card = dict(card)
+    limits = card.pop("limits", None) or []
+    tables = {}
+    for key, title in (("scores", "Scores on held-out test sets"), ("operating_points", "Operating points")):
+        if table := _table(card.get(key)):
+            tables[title] = table
+            del card[key]
+    return {
+        "tables": tables,
+        "limits": [limits] if isinstance(limits, str) else [_text(limit) for limit in limits],
+        "facts": {_title(key): _text(value) for key, value in card.items() if value not in (None, "", [], {})},
+    }
+
+
+def _table(rows):
+    """A list of objects, or an object of named objects, as titles and rows of text; None for anything else."""
+    if isinstance(rows, dict):
+        rows = [{"name": name, **row} for name, row in rows.items() if isinstance(row, dict)]
+    if not (rows and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        return None
+    order = {key: place for place, key in enumerate(COLUMN_TITLES)}
+    present = dict.fromkeys(key for row in rows for key in row)
+    keys = sorted(present, key=lambda key: order.get(key, len(order)))
+    return {"titles": [_title(key) for key in keys], "rows": [[_text(row.get(key)) for key in keys] for row in rows]}
+
+
+def _title(key):
+    words = str(key).replace("_", " ").strip()
+    return COLUMN_TITLES.get(key) or words[:1].upper() + words[1:]
+
+
+def _text(value):
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) <= 1 else f"{value:g}"
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (dict, list, tuple)) for item in value):
+        separator = " to " if len(value) == 2 and all(isinstance(item, (int, float)) for item in value) else ", "
+        return separator.join(_text(item) for item in value)
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _probability(value):
+    """Three digits, but never a certainty that the model does not have."""
+    if value >= 0.9995:
+        return "> 0.999"
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+
+
+def _seconds(value):
+    if value is None:
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def _printable(value):
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _UNPRINTABLE.sub(_escaped, value)
+
+
+def _escaped(match):
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        # How Python carries an undecodable byte; shown as that byte, like `printable_path` does.
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+
+
+def _checked_threshold(threshold):
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(
+            f"the threshold must be in [0, 1]; received {threshold!r}. Give the one the scores were read at."
+        )
+    return threshold
+
+
+def _checked_band(band):
+    low, high = band
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"the inconclusive band must be [low, high] within [0, 1]; received {band!r}. Swap or clip it."
+        )
+    return low, high
+
+
+@lru_cache(maxsize=1)
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        # By hand: the usual choice by file ending does not know `.j2`.
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"probability": _probability, "seconds": _seconds}
+    return environment

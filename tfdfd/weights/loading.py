@@ -1,0 +1,86 @@
+"""Weights into a network built by our own code: shapes checked first, and the polarity turned here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+
+from tfdfd.weights.records import WeightRecord
+
+HEAD = "fake_probability"
+
+
+def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
+    """Fills `model` from the file of `record`; its output is P(fake) afterwards, whatever the file's own is.
+
+    Raises:
+        ValueError: the file's arrays do not fit the network; nothing was assigned then.
+    """
+    if record.layout == "mesonet":
+        _load_mesonet(model, path)
+    elif record.layout == "keras":
+        _load_keras(model, path)
+    else:
+        known = "expected keras or mesonet"
+        raise ValueError(f"unknown layout {record.layout!r} in the record of {record.handle}; {known}.")
+    if record.polarity == "real=1":
+        # sigmoid(-z) = 1 - sigmoid(z): the same network then says P(fake).
+        head = model.get_layer(HEAD)
+        head.set_weights([-values for values in head.get_weights()])
+
+
+def _load_keras(model, path):
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} does not fit the network {model.name}: {error}") from error
+
+
+# The authors' layer names count up in order of creation, which is that of our layers, too: within an inception
+# block the 1x1 branch first, then reduction and convolution of each dilated branch.
+_KINDS = {
+    "conv2d": keras.layers.Conv2D,
+    "batch_normalization": keras.layers.BatchNormalization,
+    "dense": keras.layers.Dense,
+}
+
+
+def _load_mesonet(model, path):
+    """The authors' Keras 2.1.5 files (`model.save_weights` of that time): a group a layer, arrays in order."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            stored = {
+                name: [file[name][key][()] for key in file[name].attrs["weight_names"].astype(str)]
+                for name in file.attrs["layer_names"].astype(str)
+            }
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is no file of Keras 2 weights: {error}") from error
+    plan = []
+    for kind, layer_type in _KINDS.items():
+        layers = sorted((layer for layer in model.layers if type(layer) is layer_type), key=_creation_order)
+        pattern = re.compile(rf"{kind}_(\d+)")
+        sources = sorted((int(match[1]), name) for name in stored if (match := pattern.fullmatch(name)))
+        if len(layers) != len(sources):
+            raise ValueError(f"{path} has {len(sources)} layers {kind}; {model.name} has {len(layers)}.")
+        plan += [(layer, stored[name], name) for layer, (_, name) in zip(layers, sources, strict=True)]
+    for layer, values, name in plan:
+        expected, found = [tuple(weight.shape) for weight in layer.weights], [value.shape for value in values]
+        if expected != found:
+            raise ValueError(f"{path}: {name} has the shapes {found}; {layer.name} of {model.name} needs {expected}.")
+    for layer, values, _ in plan:
+        layer.set_weights(values)
+
+
+def _creation_order(layer):
+    """Block, branch, and reduction before convolution; the two dense layers in the order hidden, output."""
+    block, branch = re.match(r"block(\d)", layer.name), re.search(r"branch(\d)", layer.name)
+    return (
+        int(block[1]) if block else 9,
+        int(branch[1]) if branch else 0,
+        not layer.name.endswith("reduce"),
+        layer.name == HEAD,
+    )

@@ -1,0 +1,119 @@
+"""Everything known of each set of weights. One record a set; those the package carries have it as a model card."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CARRIED = Path(__file__).parent / "files"
+
+_MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
+_MESONET_CARD = {
+    "licence": "Apache-2.0 (weights and code of the MesoNet authors)",
+    "polarity": "real=1",
+    "layout": "mesonet",
+    # The authors publish no threshold; theirs is the sigmoid's middle.
+    "threshold": 0.5,
+    "source": "https://github.com/DariusAF/MesoNet (Afchar et al., arXiv:1809.00888)",
+    "limits": [
+        "Not forensic proof.",
+        "Trained in 2018; peers measure 0.61 (Meso4) and 0.70 (MesoInception4) frame AUC on Celeb-DF v2 "
+        "after training on FaceForensics++ (DeepfakeBench).",
+    ],
+}
+_DEEPFAKE_DATA = "the MesoNet authors' Deepfake set: faces of 175 forged videos from the web and of real ones"
+_FACE2FACE_DATA = "FaceForensics (Face2Face), as stated in the paper, table 1"
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """One set of weights.
+
+    Attributes:
+        handle: `tfdfd/<model>` or `tfdfd/<model>.<tag>`.
+        model: name for `tfdfd.models.build`.
+        file: file name, in the package (`carried`) or in the cache.
+        sha256: digest of the file; nothing else is ever loaded under this handle.
+        bytes: size of the file.
+        licence: of the weights.
+        training_data: what they were trained on.
+        polarity: what the file's own output means at 1: `fake=1` or `real=1`; ours is always fake = 1.
+        threshold: P(fake) from which the verdict is "fake".
+        inconclusive_band: `(low, high)`: P(fake) in between has the verdict "inconclusive"; None for no band.
+        layout: `keras` (`.weights.h5` of our own graph) or `mesonet` (the authors' Keras 2 file).
+        url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
+        carried: whether the package holds the file.
+        card: the whole model card: protocol, scores, operating points, limits.
+    """
+
+    handle: str
+    model: str
+    file: str
+    sha256: str
+    bytes: int
+    licence: str
+    training_data: str
+    polarity: str
+    threshold: float
+    inconclusive_band: tuple[float, float] | None = None
+    layout: str = "keras"
+    url: str | None = None
+    carried: bool = False
+    card: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_card(cls, card: dict, **known) -> WeightRecord:
+        """The record of a model card, a dict with at least the attributes above that have no default.
+
+        Raises:
+            ValueError: a key is missing or of no use.
+        """
+        names = ("handle", "model", "file", "sha256", "bytes", "licence", "training_data", "polarity", "threshold")
+        missing = [name for name in names if name not in card]
+        if missing:
+            raise ValueError(f"the model card of {card.get('file', 'these weights')} lacks {', '.join(missing)}.")
+        if card["polarity"] not in ("fake=1", "real=1"):
+            raise ValueError(f"polarity must be 'fake=1' or 'real=1'; received {card['polarity']!r}.")
+        band = card.get("inconclusive_band")
+        values = {name: card[name] for name in names}
+        values |= {"layout": card.get("layout", "keras"), "url": card.get("url")}
+        return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
+
+
+def list_records() -> dict[str, WeightRecord]:
+    """All known sets by handle: those the package carries first."""
+    cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
+    carried = [WeightRecord.from_card(card, carried=True) for card in cards]
+    return {record.handle: record for record in [*carried, *_published()]}
+
+
+def find_record(handle: str) -> WeightRecord:
+    """The record of a handle such as `tfdfd/meso4.df`.
+
+    Raises:
+        ValueError: there is none; lists the near ones.
+    """
+    records = list_records()
+    if handle in records:
+        return records[handle]
+    near = difflib.get_close_matches(handle, records, n=3, cutoff=0.5) or list(records)
+    raise ValueError(f"no weights are known as {handle!r}; did you mean {', '.join(near)}?")
+
+
+def _published():
+    rows = [
+        ("meso4", "df", "Meso4_DF.h5", 156_128, _DEEPFAKE_DATA,
+         "036ed30d04ffd9c7506f825b97c86aa64915f5818931da96817b169aad790af5"),
+        ("meso4", "f2f", "Meso4_F2F.h5", 156_128, _FACE2FACE_DATA,
+         "bcfda015d217b9f8d6557693edbdf9f4e79cfd22672541968dd0e2954462b5d7"),
+        ("meso_inception4", "df", "MesoInception_DF.h5", 197_504, _DEEPFAKE_DATA,
+         "234586d40058e76ef8b6f27ca4b63c06e31c2a5a69c0d8ba6f30b1468ab7bafa"),
+        ("meso_inception4", "f2f", "MesoInception_F2F.h5", 197_504, _FACE2FACE_DATA,
+         "d4533ac8a3197dc35c47405d23d99e888c1d0135e267e03540c7451feaccff3f"),
+    ]  # fmt: skip
+    for model, tag, file, size, data, sha256 in rows:
+        own = {"handle": f"tfdfd/{model}.{tag}", "model": model, "file": file, "bytes": size, "sha256": sha256}
+        card = _MESONET_CARD | own | {"training_data": data, "url": _MESONET + file}
+        yield WeightRecord.from_card(card)

@@ -1,0 +1,143 @@
+"""Where weights lie: in the package, in the cache, or in a file that the user names. Checked before each use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tfdfd.files import write_atomically
+from tfdfd.weights.records import CARRIED, WeightRecord, find_record, list_records
+
+PREFIX = "tfdfd/"
+MAX_FILE_BYTES = 4 << 30
+DATA_SUFFIXES = (".h5", ".safetensors")
+
+
+def cache_folder() -> Path:
+    """`$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
+    if "TFDFD_CACHE" in os.environ:
+        return Path(os.environ["TFDFD_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "tfdfd", "weights")
+
+
+def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
+    """Record and checked file of a handle (`tfdfd/meso4.df`) or of a local weights file.
+
+    A local file is recognised by its digest, or by its model card: the JSON file of the same name beside it.
+
+    Raises:
+        ValueError: unknown handle, absent or altered file, or a file that nothing is known of.
+    """
+    name = os.fspath(model)
+    if name.startswith(PREFIX):
+        record = find_record(name)
+        path = CARRIED / record.file if record.carried else cache_folder() / record.file
+        if not path.is_file():
+            raise ValueError(
+                f"the weights of {name} are not on this machine (looked for {path}); "
+                f"run 'tfdfd models pull {name}', or give the file: --model PATH/{record.file}."
+            )
+        check_digest(path, record.sha256, name)
+        return record, path
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no weights file {name!r}; give the path of a file, or a handle: {', '.join(list_records())}."
+        )
+    return _recognise(path), path
+
+
+def pull(handle: str) -> Path:
+    """Fetches the weights of a handle into the cache, unless they are there, and checks them.
+
+    Raises:
+        ValueError: unknown handle, no address, no network, or other bytes than the record states.
+    """
+    record = find_record(handle)
+    if record.carried:
+        return locate(handle)[1]
+    if record.url is None:
+        raise ValueError(f"{handle} has no address to fetch from; give its file: --model PATH/{record.file}.")
+    target = cache_folder() / record.file
+    if target.is_file() and digest(target) == record.sha256:
+        return target
+    try:
+        # https, and pinned in the record: no address of a user's comes here.
+        with urllib.request.urlopen(record.url, timeout=60) as reply:  # noqa: S310
+            data = reply.read(record.bytes + 1)
+    except (urllib.error.URLError, OSError) as error:
+        raise ValueError(
+            f"{record.url} could not be fetched ({error}); with network elsewhere, put that file at {target}, "
+            "or give it by path: --model FILE."
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.sha256:
+        raise ValueError(f"{record.url} has the digest {found}, expected {record.sha256}; nothing was stored.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, data)
+    return target
+
+
+def check_digest(path: Path, expected: str, name: str) -> None:
+    """Raises `ValueError` with both digests unless the file is the expected one."""
+    found = digest(path)
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the file of {name}: its sha256 is {found}, expected {expected}; "
+            "delete it and fetch or copy it again."
+        )
+
+
+def digest(path: Path) -> str:
+    """The file's sha256 as hex."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; weights files have at most {MAX_FILE_BYTES:,}.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file):
+    # Python 3.10 has no file_digest.
+    value = hashlib.sha256()
+    while block := file.read(1 << 20):
+        value.update(block)
+    return value.hexdigest()
+
+
+def _recognise(path):
+    found = digest(path)
+    for record in list_records().values():
+        if record.sha256 == found:
+            return record
+    if not path.name.endswith(DATA_SUFFIXES):
+        raise ValueError(
+            f"{path} is no weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
+            "pickles and .keras archives are not loaded)."
+        )
+    card_path = path.with_name(path.name.removesuffix(".h5").removesuffix(".weights") + ".json")
+    if not card_path.is_file():
+        raise ValueError(
+            f"nothing is known of {path} (sha256 {found}): expected its model card at {card_path}, which says "
+            "for which model it is, its polarity and its threshold."
+        )
+    try:
+        record = WeightRecord.from_card(json.loads(card_path.read_text("utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the model card {card_path} is no JSON: {error}") from error
+    check_digest(path, record.sha256, f"the model card {card_path}")
+    return record
+
+
+def where(record: WeightRecord) -> str:
+    """In words: whether the weights of a record can be used at once, or how."""
+    if record.carried:
+        return "in the package"
+    if (cache_folder() / record.file).is_file():
+        return "in the cache"
+    return f"tfdfd models pull {record.handle}" if record.url else "to be given as a file"
