@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from tfdfd import files
 from tfdfd.detect.results import STATUSES, Detection, FaceTrack, FrameScore
 from tfdfd.report import chart, page
 from tfdfd.report.page import render_report, write_report
@@ -358,7 +359,7 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, step):
 
     target = tmp_path / "page.html"
     target.write_text("older")
-    monkeypatch.setattr(page.os, step, fail)
+    monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(OSError, match="No space left"):
         write_report(target, [image()], MODEL)
     assert list(tmp_path.iterdir()) == [target]

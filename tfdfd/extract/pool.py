@@ -17,6 +17,7 @@ from dataclasses import asdict
 
 from tfdfd.extract import wire
 from tfdfd.extract.faces_of import Extraction, Request
+from tfdfd.media.environment import decoder_environment
 from tfdfd.media.inputs import Input
 from tfdfd.media.limits import Limits
 
@@ -166,6 +167,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=os.environ | decoder_environment(self._limits),
         )
         self._ready = False
         self._served = 0

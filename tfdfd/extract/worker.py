@@ -15,6 +15,8 @@ import sys
 def main(config: dict) -> None:
     """Serves requests until standard input ends.
 
+    The process must have been started with the environment of `tfdfd.media.environment`.
+
     Args:
         config: `detector` (name), `options`, `limits`, `threads`.
     """
@@ -22,19 +24,16 @@ def main(config: dict) -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     try:
-        os.environ |= {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_VIDEOIO_DEBUG": "0"}
         import cv2
 
         from tfdfd.extract.faces_of import Request, faces_of
         from tfdfd.extract.wire import pack
         from tfdfd.faces.detectors import build_detector
-        from tfdfd.media.decode import restrict_decoders
         from tfdfd.media.errors import MediaError
         from tfdfd.media.limits import Limits
 
         limits = Limits(**config["limits"])
         cv2.setNumThreads(config["threads"])
-        restrict_decoders(limits)
         detector = build_detector(config["detector"], **config["options"])
         _restrict_process(limits)
     except Exception as error:

@@ -1,7 +1,7 @@
 """Images and sampled video frames from an open file, through OpenCV. Meant to run in a process of its own.
 
 OpenCV never sees a path: images come as bytes, videos through a Python file object, so neither an address nor a
-`%03d` pattern nor a device name can reach it.
+`%03d` pattern nor a device name can reach it. The environment of `environment.py` must have been set before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from tfdfd.media.errors import MediaError
-from tfdfd.media.kinds import HEAD_BYTES, VIDEO_DEMUXERS, kind_of_content
+from tfdfd.media.kinds import HEAD_BYTES, kind_of_content
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import frame_indices
 
@@ -46,16 +46,6 @@ class MediaFacts:
     indices: list[int]
     duration_s: float | None = None
     note: str | None = None
-
-
-def restrict_decoders(limits: Limits) -> None:
-    """Sets what OpenCV and FFmpeg read from the environment: the pixel limit, and no container but the known ones.
-
-    The image limit is read once per process, so this must come before the first image.
-    """
-    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(limits.max_pixels)
-    demuxers = ",".join(VIDEO_DEMUXERS)
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"format_whitelist;{demuxers}|max_pixels;{limits.max_pixels}"
 
 
 def open_media(path: str, limits: Limits) -> tuple[BinaryIO, str]:

@@ -1,0 +1,62 @@
+"""What several tests share: the real data where it is, a photograph with a face, and media made on the spot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The folder of real test data; a test that needs it skips where it is absent."""
+    folder = Path(os.environ.get("TFDFD_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set TFDFD_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """A public-domain photograph (NASA) with one face near (224, 122), RGB uint8 (512, 512, 3)."""
+    from skimage.data import astronaut
+
+    return astronaut()
+
+
+@pytest.fixture(scope="session")
+def make_video():
+    """A function that writes frames to a video file with PyAV."""
+
+    def write(path, frames, *, codec="libx264", container=None, rate=25):
+        import av
+
+        with av.open(str(path), "w", format=container) as file:
+            stream = file.add_stream(codec, rate=rate)
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for pixels in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_tfdfd(capfd):
+    """The command line in this process: `run_tfdfd(*words) -> (exit code, stdout, stderr)`."""
+    from tfdfd.cli.main import main
+
+    def run(*words):
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capfd.readouterr())
+
+    return run
