@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
-from tfdfd.detect.verdict import clip_score, keep_lasting, track_score, verdict_of
+from tfdfd.detect.verdict import clip_score, counting_tracks, track_score, verdict_of
 from tfdfd.extract.faces_of import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces.detectors import check_detector
@@ -56,7 +56,7 @@ class Detector:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
         check_detector(detector)
-        self._frames = frames
+        self._frames, self._detector = frames, detector
         self.record, self._weights = locate(model)
         self.threshold = self.record.threshold if threshold is None else threshold
         # A threshold of one's own leaves nothing open.
@@ -130,7 +130,7 @@ class Detector:
             FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
             for number, frames in sorted(tracks.items())
         ]
-        faces, left_out = keep_lasting(all_faces, extraction.kind)
+        faces, left_out = counting_tracks(all_faces, [frame.index for frame in extraction.frames], self._detector)
         probability = clip_score(faces)
         return Detection(
             path=extraction.path,
