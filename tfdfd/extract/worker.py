@@ -26,10 +26,9 @@ def main(config: dict) -> None:
     try:
         import cv2
 
-        from tfdfd.extract.faces_of import Request, faces_of
+        from tfdfd.extract.faces_of import Extraction, Request, faces_of
         from tfdfd.extract.wire import pack
         from tfdfd.faces.detectors import build_detector
-        from tfdfd.media.errors import MediaError
         from tfdfd.media.limits import Limits
 
         limits = Limits(**config["limits"])
@@ -49,21 +48,16 @@ def main(config: dict) -> None:
         signal.alarm(math.ceil(limits.max_seconds) + 10)
         try:
             answer = faces_of(path, detector, Request(**request), limits)
-        except (MemoryError, cv2.error) as error:
-            # Out of memory in detection: cv2 reports it as its own error.
-            text = str(error)
-            if not isinstance(error, MemoryError) and "memory" not in text.lower():
-                raise
-            late = MediaError("too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)")
-            answer = _failed(path, late)
+        except Exception as error:
+            # Media that reading did not foresee, out of memory in detection included (cv2 has its own error for it).
+            # It must not stop the other inputs, and not hide either.
+            if isinstance(error, MemoryError) or "insufficient memory" in str(error).lower():
+                why = "too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)"
+            else:
+                why = "decode_error", f"unforeseen failure, please report it: {type(error).__name__}: {error}"
+            answer = Extraction(path, None, *why)
         signal.alarm(0)
         _send(answers, pack(answer))
-
-
-def _failed(path, error):
-    from tfdfd.extract.faces_of import Extraction
-
-    return Extraction(path, None, error.status, error.message)
 
 
 def _restrict_process(limits):

@@ -41,18 +41,14 @@ class SsdDetector:
         self.threshold = threshold
 
     def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
-        if not frames:
-            return []
-        # The network was trained on BGR, hence the swap of our RGB.
-        self._network.setInput(cv2.dnn.blobFromImages(frames, 1.0, INPUT_SIZE, MEAN_BGR, swapRB=True))
-        faces: list[list[Face]] = [[] for _ in frames]
-        for number, _, score, *corners in self._network.forward()[0, 0]:
-            if score > self.threshold:
-                frame = frames[int(number)]
-                face = _face(corners, score, frame.shape)
-                if face is not None:
-                    faces[int(number)].append(face)
-        return [sorted(found, key=lambda face: -face.score) for found in faces]
+        return [self._detect_one(frame) for frame in frames]
+
+    def _detect_one(self, frame):
+        # One by one: the graph of OpenCV's own detector fixes the batch in a reshape. Trained on BGR, hence the swap.
+        self._network.setInput(cv2.dnn.blobFromImage(frame, 1.0, INPUT_SIZE, MEAN_BGR, swapRB=True))
+        rows = [row for row in self._network.forward().reshape(-1, 7) if row[2] > self.threshold]
+        faces = [_face(row[3:], row[2], frame.shape) for row in rows]
+        return sorted((face for face in faces if face is not None), key=lambda face: -face.score)
 
 
 def _face(corners, score, shape):
