@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from tfdfd.weights.records import WeightRecord
 
@@ -16,7 +18,7 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     """Fills `model` from the file of `record`; its output is P(fake) afterwards, whatever the file's own is.
 
     Raises:
-        ValueError: the file's arrays do not fit the network; nothing was assigned then.
+        ValueError: the file's arrays do not fit the network, or leave a part of it unfilled; the model is of no use then.
     """
     if record.layout == "mesonet":
         _load_mesonet(model, path)
@@ -32,10 +34,18 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
 
 
 def _load_keras(model, path):
+    # Keras only warns about layers that the file lacks, which then stay random. None may: what is not filled is NaN.
+    for layer in model.layers:
+        layer.set_weights([np.full_like(values, np.nan) for values in layer.get_weights()])
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{path} does not fit the network {model.name}: {error}") from error
+    empty = [layer.name for layer in model.layers if any(np.isnan(values).any() for values in layer.get_weights())]
+    if empty:
+        raise ValueError(f"{path} does not fit the network {model.name}: it has no weights for {', '.join(empty)}.")
 
 
 # The authors' layer names count up in order of creation, which is that of our layers, too: within an inception

@@ -77,9 +77,20 @@ class WeightRecord:
         if card["polarity"] not in ("fake=1", "real=1"):
             raise ValueError(f"polarity must be 'fake=1' or 'real=1'; received {card['polarity']!r}.")
         band = card.get("inconclusive_band")
+        _check_probability("threshold", card["threshold"])
+        if band is not None:
+            for end in band:
+                _check_probability("inconclusive_band", end)
+            if len(band) != 2 or band[0] > band[1]:
+                raise ValueError(f"inconclusive_band must be [low, high]; received {band!r}.")
         values = {name: card[name] for name in names}
         values |= {"layout": card.get("layout", "keras"), "url": card.get("url")}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
+
+
+def _check_probability(name, value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number between 0 and 1; received {value!r}.")
 
 
 def list_records() -> dict[str, WeightRecord]:

@@ -1,0 +1,77 @@
+"""Who may import whom. Data flows one way; the picture here is the one in the README: change both together."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tfdfd"
+
+# Each part may import those listed (and itself). Files at the top are parts of their own.
+MAY_IMPORT = {
+    "version": set(),
+    "files": set(),
+    "media": set(),
+    "faces": set(),
+    "data": {"faces"},
+    "weights": {"files"},
+    "models": {"weights"},
+    "extract": {"media", "faces"},
+    "detect": {"extract", "faces", "media", "models", "weights"},
+    "report": {"detect", "files"},
+    "cli": {"detect", "extract", "faces", "files", "media", "models", "report", "version", "weights"},
+    "__init__": {"version"},
+    "__main__": {"cli"},
+}
+# Libraries that only some parts may name.
+ONLY_IN = {
+    "tensorflow": set(),
+    "tf_keras": set(),
+    "torch": set(),
+    "keras": {"models", "weights"},
+    "cv2": {"media", "faces", "data", "extract", "report"},
+    "argparse": {"cli"},
+    "mtcnn": set(),
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_part_is_in_the_picture():
+    assert {part_of(path) for path in modules()} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_picture(path):
+    part = part_of(path)
+    for name in imported(path):
+        root, *rest = name.split(".")
+        if root == "tfdfd":
+            assert rest[0] in MAY_IMPORT[part] | {part}, f"{part} imports {name}"
+        assert root not in ONLY_IN or part in ONLY_IN[root], f"{part} imports {root}"
+
+
+def test_networks_import_keras_and_numpy_only():
+    for path in (PACKAGE / "models").glob("*.py"):
+        if path.name != "__init__.py":
+            assert {name.split(".")[0] for name in imported(path)} <= {"keras", "numpy", "tfdfd"}, path
+
+
+def test_nothing_of_the_package_imports_tools_or_tests():
+    roots = {name.split(".")[0] for path in modules() for name in imported(path)}
+    assert not roots & {"tools", "tests", "benchmarks", "tuning"}
