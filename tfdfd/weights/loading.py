@@ -18,7 +18,7 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     """Fills `model` from the file of `record`; its output is P(fake) afterwards, whatever the file's own is.
 
     Raises:
-        ValueError: the file's arrays do not fit the network, or leave a part of it unfilled; the model is of no use then.
+        ValueError: the file's arrays do not fit the network, or fill only a part of it; the model is of no use then.
     """
     if record.layout == "mesonet":
         _load_mesonet(model, path)

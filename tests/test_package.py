@@ -1,0 +1,84 @@
+"""Wheel and sdist: what they carry, and that the wheel works where nothing of the checkout is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CARRIED = [
+    "tfdfd/samples/genuine.mp4",
+    "tfdfd/samples/blended.mp4",
+    "tfdfd/weights/files/meso_inception4.weights.h5",
+    "tfdfd/weights/files/meso_inception4.json",
+    "tfdfd/detect/detect.schema.json",
+    "tfdfd/report/page.html.j2",
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Wheel and sdist of a copy of the checkout, built with the tools of this environment: no network."""
+    folder = tmp_path_factory.mktemp("build")
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+def test_wheel_carries_sample_model_schema_and_template(built):
+    names = zipfile.ZipFile(built[0]).namelist()
+    assert not set(CARRIED) - set(names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"tfdfd"}
+    assert any(name.endswith("LICENSE") for name in names) and any(name.endswith("NOTICE") for name in names)
+
+
+def test_sdist_carries_the_same(built):
+    with tarfile.open(built[1]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert not set(CARRIED) - names
+    assert {"setup.cfg", "README.md", "LICENSE"} <= names
+
+
+def test_wheel_is_small(built):
+    assert built[0].stat().st_size < 15e6
+
+
+def test_wheel_runs_away_from_the_checkout(built, tmp_path):
+    """Unpacked alone: the command finds its sample, model, schema and template."""
+    zipfile.ZipFile(built[0]).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import tfdfd, pathlib; "
+        "from tfdfd.cli.main import main; root = pathlib.Path(tfdfd.__file__).parent; "
+        "assert 'site' in str(root), root; "
+        "raise SystemExit(main(['detect', str(root / 'samples'), '--report', 'page.html', '--frames', '4']))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2 and (tmp_path / "page.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_wheel_installs_into_an_empty_environment(built, tmp_path):
+    """As a user does: a new virtual environment, the wheel and its dependencies from the registry, one command."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", built[0]], check=True)
+    code = "import tfdfd, pathlib; print(pathlib.Path(tfdfd.__file__).parent / 'samples')"
+    samples = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    command = [tmp_path / "venv" / "bin" / "tfdfd", "detect", samples.strip()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("\n") == 2, done.stderr
