@@ -2,37 +2,38 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .PHONY: install demo test test-slow lint bench clean
 
-# The package as a user gets it; made anew when the dependencies change.
-$(VENV)/.installed: setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# The package as a user gets it; updated when the dependencies change, made anew for another Python.
+$(STAMP): setup.cfg pyproject.toml
+	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 # The same with what the tests and the linter need.
-$(VENV)/.installed-test: $(VENV)/.installed
+$(STAMP)-test: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-install: $(VENV)/.installed
+install: $(STAMP)
 
-demo: $(VENV)/.installed
+demo: $(STAMP)
 	$(BIN)/tfdfd detect tfdfd/samples --report demo_report.html
 	@echo "The report page is $(CURDIR)/demo_report.html"
 
-lint: $(VENV)/.installed-test
+lint: $(STAMP)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(STAMP)-test
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.installed-test
+bench: $(STAMP)-test
 	$(BIN)/python -m benchmarks.detect
 
 clean:

@@ -79,3 +79,4 @@ def test_any_file_name_becomes_text():
 
     assert printable_path(os.fsdecode(b"caf\xe9.mp4")) == r"caf\xe9.mp4"
     assert printable_path("日本.mp4") == "日本.mp4"
+    assert printable_path("\ud800.mp4") == r"\ud800.mp4"

@@ -108,4 +108,7 @@ class Detection:
 
 def printable_path(path: str) -> str:
     """A file name as text that any terminal, JSON parser and HTML page takes, whatever bytes it is made of."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a surrogate pair: the name of no file, but somebody may ask for it
+        return path.encode("utf-8", "backslashreplace").decode()

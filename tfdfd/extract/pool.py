@@ -55,6 +55,8 @@ class FaceExtractor:
         self.limits = limits or Limits()
         self._detector, self._options, self._workers = detector, options or {}, workers
         self._idle: list[_Process] = []
+        self._busy: set[_Process] = set()
+        self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self):
@@ -68,7 +70,8 @@ class FaceExtractor:
         cores = os.cpu_count() or 1
         count = self._workers or max(1, min(inputs, cores, MAX_WORKERS))
         with self._lock:
-            while len(self._idle) < count:
+            self._closed = False
+            while len(self._idle) + len(self._busy) < count:
                 threads = max(1, cores // count)
                 config = {"detector": self._detector, "options": self._options, "limits": asdict(self.limits)}
                 self._idle.append(_Process(config | {"threads": threads}, self.limits))
@@ -80,7 +83,7 @@ class FaceExtractor:
 
         Raises:
             ValueError: the detector cannot be built as asked for.
-            RuntimeError: the decoding process does not start.
+            RuntimeError: the decoding process does not start, or `close` was called meanwhile.
         """
         items = list(items)
         count = self.start(sum(item.error is None for item in items))
@@ -95,6 +98,10 @@ class FaceExtractor:
                     waiting.append(threads.submit(self._extract_one, item, request))
                 while waiting:
                     yield waiting.popleft().result()
+            except BaseException:
+                # Interrupted, or not wanted to the end: nobody waits for what is still being decoded.
+                self.close()
+                raise
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
 
@@ -105,18 +112,29 @@ class FaceExtractor:
             return Extraction(item.path, item.kind, item.error.status, item.error.message)
         begun = time.monotonic()
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the decoding processes were ended while work was left.")
             process = self._idle.pop()
+            self._busy.add(process)
         try:
             answer = process.run(item.path, request)
         finally:
             with self._lock:
-                self._idle.append(process)
+                self._busy.remove(process)
+                if self._closed:
+                    process.stop()
+                else:
+                    self._idle.append(process)
         answer.kind = answer.kind or item.kind
         answer.elapsed_s = time.monotonic() - begun
         return answer
 
     def close(self) -> None:
+        """Ends the processes, also those at work; `extract` starts new ones."""
         with self._lock:
+            self._closed = True
+            for process in self._busy:
+                process.kill()
             for process in self._idle:
                 process.stop()
             self._idle.clear()
@@ -150,6 +168,12 @@ class _Process:
         except (wire.WireError, json.JSONDecodeError, UnicodeDecodeError) as error:
             self.stop()
             return Extraction(path, None, "decode_error", f"the decoding process answered nonsense: {error}")
+
+    def kill(self):
+        """Ends the process from another thread; the one that waits in `run` sees it and cleans up."""
+        popen = self._popen
+        if popen is not None:
+            popen.kill()
 
     def stop(self):
         if self._popen is not None:

@@ -29,14 +29,14 @@ class Inputs:
     skipped: int = 0
 
 
-def list_inputs(paths: Iterable[str | os.PathLike]) -> Inputs:
+def list_inputs(paths: Iterable[str | bytes | os.PathLike]) -> Inputs:
     """Files as given, folders walked in sorted order. Nothing is opened but the first bytes of files in folders.
 
     Links that are named are followed; links in a folder only where they lead to a file of the same folder.
     """
     inputs = Inputs()
     for path in paths:
-        _add(os.fspath(path), inputs)
+        _add(os.fsdecode(path), inputs)
     return inputs
 
 
