@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 CARRIED = [
     "tfdfd/samples/genuine.mp4",
     "tfdfd/samples/blended.mp4",
-    "tfdfd/weights/files/meso_inception4.weights.h5",
+    "tfdfd/weights/files/meso_inception4.safetensors",
     "tfdfd/weights/files/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",

@@ -18,6 +18,7 @@ from tfdfd.models import build
 from tfdfd.weights import records, store
 from tfdfd.weights.loading import load_weights
 from tfdfd.weights.records import WeightRecord, find_record, list_records
+from tfdfd.weights.saving import named_weights, save_weights
 
 # P(fake) with the authors' weights, from the authors' own network in Keras 2 (their sigmoid is 1 minus this).
 AUTHORS = {
@@ -154,6 +155,41 @@ def test_a_file_that_fills_only_a_part_is_refused(toy):
         del file[groups[0]]
     with pytest.raises(ValueError, match=r"does not fit the network meso4"):
         build("meso4", weights=toy_card(path))
+
+
+def test_safetensors_come_back_bit_by_bit(toy):
+    model, path = toy
+    file = path.with_name("toy.safetensors")
+    save_weights(model, file)
+    loaded = build("meso4", weights=toy_card(file))
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(loaded.weights, model.weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda arrays: arrays.pop("hidden/bias"), r"lacks \['hidden/bias'\], and has \[\] besides"),
+        (lambda arrays: arrays.update({"x/y": np.zeros(1)}), r"has \['x/y'\] besides"),
+        (lambda arrays: arrays.update({"hidden/bias": np.zeros(9)}), r"shape \(9,\); meso4 needs \(16,\)"),
+    ],
+)
+def test_safetensors_of_another_network_are_refused(toy, damage, message):
+    from safetensors.numpy import save_file
+
+    model, path = toy
+    arrays = {name: np.asarray(weight) for name, weight in named_weights(model).items()}
+    damage(arrays)
+    file = path.with_name("toy.safetensors")
+    save_file(arrays, file)
+    with pytest.raises(ValueError, match=message):
+        build("meso4", weights=toy_card(file))
+
+
+def test_a_damaged_safetensors_file_is_refused(toy):
+    file = toy[1].with_name("toy.safetensors")
+    file.write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        build("meso4", weights=toy_card(file))
 
 
 def test_wrong_shape_names_file_and_both_shapes(toy, tmp_path):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.saving import named_weights
 
 HEAD = "fake_probability"
 
@@ -20,17 +21,34 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     Raises:
         ValueError: the file's arrays do not fit the network, or fill only a part of it; the model is of no use then.
     """
-    if record.layout == "mesonet":
-        _load_mesonet(model, path)
-    elif record.layout == "keras":
-        _load_keras(model, path)
-    else:
-        known = "expected keras or mesonet"
-        raise ValueError(f"unknown layout {record.layout!r} in the record of {record.handle}; {known}.")
+    if record.layout not in _LOADERS:
+        known = ", ".join(_LOADERS)
+        raise ValueError(f"unknown layout {record.layout!r} in the record of {record.handle}; expected one of {known}.")
+    _LOADERS[record.layout](model, path)
     if record.polarity == "real=1":
         # sigmoid(-z) = 1 - sigmoid(z): the same network then says P(fake).
         head = model.get_layer(HEAD)
         head.set_weights([-values for values in head.get_weights()])
+
+
+def _load_safetensors(model, path):
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        stored = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    wanted = named_weights(model)
+    if wanted.keys() != stored.keys():
+        absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+        raise ValueError(f"{path} does not fit the network {model.name}: it lacks {absent}, and has {extra} besides.")
+    for name, weight in wanted.items():
+        if tuple(weight.shape) != stored[name].shape:
+            shapes = f"{stored[name].shape}; {model.name} needs {tuple(weight.shape)}"
+            raise ValueError(f"{path} does not fit the network {model.name}: {name} has the shape {shapes}.")
+    for name, weight in wanted.items():
+        weight.assign(stored[name])
 
 
 def _load_keras(model, path):
@@ -83,6 +101,9 @@ def _load_mesonet(model, path):
             raise ValueError(f"{path}: {name} has the shapes {found}; {layer.name} of {model.name} needs {expected}.")
     for layer, values, _ in plan:
         layer.set_weights(values)
+
+
+_LOADERS = {"safetensors": _load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
 
 
 def _creation_order(layer):

@@ -42,7 +42,7 @@ class WeightRecord:
         polarity: what the file's own output means at 1: `fake=1` or `real=1`; ours is always fake = 1.
         threshold: P(fake) from which the verdict is "fake".
         inconclusive_band: `(low, high)`: P(fake) in between has the verdict "inconclusive"; None for no band.
-        layout: `keras` (`.weights.h5` of our own graph) or `mesonet` (the authors' Keras 2 file).
+        layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
         carried: whether the package holds the file.
         card: the whole model card: protocol, scores, operating points, limits.
@@ -84,7 +84,8 @@ class WeightRecord:
             if len(band) != 2 or band[0] > band[1]:
                 raise ValueError(f"inconclusive_band must be [low, high]; received {band!r}.")
         values = {name: card[name] for name in names}
-        values |= {"layout": card.get("layout", "keras"), "url": card.get("url")}
+        by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
+        values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
 
 
