@@ -120,7 +120,8 @@ def _recognise(path):
             f"{path} is no weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
             "pickles and .keras archives are not loaded)."
         )
-    card_path = path.with_name(path.name.removesuffix(".h5").removesuffix(".weights") + ".json")
+    suffix = next(suffix for suffix in (".weights.h5", *DATA_SUFFIXES) if path.name.endswith(suffix))
+    card_path = path.with_name(path.name.removesuffix(suffix) + ".json")
     if not card_path.is_file():
         raise ValueError(
             f"nothing is known of {path} (sha256 {found}): expected its model card at {card_path}, which says "
