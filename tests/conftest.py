@@ -1,5 +1,7 @@
 """What several tests share: the real data where it is, a photograph with a face, and media made on the spot."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -44,6 +46,24 @@ def make_video():
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def toy_weights(tmp_path_factory):
+    """A weights file of an untrained meso4 with its model card beside it: scores that mean nothing, but are scores."""
+    import keras
+
+    from tfdfd.models import build
+
+    keras.utils.set_random_seed(0)
+    file = tmp_path_factory.mktemp("toy") / "toy.weights.h5"
+    build("meso4").save_weights(file)
+    data = file.read_bytes()
+    card = {"handle": "tfdfd/meso4.toy", "model": "meso4", "file": file.name, "bytes": len(data)}
+    card |= {"sha256": hashlib.sha256(data).hexdigest(), "licence": "none", "training_data": "none"}
+    card |= {"polarity": "fake=1", "threshold": 0.5}
+    file.with_name("toy.json").write_text(json.dumps(card), encoding="utf-8")
+    return file
 
 
 @pytest.fixture

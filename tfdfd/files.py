@@ -13,7 +13,7 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     Raises:
         OSError: the file cannot be written; what was there before is left as it was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link, and what it leads to is written
     partial = path.with_name(f".tfdfd-{secrets.token_hex(8)}.tmp")
     try:
         with open(partial, "xb") as file:

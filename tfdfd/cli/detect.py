@@ -54,13 +54,14 @@ def add_parser(verbs) -> None:
 def run(arguments) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.detect.detector import Detector
-    from tfdfd.detect.results import printable_path
     from tfdfd.media.inputs import list_inputs
     from tfdfd.media.limits import Limits
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in (arguments.json, arguments.report):
-        _check_writable(name)
+    if arguments.json not in (None, "-"):
+        _check_writable(arguments.json)
+    if arguments.report is not None:
+        _check_writable(arguments.report)
     limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
     options = {"graph": arguments.ssd, "config": arguments.ssd_config} if arguments.detector == "ssd" else {}
     with Detector(
@@ -74,7 +75,7 @@ def run(arguments) -> int:
     ) as detector:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
-        label = lambda detection: f"{printable_path(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
+        label = lambda detection: f"{_in_one_line(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
         detections = list(tracked(found, len(inputs.items), label, arguments.quiet))
         if inputs.skipped and not arguments.quiet:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
@@ -108,9 +109,7 @@ def _write(arguments, detector, detections, limits):
 
 def summary(detections) -> list[str]:
     """One line an input: verdict or status, P(fake), name, and what it rests on or why there is none."""
-    from tfdfd.detect.results import printable_path
-
-    names = [printable_path(detection.path) for detection in detections]
+    names = [_in_one_line(detection.path) for detection in detections]
     width = min(max(map(len, names), default=0), 60)
     lines = []
     for detection, name in zip(detections, names, strict=True):
@@ -125,12 +124,19 @@ def summary(detections) -> list[str]:
     return lines
 
 
+def _in_one_line(path):
+    """A file name that can neither begin a line of its own nor steer a terminal."""
+    from tfdfd.detect.results import printable_path
+
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable_path(path))
+
+
 def _check_writable(name):
     """A target that cannot be written is a usage error before the work, not a loss after it."""
-    if name in (None, "-"):
-        return
+    if name == "-":
+        raise ValueError("the report is a page, not text for standard output; give the name of a file.")
     folder = os.path.dirname(os.path.abspath(name))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise ValueError(f"cannot write {name}: the folder {folder} does not exist or is not writable.")
-    if os.path.isdir(name):
-        raise ValueError(f"cannot write {name}: it is a folder; give the name of a file.")
+    if not name or (os.path.exists(name) and not os.path.isfile(name)):
+        raise ValueError(f"cannot write {name!r}: it is a folder, device, pipe or nothing; give the name of a file.")

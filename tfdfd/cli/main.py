@@ -14,14 +14,19 @@ VERBS = (detect, models)
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a name
     parser = Parser(prog="tfdfd", description="Deepfake detection: P(fake) for faces in images and videos.")
     parser.add_argument("--version", action="version", version=f"tfdfd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         verb.add_parser(verbs)
-    arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
+        try:
+            arguments = parser.parse_args(argv)
+            return arguments.run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is no traceback
     except ValueError as error:
         sys.stderr.write(f"tfdfd: {error}\n")
         return USAGE_ERROR

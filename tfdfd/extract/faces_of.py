@@ -42,6 +42,8 @@ class Request:
         for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
+        if self.frames > MAX_CROPS:
+            raise ValueError(f"frames must be at most {MAX_CROPS}; received {self.frames!r}.")
 
 
 @dataclass
@@ -93,12 +95,14 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
             if isinstance(batch, MediaFacts):
                 facts = batch
                 continue
-            side = request.video_side if batch[0].moving else request.image_side
-            for item, faces in zip(batch, _detect(detector, [item.frame.pixels for item in batch], side), strict=True):
-                most = MAX_CROPS // request.frames if item.moving else MAX_CROPS // 4
+            still = batch[0].still
+            pixels = [frame.pixels for frame in batch]
+            found = _detect(detector, pixels, request.image_side if still else request.video_side)
+            most = MAX_CROPS // (4 if still else request.frames)
+            for frame, faces in zip(batch, found, strict=True):
                 crowded |= len(faces) > most
-                found = [_cut(item.frame.pixels, face, detector, request) for face in faces[: max(1, most)]]
-                frames[item.frame.index] = FrameFaces(item.frame.index, item.frame.time_s, found)
+                cut = [_cut(frame.pixels, face, detector, request) for face in faces[:most]]
+                frames[frame.index] = FrameFaces(frame.index, frame.time_s, cut)
     except MediaError as error:
         return Extraction(path, facts.kind if facts else None, error.status, error.message)
     looked_at = [frames[index] for index in facts.indices if index in frames]
@@ -110,12 +114,6 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
         where = "the image" if facts.kind == "image" else f"the {len(looked_at)} frames looked at"
         notes.insert(0, f"no face was found in {where}")
     return Extraction(path, facts.kind, status, "; ".join(notes) or None, facts.duration_s, looked_at)
-
-
-@dataclass
-class _Item:
-    frame: Frame
-    moving: bool
 
 
 def _detect(detector, pixels, side):
@@ -136,7 +134,7 @@ def _cut(pixels, face, detector, request):
 
 
 def _batches(path, request, limits):
-    """Lists of `_Item` of up to `DETECTION_BATCH` frames, and `MediaFacts` at the end.
+    """Lists of `Frame` of up to `DETECTION_BATCH` frames, and `MediaFacts` at the end.
 
     The decoder works ahead in a thread, by at most a batch, while the caller detects.
     """
@@ -154,16 +152,14 @@ def _batches(path, request, limits):
 
     thread = threading.Thread(target=decode, name="decode", daemon=True)
     thread.start()
-    batch: list[_Item] = []
+    batch: list[Frame] = []
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Frame):
-                batch.append(_Item(item, moving=True))
-            if len(batch) == DETECTION_BATCH or (isinstance(item, MediaFacts) and batch):
-                if isinstance(item, MediaFacts) and item.kind == "image":
-                    batch[0].moving = False
+                batch.append(item)
+            if batch and (len(batch) == DETECTION_BATCH or isinstance(item, MediaFacts)):
                 yield batch
                 batch = []
             if isinstance(item, MediaFacts):

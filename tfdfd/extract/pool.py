@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import select
@@ -22,6 +23,7 @@ from tfdfd.media.inputs import Input
 from tfdfd.media.limits import Limits
 
 START_SECONDS = 120
+DYING_SECONDS = 5
 # A fresh process now and then keeps a slow leak in a decoder from adding up over a large folder.
 INPUTS_PER_PROCESS = 500
 MAX_WORKERS = 4
@@ -71,11 +73,13 @@ class FaceExtractor:
         count = self._workers or max(1, min(inputs, cores, MAX_WORKERS))
         with self._lock:
             self._closed = False
-            while len(self._idle) + len(self._busy) < count:
-                threads = max(1, cores // count)
-                config = {"detector": self._detector, "options": self._options, "limits": asdict(self.limits)}
-                self._idle.append(_Process(config | {"threads": threads}, self.limits))
+            while inputs and len(self._idle) + len(self._busy) < count:
+                self._idle.append(self._process(max(1, cores // count)))
         return count
+
+    def _process(self, threads):
+        config = {"detector": self._detector, "options": self._options, "limits": asdict(self.limits)}
+        return _Process(config | {"threads": threads}, self.limits)
 
     def extract(self, items: Iterable[Input], request: Request) -> Iterator[Extraction]:
         """The outcome of each input in order. Work on the first few begins with this call, and on the next few while
@@ -114,7 +118,8 @@ class FaceExtractor:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the decoding processes were ended while work was left.")
-            process = self._idle.pop()
+            # None is idle where another call of `extract` is being worked on.
+            process = self._idle.pop() if self._idle else self._process(1)
             self._busy.add(process)
         try:
             answer = process.run(item.path, request)
@@ -150,7 +155,7 @@ class _Process:
         self._start()
 
     def run(self, path: str, request: Request) -> Extraction:
-        if self._popen is None or self._served >= INPUTS_PER_PROCESS:
+        if self._popen is None or self._popen.poll() is not None or self._served >= INPUTS_PER_PROCESS:
             self._start()
         self._await_ready()
         self._served += 1
@@ -165,7 +170,7 @@ class _Process:
             return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
         except (EOFError, BrokenPipeError):
             return Extraction(path, None, *self._post_mortem())
-        except (wire.WireError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except wire.WireError as error:
             self.stop()
             return Extraction(path, None, "decode_error", f"the decoding process answered nonsense: {error}")
 
@@ -179,7 +184,8 @@ class _Process:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-            self._popen.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a request that was never read
+                self._popen.stdin.close()
             self._popen.stdout.close()
             self._popen = None
 
@@ -201,7 +207,7 @@ class _Process:
             return
         try:
             header, _ = self._read(time.monotonic() + START_SECONDS)
-        except (EOFError, _TimeOut) as error:
+        except (EOFError, _TimeOut, wire.WireError) as error:
             self.stop()
             raise RuntimeError(
                 "the decoding process did not start; --max-memory may be too small for it "
@@ -218,7 +224,7 @@ class _Process:
 
     def _read(self, deadline, size=1):
         header_bytes, crop_bytes = wire.lengths(self._receive(wire.PREFIX_BYTES, deadline))
-        header = json.loads(self._receive(header_bytes, deadline))
+        header = wire.parse(self._receive(header_bytes, deadline))
         wire.check_crop_bytes(header, crop_bytes, size)
         return header, self._receive(crop_bytes, deadline)
 
@@ -238,7 +244,11 @@ class _Process:
 
     def _post_mortem(self):
         """Status and message for a process that went away in the middle of an input."""
-        code = self._popen.wait()
+        try:
+            code = self._popen.wait(DYING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return "decode_error", "the decoding process stopped answering on this file"
         self.stop()
         if code == -signal.SIGKILL:
             return "too_large", "the decoding process was killed, most likely for its memory"

@@ -4,6 +4,7 @@ and nothing that is read is trusted: a decoder that was taken over can lie about
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import asdict
 
@@ -45,9 +46,23 @@ def lengths(prefix: bytes) -> tuple[int, int]:
 PREFIX_BYTES = _LENGTHS.size
 
 
+def parse(text: bytes) -> dict:
+    """The header of an answer."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise WireError("a header that is no object")
+    return header
+
+
 def check_crop_bytes(header: dict, count: int, size: int) -> None:
     """Raises `WireError` unless `count` bytes are the crops that the header lists, within the agreed number."""
-    faces = sum(len(frame["faces"]) for frame in header.get("frames", ()))
+    try:
+        faces = sum(len(frame["faces"]) for frame in header.get("frames", ()))
+    except (KeyError, TypeError) as error:
+        raise WireError(f"a malformed answer: {error}") from error
     if faces > MAX_CROPS or count != faces * size * size * 3:
         raise WireError(f"{count} bytes of crops for {faces} faces of {size} pixels")
 
@@ -58,15 +73,20 @@ def unpack(path: str, header: dict, crops: bytes, size: int) -> Extraction:
     try:
         if header["status"] not in STATUSES:
             raise WireError(f"status {header['status']!r}")
+        if (header["status"] == "ok") != bool(len(pixels)):
+            raise WireError(f"status {header['status']!r} with {len(pixels)} faces")
+        kind, message, duration = header["kind"], header["message"], header["duration_s"]
+        if kind not in ("image", "video", None) or not isinstance(message, (str, type(None))):
+            raise WireError(f"kind {kind!r} with message {message!r}")
         numbers = iter(range(len(pixels)))
         frames = [
             FrameFaces(
-                int(frame["index"]),
-                float(frame["time_s"]),
+                int(_number(frame["index"])),
+                _number(frame["time_s"]),
                 [
                     FoundFace(
-                        tuple(int(value) for value in face["box"]),
-                        None if face["score"] is None else float(face["score"]),
+                        _box(face["box"]),
+                        None if face["score"] is None else _number(face["score"]),
                         face["landmarks"],
                         pixels[next(numbers)],
                     )
@@ -75,6 +95,19 @@ def unpack(path: str, header: dict, crops: bytes, size: int) -> Extraction:
             )
             for frame in header["frames"]
         ]
-        return Extraction(path, header["kind"], header["status"], header["message"], header["duration_s"], frames)
-    except (KeyError, TypeError, ValueError) as error:
+        duration = None if duration is None else _number(duration)
+        return Extraction(path, kind, header["status"], message, duration, frames)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(f"a malformed answer: {error}") from error
+
+
+def _number(value):
+    value = float(value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"the number {value}")
+    return value
+
+
+def _box(values):
+    x, y, width, height = map(int, values)
+    return x, y, width, height

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import signal
 import sys
+import threading
 
 
 def main(config: dict) -> None:
@@ -34,6 +36,7 @@ def main(config: dict) -> None:
         limits = Limits(**config["limits"])
         cv2.setNumThreads(config["threads"])
         detector = build_detector(config["detector"], **config["options"])
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         _restrict_process(limits)
     except Exception as error:
         from tfdfd.extract.wire import pack
@@ -51,13 +54,23 @@ def main(config: dict) -> None:
         except Exception as error:
             # Media that reading did not foresee, out of memory in detection included (cv2 has its own error for it).
             # It must not stop the other inputs, and not hide either.
-            if isinstance(error, MemoryError) or "insufficient memory" in str(error).lower():
+            signs = "insufficient memory", "can't start new thread"
+            if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs):
                 why = "too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)"
             else:
                 why = "decode_error", f"unforeseen failure, please report it: {type(error).__name__}: {error}"
             answer = Extraction(path, None, *why)
         signal.alarm(0)
         _send(answers, pack(answer))
+
+
+def _end_with_parent():
+    """Ends this process, whatever it is doing, when the other end of standard input is closed."""
+    if hasattr(select, "poll"):
+        hangup = select.poll()
+        hangup.register(0, 0)
+        hangup.poll()
+        os._exit(1)
 
 
 def _restrict_process(limits):

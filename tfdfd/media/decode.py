@@ -24,11 +24,19 @@ from tfdfd.media.sampling import frame_indices
 
 @dataclass
 class Frame:
-    """One decoded frame: its number from 0, its time in seconds, and RGB uint8 pixels `(height, width, 3)`, upright."""
+    """One decoded frame, upright.
+
+    Attributes:
+        index: its number, from 0.
+        time_s: its presentation time in seconds.
+        pixels: RGB uint8 `(height, width, 3)`.
+        still: whether it is an image of its own rather than a frame of a video.
+    """
 
     index: int
     time_s: float
     pixels: np.ndarray
+    still: bool = False
 
 
 @dataclass
@@ -61,7 +69,11 @@ def open_media(path: str, limits: Limits) -> tuple[BinaryIO, str]:
         raise MediaError("not_found", "there is no such file") from None
     except OSError as error:
         raise MediaError("decode_error", f"the file cannot be opened: {error.strerror}") from error
-    file = os.fdopen(descriptor, "rb", buffering=1 << 20)
+    try:
+        file = os.fdopen(descriptor, "rb", buffering=1 << 20)
+    except IsADirectoryError:
+        os.close(descriptor)
+        raise MediaError("unsupported", "not a file but a folder") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -109,19 +121,17 @@ def _read_image(file):
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise MediaError("decode_error", "the image is damaged or of a variant that OpenCV cannot decode")
-    yield Frame(0, 0.0, pixels)
+    yield Frame(0, 0.0, pixels, still=True)
     yield MediaFacts("image", [0], note=_animation_note(data))
 
 
 def _animation_note(data):
     """A word on the frames of an animated image beyond the first, which are not looked at."""
-    head = data[: 1 << 16].tobytes()
-    if (
-        (head[:3] == b"GIF" and data.tobytes().count(b"\x21\xf9\x04") > 1)
-        or (head[:4] == b"\x89PNG" and b"acTL" in head)
-        or (head[8:12] == b"WEBP" and b"ANIM" in head[:64])
-    ):
-        return "animated image: its first frame was looked at; convert it to a video to have all of it scored"
+    head = data[:12].tobytes()
+    if head.startswith((b"GIF", b"\x89PNG")) or head[8:] == b"WEBP":
+        read, animation = cv2.imdecodeanimation(data[None], 0, 2)
+        if read and len(animation.frames) > 1:
+            return "animated image: its first frame was looked at; convert it to a video to have all of it scored"
     return None
 
 
@@ -168,9 +178,8 @@ def _pass(capture, wanted, seen, rate, limits, last=None):
             read, pixels = capture.retrieve()
             if read and pixels is not None and pixels.size:
                 _check_pixels(pixels.shape[1], pixels.shape[0], limits)
-                milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
                 seen.add(index)
-                yield Frame(index, _time(milliseconds, index, rate), _rgb(pixels))
+                yield Frame(index, _time(capture.get(cv2.CAP_PROP_POS_MSEC), index, rate), _rgb(pixels))
         index += 1
     return index
 

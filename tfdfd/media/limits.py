@@ -25,9 +25,10 @@ class Limits:
 
     def __post_init__(self):
         for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} must be greater than 0; received {value!r}.")
+            # What timers and the operating system's own limits can still count.
+            value, most = getattr(self, name), 10**9 if name == "max_seconds" else 2**62
+            if not 0 < value <= most:
+                raise ValueError(f"{name} must be greater than 0 and at most {most:,}; received {value!r}.")
 
     def to_dict(self) -> dict:
         return asdict(self)
