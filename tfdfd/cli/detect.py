@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 
 from tfdfd.cli.parser import size
+from tfdfd.version import __version__
 
 ALL_SCORED, NONE_SCORED, SOME_SCORED = 0, 1, 3
 
@@ -92,7 +93,8 @@ def _write(arguments, detector, detections, limits):
             "inconclusive_band": detector.inconclusive_band,
             "card": detector.record.card,
         }
-        settings = {"detector": arguments.detector, "frames": arguments.frames} | limits.to_dict()
+        settings = {"tfdfd": __version__, "detector": arguments.detector, "frames": arguments.frames}
+        settings |= limits.to_dict()
         write_report(arguments.report, detections, model, settings=settings)
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
     if arguments.json:

@@ -240,10 +240,11 @@ def _model_facts(model, lines):
 
 def _card(card):
     """The model card as tables and rows of text, whatever of it is there."""
-    card = dict(card)
+    # What the page already says of the model at hand is not said again.
+    card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold")}
     limits = card.pop("limits", None) or []
     tables = {}
-    for key, title in (("scores", "Scores on held-out test sets"), ("operating_points", "Operating points")):
+    for key, title in (("scores", "Scores"), ("operating_points", "Operating points")):
         if table := _table(card.get(key)):
             tables[title] = table
             del card[key]
@@ -276,6 +277,8 @@ def _text(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) <= 1 else f"{value:g}"
     if isinstance(value, (list, tuple)) and not any(isinstance(item, (dict, list, tuple)) for item in value):
