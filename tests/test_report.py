@@ -144,7 +144,7 @@ def test_shows_every_input_with_status_verdict_and_score():
 
 def test_shows_the_card_and_the_settings():
     text = Elements(render_report([image()], MODEL, settings=SETTINGS)).text
-    for wanted in ("0.905 to 0.953", "Majority baseline", "0.800", "Celeb-DF v2", "Apache-2.0", "strict", "0.010"):
+    for wanted in ("[0.905, 0.953]", "Majority baseline", "0.800", "Celeb-DF v2", "Apache-2.0", "strict", "0.010"):
         assert wanted in text
     for wanted in ("FaceForensics++ c23, own recordings", "Trained on <b>frontal</b> faces.", "mtcnn", "600"):
         assert wanted in text

@@ -362,7 +362,7 @@ def judge(arguments):
     start = find_record(INITIAL)
     network = meso_inception4()
     load_weights(network, start, initial_file(arguments.data))
-    scores += judge_on(sets, network, f"{INITIAL} (the start)", start.threshold)
+    scores += judge_on(sets, network, "the start", start.threshold)
     counts = {part: int((faces["part"] == part).sum()) for part in PARTS}
     dropped = int(faces["photographs"]) - len(faces["names"])
     CARD.write_text(json.dumps(card(thresholds, scores, counts, dropped, plan), indent=1, ensure_ascii=False) + "\n")
@@ -488,8 +488,9 @@ def card(thresholds, scores, counts, dropped, plan):
         "file": WEIGHTS.name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
-        "licence": "research use only, non-commercial (UTKFace terms): the weights are derived from research-only "
-        "data; changed from the MesoNet authors' weights, which are under Apache-2.0",
+        "licence": "research use only, non-commercial (UTKFace terms)",
+        "licence_note": "The weights are derived from research-only data; they are changed from the MesoNet authors' "
+        "weights, which are under Apache-2.0.",
         "initial_weights": {"handle": INITIAL, "sha256": find_record(INITIAL).sha256, "notice": NOTICE},
         "training_data": "Starts from the MesoNet authors' weights MesoInception_DF (Apache-2.0, Darius Afchar and "
         "co-authors, trained on their Deepfake set of 2018), then UTKFace aligned photographs of adults, self-blended "

@@ -48,18 +48,23 @@ LIMITS = (
     "picture and wholly generated scenes are not examined.",
     "A score speaks for the faces that were found in the frames that were sampled, and for nothing else.",
 )
+# Ending of the key of a 95 % interval, beside the key of its figure.
+INTERVAL = "_ci95"
 COLUMN_TITLES = {
     "name": "Name",
     "set": "Test set",
+    "weights": "Weights",
     "level": "Scored per",
     "n_real": "Real",
     "n_fake": "Fake",
     "auc": "AUC",
-    "auc_ci95": "AUC, 95 % interval",
     "eer": "EER",
     "ap": "AP",
     "balanced_accuracy": "Balanced accuracy",
     "majority_baseline": "Majority baseline",
+    "tpr_at_threshold": "TPR at threshold",
+    "fpr_at_threshold": "FPR at threshold",
+    "tpr_at_fpr_0.05": "TPR at 5 % FPR",
     "fpr": "FPR",
     "fnr": "FNR",
     "tpr": "TPR",
@@ -263,8 +268,17 @@ def _table(rows):
         return None
     order = {key: place for place, key in enumerate(COLUMN_TITLES)}
     present = dict.fromkeys(key for row in rows for key in row)
-    keys = sorted(present, key=lambda key: order.get(key, len(order)))
-    return {"titles": [_title(key) for key in keys], "rows": [[_text(row.get(key)) for key in keys] for row in rows]}
+    # An interval stands in the cell of its figure: columns of their own would run off the page.
+    keys = [key for key in present if not (key.endswith(INTERVAL) and key.removesuffix(INTERVAL) in present)]
+    keys.sort(key=lambda key: order.get(key, len(order)))
+    return {"titles": [_title(key) for key in keys], "rows": [[_cell(row, key) for key in keys] for row in rows]}
+
+
+def _cell(row, key):
+    interval = row.get(f"{key}{INTERVAL}")
+    if isinstance(interval, list) and len(interval) == 2:
+        return f"{_text(row.get(key))} [{_text(interval[0])}, {_text(interval[1])}]"
+    return _text(row.get(key))
 
 
 def _title(key):

@@ -11,7 +11,7 @@ CARRIED = Path(__file__).parent / "files"
 
 _MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
 _MESONET_CARD = {
-    "licence": "Apache-2.0 (weights and code of the MesoNet authors)",
+    "licence": "Apache-2.0",
     "polarity": "real=1",
     "layout": "mesonet",
     # The authors publish no threshold; theirs is the sigmoid's middle.
