@@ -519,7 +519,8 @@ def card(thresholds, scores, counts, dropped, plan):
             "It looks for blending: faces generated as a whole, lip-syncing without a seam and retouching by hand are "
             "outside what it was trained for.",
             f"At its threshold {test['fpr_at_threshold']:.0%} of the genuine photographs of the test split are called "
-            f"fake, and {1 - test['tpr_at_threshold']:.0%} of the fakes are missed, not counting the inconclusive band.",
+            f"fake, and {1 - test['tpr_at_threshold']:.0%} of the fakes are missed, not counting the inconclusive "
+            "band.",
             "Small, blurred or strongly compressed faces lose the traces it looks for; filters, beauty retouching and "
             "local light on a genuine face may look like them. Neither was measured apart.",
             "UTKFace is unevenly spread over age, gender and skin colour; scores by group were not measured.",
