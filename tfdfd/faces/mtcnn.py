@@ -9,6 +9,7 @@ needs no TensorFlow, and finds the same boxes several times faster (`tests/test_
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
 
 import cv2
@@ -183,6 +184,7 @@ def _load_networks():
     Found without importing the package, whose first line imports TensorFlow.
     """
     import joblib
+    import lz4.frame
 
     spec = importlib.util.find_spec("mtcnn")
     if spec is None:
@@ -191,7 +193,9 @@ def _load_networks():
             "or choose --detector haar."
         )
     folder = Path(spec.submodule_search_locations[0], "assets", "weights")
-    proposal, refine, output = (joblib.load(folder / name) for name in ("pnet.lz4", "rnet.lz4", "onet.lz4"))
+    # Unpacked first: lz4's own file object complains at its end under Python 3.13.
+    packed = [(folder / name).read_bytes() for name in ("pnet.lz4", "rnet.lz4", "onet.lz4")]
+    proposal, refine, output = (joblib.load(io.BytesIO(lz4.frame.decompress(data))) for data in packed)
     return _proposal_network(proposal), _refine_network(refine), _output_network(output)
 
 
