@@ -19,23 +19,28 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 
 def add_parser(verbs) -> None:
+    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
     from tfdfd.media.limits import Limits
+    from tfdfd.media.sampling import FRAMES
+    from tfdfd.weights.records import DEFAULT_MODEL
 
     parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
-    parser.add_argument(
-        "--model", default="tfdfd/meso_inception4", metavar="HANDLE|FILE", help="weights (default: %(default)s)"
-    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="HANDLE|FILE", help="weights (default: %(default)s)")
     parser.add_argument(
         "--detector",
-        default="mtcnn",
-        choices=("mtcnn", "haar", "ssd", "none"),
-        help="face detector (default: mtcnn); none: each image is a face crop already",
+        default=DETECTORS[0],
+        choices=(*DETECTORS, NO_DETECTOR),
+        help=f"face detector (default: %(default)s); {NO_DETECTOR}: each image is a face crop already",
     )
     parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
     parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
     parser.add_argument(
-        "--frames", type=int, default=32, metavar="N", help="equally spaced frames of a video (default: 32)"
+        "--frames",
+        type=int,
+        default=FRAMES,
+        metavar="N",
+        help="equally spaced frames of a video (default: %(default)s)",
     )
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"

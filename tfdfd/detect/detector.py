@@ -17,9 +17,10 @@ from tfdfd.faces.detectors import check_detector
 from tfdfd.faces.tracks import link_faces
 from tfdfd.media.inputs import Inputs, list_inputs
 from tfdfd.media.limits import Limits
+from tfdfd.media.sampling import FRAMES
+from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
-DEFAULT_MODEL = "tfdfd/meso_inception4"
 # The same bytes and model must print the same JSON; the last bits of float32 are not worth that promise.
 DIGITS = 6
 
@@ -47,7 +48,7 @@ class Detector:
         model: str | os.PathLike = DEFAULT_MODEL,
         detector: str = "mtcnn",
         *,
-        frames: int = 32,
+        frames: int = FRAMES,
         threshold: float | None = None,
         limits: Limits | None = None,
         detector_options: dict | None = None,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tfdfd.media.errors import STATUSES
+
 SCHEMA_VERSION = 1
 
-STATUSES = ("ok", "no_face", "decode_error", "unsupported", "too_large", "timeout", "not_found")
 VERDICTS = ("fake", "real", "inconclusive")
 
 

@@ -14,6 +14,7 @@ from tfdfd.faces.face import Face, FaceDetector
 from tfdfd.media.decode import Frame, MediaFacts, read_media
 from tfdfd.media.errors import MediaError
 from tfdfd.media.limits import Limits
+from tfdfd.media.sampling import FRAMES
 
 DETECTION_BATCH = 8
 # Crops of one input, so that a crowd filmed for a minute stays within memory.
@@ -32,7 +33,7 @@ class Request:
         image_side: the same for an image.
     """
 
-    frames: int = 32
+    frames: int = FRAMES
     size: int = 256
     margin: float = MARGIN
     video_side: int = VIDEO_SIDE

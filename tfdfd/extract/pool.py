@@ -6,7 +6,7 @@ import collections
 import contextlib
 import json
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 from tfdfd.extract import wire
 from tfdfd.extract.faces_of import Extraction, Request
@@ -191,7 +192,8 @@ class _Process:
 
     def _start(self):
         self.stop()
-        paths = [os.path.abspath(entry) for entry in sys.path if entry]
+        # This package's own place last, for the case that it was found in the current folder.
+        paths = [*(os.path.abspath(entry) for entry in sys.path if entry), str(Path(__file__).parents[2])]
         self._popen = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps(self._config), *paths],
             stdin=subprocess.PIPE,
@@ -232,14 +234,16 @@ class _Process:
         received = bytearray(count)
         view = memoryview(received)
         pipe = self._popen.stdout.fileno()
-        while view:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
-                raise _TimeOut
-            got = os.readv(pipe, [view])
-            if not got:
-                raise EOFError
-            view = view[got:]
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while view:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise _TimeOut
+                got = os.readv(pipe, [view])
+                if not got:
+                    raise EOFError
+                view = view[got:]
         return bytes(received)
 
     def _post_mortem(self):

@@ -11,8 +11,8 @@ from dataclasses import asdict
 import numpy as np
 
 from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FoundFace, FrameFaces
+from tfdfd.media.errors import STATUSES
 
-STATUSES = ("ok", "no_face", "decode_error", "unsupported", "too_large", "timeout", "not_found")
 MAX_HEADER = 16 << 20
 _LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops
 

@@ -6,8 +6,10 @@ The factories import lazily: choosing Haar must not read MTCNN's weights, and li
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
-from tfdfd.faces.face import FaceDetector
+if TYPE_CHECKING:
+    from tfdfd.faces.face import FaceDetector
 
 DETECTORS = ("mtcnn", "haar", "ssd")
 # Instead of a detector: each image is a face crop already.

@@ -1,4 +1,7 @@
-"""The one way in which reading media fails."""
+"""The one way in which reading media fails, and the statuses in which an input can end."""
+
+# `ok` alone has a score.
+STATUSES = ("ok", "no_face", "decode_error", "unsupported", "too_large", "timeout", "not_found")
 
 
 class MediaError(Exception):

@@ -1,5 +1,8 @@
 """Which frames of a video are looked at. Pure, so that it can be proved once and used everywhere."""
 
+# Frames of a video that are looked at unless told otherwise; the field's usual number (DeepfakeBench, SBI, ISPL).
+FRAMES = 32
+
 
 def frame_indices(total: int, count: int) -> list[int]:
     """`count` frame numbers spread equally over `total` frames, ascending and distinct; all of them if fewer.

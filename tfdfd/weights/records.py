@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DEFAULT_MODEL = "tfdfd/meso_inception4"
 CARRIED = Path(__file__).parent / "files"
 
 _MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
