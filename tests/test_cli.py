@@ -178,6 +178,7 @@ USAGE = [
     (["detect", "a.png", "--max-seconds", "inf"], "max_seconds"),
     (["detect", "a.png", "--max-memory", "1" + "0" * 30], "max_memory"),
     (["detect", "a.png", "--report", "-"], "give the name of a file"),
+    (["detect", "a.png", "--ssd", "a.pb"], "are for --detector ssd"),
 ]
 
 

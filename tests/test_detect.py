@@ -9,6 +9,7 @@ import pytest
 
 import tfdfd
 from tfdfd.detect.detector import Detector
+from tfdfd.media.inputs import list_inputs
 
 SCHEMA = json.loads(Path(tfdfd.__file__).with_name("detect").joinpath("detect.schema.json").read_text())
 SAMPLES = Path(tfdfd.__file__).parent / "samples"
@@ -22,7 +23,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def outcomes(detector):
-    return {Path(outcome.path).stem: outcome for outcome in detector.detect_many([SAMPLES])}
+    return {Path(outcome.path).stem: outcome for outcome in detector.iter_detect(list_inputs([SAMPLES]))}
 
 
 def validated(detector, outcomes):
@@ -96,6 +97,11 @@ def test_two_people_in_a_clip_are_two_tracks(detector, astronaut, make_video, tm
     assert len(outcome.faces) == 2
     assert [len(track.frames) for track in outcome.faces] == [32, 32]
     assert outcome.fake_probability == max(track.fake_probability for track in outcome.faces)
+
+
+def test_many_outcomes_hold_no_pictures(detector):
+    (outcome,) = detector.detect_many([SAMPLES / "genuine.mp4"])
+    assert all(frame.crop is None for track in outcome.faces for frame in track.frames)
 
 
 def test_a_folder_is_for_detect_many(detector):

@@ -69,7 +69,11 @@ def run(arguments) -> int:
     if arguments.report is not None:
         _check_writable(arguments.report)
     limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
-    options = {"graph": arguments.ssd, "config": arguments.ssd_config} if arguments.detector == "ssd" else {}
+    options = {}
+    if arguments.detector == "ssd":
+        options = {"graph": arguments.ssd, "config": arguments.ssd_config}
+    elif arguments.ssd or arguments.ssd_config:
+        raise ValueError(f"--ssd and --ssd-config are for --detector ssd; the detector is {arguments.detector}.")
     with Detector(
         arguments.model,
         arguments.detector,
@@ -82,12 +86,27 @@ def run(arguments) -> int:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
         label = lambda detection: f"{_in_one_line(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
-        detections = list(tracked(found, len(inputs.items), label, arguments.quiet))
+        detections = []
+        pictures = _pictures(arguments)
+        for detection in tracked(found, len(inputs.items), label, arguments.quiet):
+            detections.append(detection)
+            pictures -= detection.status == "ok"
+            if pictures < 0:
+                detection.drop_crops()
         if inputs.skipped and not arguments.quiet:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
         _write(arguments, detector, detections, limits)
     scored = sum(detection.status == "ok" for detection in detections)
     return ALL_SCORED if scored == len(detections) else SOME_SCORED if scored else NONE_SCORED
+
+
+def _pictures(arguments):
+    """Of how many scored inputs the crops are kept: as many as the report shows."""
+    if not arguments.report:
+        return 0
+    from tfdfd.report.page import DETAILED_INPUTS
+
+    return DETAILED_INPUTS
 
 
 def _write(arguments, detector, detections, limits):

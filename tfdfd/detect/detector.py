@@ -79,14 +79,22 @@ class Detector:
 
     def detect(self, path: str | os.PathLike) -> Detection:
         """The outcome of one image or video (for a folder use `detect_many`)."""
-        outcomes = self.detect_many([path])
-        if len(outcomes) != 1:
-            raise ValueError(f"{os.fspath(path)} is a folder with {len(outcomes)} media files; use detect_many.")
-        return outcomes[0]
+        inputs = list_inputs([path])
+        if len(inputs.items) != 1:
+            raise ValueError(f"{os.fspath(path)} is a folder with {len(inputs.items)} media files; use detect_many.")
+        (outcome,) = self.iter_detect(inputs)
+        return outcome
 
     def detect_many(self, paths: Iterable[str | os.PathLike]) -> list[Detection]:
-        """The outcomes of images, videos and (walked, sorted) folders, one an input."""
-        return list(self.iter_detect(list_inputs(paths)))
+        """The outcomes of images, videos and (walked, sorted) folders, one an input.
+
+        Without the crops, which would fill the memory over a large folder; `detect` and `iter_detect` give them.
+        """
+        outcomes = []
+        for outcome in self.iter_detect(list_inputs(paths)):
+            outcome.drop_crops()
+            outcomes.append(outcome)
+        return outcomes
 
     def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
         """The same one by one, as they are done, in order."""
