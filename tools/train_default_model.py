@@ -506,9 +506,10 @@ def card(thresholds, scores, counts, dropped, plan):
         "box, 256x256. Photographs are split 80/10/10 by a hash of the file name after near-duplicate pictures were "
         "grouped; UTKFace names no identities, so one person in different pictures may be in several parts. Weights: "
         "best epoch by validation AUC. Threshold: best balanced accuracy on validation. Weights and "
-        "threshold were chosen before the test split and crops were scored; the inconclusive band ended at validation's "
-        "20 % FPR first, and was widened to its 5 % FPR after test scores and eight video clips had been seen, which "
-        "changes no figure here. Intervals: 95 % percentile bootstrap, 2000 draws, over photographs for the "
+        "threshold were chosen before the test split and crops were scored; the inconclusive band ended at "
+        "validation's 20 % FPR first, and was widened to its 5 % FPR after test scores and eight video clips had "
+        "been seen, which changes no figure here. "
+        "Intervals: 95 % percentile bootstrap, 2000 draws, over photographs for the "
         "self-blended sets, over images within each class for the crops, whose images of one video are not independent "
         "(all real DFDC crops come from one video), so that their intervals are too narrow, and none where a class "
         "has fewer than 10 images. Crops are scored as stored, scaled to 256x256.",
