@@ -2,9 +2,9 @@
 
     python -m benchmarks.detect [--clip FILE] [--rounds N]
 
-Times on shared machines drift, so both ways are run alternately and each takes its best round; what is to be compared
-are the ratios. The bounds that are checked are the project's: 6 times warm, 3 times cold, two clips for less than
-twice the price of one, 1.5 GB at 1080p, help in half a second.
+Times on shared machines drift, so cold calls of both ways alternate, warm rounds run within one process each, and each
+takes its best round; what is to be compared are the ratios. The bounds that are checked are the project's: 6 times
+warm, 3 times cold, two clips for less than twice the price of one, 1.5 GB at 1080p, help in half a second.
 """
 
 from __future__ import annotations
@@ -61,25 +61,18 @@ def hardware() -> str:
 
 def compare(clip, twin, rounds):
     """Cold and warm times of both ways on one clip, faces found, and two clips at once."""
-    plain_cold, plain, ours_cold, warm, warm_two, cold_two = [], [], [], [], [], []
-    for number in range(rounds):
-        begun = time.perf_counter()
-        reply = json.loads(run([sys.executable, "-m", "benchmarks.plain", str(clip), "1"]))
-        plain_cold.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        run([*TFDFD, "detect", str(clip), "--json", "-", "--quiet"])
-        ours_cold.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        run([*TFDFD, "detect", str(clip), str(twin), "--json", "-", "--quiet"])
-        cold_two.append(time.perf_counter() - begun)
-        if number == 0:
-            first = reply
-            plain.append(json.loads(run([sys.executable, "-m", "benchmarks.plain", str(clip), str(rounds)])))
-            times = json.loads(run([sys.executable, "-m", "benchmarks.warm", str(clip), str(twin), str(rounds)]))
-            warm, warm_two = times["one_s"], times["two_s"]
-    best = min(plain[0]["rounds"], key=lambda r: sum(r.values()))
+    plain_cold, ours_cold, cold_two = [], [], []
+    plain_way = [sys.executable, "-m", "benchmarks.plain", str(clip)]
+    for _ in range(rounds):
+        plain_cold.append(_seconds([*plain_way, "1"]))
+        ours_cold.append(_seconds([*TFDFD, "detect", str(clip), "--json", "-", "--quiet"]))
+        cold_two.append(_seconds([*TFDFD, "detect", str(clip), str(twin), "--json", "-", "--quiet"]))
+    plain = json.loads(run([*plain_way, str(rounds)]))
+    times = json.loads(run([sys.executable, "-m", "benchmarks.warm", str(clip), str(twin), str(rounds)]))
+    warm, warm_two = times["one_s"], times["two_s"]
+    best = min(plain["rounds"], key=lambda r: sum(r.values()))
     plain_warm = sum(best.values())
-    found, expected = same_faces(first, clip)
+    found, expected = same_faces(plain, clip)
     parts = " + ".join(f"{best[key]:.2f}" for key in ("decode_s", "detect_s", "score_s"))
     return [
         _row("one clip, warm", plain_warm, min(warm), 6, f"{plain_warm:.2f} s ({parts})"),
@@ -107,7 +100,7 @@ def same_faces(plain, clip):
 
 
 def memory(clip):
-    """Peak of resident memory over all processes of one cold call, shared pages counted once where Linux tells."""
+    """Peak of resident memory of one cold call, summed over its processes: pages that they share count in each."""
     import psutil
 
     child = subprocess.Popen([*TFDFD, "detect", str(clip), "--quiet"], stdout=subprocess.DEVNULL)
@@ -126,17 +119,20 @@ def memory(clip):
 
 def help_time(rounds):
     """Best time of `tfdfd --help`, interpreter included."""
-    times = []
-    for _ in range(rounds + 2):
-        begun = time.perf_counter()
-        run([*TFDFD, "--help"])
-        times.append(time.perf_counter() - begun)
+    times = [_seconds([*TFDFD, "--help"]) for _ in range(rounds + 2)]
     return "tfdfd --help", "-", f"{min(times):.2f} s", "-", "< 0.5 s", min(times) < 0.5
 
 
 def run(command):
     """Standard output of a command that must succeed."""
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+
+def _seconds(command):
+    """How long a command takes that must succeed."""
+    begun = time.perf_counter()
+    run(command)
+    return time.perf_counter() - begun
 
 
 def _row(name, plain, ours, bound, plain_text=None):

@@ -15,6 +15,8 @@ right eye, nose, left and right mouth corner, where left means left in the pictu
 import cv2
 import numpy as np
 
+from tfdfd.faces.crop import MARGIN, resize_crop, square_around
+
 REGIONS = ("face", "lower_face", "mouth", "eyes")
 REGION_SHARES = (0.64, 0.16, 0.1, 0.1)
 # Each as likely as the next: most swaps replace a face entirely. (The paper goes down to 0.25.)
@@ -176,7 +178,7 @@ def recompress(image, quality):
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def square_crop(image, box, margin=1.3, shift=(0.0, 0.0), size=256):
+def square_crop(image, box, margin=MARGIN, shift=(0.0, 0.0), size=256):
     """The crop a detector hands to a network: the box grown, squared, cut out and resized.
 
     Args:
@@ -194,16 +196,12 @@ def square_crop(image, box, margin=1.3, shift=(0.0, 0.0), size=256):
     if min(width, height, margin, size) <= 0:
         raise ValueError(f"box {tuple(box)}, margin {margin}, size {size}; width, height, margin and size must be > 0")
     longer = max(width, height)
-    side = max(1, round(longer * margin))
-    left = round(x + width / 2 + shift[0] * longer - side / 2)
-    top = round(y + height / 2 + shift[1] * longer - side / 2)
+    left, top, side = square_around((x + shift[0] * longer, y + shift[1] * longer, width, height), margin)
     if left >= image.shape[1] or top >= image.shape[0] or left + side <= 0 or top + side <= 0:
         raise ValueError(f"box {tuple(box)} lies outside the image of {image.shape[1]}x{image.shape[0]} pixels")
     rows = _mirrored(np.arange(top, top + side), image.shape[0])
     columns = _mirrored(np.arange(left, left + side), image.shape[1])
-    # Averaging is needed only where pixels would be skipped.
-    interpolation = cv2.INTER_AREA if side >= 2 * size else cv2.INTER_LINEAR
-    return cv2.resize(image[rows][:, columns], (size, size), interpolation=interpolation)
+    return resize_crop(image[rows][:, columns], size)
 
 
 def crop_alike(images, box, rng, margin=(1.0, 1.5), wander=0.06, size=256):

@@ -57,7 +57,7 @@ class Detector:
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
         check_detector(detector)
-        self._frames, self._detector = frames, detector
+        self._detector = detector
         self.record, self._weights = locate(model)
         self.threshold = self.record.threshold if threshold is None else threshold
         # A threshold of one's own leaves nothing open.
@@ -148,7 +148,7 @@ class Detector:
             fake_probability=probability,
             verdict=verdict_of(probability, self.threshold, self.inconclusive_band),
             message="; ".join(note for note in (extraction.message, left_out) if note) or None,
-            frames_requested=self._frames if extraction.kind == "video" else 1,
+            frames_requested=self._request.frames if extraction.kind == "video" else 1,
             frames_scored=len({frame.index for track in faces for frame in track.frames}),
             duration_s=extraction.duration_s,
             elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
