@@ -31,14 +31,48 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
         head.set_weights([-values for values in head.get_weights()])
 
 
-def _load_safetensors(model, path):
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name.
+
+    Raises:
+        ValueError: it is none.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        stored = load(path.read_bytes())
+        return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+
+def load_keras_file(model: keras.Model, path: Path, words: str) -> None:
+    """Fills `model` from an HDF5 file of Keras's weights; `words` name the network in errors.
+
+    Raises:
+        ValueError: the file's arrays do not fit, or fill only a part of the network.
+    """
+    # Keras only warns about layers that the file lacks, which then stay random. None may: what is not filled is NaN.
+    for layer in model.layers:
+        layer.set_weights([_nan_like(values) for values in layer.get_weights()])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} does not fit {words}: {error}") from error
+    empty = [layer.name for layer in model.layers if any(np.isnan(values).any() for values in layer.get_weights())]
+    if empty:
+        raise ValueError(f"{path} does not fit {words}: it has no weights for {', '.join(empty)}.")
+
+
+def _nan_like(values):
+    # A count, such as that of Keras's normalisation layer, is whole and decides nothing.
+    return np.full_like(values, np.nan) if np.issubdtype(values.dtype, np.floating) else values
+
+
+def _load_safetensors(model, path):
+    stored = read_safetensors(path)
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
         absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
@@ -52,18 +86,7 @@ def _load_safetensors(model, path):
 
 
 def _load_keras(model, path):
-    # Keras only warns about layers that the file lacks, which then stay random. None may: what is not filled is NaN.
-    for layer in model.layers:
-        layer.set_weights([np.full_like(values, np.nan) for values in layer.get_weights()])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} does not fit the network {model.name}: {error}") from error
-    empty = [layer.name for layer in model.layers if any(np.isnan(values).any() for values in layer.get_weights())]
-    if empty:
-        raise ValueError(f"{path} does not fit the network {model.name}: it has no weights for {', '.join(empty)}.")
+    load_keras_file(model, path, f"the network {model.name}")
 
 
 # The authors' layer names count up in order of creation, which is that of our layers, too: within an inception

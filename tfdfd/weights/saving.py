@@ -23,10 +23,23 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """The model's variables by `<layer>/<weight>`, such as `block1_conv/kernel`."""
-    names = [f"{layer.name}/{weight.name}" for layer in model.layers for weight in layer.weights]
-    weights = [weight for layer in model.layers for weight in layer.weights]
+    """The model's variables by `<layer>/<weight>`, such as `block1_conv/kernel`; those of a model inside it by
+    `<model>/<layer>/<weight>`.
+
+    Raises:
+        ValueError: two weights have one name.
+    """
+    pairs = list(_named(model, ""))
+    names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{model.name} has several weights named {', '.join(twice)}; give each layer its own name.")
-    return dict(zip(names, weights, strict=True))
+    return dict(pairs)
+
+
+def _named(model, prefix):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _named(layer, f"{prefix}{layer.name}/")
+        else:
+            yield from ((f"{prefix}{layer.name}/{weight.name}", weight) for weight in layer.weights)

@@ -1,0 +1,36 @@
+"""Which part of a pretrained network stays as it is."""
+
+from __future__ import annotations
+
+import difflib
+
+import keras
+
+
+def freeze(model: keras.Model, until: str, thesis: str | None = None) -> keras.Model:
+    """Freezes a part of `model` and returns it. A frozen norm keeps its statistics, too.
+
+    (PyTorch's norms, frozen by `requires_grad` alone as in the thesis, go on averaging theirs.)
+
+    Args:
+        model: a network with a layer `features`.
+        until: `"none"`; `"all"`: everything up to `features`, so that only the head trains; `"thesis"`: what S2's
+            Table 5.2 freezes; or the name of a layer: it and everything that it depends on.
+        thesis: name of the last layer frozen in Table 5.2; None for a network that is not in it.
+
+    Raises:
+        ValueError: `until` is neither; lists the near names.
+    """
+    words = {"none": None, "all": "features"} | ({"thesis": thesis} if thesis else {})
+    names = [layer.name for layer in model.layers]
+    if until not in words and until not in names:
+        near = difflib.get_close_matches(str(until), [*words, *names], n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ValueError(
+            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}{hint}"
+        )
+    last = words.get(until, until)
+    if last is not None:
+        for layer in keras.Model(model.input, model.get_layer(last).output).layers:
+            layer.trainable = False
+    return model

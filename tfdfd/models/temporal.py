@@ -1,0 +1,48 @@
+"""A recurrent detector over the frames of a clip: the wish of S0 (section 4.2), the classic CNN and RNN."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from tfdfd.models.bodies import copy_body
+from tfdfd.models.heads import fake_probability
+
+CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
+
+
+def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freeze_frames=True, name="temporal"):
+    """The `features` of a frame network over a clip, into a recurrent layer, into one score.
+
+    Training it: first with the frame network frozen (the default), whose norms then keep their statistics; then, if
+    wanted, `model.get_layer("frame_network").trainable = True` with a smaller learning rate, and compile again.
+
+    Args:
+        frame_network: a built network of `tfdfd.models` (trained, as a rule), copied, not changed.
+        frames: frames of a clip, at least 2.
+        cell: `"lstm"` or `"gru"`.
+        units: width of the recurrent layer.
+        dropout: share of its output dropped before the classifier, in [0, 1).
+        freeze_frames: whether the copy of the frame network is frozen.
+        name: name of the model.
+
+    Returns:
+        A model of clips, RGB float32 in [0, 1], `(batch, frames, height, width, 3)`, in the order of time, to P(fake)
+        `(batch, 1)`. Its layers `features` and `fake_probability` are `(batch, units)` and `(batch, 1)`.
+
+    Raises:
+        ValueError: the network has no features, or an argument is none of its values.
+    """
+    if cell not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}; received {cell!r}.")
+    if frames < 2:
+        raise ValueError(f"a clip has at least 2 frames; received frames={frames!r}.")
+    per_frame = copy_body(frame_network, "frame_network")
+    per_frame.trainable = not freeze_frames
+    shape = frame_network.input_shape[1:]
+    clip = keras.Input((frames, *shape), name="clip")
+    # One batch of all frames: a loop over time (TimeDistributed) would put the network into the graph once a frame.
+    x = per_frame(ops.reshape(clip, (-1, *shape)))  # (batch * frames, n)
+    x = ops.reshape(x, (-1, frames, x.shape[-1]))  # (batch, frames, n)
+    x = CELLS[cell](units, name="features")(x)  # (batch, units)
+    return keras.Model(clip, fake_probability(x, dropout), name=name)

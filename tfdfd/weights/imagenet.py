@@ -1,0 +1,150 @@
+"""ImageNet features into a network of ours: Keras's own download, or a file of the same layout. The head stays new."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfdfd.weights.loading import HEAD, load_keras_file, read_safetensors
+
+PREFIX = "imagenet:"
+
+
+def load_imagenet(model: keras.Model, application: str, file: str | None = None) -> None:
+    """Fills all of `model` that a network of `keras.applications` has, or torchvision's ResNeXt.
+
+    Args:
+        model: a network of `tfdfd.models`.
+        application: name in `keras.applications`, or `"torchvision"` for a network that Keras does not carry.
+        file: an HDF5 file of Keras's layout (`.weights.h5`, or its older `.h5`), or for torchvision's network its
+            state as safetensors; None for Keras's download.
+
+    Raises:
+        ValueError: no file, no network, or arrays of other shapes.
+    """
+    if file is not None and not Path(file).is_file():
+        raise ValueError(f"there is no file {file!r}; give the ImageNet weights as weights='{PREFIX}PATH'.")
+    stored = _torchvision(model, file) if application == "torchvision" else _keras(model, application, file)
+    for name, layer in _weighted_layers(model):
+        if name in stored:
+            _assign(layer, stored[name], model, file or f"Keras's {application}")
+
+
+def _keras(model, application, file):
+    """Arrays by our layer's name, then by the weight's."""
+    reference = _reference(model, application, file)
+    theirs = {layer.name: layer for layer in reference.layers if layer.weights}
+    ours = [name for name, _ in _weighted_layers(model)]
+    pairs = {name: theirs.pop(name) for name in ours if name in theirs}
+    # What Keras numbers instead of naming stands in the order of its creation; so do our names, sorted.
+    for number, kind in (("conv2d", keras.layers.Conv2D), ("batch_normalization", keras.layers.BatchNormalization)):
+        unnamed = sorted((name for name in theirs if re.fullmatch(rf"{number}(_\d+)?", name)), key=_natural)
+        waiting = (name for name, layer in _weighted_layers(model) if name not in pairs and type(layer) is kind)
+        pairs |= dict(zip(sorted(waiting, key=_natural), (theirs.pop(name) for name in unnamed), strict=False))
+    missing = [name for name in ours if name not in pairs and name != HEAD]
+    if missing:
+        raise ValueError(f"Keras's {application} has no weights for {', '.join(missing)} of {model.name}.")
+    stored = {
+        name: {weight.name: keras.ops.convert_to_numpy(weight) for weight in layer.weights}
+        for name, layer in pairs.items()
+    }
+    if application in ("VGG16", "ResNet152"):
+        # Trained on BGR; ours take RGB, so the first kernel is turned instead of each image.
+        first = next(name for name, layer in _weighted_layers(model) if isinstance(layer, keras.layers.Conv2D))
+        stored[first]["kernel"] = stored[first]["kernel"][:, :, ::-1]
+    return stored
+
+
+def _reference(model, application, file):
+    build = getattr(keras.applications, application)
+    layers = {layer.name: layer for layer in model.layers}
+    # MobileNetV3, and V1 with class scores for features, reach into Keras's classifier.
+    arguments = {"input_shape": model.input_shape[1:], "include_top": bool({"conv_preds", "conv_2"} & layers.keys())}
+    if application == "MobileNet":
+        arguments["alpha"] = layers["conv1"].filters / 32
+    if file is not None:
+        reference = build(weights=None, **arguments)
+        words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        load_keras_file(reference, Path(file), f"keras.applications.{application}({words})")
+        return reference
+    try:
+        return build(weights="imagenet", **arguments)
+    # Keras raises a bare Exception when a download fails.
+    except Exception as error:
+        raise ValueError(
+            f"Keras could not fetch the ImageNet weights of {application} ({error}). With network, it keeps them in "
+            f"~/.keras/models; without, give the file that keras.applications.{application} loads: "
+            f"weights='{PREFIX}PATH'."
+        ) from error
+
+
+def _torchvision(model, file):
+    if file is None:
+        raise ValueError(
+            f"Keras has no ImageNet weights of {model.name} to fetch; give torchvision's, saved as safetensors with "
+            f"their names ('layer1.0.conv1.weight'): weights='{PREFIX}PATH'."
+        )
+    state = read_safetensors(Path(file))
+    stored = {}
+    for name, layer in _weighted_layers(model):
+        if name == HEAD:
+            continue
+        theirs = _torchvision_name(name)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+        else:
+            parts = {"kernel": "weight"}
+        absent = [f"{theirs}.{part}" for part in parts.values() if f"{theirs}.{part}" not in state]
+        if absent:
+            raise ValueError(
+                f"{file} lacks {', '.join(absent)}; expected the state of torchvision's {model.name} as safetensors."
+            )
+        stored[name] = {ours: state[f"{theirs}.{part}"] for ours, part in parts.items()}
+        if "kernel" in stored[name] and stored[name]["kernel"].ndim == 4:
+            # (filters, inputs, height, width) -> (height, width, inputs, filters)
+            stored[name]["kernel"] = stored[name]["kernel"].transpose(2, 3, 1, 0)
+    return stored
+
+
+def _torchvision_name(name):
+    """`conv3_block1_0_bn` -> `layer2.0.downsample.1`, `conv1_conv` -> `conv1`."""
+    match = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", name)
+    if match is None:
+        return {"conv1_conv": "conv1", "conv1_bn": "bn1"}[name]
+    stage, block, step, kind = int(match[1]) - 1, int(match[2]) - 1, match[3], match[4]
+    part = f"downsample.{int(kind == 'bn')}" if step == "0" else f"{kind}{step}"
+    return f"layer{stage}.{block}.{part}"
+
+
+def _assign(layer, arrays, model, source):
+    values = []
+    for weight in layer.weights:
+        if weight.name not in arrays:
+            # Keras's InceptionV3 has norms without a scale.
+            values.append(np.ones(weight.shape, np.float32))
+            continue
+        if arrays[weight.name].shape != tuple(weight.shape):
+            raise ValueError(
+                f"{source} does not fit {model.name}: {layer.name}/{weight.name} has the shape "
+                f"{arrays[weight.name].shape}; expected {tuple(weight.shape)}. Build the network at that size, or give "
+                "the file that was made for this one."
+            )
+        values.append(arrays[weight.name])
+    layer.set_weights(values)
+
+
+def _weighted_layers(model):
+    """Names and layers with weights, those of models inside the model included (both streams take the same)."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _weighted_layers(layer)
+        elif layer.weights:
+            yield layer.name, layer
+
+
+def _natural(name):
+    """`conv2d` before `conv2d_2` before `conv2d_10`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
