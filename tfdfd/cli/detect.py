@@ -22,6 +22,7 @@ def add_parser(verbs) -> None:
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
     from tfdfd.media.limits import Limits
     from tfdfd.media.sampling import FRAMES
+    from tfdfd.runtime.names import AUTO, RUNTIMES
     from tfdfd.weights.records import DEFAULT_MODEL
 
     parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
@@ -48,6 +49,12 @@ def add_parser(verbs) -> None:
     parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
+    parser.add_argument(
+        "--runtime",
+        default=AUTO,
+        choices=(AUTO, *RUNTIMES),
+        help="what runs the network (default: %(default)s, the fastest installed; openvino: pip install 'tfdfd[edge]')",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     limits = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
     for field in fields(Limits):
@@ -82,6 +89,7 @@ def run(arguments) -> int:
         limits=limits,
         detector_options=options,
         workers=arguments.workers,
+        runtime=arguments.runtime,
     ) as detector:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
@@ -93,6 +101,8 @@ def run(arguments) -> int:
             pictures -= detection.status == "ok"
             if pictures < 0:
                 detection.drop_crops()
+        if detector.runtime_note:
+            sys.stderr.write(f"{detector.runtime_note}\n")
         if inputs.skipped and not arguments.quiet:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
         _write(arguments, detector, detections, limits)

@@ -1,26 +1,23 @@
-"""P(fake) of face crops: one compiled call a batch."""
+"""P(fake) of face crops: one prepared call a batch."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Sizes that a batch is padded to: each is compiled once. On two cores 8 crops a call are as fast as 32 and take
-# 300 MB less.
-BATCH_SIZES = (1, 4, 8)
+from tfdfd.runtime.network import Network
+from tfdfd.runtime.with_keras import KerasNetwork
 
 
 class Scorer:
-    """Scores crops with a network of `tfdfd.models`.
+    """Scores crops.
 
     Args:
-        model: RGB float32 in [0, 1] `(batch, height, width, 3)` -> P(fake) `(batch, 1)`.
+        network: of `tfdfd.runtime`; or a Keras model of `tfdfd.models`, which Keras then runs.
     """
 
-    def __init__(self, model):
-        # Compiling through XLA takes seconds and saves milliseconds at these batch sizes.
-        model.jit_compile = False
-        self._model = model
-        self.size = model.input_shape[1]
+    def __init__(self, network):
+        self._network = network if isinstance(network, Network) else KerasNetwork(network)
+        self.size = self._network.size
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """P(fake), float32 `(n,)` in [0, 1], of uint8 RGB crops `(n, size, size, 3)`.
@@ -28,14 +25,17 @@ class Scorer:
         Raises:
             ValueError: the network answers something that is no probability.
         """
-        scores = [self._batch(crops[i : i + BATCH_SIZES[-1]]) for i in range(0, len(crops), BATCH_SIZES[-1])]
+        most = self._network.batch_sizes[-1]
+        scores = [self._batch(crops[i : i + most]) for i in range(0, len(crops), most)]
         return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
     def _batch(self, crops):
-        padded = next(size for size in BATCH_SIZES if size >= len(crops))
-        images = np.zeros((padded, *crops.shape[1:]), np.float32)
-        np.divide(crops, np.float32(255), out=images[: len(crops)])
-        scores = np.asarray(self._model.predict_on_batch(images))[: len(crops), 0]
+        padding = next(size for size in self._network.batch_sizes if size >= len(crops)) - len(crops)
+        if padding:
+            padded = np.concatenate([crops, np.zeros((padding, *crops.shape[1:]), np.uint8)])
+        else:
+            padded = np.ascontiguousarray(crops)
+        scores = self._network(padded)[: len(crops)]
         if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
-            raise ValueError(f"{self._model.name} answered values outside [0, 1]: its weights are damaged.")
+            raise ValueError(f"{self._network.name} answered values outside [0, 1]: its weights are damaged.")
         return scores

@@ -1,0 +1,115 @@
+"""From located weights to a network that runs: the kept conversion, a new and proved one, or Keras itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.models import load, spec
+from tfdfd.runtime.kept import fetch, keep
+from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
+from tfdfd.runtime.network import Network
+from tfdfd.runtime.with_keras import KerasNetwork
+from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert, identity
+from tfdfd.version import __version__
+from tfdfd.weights.records import WeightRecord
+
+# How far P(fake) of a converted network may be from that of the Keras model.
+TOLERANCE = 1e-4
+PACKAGE = Path(__file__).parents[1]
+
+
+def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
+    """The network of a located set of weights (`tfdfd.weights.store.locate`), and what a user should be told.
+
+    A conversion is proved against the Keras model before it is used or kept, and found again only for the same
+    weights, code, libraries and kind of processor. With `auto`, one that fails is no error: Keras runs the model.
+
+    Raises:
+        ValueError: the runtime is unknown, not installed, or was asked for and cannot run this network as Keras does.
+    """
+    check_runtime(runtime)
+    if runtime == TENSORFLOW or not is_installed(OPENVINO):
+        return KerasNetwork(load(record, path)), None
+    kept = _kept(record)
+    if kept:
+        return kept, None
+    model = load(record, path)
+    try:
+        return _converted(record, model), None
+    except Exception as error:  # of a conversion, whatever it is, none is a reason not to score
+        if runtime == OPENVINO:
+            raise ValueError(f"openvino cannot run {record.handle}: {error}; use the runtime 'tensorflow'.") from error
+        return KerasNetwork(model), f"openvino cannot run {record.handle}: {error}; tensorflow did."
+
+
+def proof_crops(size: int, count: int = 8) -> np.ndarray:
+    """Crops to compare runtimes on, the same each time: coarse and fine noise of rising strength, uint8."""
+    draw = np.random.default_rng(0)
+    cell = np.arange(size) * 8 // size
+    crops = []
+    for number in range(1, count + 1):
+        coarse = draw.uniform(-1, 1, (8, 8, 3))[cell][:, cell]
+        fine = draw.uniform(-1, 1, (size, size, 3))
+        crops.append(127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine))
+    return np.stack(crops).astype(np.uint8)
+
+
+def check_equal(network: Network, expected: Network) -> None:
+    """Raises `ValueError` if both do not score the same crops the same, in batches of any size."""
+    crops = proof_crops(expected.size, expected.batch_sizes[-1])
+    scores = expected(crops)
+    for count in network.batch_sizes:
+        apart = np.abs(network(crops[:count]) - scores[:count]).max()
+        if not apart <= TOLERANCE:  # NaN is not equal either
+            raise ValueError(f"its scores are {apart:.2g} from those of the Keras model; {TOLERANCE:g} are allowed")
+
+
+def _kept(record):
+    try:
+        parts = fetch(_name(record))
+        return OpenvinoNetwork(record.model, *parts) if parts else None
+    except Exception:  # it is converted anew, and what is wrong with OpenVINO itself is said then
+        return None
+
+
+def _converted(record, model):
+    parts = convert(model)
+    network = OpenvinoNetwork(record.model, *parts)
+    check_equal(network, KerasNetwork(model))
+    keep(_name(record), *parts)
+    return network
+
+
+def _name(record):
+    """Of the kept file: it changes with all that a conversion and its proof depend on."""
+    parts = {
+        "weights": record.sha256,
+        "card": record.card,
+        "layout": record.layout,
+        "polarity": record.polarity,
+        "input": spec(record.model).input_shape,
+        "code": _code_digest(),
+        "openvino": identity(),
+        "versions": [__version__, _version("keras"), _version("tensorflow")],
+    }
+    return f"{record.model}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}.openvino"
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:  # TensorFlow has builds under other names
+        return None
+
+
+def _code_digest():
+    value = hashlib.sha256()
+    for part in ("models", "runtime", "weights"):
+        for path in sorted((PACKAGE / part).rglob("*.py")):
+            value.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return value.hexdigest()
