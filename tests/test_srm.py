@@ -147,8 +147,8 @@ def test_model_survives_export(tmp_path):
     model = keras.Model(image, SRM()(image))
     model.export(tmp_path / "x", verbose=False)
     images = noise((2, 12, 10, 1))
-    found = tf.saved_model.load(str(tmp_path / "x")).serve(images)
-    np.testing.assert_allclose(found, [filtered(image) for image in images], atol=1e-5)
+    exported = tf.saved_model.load(str(tmp_path / "x"))
+    np.testing.assert_allclose(exported.serve(images), [filtered(image) for image in images], atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [None, 2])

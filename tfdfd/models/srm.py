@@ -1,7 +1,5 @@
 """Noise residuals as a layer: the three SRM kernels, with the numbers of `cv2.filter2D`."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -127,4 +125,4 @@ class SRM(keras.layers.Layer):
 
 
 def _is_positive(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
