@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tfdfd.cli.layer_lines import layer_lines
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.counting import learned, macs, thesis_macs, total, trainable
-from tfdfd.models.layer_table import layer_lines, layer_rows
+from tfdfd.models.layer_table import layer_rows
 
 IMAGE = (10, 8, 6)
 

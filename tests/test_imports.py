@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "models": {"weights"},
     "runtime": {"files", "models", "version", "weights"},
     "training": {"weights"},
-    "cost": {"models", "weights"},
+    "cost": {"models", "runtime", "weights"},
     "extract": {"media", "faces"},
     "detect": {"extract", "faces", "media", "models", "runtime", "weights"},
     "report": {"detect", "files"},

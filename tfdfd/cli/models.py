@@ -1,17 +1,51 @@
-"""`tfdfd models`: which networks and weights there are, what is known of them, and fetching them."""
+"""`tfdfd models`: which networks and weights there are, what is known of them, what they cost, and fetching them."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
+
+ALL_MEASURED, NONE_MEASURED, SOME_MEASURED = 0, 1, 3
+
+_TABLE = """\
+What each network costs: parameters, multiply-accumulates, size on disk, and latency measured now.
+
+Each network is built with random weights in a process of its own. learned: parameters without running statistics;
+trainable: as it is frozen by default; weights: all of them; MACs: multiply-accumulates of one image (convolutions and
+dense layers); thesis MACs: with 2 for each output of a batch norm, as S2's table 7.1; MB: 10^6 bytes of the weights as
+safetensors; ms: median of one call on a whole batch, from uint8 crops to scores; peak: memory of the process at most,
+libraries included.
+
+Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
 
 def add_parser(verbs) -> None:
-    parser = verbs.add_parser("models", help="list networks and weights, show a model card, fetch weights")
+    from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
+    from tfdfd.runtime.names import RUNTIMES
+
+    parser = verbs.add_parser("models", help="networks and weights: list, show, what they cost, fetch")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     actions.add_parser("list", help="all networks and weights, and where they are").set_defaults(run=_list)
-    show = actions.add_parser("show", help="the model card of a handle or a weights file, as JSON")
-    show.add_argument("model", metavar="HANDLE|FILE")
+    show = actions.add_parser("show", help="a network's record or layers, or the card of weights, as JSON")
+    show.add_argument("model", metavar="NAME|HANDLE|FILE")
+    show.add_argument("--layers", action="store_true", help="the network's convolutions, dense layers and poolings")
+    show.add_argument("--json", action="store_true", help="with --layers: as JSON")
     show.set_defaults(run=_show)
+    table = actions.add_parser("table", help="what networks cost, measured now", description=_TABLE)
+    table.add_argument("names", nargs="*", metavar="NAME", help="networks (default: all)")
+    sizes = " ".join(map(str, BATCHES))
+    table.add_argument(
+        "--batch", type=int, nargs="+", default=BATCHES, metavar="N", help=f"batch sizes for latency (default: {sizes})"
+    )
+    table.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help="for each latency (default: %(default)s)"
+    )
+    table.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="what runs them (default: %(default)s)")
+    table.add_argument("--no-latency", action="store_true", help="counts and sizes only")
+    table.add_argument("--json", metavar="FILE|-", help="write the rows as JSON; - for standard output")
+    table.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    table.set_defaults(run=_table)
     fetch = actions.add_parser("pull", help="fetch published weights into the cache and check their digest")
     fetch.add_argument("handles", nargs="+", metavar="HANDLE")
     fetch.set_defaults(run=_pull)
@@ -24,20 +58,141 @@ def _list(_) -> int:
     for name in list_models():
         known = spec(name)
         height, width, _ = known.input_shape
-        print(f"{name}: {width} x {height}, {known.params:,} parameters, {known.macs / 1e6:.1f} M MACs; {known.source}")
+        counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
+        print(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
             print(f"  {record.handle:28} {where(record):38} {record.licence}")
     return 0
 
 
 def _show(arguments) -> int:
+    from tfdfd.models import list_models, spec
     from tfdfd.weights.records import find_record
     from tfdfd.weights.store import PREFIX, locate
 
+    if arguments.json and not arguments.layers:
+        raise ValueError("--json is for --layers; without it the answer is JSON anyway.")
     model = arguments.model
-    record = find_record(model) if model.startswith(PREFIX) else locate(model)[0]
-    print(json.dumps(record.card, indent=1))
+    if model in list_models() or _can_only_be_a_name(model):
+        name, answer = model, _record_of(model, spec(model))
+    else:
+        record = find_record(model) if model.startswith(PREFIX) else locate(model)[0]
+        name, answer = record.model, record.card
+    if arguments.layers:
+        _print_layers(name, arguments.json)
+    else:
+        print(json.dumps(answer, indent=1))
     return 0
+
+
+def _can_only_be_a_name(model):
+    return model == Path(model).stem and not Path(model).exists()
+
+
+def _record_of(name, known):
+    from tfdfd.weights.store import where
+
+    return {
+        "name": name,
+        "input": list(known.input_shape),
+        "min_size": known.min_size,
+        "parameters": known.params,
+        "learned": known.learned,
+        "trainable": known.trainable,
+        "macs": known.macs,
+        "source": known.source,
+        "weights": [
+            {"handle": record.handle, "licence": record.licence, "where": where(record)} for record in known.weights
+        ],
+    }
+
+
+def _print_layers(name, as_json):
+    from tfdfd.cli.layer_lines import layer_lines
+    from tfdfd.cost.process import in_process_of_its_own
+
+    # Elsewhere, so that TensorFlow's chatter stays off the screen.
+    rows = in_process_of_its_own("tfdfd.cost.network:layers_of", name=name)
+    if as_json:
+        print("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]")
+        return
+    for line in layer_lines(rows):
+        print(line)
+
+
+def _table(arguments) -> int:
+    from tfdfd.cli.detect import _check_writable
+    from tfdfd.cli.waiting import Waiting
+    from tfdfd.cost.hardware import hardware, hardware_line
+    from tfdfd.cost.network import network_costs
+    from tfdfd.files import write_atomically
+    from tfdfd.models import list_models
+
+    batches = [] if arguments.no_latency else list(dict.fromkeys(arguments.batch))
+    names = list(dict.fromkeys(arguments.names)) or list_models()
+    costs = network_costs(names, batches, arguments.seconds, arguments.runtime)
+    if arguments.json not in (None, "-"):
+        _check_writable(arguments.json)
+    waiting = Waiting(len(names), arguments.quiet)
+    columns = _columns(names, batches)
+    say = print if arguments.json != "-" else lambda *_, **__: None
+    say(hardware_line() + (f"; run by {arguments.runtime}" if batches else ""))
+    say(_line(columns, [title for title, _, _ in columns]), flush=True)
+    rows = []
+    for name in names:
+        waiting.begin(name)
+        rows.append(next(costs))
+        waiting.end()
+        say(_told(columns, rows[-1]), flush=True)
+    if arguments.json:
+        text = (
+            json.dumps({"schema": 1, "hardware": hardware(), "runtime": arguments.runtime, "rows": rows}, indent=1)
+            + "\n"
+        )
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            write_atomically(arguments.json, text)
+    failed = sum("error" in row for row in rows)
+    return ALL_MEASURED if not failed else NONE_MEASURED if failed == len(rows) else SOME_MEASURED
+
+
+def _columns(names, batches):
+    """Heading, width and how a row fills it; the widths are known before the rows, which are printed as they come."""
+    millions = lambda key: lambda row: f"{row[key] / 1e6:,.1f}"  # noqa: E731
+    count = lambda key: lambda row: f"{row[key]:,}"  # noqa: E731
+    timed = [
+        (f"ms, batch {size}", max(9, len(f"ms, batch {size}")), lambda row, n=n: _milliseconds(row["latency"][n]))
+        for n, size in enumerate(batches)
+    ]
+    peak = [("peak MB", 7, millions("peak_memory_bytes"))] if batches else []
+    return [
+        ("network", max(map(len, [*names, "network"])), lambda row: row["name"]),
+        ("input", 9, lambda row: f"{row['input'][1]} x {row['input'][0]}"),
+        ("learned", 11, count("learned")),
+        ("trainable", 11, count("trainable")),
+        ("weights", 11, count("parameters")),
+        ("M MACs", 9, millions("macs")),
+        ("thesis M MACs", 13, millions("thesis_macs")),
+        ("MB", 6, lambda row: f"{row['file_bytes'] / 1e6:.2f}"),
+        *timed,
+        *peak,
+    ]
+
+
+def _milliseconds(latency):
+    return f"{1000 * latency['seconds']:,.1f}"
+
+
+def _told(columns, row):
+    if "error" in row:
+        return f"{row['name']:{columns[0][1]}}  not measured: {row['error']}"
+    return _line(columns, [fill(row) for _, _, fill in columns])
+
+
+def _line(columns, cells):
+    first, *others = [f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, columns, strict=True)]
+    return "  ".join([f"{first.strip():{columns[0][1]}}", *others])
 
 
 def _pull(arguments) -> int:
