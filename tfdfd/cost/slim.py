@@ -1,0 +1,166 @@
+"""What S0's slimmed networks save: CPU time and cycles for the same images, beside the paper's Table 3.
+
+S0 is Wang and Wu, "Lighten the Face Forgery Detection Network by using MobileNet"; its table gives the CPU cycles that
+MobileNetV3 and its reductions R1, R2, R3 need less than MesoInception4 to score 1,000 images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tfdfd.cost.cycles import count_cycles, why_no_cycles
+from tfdfd.cost.defaults import BATCH, IMAGES, ROUNDS, RUNTIME
+from tfdfd.cost.hardware import cpu_seconds, peak_memory
+from tfdfd.cost.process import MeasuringFailed, in_process_of_its_own
+from tfdfd.cost.runtime import check_measurable, network_on
+from tfdfd.models import build, spec
+
+REFERENCE = "meso_inception4"
+# Percent of the reference's cycles.
+PAPER_SAVES = {"mobilenet_v3": 6.78, "mobilenet_v3_r1": 19.56, "mobilenet_v3_r2": 23.75, "mobilenet_v3_r3": 29.44}
+NETWORKS = (REFERENCE, *PAPER_SAVES)
+TEXTURE = 512
+
+
+def rounds_of(
+    names: Sequence[str], images: int = IMAGES, batch: int = BATCH, rounds: int = ROUNDS, runtime: str = RUNTIME
+) -> Iterator[dict]:
+    """One dict a network and round, each in a process of its own; the networks take turns, so that drift meets all.
+
+    Yields:
+        `name`, `round` (from 1) and what `measure` returns; or `name`, `round` and `error`, a message.
+
+    Raises:
+        ValueError: an unknown name or runtime, or counts below 1; before anything is measured.
+    """
+    for name in names:
+        spec(name)
+    for what, value in {"images": images, "batch": batch, "rounds": rounds}.items():
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1; received {value}.")
+    check_measurable(runtime)
+    arguments = {"images": images, "batch": batch, "runtime": runtime, "cycles": why_no_cycles() is None}
+    return _rounds(names, rounds, arguments)
+
+
+def _rounds(names, rounds, arguments):
+    for number in range(1, rounds + 1):
+        for name in names:
+            begun = time.perf_counter()
+            try:
+                found = in_process_of_its_own(f"{__name__}:measure", name=name, **arguments)
+                found["start_wall_s"] = time.perf_counter() - begun - found["wall_s"]
+            except MeasuringFailed as error:
+                found = {"error": str(error)}
+            yield {"name": name, "round": number, **found}
+
+
+def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> dict:
+    """Scores the images in this process with random weights (seeded), which the cost does not depend on.
+
+    Measured is the way from uint8 crops at the network's size to P(fake): gathering a batch, scaling it to [0, 1], the
+    network. Not in it: Python's and TensorFlow's start, building, converting, compiling, and the procedural images.
+
+    Returns:
+        `user_s`, `system_s`: CPU time of all threads; `wall_s`; `cycles`, or None; `start_cpu_s`: CPU time before;
+        `peak_memory_bytes`: of the whole process, libraries included.
+    """
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = build(name)
+    score = network_on(runtime, model)
+    crops = Crops(images, *model.input_shape[1:3])
+    for size in {min(batch, images), images % batch or batch}:  # the last batch may be smaller
+        for _ in range(2):
+            score(crops.batch(0, size))
+    found = {}
+
+    def work():
+        user, system = cpu_seconds()
+        found["start_cpu_s"] = user + system
+        begun = time.perf_counter()
+        for start in range(0, images, batch):
+            score(crops.batch(start, min(start + batch, images)))
+        found["wall_s"] = time.perf_counter() - begun
+        found["user_s"], found["system_s"] = (
+            now - then for now, then in zip(cpu_seconds(), (user, system), strict=True)
+        )
+
+    if cycles:
+        counted = count_cycles(work)
+    else:
+        counted = None
+        work()
+    return {**found, "cycles": counted, "peak_memory_bytes": peak_memory()}
+
+
+class Crops:
+    """Images of any size without their memory: windows of one texture, at places that are the same at every size.
+
+    Args:
+        count: how many images there are.
+        height: of an image in pixels.
+        width: of an image in pixels.
+    """
+
+    def __init__(self, count: int, height: int, width: int):
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, 256, (TEXTURE // 16, TEXTURE // 16, 3))
+        fine = rng.integers(-32, 33, (TEXTURE, TEXTURE, 3))
+        texture = np.clip(coarse.repeat(16, 0).repeat(16, 1) + fine, 0, 255).astype(np.uint8)
+        # A window is half the texture's side: the nearest pixel of the texture for each of twice the image's.
+        rows, columns = (np.arange(2 * side) * TEXTURE // (2 * side) for side in (height, width))
+        self._texture = texture[rows][:, columns]
+        self._size = height, width
+        self._places = (rng.random((count, 2)) * (height, width)).astype(int)
+
+    def batch(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` to `stop`, uint8 `(n, height, width, 3)`."""
+        height, width = self._size
+        return np.stack([self._texture[y : y + height, x : x + width] for y, x in self._places[start:stop]])
+
+
+def compare(measured: Sequence[dict]) -> list[dict]:
+    """The best round of each network by CPU time, with what it saves against the first one.
+
+    Args:
+        measured: what `rounds_of` yields, or a part of it.
+
+    Returns:
+        One dict a network in order of appearance: `name`, `cpu_s` and what `measure` returns, of the best round;
+        `saves_cpu` and `saves_cycles`: percent of the first network's (None where unknown); `paper_saves`: the
+        paper's percent of cycles, or None; `holds`: whether ours reach the paper's (by cycles where they are counted,
+        else by CPU time), or None where there is nothing to compare. A network without any round: `name`, `error`.
+    """
+    best = {}
+    for row in measured:
+        rounds = best.setdefault(row["name"], [])
+        rounds.append(row)
+    found = [_best(name, rounds) for name, rounds in best.items()]
+    return [_against(row, found[0]) for row in found]
+
+
+def _best(name, rounds):
+    done = [row | {"cpu_s": row["user_s"] + row["system_s"]} for row in rounds if "error" not in row]
+    if not done:
+        return {"name": name, "error": rounds[0]["error"]}
+    best = min(done, key=lambda row: row["cpu_s"])
+    return {key: value for key, value in best.items() if key != "round"} | {"rounds": len(done)}
+
+
+def _against(row, first):
+    if "error" in row:
+        return row
+    saves_cpu = saves_cycles = None
+    if row is not first and "error" not in first:
+        saves_cpu = 100 * (1 - row["cpu_s"] / first["cpu_s"])
+        if row["cycles"] and first["cycles"]:
+            saves_cycles = 100 * (1 - row["cycles"] / first["cycles"])
+    paper = PAPER_SAVES.get(row["name"]) if first["name"] == REFERENCE else None
+    ours = saves_cpu if saves_cycles is None else saves_cycles
+    holds = None if paper is None or ours is None else ours >= paper
+    return row | {"saves_cpu": saves_cpu, "saves_cycles": saves_cycles, "paper_saves": paper, "holds": holds}
