@@ -229,7 +229,7 @@ def _build(name, input_shape, arguments):
 
 
 def _checked(name, known, input_shape):
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
     if len(shape) != 3 or shape[2] != 3 or not all(isinstance(side, int) for side in shape):
         raise ValueError(f"input_shape must be (height, width, 3); received {input_shape!r}.")
     if min(shape[:2]) < known.min_size:

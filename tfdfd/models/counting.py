@@ -63,11 +63,11 @@ def call_macs(call):
     layer = call.layer
     if hasattr(layer, "macs"):
         call.require_static()
-        return call.times * int(layer.macs(call.input_shape))
+        return int(call.times) * int(layer.macs(call.input_shape))
     rule = next((MACS[kind] for kind in type(layer).__mro__ if kind in MACS), None)
     if rule is not None:
         call.require_static()
-        return call.times * int(rule(layer, call.input_shape, call.output_shape))
+        return int(call.times) * int(rule(layer, call.input_shape, call.output_shape))
     if (getattr(layer, "weights", ()) and not isinstance(layer, NO_MACS)) or type(layer).__name__ in UNCOUNTED:
         raise ValueError(
             f"no rule counts the multiply-accumulates of {call.name} ({type(layer).__name__}); give its class a method "
@@ -148,7 +148,7 @@ def _normalised(call):
     if not isinstance(call.layer, _layers.BatchNormalization):
         return 0
     call.require_static()
-    return call.times * int(np.prod(call.output_shape[1:]))
+    return int(call.times) * int(np.prod(call.output_shape[1:]))
 
 
 def _size(weights):

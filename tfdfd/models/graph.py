@@ -1,5 +1,8 @@
 """What a built network does, call by call: which layer, on which shapes. Models used as layers are opened."""
 
+import math
+from fractions import Fraction
+
 import keras
 
 
@@ -12,7 +15,8 @@ class Call:
         input_shape: of its first input, with the batch; None without inputs.
         output_shape: of its first output, with the batch.
         sources: the calls whose outputs it takes, as far as they are in the same model.
-        times: how often it runs for one image or clip: the steps of the `TimeDistributed` layers around it.
+        times: how often it runs for one image or clip: the steps of the `TimeDistributed` layers around it, or the
+            frames that `keras.ops.reshape` has put into the batch.
     """
 
     def __init__(self, layer, name, input_shape, output_shape, sources=(), times=1):
@@ -54,16 +58,27 @@ def _has_graph(layer):
 
 
 def _opened(model, prefix, times):
-    found, by_node = [], {}
+    found, by_node, times_of = [], {}, {}
     for node in _nodes(model):
-        sources = [by_node[id(source)] for source in map(_node_of, node.input_tensors) if id(source) in by_node]
-        inner = _of_one(node.operation, _shapes(node.input_tensors), _shapes(node.outputs), prefix, times)
+        before = [_node_of(tensor) for tensor in node.input_tensors]
+        sources = [by_node[id(source)] for source in before if id(source) in by_node]
+        shapes = _shapes(node.input_tensors), _shapes(node.outputs)
+        runs = max((times_of[id(source)] for source in before if id(source) in times_of), default=times)
+        times_of[id(node)] = runs * _into_the_batch(node.operation, *shapes)
+        inner = _of_one(node.operation, *shapes, prefix, runs)
         found += inner
         if len(inner) == 1:
             inner[0].sources = sources
         if inner:
             by_node[id(node)] = inner[-1]
     return found
+
+
+def _into_the_batch(operation, input_shapes, output_shapes):
+    """By how much a reshaping multiplies the batch: it alone moves values between one image and the next."""
+    if type(operation).__name__ != "Reshape" or None in (*input_shapes[0][1:], *output_shapes[0][1:]):
+        return 1
+    return Fraction(math.prod(input_shapes[0][1:]), math.prod(output_shapes[0][1:]))
 
 
 def _of_one(layer, input_shapes, output_shapes, prefix, times):

@@ -105,7 +105,8 @@ def _on_noise(body, input_shape, receives, truncate, freeze, name):
     else:
         # The second body has the same layer names, so it is a model of its own inside this one.
         stream_input = keras.Input(input_shape, name="noise")
-        stream = keras.Model(stream_input, layers.GlobalMaxPooling2D()(body(stream_input)), name="noise_stream")
+        of_noise = layers.GlobalMaxPooling2D(name="noise_features")(body(stream_input))
         of_image = layers.GlobalMaxPooling2D(name="image_features")(body(image))
+        stream = keras.Model(stream_input, of_noise, name="noise_stream")
         features = layers.Concatenate(name="features")([of_image, stream(noise)])
     return freeze_layers(keras.Model(image, fake_probability(features), name=name), freeze)

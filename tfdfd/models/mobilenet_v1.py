@@ -61,6 +61,9 @@ def mobilenet_v1(input_shape=None, alpha=0.5, resolution=None, bottleneck="poole
 
 def _one_of(argument, value, allowed):
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.5)
+        if isinstance(value, int | float):
+            near = [min(allowed, key=lambda known: abs(known - value))]
+        else:
+            near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(f"{argument} must be one of {', '.join(map(str, allowed))}; received {value!r}{hint}")
