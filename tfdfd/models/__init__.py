@@ -29,7 +29,8 @@ class ModelSpec:
         params: weights in all, running statistics included.
         learned: parameters as papers and PyTorch count them: `params` without running statistics, frozen or not.
         trainable: those that training changes as the network is built by default.
-        macs: multiply-accumulates of one image: convolutions and dense layers, without bias, norm and activation.
+        macs: multiply-accumulates of one image: convolutions (SRM's included) and dense layers, without bias, norm and
+            activation.
         source: paper, with table or figure.
         imagenet: the network of `keras.applications` whose ImageNet weights fit, `torchvision` where Keras has none
             (a file of torchvision's does), or None.
@@ -75,7 +76,7 @@ MODELS = {
         f"{_MOBILENET_V2}; S4, section 2.1", "MobileNetV2",
     ),
     "srm_mobilenet_v2": ModelSpec(
-        "max_pooled:srm_mobilenet_v2", (128, 128, 3), 32, 2_259_265, 2_225_153, 1_281, 97_795_328,
+        "max_pooled:srm_mobilenet_v2", (128, 128, 3), 32, 2_259_265, 2_225_153, 1_281, 101_481_728,
         f"{_SRM}; {_MOBILENET_V2}; S4, section 2.1", "MobileNetV2",
     ),
     "mobilenet_v3": ModelSpec(
@@ -99,7 +100,7 @@ MODELS = {
         f"{_VGG}; S4, section 2.2", "VGG16",
     ),
     "srm_vgg16": ModelSpec(
-        "max_pooled:srm_vgg16", (128, 128, 3), 32, 14_715_201, 14_715_201, 513, 5_011_145_216,
+        "max_pooled:srm_vgg16", (128, 128, 3), 32, 14_715_201, 14_715_201, 513, 5_014_831_616,
         f"{_SRM}; {_VGG}; S4, section 2.2", "VGG16",
     ),
     "resnet50v2": ModelSpec(
@@ -107,7 +108,7 @@ MODELS = {
         f"{_RESNET_V2}; S4, section 2.3", "ResNet50V2",
     ),
     "srm_resnet50v2": ModelSpec(
-        "max_pooled:srm_resnet50v2", (128, 128, 3), 32, 23_566_849, 23_521_409, 2_049, 1_136_396_288,
+        "max_pooled:srm_resnet50v2", (128, 128, 3), 32, 23_566_849, 23_521_409, 2_049, 1_140_082_688,
         f"{_SRM}; {_RESNET_V2}; S4, section 2.3", "ResNet50V2",
     ),
     "xception": ModelSpec(

@@ -119,6 +119,11 @@ class SRM(keras.layers.Layer):
         channels = 1 if self.combine == "sum" else input_shape[-1]
         return (*input_shape[:-1], channels * len(self.kernels))
 
+    def macs(self, input_shape):
+        """Multiply-accumulates of one image, every tap of the 5x5 kernels counted, for `tfdfd.models.counting`."""
+        height, width, channels = input_shape[-3:]
+        return height * width * channels * len(self.kernels) * _KB.size
+
     def get_config(self):
         own = {"kernels": list(self.kernels), "combine": self.combine, "truncate": self.truncate}
         return super().get_config() | own

@@ -105,6 +105,10 @@ class RbfSvm(keras.layers.Layer):
         self._check(input_shape)
         return (input_shape[0], 1)
 
+    def macs(self, input_shape):
+        """Multiply-accumulates of one image, distances and sum, for `tfdfd.models.counting`."""
+        return self.support_vectors * (self.dims + 1)
+
     def get_config(self):
         return super().get_config() | {"support_vectors": self.support_vectors, "dims": self.dims}
 

@@ -14,8 +14,7 @@ CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
 def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freeze_frames=True, name="temporal"):
     """The `features` of a frame network over a clip, into a recurrent layer, into one score.
 
-    Training it: first with the frame network frozen (the default), whose norms then keep their statistics; then, if
-    wanted, `model.get_layer("frame_network").trainable = True` with a smaller learning rate, and compile again.
+    For its training see `training_stages`.
 
     Args:
         frame_network: a built network of `tfdfd.models` (trained, as a rule), copied, not changed.
@@ -23,7 +22,7 @@ def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freez
         cell: `"lstm"` or `"gru"`.
         units: width of the recurrent layer.
         dropout: share of its output dropped before the classifier, in [0, 1).
-        freeze_frames: whether the copy of the frame network is frozen.
+        freeze_frames: whether the copy of the frame network is frozen; its norms then keep their statistics.
         name: name of the model.
 
     Returns:
@@ -46,3 +45,18 @@ def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freez
     x = ops.reshape(x, (-1, frames, x.shape[-1]))  # (batch, frames, n)
     x = CELLS[cell](units, name="features")(x)  # (batch, units)
     return keras.Model(clip, fake_probability(x, dropout), name=name)
+
+
+def training_stages(model):
+    """The recipe: first what is new, then everything, at a hundredth of the rate.
+
+    Yields `(name, learning rate)`, with the frame network frozen and then not; compile and fit at each::
+
+        for stage, rate in training_stages(model):
+            model.compile(keras.optimizers.Adam(rate), "binary_crossentropy")
+            model.fit(clips, ...)
+    """
+    frame_network = model.get_layer("frame_network")
+    for stage, trainable, rate in (("head", False, 1e-3), ("everything", True, 1e-5)):
+        frame_network.trainable = trainable
+        yield stage, rate
