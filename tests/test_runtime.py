@@ -222,6 +222,14 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
             open_network(record, path, "openvino")
         assert conversions(empty_cache) == []
 
+    def test_of_a_network_that_calls_everything_alike_would_prove_nothing(self, monkeypatch, empty_cache):
+        model = build("meso4")
+        model.get_layer("fake_probability").set_weights([np.zeros((16, 1)), np.ones(1)])
+        monkeypatch.setattr(opening, "load", lambda *_: model)
+        network, note = open_network(*locate(DEFAULT))
+        assert (network.runtime, conversions(empty_cache)) == ("tensorflow", [])
+        assert "finds all crops of the proof alike" in note
+
     def test_of_a_damaged_network_is_no_conversion(self, monkeypatch, empty_cache):
         model = build("meso4")
         model.get_layer("fake_probability").set_weights([np.full((16, 1), np.nan), np.zeros(1)])
