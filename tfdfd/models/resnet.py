@@ -92,7 +92,6 @@ def _conv_bn(x, filters, name, kernel=1, strides=1, groups=1):
         strides,
         groups=groups,
         use_bias=False,
-        kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
