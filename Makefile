@@ -35,6 +35,8 @@ test-slow: $(STAMP)-test
 
 bench: $(STAMP)-test
 	$(BIN)/python -m benchmarks.detect
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.reseption
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html

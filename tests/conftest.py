@@ -11,6 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Converted networks and fetched weights of a test run stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDFD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data():
     """The folder of real test data; a test that needs it skips where it is absent."""
