@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from tfdfd.cli.outcome import check_writable, exit_code, write_json
 
 _SLIM = """\
 CPU time, cycles, wall time and memory of scoring the same images, as ratios against the first network: S0's Table 3.
@@ -41,17 +40,15 @@ def add_parser(verbs) -> None:
 
 
 def _slim(arguments) -> int:
-    from tfdfd.cli.detect import ALL_SCORED, NONE_SCORED, SOME_SCORED, _check_writable
     from tfdfd.cli.waiting import Waiting
     from tfdfd.cost.cycles import why_no_cycles
     from tfdfd.cost.hardware import hardware, hardware_line
     from tfdfd.cost.slim import NETWORKS, compare, rounds_of
-    from tfdfd.files import write_atomically
 
     names = list(dict.fromkeys(arguments.networks or NETWORKS))
     measuring = rounds_of(names, arguments.images, arguments.batch, arguments.rounds, arguments.runtime)
     if arguments.json not in (None, "-"):
-        _check_writable(arguments.json)
+        check_writable(arguments.json)
     waiting = Waiting(len(names) * arguments.rounds, arguments.quiet)
     measured = []
     for number in range(arguments.rounds):
@@ -63,19 +60,14 @@ def _slim(arguments) -> int:
     settings = {"images": arguments.images, "batch": arguments.batch, "runtime": arguments.runtime}
     if arguments.json:
         answer = {"schema": 1, "hardware": hardware(), **settings, "rows": rows, "rounds": measured}
-        text = json.dumps(answer, indent=1) + "\n"
-        if arguments.json != "-":
-            write_atomically(arguments.json, text)
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
+        write_json(answer, arguments.json)
+    if arguments.json != "-":
         print(hardware_line())
         rounds = f"best of {arguments.rounds} round{'' if arguments.rounds == 1 else 's'}"
         print(f"{arguments.images:,} images, {arguments.batch} a call, {arguments.runtime}, {rounds}")
         for line in slim_lines(rows, why_no_cycles()):
             print(line)
-    failed = sum("error" in row for row in rows)
-    return ALL_SCORED if not failed else NONE_SCORED if failed == len(rows) else SOME_SCORED
+    return exit_code(sum("error" not in row for row in rows), len(rows))
 
 
 _COLUMNS = (

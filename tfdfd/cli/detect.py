@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import fields
 
+from tfdfd.cli.outcome import check_writable, exit_code, write_json
 from tfdfd.cli.parser import size
 from tfdfd.version import __version__
-
-ALL_SCORED, NONE_SCORED, SOME_SCORED = 0, 1, 3
 
 _DESCRIPTION = """\
 P(fake) and a verdict for each image, video and folder (walked in sorted order).
@@ -72,9 +70,11 @@ def run(arguments) -> int:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.json not in (None, "-"):
-        _check_writable(arguments.json)
+        check_writable(arguments.json)
+    if arguments.report == "-":
+        raise ValueError("the report is a page, not text for standard output; give the name of a file.")
     if arguments.report is not None:
-        _check_writable(arguments.report)
+        check_writable(arguments.report)
     limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
     options = {}
     if arguments.detector == "ssd":
@@ -107,7 +107,7 @@ def run(arguments) -> int:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
         _write(arguments, detector, detections, limits)
     scored = sum(detection.status == "ok" for detection in detections)
-    return ALL_SCORED if scored == len(detections) else SOME_SCORED if scored else NONE_SCORED
+    return exit_code(scored, len(detections))
 
 
 def _pictures(arguments):
@@ -132,13 +132,9 @@ def _write(arguments, detector, detections, limits):
         write_report(arguments.report, detections, model, settings=settings)
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
     if arguments.json:
-        text = json.dumps(detector.to_json(detections), indent=1) + "\n"
+        write_json(detector.to_json(detections), arguments.json)
         if arguments.json == "-":
-            sys.stdout.write(text)
             return
-        from tfdfd.files import write_atomically
-
-        write_atomically(arguments.json, text)
     for line in summary(detections):
         sys.stdout.write(line + "\n")
 
@@ -165,14 +161,3 @@ def _in_one_line(path):
     from tfdfd.detect.results import printable_path
 
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable_path(path))
-
-
-def _check_writable(name):
-    """A target that cannot be written is a usage error before the work, not a loss after it."""
-    if name == "-":
-        raise ValueError("the report is a page, not text for standard output; give the name of a file.")
-    folder = os.path.dirname(os.path.abspath(name))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write {name}: the folder {folder} does not exist or is not writable.")
-    if not name or (os.path.exists(name) and not os.path.isfile(name)):
-        raise ValueError(f"cannot write {name!r}: it is a folder, device, pipe or nothing; give the name of a file.")

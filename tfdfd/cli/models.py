@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-ALL_MEASURED, NONE_MEASURED, SOME_MEASURED = 0, 1, 3
+from tfdfd.cli.outcome import check_writable, exit_code, write_json
 
 _TABLE = """\
 What each network costs: parameters, multiply-accumulates, size on disk, and latency measured now.
@@ -121,18 +120,16 @@ def _print_layers(name, as_json):
 
 
 def _table(arguments) -> int:
-    from tfdfd.cli.detect import _check_writable
     from tfdfd.cli.waiting import Waiting
     from tfdfd.cost.hardware import hardware, hardware_line
     from tfdfd.cost.network import network_costs
-    from tfdfd.files import write_atomically
     from tfdfd.models import list_models
 
     batches = [] if arguments.no_latency else list(dict.fromkeys(arguments.batch))
     names = list(dict.fromkeys(arguments.names)) or list_models()
     costs = network_costs(names, batches, arguments.seconds, arguments.runtime)
     if arguments.json not in (None, "-"):
-        _check_writable(arguments.json)
+        check_writable(arguments.json)
     waiting = Waiting(len(names), arguments.quiet)
     columns = _columns(names, batches)
     say = print if arguments.json != "-" else lambda *_, **__: None
@@ -145,16 +142,8 @@ def _table(arguments) -> int:
         waiting.end()
         say(_told(columns, rows[-1]), flush=True)
     if arguments.json:
-        text = (
-            json.dumps({"schema": 1, "hardware": hardware(), "runtime": arguments.runtime, "rows": rows}, indent=1)
-            + "\n"
-        )
-        if arguments.json == "-":
-            sys.stdout.write(text)
-        else:
-            write_atomically(arguments.json, text)
-    failed = sum("error" in row for row in rows)
-    return ALL_MEASURED if not failed else NONE_MEASURED if failed == len(rows) else SOME_MEASURED
+        write_json({"schema": 1, "hardware": hardware(), "runtime": arguments.runtime, "rows": rows}, arguments.json)
+    return exit_code(sum("error" not in row for row in rows), len(rows))
 
 
 def _columns(names, batches):
