@@ -1,5 +1,7 @@
 """ImageNet features: each network equals Keras's (or torchvision's names) once its weights are in, and says why not."""
 
+import urllib.request
+
 import keras
 import numpy as np
 import pytest
@@ -175,6 +177,8 @@ def test_real_imagenet_features_separate_photographs(data):
 
 def test_without_network_the_error_says_both_ways(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    # urllib keeps the proxies that it first saw.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     for scheme in ("no_proxy", "NO_PROXY"):

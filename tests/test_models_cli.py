@@ -78,7 +78,7 @@ def test_the_table_measures(run_tfdfd, tmp_path):
     assert 4 * 28_073 < row["file_bytes"] < 4 * 28_073 + 4096
     one, three = row["latency"]
     assert (one["batch"], three["batch"]) == (1, 3)
-    assert 0 < one["seconds"] < three["seconds"] and one["rounds"] >= 3
+    assert min(one["seconds"], three["seconds"]) > 0 and min(one["rounds"], three["rounds"]) >= 3
     assert 50e6 < row["peak_memory_bytes"] < 5e9
 
 

@@ -1,5 +1,6 @@
 """Reseption V1, V2 and their ensemble against the author's layers, counts and rules."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -44,9 +45,11 @@ def author_rows(version):
                     }
 
 
-def test_layers_are_the_authors_row_by_row(version):
+def test_layers_as_printed_are_the_authors_row_by_row(version, run_tfdfd):
     name, model = version
-    ours = [row for row in layer_rows(model) if row["kernel"]]
+    code, stdout, _ = run_tfdfd("models", "show", f"reseption_{name}", "--layers", "--json")
+    assert code == 0
+    ours = [row for row in json.loads(stdout) if row["kernel"]]
     expected = list(author_rows(name))
     assert [{key: row[key] for key in expected[0]} for row in ours] == expected
     # A convolution has its norm and no bias; a pool has neither.
