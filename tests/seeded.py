@@ -22,11 +22,10 @@ SHAPE = (96, 112, 3)
 
 def seeded(name: str):
     """The network with weights that depend on nothing but their names and shapes."""
-    from tfdfd.models import build, spec
+    from tfdfd.models import build
     from tfdfd.weights.saving import named_weights
 
-    frozen = {"freeze": "none"} if spec(name).trainable != spec(name).learned and name != "reseption_ensemble" else {}
-    model = build(name, input_shape=SHAPE, **frozen)
+    model = build(name, input_shape=SHAPE)
     fill(named_weights(model).items())
     # Features grow to millions in the deepest networks; the head takes them in units of their deviation.
     head = model.get_layer("fake_probability")

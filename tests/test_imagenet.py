@@ -144,8 +144,7 @@ def torch_name(name):
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75])
-def test_real_imagenet_features_tell_a_face_from_noise(data, alpha, astronaut):
-    """Public ImageNet weights: features that react to what is in the picture, and fit no other width."""
+def test_real_imagenet_weights_give_kerass_features_and_fit_no_other_width(data, alpha, astronaut):
     file = data / "imagenet" / f"mobilenet_v1_{alpha}_no_top.weights.h5"
     model = build("mobilenet_v1", weights=f"imagenet:{file}", alpha=alpha)
     stored = keras.applications.MobileNet((128, 128, 3), alpha=alpha, include_top=False, weights=None)
@@ -160,8 +159,8 @@ def test_real_imagenet_features_tell_a_face_from_noise(data, alpha, astronaut):
         build("mobilenet_v1", weights=f"imagenet:{file}", alpha=other)
 
 
-def test_real_imagenet_features_separate_photographs(data):
-    """Mirrored photographs stay nearest to themselves among forty: random weights could not know a face again."""
+def test_real_imagenet_features_know_a_mirrored_face_again(data):
+    """A mirrored face is nearest to itself among forty."""
     import cv2
 
     files = sorted((data / "faces" / "utkface_adults").glob("*.jpg"))[:400:10]

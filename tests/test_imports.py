@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "files": set(),
     "media": set(),
     "faces": set(),
-    "data": {"faces"},
+    "data": {"extract", "faces", "files", "media"},
     "weights": {"files"},
     "models": {"weights"},
     "runtime": {"files", "models", "version", "weights"},

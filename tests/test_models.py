@@ -1,5 +1,7 @@
 """Every network of `list_models()` against its record: a new one is covered by its row of the table."""
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -46,8 +48,9 @@ def build_small(name, **arguments):
 
 
 def unfrozen(name):
-    frozen = spec(name).trainable < spec(name).learned and name != "reseption_ensemble"
-    return {"freeze": "none"} if frozen else {}
+    module, function = spec(name).builder.split(":")
+    builder = getattr(importlib.import_module(f"tfdfd.models.{module}"), function)
+    return {"freeze": "none"} if "freeze" in inspect.signature(builder).parameters else {}
 
 
 def images(model, count=2):
