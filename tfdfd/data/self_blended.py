@@ -21,6 +21,7 @@ REGIONS = ("face", "lower_face", "mouth", "eyes")
 REGION_SHARES = (0.64, 0.16, 0.1, 0.1)
 # Each as likely as the next: most swaps replace a face entirely. (The paper goes down to 0.25.)
 STRENGTHS = (0.5, 0.75, 1.0, 1.0, 1.0, 1.0)
+_LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 # Outline of each region in the face's own frame: the eyes lie at (-0.5, 0) and (0.5, 0), the mouth's middle at (0, 1).
 # Proportions measured by eye on frontal portraits; the outline ends at brow, cheek and chin, where face swaps end.
@@ -73,9 +74,7 @@ def self_blend(image, landmarks, rng, region=None, strength=None):
     eyes_apart = float(np.linalg.norm(landmarks[1] - landmarks[0]))
     source = _misplace(source, landmarks.mean(axis=0), eyes_apart, rng)
     mask = mask * np.float32(rng.choice(STRENGTHS) if strength is None else strength)
-    blended = mask[..., None] * source + (1 - mask[..., None]) * target
-    fake = np.where(mask[..., None] > 0, np.clip(np.rint(blended), 0, 255), target).astype(np.uint8)
-    return target, fake, mask
+    return target, _blended(source, target, mask), mask
 
 
 def face_outline(landmarks, region="face", grow=1.0):
@@ -124,14 +123,14 @@ def alter_appearance(image, rng):
     done = False
     while not done:  # an unaltered copy would be a fake without a trace
         if rng.random() < 0.5:
-            image = _clipped(image + rng.uniform(-18, 18, 3).astype(np.float32))
-            done = True
+            shift = rng.uniform(-18, 18, 3).astype(np.float32)
+            image, done = _mapped(image, _LEVELS + shift), True
         if rng.random() < 0.4:
             image, done = _shift_hsv(image, rng), True
         if rng.random() < 0.5:
             contrast, brightness = rng.uniform(0.85, 1.18), rng.uniform(-18, 18)
-            image = _clipped((image - np.float32(128)) * np.float32(contrast) + np.float32(128 + brightness))
-            done = True
+            levels = (_LEVELS - np.float32(128)) * np.float32(contrast) + np.float32(128 + brightness)
+            image, done = _mapped(image, levels), True
     return _sharpen(image, rng) if rng.random() < 0.4 else _lose_detail(image, rng, smallest=0.4, largest=0.9)
 
 
@@ -148,7 +147,7 @@ def degrade_pair(real, fake, rng):
     if rng.random() < 0.5:
         gains = (rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
         offset = np.float32(rng.uniform(-15, 15))
-        pair = [_clipped(image * gains + offset) for image in pair]
+        pair = [_mapped(image, _LEVELS * gains + offset) for image in pair]
     if rng.random() < 0.25:
         sigma = rng.uniform(0.3, 1.0)
         pair = [cv2.GaussianBlur(image, (0, 0), sigma) for image in pair]
@@ -199,9 +198,11 @@ def square_crop(image, box, margin=MARGIN, shift=(0.0, 0.0), size=256):
     left, top, side = square_around((x + shift[0] * longer, y + shift[1] * longer, width, height), margin)
     if left >= image.shape[1] or top >= image.shape[0] or left + side <= 0 or top + side <= 0:
         raise ValueError(f"box {tuple(box)} lies outside the image of {image.shape[1]}x{image.shape[0]} pixels")
-    rows = _mirrored(np.arange(top, top + side), image.shape[0])
-    columns = _mirrored(np.arange(left, left + side), image.shape[1])
-    return resize_crop(image[rows][:, columns], size)
+    strip = image[_mirrored(np.arange(top, top + side), image.shape[0])]
+    beyond = max(0, -left), max(0, left + side - image.shape[1])
+    strip = cv2.copyMakeBorder(strip, 0, 0, *beyond, cv2.BORDER_REFLECT_101) if any(beyond) else strip
+    left = max(0, left)
+    return resize_crop(strip[:, left : left + side], size)
 
 
 def crop_alike(images, box, rng, margin=(1.0, 1.5), wander=0.06, size=256):
@@ -212,7 +213,7 @@ def crop_alike(images, box, rng, margin=(1.0, 1.5), wander=0.06, size=256):
     margin, shift = rng.uniform(*margin), rng.uniform(-wander, wander, 2)
     crops = [square_crop(image, box, margin, shift, size) for image in images]
     if rng.random() < 0.5:
-        crops = [np.ascontiguousarray(crop[:, ::-1]) for crop in crops]
+        crops = [cv2.flip(crop, 1) for crop in crops]
     return crops
 
 
@@ -236,6 +237,17 @@ def _checked(image, landmarks):
             "of this image"
         )
     return image, landmarks
+
+
+def _blended(source, target, mask):
+    """The target with the source in the mask, uint8; only the rectangle that holds the mask is computed."""
+    fake = target.copy()
+    x, y, width, height = cv2.boundingRect(np.uint8(mask > 0))
+    part = np.s_[y : y + height, x : x + width]
+    share = mask[part][..., None]
+    mixed = share * source[part] + (1 - share) * target[part]
+    fake[part] = np.where(share > 0, _clipped(mixed), target[part])
+    return fake
 
 
 def _filled(shape, outline):
@@ -263,10 +275,9 @@ def _misplace(image, centre, eyes_apart, rng):
 
 
 def _shift_hsv(image, rng):
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.int16)
-    hsv[..., 0] = (hsv[..., 0] + int(rng.integers(-6, 7))) % 180
-    hsv[..., 1:] = np.clip(hsv[..., 1:] + rng.integers(-20, 21, 2).astype(np.int16), 0, 255)
-    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    hue, others = (_LEVELS + int(rng.integers(-6, 7))) % 180, _LEVELS + rng.integers(-20, 21, 2)
+    hsv = _mapped(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.hstack([hue, others]))
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def _sharpen(image, rng):
@@ -288,6 +299,11 @@ def _mirrored(positions, length):
     period = max(2 * (length - 1), 1)
     positions = np.abs(positions) % period
     return np.where(positions >= length, period - positions, positions)
+
+
+def _mapped(image, levels):
+    """Each of the 256 grey levels replaced by the one that `levels`, `(256, 3)` or `(256, 1)`, has in its place."""
+    return cv2.LUT(image, _clipped(np.broadcast_to(levels, (256, 3)))[None])
 
 
 def _clipped(image):
