@@ -274,7 +274,7 @@ def test_sizes_have_suffixes(text, value):
 
 
 def verbs():
-    return [verb.__name__.rsplit(".", 1)[1] for verb in VERBS]
+    return [verb.__name__.rsplit(".", 1)[1].replace("_", "-") for verb in VERBS]
 
 
 @pytest.mark.parametrize("words", [[], *([verb] for verb in verbs()), ["models", "pull"]], ids=" ".join)

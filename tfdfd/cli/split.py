@@ -1,0 +1,131 @@
+"""`tfdfd split`: training, validation and test sets in which no video and no person meets again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter, defaultdict
+
+from tfdfd.cli.check_leaks import shown
+from tfdfd.cli.outcome import check_writable
+
+_DESCRIPTION = """\
+Sets the column `split` of a table and tells what is in each split.
+
+Rows that share a source or a person go to one split together, and so do rows connected over others (a fake joins its
+two originals). Each method is spread over the splits as evenly as that allows. The same table and seed give the same
+splits. Crops stay where they are: if the new table lies elsewhere, their paths are written as seen from there.
+
+Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that cannot be split so."""
+
+
+def add_parser(verbs) -> None:
+    from tfdfd.data.splitting import BY, PRESETS, SHARES
+
+    parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
+    parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or index.csv of 'index'")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.csv", help="the table with its splits")
+    for name, share in SHARES.items():
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            metavar="SHARE",
+            help=f"share of the rows (default: {share}; 0 if another is given)",
+        )
+    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=about.replace("%", "%%"))
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        choices=BY,
+        help="what stays together: source (original videos), identity (people); default: both; s2, s4: source",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other splits (default: 0)")
+    parser.add_argument(
+        "--balance", action="store_true", help="as many real as fake rows in each split; what is too many is left out"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from tfdfd.data.leaks import leaks
+    from tfdfd.data.merging import read_either, relocated
+    from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
+    from tfdfd.data.tables import FaceRow, write_table
+
+    check_writable(arguments.output)
+    given = {name: share for name in SHARES if (share := getattr(arguments, name)) is not None}
+    if given and arguments.preset:
+        raise ValueError(f"--preset {arguments.preset} has shares of its own; give it or --train, --val and --test.")
+    by = tuple(dict.fromkeys(arguments.by)) if arguments.by else None
+    rows, kind = read_either(arguments.table)
+    if arguments.preset:
+        rows = split_as(rows, arguments.preset, arguments.seed, by)
+        rule = PRESETS[arguments.preset]
+        shares, by = (None if rule.keeps else rule.shares), by or rule.by
+    else:
+        shares, by = given or SHARES, by or BY
+        rows = split(rows, shares, arguments.seed, by)
+    notes = deviations(rows, shares, by) if shares else []
+    dropped = []
+    if arguments.balance:
+        rows, dropped = balanced(rows, arguments.seed)
+    for line in table_of(rows):
+        print(line)
+    if dropped:
+        told = ", ".join(f"{count:,} {name}" for name, count in Counter(row.method for row in dropped).most_common())
+        print(f"balanced: {len(dropped):,} rows left out ({told})")
+    gone = sum(getattr(row, "status", "ok") != "ok" for row in rows)
+    if gone:
+        notes.append(f"{gone:,} of {len(rows):,} rows are of missing or empty files; they count in the shares")
+    crossing = leaks(rows)
+    if crossing:
+        kinds = ", ".join(
+            f"{count:,} of kind {kind}" for kind, count in Counter(leak.kind for leak in crossing).items()
+        )
+        notes.append(f"names meet in several splits ({kinds}), such as {crossing[0]}: check-leaks will fail")
+    for note in notes:
+        sys.stderr.write(f"tfdfd split: {shown(note)}\n")
+    if kind is FaceRow:
+        folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
+        rows = relocated(rows, *folders)
+    write_table(arguments.output, rows, kind)
+    return 0
+
+
+def table_of(rows) -> list[str]:
+    """The lines that tell what each split holds, in all and by method."""
+    from tfdfd.data.tables import SPLITS
+
+    parts, sizes = defaultdict(list), Counter()
+    for row in rows:
+        method = row.dataset, row.method
+        parts[row.split, None].append(row)
+        parts[row.split, method].append(row)
+        sizes[method] += 1
+    width = max([18, *(len(shown(f"  {dataset} {method}")) for dataset, method in sizes)])
+    lines = [f"{'split':{width}}{'rows':>10}{'videos':>9}{'sources':>9}{'real':>10}{'fake':>10}  majority    share"]
+    for name in SPLITS:
+        if (name, None) in parts:
+            here = parts[name, None]
+            lines.append(f"{name:{width}}{_cells(here)}{_majority(here)}{len(here) / len(rows):9.1%}")
+            for dataset, method in sorted(sizes):
+                some = parts.get((name, (dataset, method)), [])
+                label = shown(f"  {dataset} {method}")
+                share = len(some) / sizes[dataset, method]
+                lines.append(f"{label:{width}}{_cells(some)}{'':10}{share:9.1%}")
+    return lines
+
+
+def _cells(rows):
+    from tfdfd.data.splitting import video_of
+
+    videos = {(row.dataset, video_of(row)) for row in rows}
+    sources = {(row.dataset, source) for row in rows for source in row.source_id}
+    fake = sum(row.label for row in rows)
+    return f"{len(rows):10,}{len(videos):9,}{len(sources):9,}{len(rows) - fake:10,}{fake:10,}"
+
+
+def _majority(rows):
+    fake = sum(row.label for row in rows)
+    return f"{max(fake, len(rows) - fake) / len(rows):10.1%}"

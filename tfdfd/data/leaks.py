@@ -1,0 +1,225 @@
+"""What crosses splits: sources, people, files and pictures that training and evaluation would both see."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from tfdfd.data.splitting import VIDEO, keys_of, name_of
+from tfdfd.data.tables import SPLITS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NEAR = 7
+FILE, PICTURE = "file", "picture"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One thing that is in several splits.
+
+    Attributes:
+        kind: `source`, `identity`, `video` (of rows without a source), `file` (the same bytes) or `picture` (a
+            near-duplicate).
+        name: of the source, person or video; the SHA-256 of a file; of a picture, its crop's file.
+        dataset: whose name it is; None for files and pictures, which cross data sets too.
+        where: for each split, how many rows and one file of them.
+        distance: of a picture's hashes, 0 to 64; else None.
+        likeness: of a picture, up to 1; else None.
+        mirrored: whether a picture is the other one's mirror image.
+    """
+
+    kind: str
+    name: str
+    dataset: str | None
+    where: tuple[tuple[str, int, str], ...]
+    distance: int | None = None
+    likeness: float | None = None
+    mirrored: bool = False
+
+    def __str__(self):
+        where = "; ".join(f"{split} ({count:,} row{'s' * (count != 1)}, {file})" for split, count, file in self.where)
+        if self.kind == PICTURE:
+            (one, _, file), (other, _, match) = self.where
+            how = f"{'mirrored, ' * self.mirrored}distance {self.distance}, likeness {self.likeness:.2f}"
+            return f"{self.kind} {file} of {one} is {match} of {other} ({how})"
+        return f"{self.kind} {self.dataset + ' ' if self.dataset else ''}{self.name}: {where}"
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the crops' files look like; see `look_at`.
+
+    Attributes:
+        digests: SHA-256 of each row's file; None where it could not be read.
+        numbers: which rows have a fingerprint, int64 `(n,)`.
+        hashes: of these rows, uint64 `(n,)`.
+        details: of these rows, float16 `(n, 247)`.
+        unread: names of files that could not be read or decoded, in the rows' order.
+    """
+
+    digests: list[str | None]
+    numbers: np.ndarray
+    hashes: np.ndarray
+    details: np.ndarray
+    unread: list[str]
+
+
+def leaks(rows: Iterable, looks: Looks | None = None, near: int = NEAR) -> list[Leak]:
+    """All that is in more than one split. Rows without a split are in none.
+
+    Args:
+        rows: `IndexRow`s or `FaceRow`s.
+        looks: of the same rows, `look_at`; without it, only names and the digests of the table are compared.
+        near: of how many of 64 bits the hashes of near-duplicates may differ, at most.
+    """
+    rows = list(rows)
+    found = list(_named(rows))
+    digests = looks.digests if looks else [getattr(row, "sha256", None) for row in rows]
+    found += _crossing(rows, ((number, (FILE, None, digest)) for number, digest in enumerate(digests) if digest))
+    if looks:
+        found += _pictures(rows, looks, near)
+    return found
+
+
+def refuse_leaks(rows: Iterable, allow: bool = False) -> None:
+    """What training and evaluation call before they start: by the table alone, no file is read.
+
+    Raises:
+        ValueError: names or files cross splits and `allow` is False.
+    """
+    if allow:
+        return
+    found = leaks(rows)
+    if found:
+        told = "; ".join(map(str, found[:3]))
+        raise ValueError(
+            f"{len(found):,} names or files are in several splits, so that scores would not mean what they say: {told}"
+            f"{'; …' if len(found) > 3 else ''}. Split with 'tfdfd split', look with 'tfdfd check-leaks', or allow it."
+        )
+
+
+def look_at(rows: Iterable, folder: str | os.PathLike, threads: int | None = None) -> Looks:
+    """Reads each row's file below `folder`, several at a time; what is unreadable is named, not raised."""
+    import numpy as np
+
+    from tfdfd.data.perceptual_hash import DETAILS
+
+    rows = list(rows)
+    digests, numbers, hashes, details, unread = [], [], [], [], []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for start in range(0, len(rows), 1024):  # else a million results wait in memory
+            some = rows[start : start + 1024]
+            for row, (digest, picture, told) in zip(some, pool.map(lambda row: _look(row, folder), some), strict=True):
+                if picture is not None:
+                    numbers.append(len(digests))
+                    hashes.append(picture[0])
+                    details.append(picture[1])
+                if told:
+                    unread.append(f"{name_of(row)}: {told}")
+                digests.append(digest)
+    return Looks(
+        digests,
+        np.array(numbers, np.int64),
+        np.array(hashes, np.uint64),
+        np.array(details, np.float16).reshape(-1, DETAILS),
+        unread,
+    )
+
+
+def _look(row, folder):
+    """`(digest, fingerprint, why there is none)`; a flat picture has neither fingerprint nor complaint."""
+    import cv2
+    import numpy as np
+
+    from tfdfd.data.perceptual_hash import fingerprint
+
+    try:
+        with open(os.path.join(folder, name_of(row)), "rb") as file:
+            data = file.read()
+    except OSError as error:
+        return None, None, error.strerror
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    except cv2.error:
+        image = None
+    if image is None:
+        return digest, None, "no picture that can be decoded"
+    return digest, fingerprint(image), None
+
+
+def _named(rows) -> Iterator[Leak]:
+    def keys():
+        for number, row in enumerate(rows):
+            for dataset, kind, name in keys_of(row):
+                if kind != VIDEO or not row.source_id:  # a video with sources has told them
+                    yield number, (kind, dataset, name)
+
+    return _crossing(rows, keys())
+
+
+def _crossing(rows, keyed) -> Iterator[Leak]:
+    """A leak for each `(kind, data set, name)` whose rows are in several splits, by kind and name."""
+    places = defaultdict(dict)
+    for number, key in keyed:
+        split = rows[number].split
+        if split is not None:
+            count, file = places[key].get(split, (0, number))
+            places[key][split] = count + 1, file
+    for kind, dataset, name in sorted(
+        (key for key, place in places.items() if len(place) > 1), key=lambda key: tuple(part or "" for part in key)
+    ):
+        place = places[kind, dataset, name]
+        where = tuple((split, place[split][0], name_of(rows[place[split][1]])) for split in SPLITS if split in place)
+        yield Leak(kind, name, dataset, where)
+
+
+def _pictures(rows, looks, near) -> list[Leak]:
+    """For each picture of a later split, its nearest in each earlier one, if it is the same picture."""
+    import numpy as np
+
+    splits = np.array([rows[number].split or "" for number in looks.numbers])
+    found = []
+    for earlier, later in combinations(SPLITS, 2):
+        left, right = np.flatnonzero(splits == earlier), np.flatnonzero(splits == later)
+        match, apart, alike, mirrored = _best_matches(looks, left, right, near)
+        for place in np.flatnonzero(match >= 0):
+            one, other = looks.numbers[left[match[place]]], looks.numbers[right[place]]
+            if looks.digests[one] == looks.digests[other]:
+                continue  # told as a file
+            name = name_of(rows[other])
+            where = ((later, 1, name), (earlier, 1, name_of(rows[one])))
+            details = int(apart[place]), round(float(alike[place]), 4), bool(mirrored[place])
+            found.append(Leak(PICTURE, name, None, where, *details))
+    return found
+
+
+def _best_matches(looks, left, right, near):
+    """Of each right picture the most alike left one (-1: none), its distance, likeness and whether it is mirrored."""
+    import numpy as np
+
+    from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, likeness, near_pairs
+
+    match, apart = np.full(len(right), -1), np.zeros(len(right), np.uint8)
+    alike, mirrored = np.full(len(right), ALIKE, np.float32), np.zeros(len(right), bool)
+    for turned in (False, True):
+        flip, turn = (MIRROR, MIRROR_DETAIL) if turned else (np.uint64(0), np.float16(1))
+        for pairs in near_pairs(looks.hashes[left] ^ flip, looks.hashes[right], near):
+            for start in range(0, len(pairs[0]), 1 << 15):
+                ones, others, distance = (part[start : start + (1 << 15)] for part in pairs)
+                likes = likeness(looks.details[left[ones]] * turn, looks.details[right[others]])
+                # In rising order, so that of several matches of one picture the best is written last.
+                order = np.argsort(likes, kind="stable")
+                order = order[likes[order] >= alike[others[order]]]
+                places = others[order]
+                match[places], apart[places] = ones[order], distance[order]
+                alike[places], mirrored[places] = likes[order], turned
+    return match, apart, alike, mirrored
