@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "media": set(),
     "faces": set(),
     "data": {"extract", "faces", "files", "media", "version"},
+    "pipelines": {"data", "files"},
     "weights": {"files"},
     "models": {"weights"},
     "runtime": {"files", "models", "version", "weights"},
@@ -33,6 +34,7 @@ MAY_IMPORT = {
         "files",
         "media",
         "models",
+        "pipelines",
         "report",
         "runtime",
         "version",
@@ -43,7 +45,7 @@ MAY_IMPORT = {
 }
 # Libraries that only some parts may name.
 ONLY_IN = {
-    "tensorflow": set(),
+    "tensorflow": {"pipelines"},
     "tf_keras": set(),
     "torch": set(),
     "openvino": {"runtime"},

@@ -1,0 +1,88 @@
+"""In which order the crops of an epoch come: pure functions of the rows, the seed and the epoch.
+
+An order is a function `(rows, batch_size, seed) -> (epoch -> positions)`. Positions are int64 in the rows, cut into
+batches of `batch_size` one after the other; every epoch has the same number of them. The same arguments give the same
+positions, in whichever order the epochs are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tfdfd.data.pairs import N, dual_frames, pair_faces, various_frame
+from tfdfd.data.tables import FaceRow
+
+Epochs = Callable[[int], np.ndarray]
+
+
+def shuffled(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
+    """Each crop once an epoch, in a new permutation of them all."""
+    return lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(rows))
+
+
+def dual(total_epochs: int, originals: Mapping[str, str] | None = None):
+    """S2's "dual" batches: each is `batch_size` / 2 frames of one fake, each followed by the same of its original.
+
+    An epoch has one batch for each pair. After `total_epochs` the frames begin again.
+
+    Args:
+        total_epochs: that the frames are spread over.
+        originals: see `tfdfd.data.pairs.pair_faces`.
+    """
+
+    def order(rows, batch_size, seed):
+        pairs = _pairs(rows, originals)
+        take = lambda pair, epoch: dual_frames(len(pair.fake), epoch % total_epochs, total_epochs, batch_size)  # noqa: E731
+        return _of_pairs(rows, pairs, seed, take)
+
+    return order
+
+
+def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None = None):
+    """S2's "various" batches: one frame of each of `batch_size` / 2 fakes, each followed by the same of its original.
+
+    An epoch takes one frame of each pair. After `total_epochs` the frames begin again.
+
+    Args:
+        total_epochs: that the frames are spread over.
+        n: frames to go on from one epoch to the next.
+        originals: see `tfdfd.data.pairs.pair_faces`.
+    """
+
+    def order(rows, batch_size, seed):
+        if batch_size % 2:
+            raise ValueError(f"a batch of pairs needs an even size; received {batch_size}.")
+        pairs = _pairs(rows, originals)
+        take = lambda pair, epoch: [various_frame(len(pair.fake), epoch % total_epochs, total_epochs, n)]  # noqa: E731
+        return _of_pairs(rows, pairs, seed, take)
+
+    return order
+
+
+def _pairs(rows, originals):
+    pairs, alone = pair_faces(rows, originals)
+    if not pairs:
+        raise ValueError(
+            f"no fake has its original among these {len(rows)} crops ({alone} fakes are alone); a split must keep "
+            "both, and `originals` tells them where source_id does not."
+        )
+    return pairs
+
+
+def _of_pairs(rows, pairs, seed, take):
+    for pair in pairs:
+        try:
+            take(pair, 0)
+        except ValueError as error:
+            raise ValueError(f"{rows[pair.fake[0]].video} and its original: {error}") from error
+
+    def epoch_of(epoch):
+        positions = []
+        for number in np.random.default_rng([seed, epoch]).permutation(len(pairs)):
+            frames = take(pairs[number], epoch)
+            positions.append(np.stack([pairs[number].fake[frames], pairs[number].real[frames]], axis=1).ravel())
+        return np.concatenate(positions)
+
+    return epoch_of

@@ -1,0 +1,90 @@
+"""Batches to train on: in a new order each epoch, the same for the same seed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfdfd.pipelines.elements import checked_batch, checked_size, from_files, from_records, known_length, resized
+from tfdfd.pipelines.faces import Faces, faces_of
+from tfdfd.pipelines.orders import shuffled
+from tfdfd.pipelines.records import shuffled_records
+from tfdfd.pipelines.shards import is_packed, open_shards
+
+
+def train_pipeline(
+    faces: str | os.PathLike | Faces,
+    size: int | tuple[int, int],
+    batch_size: int = 32,
+    *,
+    split: str | None = "train",
+    order: Callable = shuffled,
+    seed: int = 0,
+    first_epoch: int = 0,
+    augment: Callable | None = None,
+    cache: bool = False,
+    named: bool = False,
+) -> tf.data.Dataset:
+    """Batches of one epoch; each time it is iterated, the next epoch's.
+
+    Positions are put in order before any file is opened; crops are then read, decoded and resized in parallel. From
+    shards, which are read as streams, the order is that of the shards and of a buffer of crops not yet decoded.
+
+    Args:
+        faces: `faces.csv` or its folder, a folder with `real/` and `fake/`, `Faces`, or shards of `tfdfd pack`.
+        size: what the network takes: side of a square or `(height, width)`.
+        batch_size: crops in a batch. The last one may be smaller.
+        split: which crops; None takes all, whatever their split.
+        order: `shuffled`, `dual(...)`, `various(...)` of `tfdfd.pipelines.orders`, or `balanced`.
+        seed: of the order. The same seed gives the same epochs.
+        first_epoch: the epoch that the first iteration gives, to continue where a training stopped.
+        augment: called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like; a function
+            of tensors or a Keras layer. Batches pass it one after the other, so that what it draws is reproducible.
+        cache: keep decoded crops in memory (their width x height x 3 bytes each); not for shards.
+        named: give dicts, see below.
+
+    Returns:
+        A dataset of `(image, label)`: image float32 `(batch, height, width, 3)` in [0, 1], label float32 `(batch, 1)`,
+        1 = fake. With `named`, of dicts with `image`, `label`, and the strings `path` (as in the table), `method`
+        and `video`, `(batch,)` each.
+
+    Raises:
+        ValueError: no crops, or none of that split, or arguments that do not fit. A crop that cannot be decoded ends
+            the iteration with `tf.errors.InvalidArgumentError`, which names the file.
+    """
+    size, batch_size = checked_size(size), checked_batch(batch_size)
+    epochs = itertools.count(first_epoch)
+    if is_packed(faces):
+        if order is not shuffled or cache:
+            raise ValueError(
+                f"{faces} holds shards, which are read as streams: no order but `shuffled` and no cache; give the "
+                "folder of crops instead."
+            )
+        shards = open_shards(faces, split)
+        count = sum(shard.examples for shard in shards)
+        elements = from_records(shuffled_records(shards, seed, epochs))
+    else:
+        faces = faces_of(faces, split)
+        epoch_of = order(faces.rows, batch_size, seed)
+        count = len(epoch_of(first_epoch))
+        elements = from_files(_positions(epoch_of, epochs), faces, cache, named)
+    batches = known_length(resized(elements, size).batch(batch_size), count, batch_size)
+
+    def finish(batch):
+        image = batch["image"]
+        if augment is not None:
+            image = tf.ensure_shape(tf.convert_to_tensor(augment(image)), (None, *size, 3))
+        return batch | {"image": image} if named else (image, batch["label"])
+
+    return batches.map(finish).prefetch(tf.data.AUTOTUNE)
+
+
+def _positions(epoch_of, epochs):
+    def epoch(_):
+        positions = tf.numpy_function(lambda: epoch_of(next(epochs)), [], tf.int64)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(positions, (None,)))
+
+    return tf.data.Dataset.from_tensors(0).flat_map(epoch)
