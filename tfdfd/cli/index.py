@@ -1,0 +1,96 @@
+"""`tfdfd index`: one row for each video or image of a data set, checked."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tfdfd.cli.outcome import NONE, check_writable, exit_code, write_json
+
+_DESCRIPTION = """\
+One row for each video or image of a data set: label, method, sources, identities, official split; and a checked
+summary: counts, files missing or empty, duplicates by content, share of the official set. Only names and sizes are
+looked at, and the bytes of files of equal size for duplicates.
+
+ffpp     FaceForensics++: ROOT has original_sequences/ and manipulated_sequences/; any part of it will do
+celebdf  Celeb-DF v2: ROOT has Celeb-real/, YouTube-real/, Celeb-synthesis/, List_of_testing_videos.txt
+dfdc     DFDC: folders of ROOT with videos and their metadata.json
+folder   folders of ROOT, at any depth, called
+           real, reals, original, originals, genuine, pristine or 0,
+           fake, fakes, deepfake, deepfakes, manipulated, synthesis or 1;
+         folders called train, val (valid, validation) and test are splits
+
+Exit code: 0 every file is in the index and has content; 1 nothing to index; 3 some files are missing, empty or had to
+be left out; 2 wrong usage."""
+
+
+def add_parser(verbs) -> None:
+    parser = verbs.add_parser("index", help="list and check a data set's files", description=_DESCRIPTION)
+    parser.add_argument("dataset", choices=("ffpp", "celebdf", "dfdc", "folder"), help="how ROOT is laid out")
+    parser.add_argument("root", metavar="ROOT", help="the data set's folder")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.csv", help="write the index")
+    parser.add_argument("--json", metavar="FILE|-", help="write the summary as JSON; - for standard output")
+    parser.add_argument("--no-duplicates", action="store_true", help="do not look for duplicates: reads no file")
+    parser.add_argument(
+        "--source-pattern",
+        metavar="REGEX",
+        help="folder: searched in each path; its groups are the sources, which a split keeps together "
+        "(default: images: the name without frame and face number; videos: the name)",
+    )
+    parser.add_argument(
+        "--label-files", metavar="DIR", help="also write a file for each folder, with lines 'VALUE PATH', 1 = fake"
+    )
+    parser.add_argument("--real-is-one", action="store_true", help="with --label-files: 1 = real, as Celeb-DF has it")
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from tfdfd.cli.index_lines import index_lines
+    from tfdfd.data.index import INDEXERS
+    from tfdfd.data.index.check import check
+    from tfdfd.data.index.label_files import label_files, write_label_files
+    from tfdfd.data.tables import IndexRow, write_table
+
+    options = _options(arguments)
+    check_writable(arguments.output)
+    if arguments.json not in (None, "-"):
+        check_writable(arguments.json)
+    if folder := arguments.label_files:
+        check_writable(os.path.join(folder, "labels.txt") if os.path.exists(folder) else folder)
+    found = INDEXERS[arguments.dataset](arguments.root, **options)
+    texts = label_files(found.rows, arguments.real_is_one) if arguments.label_files else {}
+    checked = check(found, arguments.root, hashing=not arguments.no_duplicates)
+    if found.rows:
+        write_table(arguments.output, found.rows, IndexRow)
+        sys.stderr.write(f"index: {os.path.abspath(arguments.output)}\n")
+    else:
+        sys.stderr.write(f"tfdfd: nothing to index in {arguments.root}; {arguments.output} is not written\n")
+    if texts:
+        files = write_label_files(arguments.label_files, texts)
+        sys.stderr.write(f"label files: {len(files)} in {os.path.abspath(arguments.label_files)}\n")
+    if arguments.json:
+        write_json({"schema": 1, "dataset": arguments.dataset} | _printable(checked), arguments.json)
+    if arguments.json != "-":
+        sys.stdout.write("".join(f"{line}\n" for line in index_lines(checked)))
+    left_out = sum(map(len, checked["left_out"].values()))
+    return exit_code(checked["ok"], checked["rows"] + left_out) if checked["rows"] else NONE
+
+
+def _options(arguments):
+    if arguments.real_is_one and not arguments.label_files:
+        raise ValueError("--real-is-one is for --label-files: in the index 1 is fake.")
+    if arguments.source_pattern is None:
+        return {}
+    if arguments.dataset != "folder":
+        raise ValueError(f"--source-pattern is for folder; the sources of {arguments.dataset} are known.")
+    return {"source_pattern": arguments.source_pattern}
+
+
+def _printable(value):
+    from tfdfd.detect.results import printable_path
+
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return printable_path(value) if isinstance(value, str) else value

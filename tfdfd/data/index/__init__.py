@@ -1,0 +1,24 @@
+"""Indexing data sets: a row for each video or image, from names and sizes alone. No decoder opens anything here."""
+
+from __future__ import annotations
+
+import os
+
+from tfdfd.data.index.celebdf import index_celebdf
+from tfdfd.data.index.dfdc import index_dfdc
+from tfdfd.data.index.ffpp import index_ffpp
+from tfdfd.data.index.folder import index_folder
+from tfdfd.data.tables import IndexRow
+
+INDEXERS = {"ffpp": index_ffpp, "celebdf": index_celebdf, "dfdc": index_dfdc, "folder": index_folder}
+
+
+def index(dataset: str, root: str | os.PathLike) -> list[IndexRow]:
+    """The rows of a data set: `INDEXERS[dataset](root).rows`.
+
+    Raises:
+        ValueError: an unknown data set, or a folder that is not laid out like it.
+    """
+    if dataset not in INDEXERS:
+        raise ValueError(f"unknown data set {dataset!r}; expected one of {', '.join(INDEXERS)}.")
+    return INDEXERS[dataset](root).rows

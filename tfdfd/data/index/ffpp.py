@@ -1,0 +1,148 @@
+"""FaceForensics++ as its download script lays it out, with DeepFakeDetection and its actors.
+
+`original_sequences/{youtube,actors}/COMPRESSION/videos` and `manipulated_sequences/METHOD/COMPRESSION/videos`;
+`raw` is c0. Names, after the data set's own description: `519.mp4` is a YouTube clip; `519_515.mp4` shows clip 519 with
+the face of 515; `03__walk_down_hall_angry.mp4` shows actor 03; `03_27__walk_down_hall_angry__KWGI1LSZ.mp4` shows that
+scene with the face of actor 27. Masks and extracted `images` are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from functools import cache
+from importlib.resources import files
+
+from tfdfd.data.index.found import Found, Share, status_of, wrong_layout
+from tfdfd.data.index.tree import walk
+from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
+
+FOLDERS = ("original_sequences", "manipulated_sequences")
+COMPRESSIONS = {"c0": "c0", "raw": "c0", "c23": "c23", "c40": "c40"}
+PAIRED = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
+ACTED = "DeepFakeDetection"
+# Videos of one compression in the official set.
+OFFICIAL = {"youtube": 1000, "actors": 363, **dict.fromkeys(PAIRED, 1000), ACTED: 3068}
+
+UNKNOWN_FOLDER = "videos in folders that are none of FaceForensics++"
+UNKNOWN_NAME = "videos whose names are none of FaceForensics++"
+
+
+def index_ffpp(root: str | os.PathLike) -> Found:
+    """Indexes what is there of FaceForensics++; a partial download is an index of its own.
+
+    `source_id` holds both clips of a pair, or `actor03` for each actor, and the YouTube video (`youtube_ID`) where two
+    clips were cut from one. `split` is the official one of the pair; None for pairs that are in none, and for actors.
+
+    Raises:
+        ValueError: neither of the two top folders is there.
+    """
+    tree = walk(root, FOLDERS, skip=frozenset({"masks", "images"}))
+    if not any(os.path.isdir(os.path.join(root, folder)) for folder in FOLDERS):
+        hint = "Give the folder in which they lie, as the download script made it."
+        raise wrong_layout(root, FOLDERS, "FaceForensics++", hint)
+    left_out = {UNKNOWN_FOLDER: [], UNKNOWN_NAME: []}
+    placed = []
+    for file in tree.media:
+        place = _place(file.path)
+        if place is None:
+            left_out[UNKNOWN_FOLDER].append(file.path)
+        elif not (match := _NAMES[place[0]].fullmatch(file.stem)):
+            left_out[UNKNOWN_NAME].append(file.path)
+        else:
+            placed.append((file, *place, match))
+    originals = {}
+    for file, method, compression, _ in placed:
+        if method in ("youtube", "actors") and file.bytes:
+            originals.setdefault((method, file.stem, compression), file.path)
+    rows = [
+        IndexRow(
+            file.path,
+            "ffpp",
+            file.kind,
+            REAL if method in ("youtube", "actors") else FAKE,
+            ORIGINAL if method in ("youtube", "actors") else method,
+            compression=compression,
+            **_people_of(method, compression, match, originals),
+            **status_of(file),
+        )
+        for file, method, compression, match in placed
+    ]
+    return Found.of(rows, tree, left_out, shares=_shares(placed), notes=_notes(rows))
+
+
+_NAMES = {
+    "youtube": re.compile(r"(\d{3})", re.ASCII),
+    "actors": re.compile(r"(\d\d)__(.+)", re.ASCII | re.DOTALL),
+    **dict.fromkeys(PAIRED, re.compile(r"(\d{3})_(\d{3})", re.ASCII)),
+    ACTED: re.compile(r"(\d\d)_(\d\d)__(.+)__[A-Z0-9]+", re.ASCII | re.DOTALL),
+}
+_GROUPS = {"original_sequences": ("youtube", "actors"), "manipulated_sequences": (*PAIRED, ACTED)}
+
+
+def _place(path):
+    """Method (of originals: `youtube` or `actors`) and compression by the folders; None where they are others."""
+    group, *folders, _ = path.split("/")
+    if len(folders) == 3 and folders[0] in _GROUPS[group] and folders[2] == "videos":
+        method, compression, _ = folders
+        if compression in COMPRESSIONS:
+            return method, COMPRESSIONS[compression]
+    return None
+
+
+def _people_of(method, compression, match, originals):
+    if method in ("actors", ACTED):
+        actors = match.groups()[:-1]
+        people = {"source_id": tuple(f"actor{actor}" for actor in actors), "identity": actors}
+        scene = ("actors", f"{actors[0]}__{match.groups()[-1]}", compression)
+        return people | {"original": originals.get(scene) if method == ACTED else None}
+    clips = match.groups()
+    shared = official()["youtube"]
+    videos = tuple(dict.fromkeys(shared[clip] for clip in clips if clip in shared))
+    people = {"source_id": clips + videos, "split": official()["split"].get(frozenset(clips))}
+    return people | {"original": originals.get(("youtube", clips[0], compression)) if method != "youtube" else None}
+
+
+@cache
+def official() -> dict:
+    """The packed facts: `split` by the set of clips (a pair or one), `youtube` video by clip where clips share one."""
+    facts = json.loads((files("tfdfd.data") / "splits" / "faceforensics.json").read_text("utf-8"))
+    split = {}
+    for name, pairs in facts["pairs"].items():
+        for pair in pairs.split():
+            clips = pair.split("_")
+            split |= dict.fromkeys([frozenset(clips), *(frozenset([clip]) for clip in clips)], name)
+    shared = {
+        clip: f"youtube_{video}" for video, clips in facts["same_youtube_video"].items() for clip in clips.split()
+    }
+    return {"split": split, "youtube": shared}
+
+
+def _notes(rows):
+    splits = defaultdict(set)
+    for row in rows:
+        for source in row.source_id:
+            splits[source].add(row.split)
+    crossing = sorted(name for name in official()["youtube"].values() if len(splits[name] - {None}) > 1)
+    crossing = list(dict.fromkeys(crossing))
+    if not crossing:
+        return []
+    return [
+        f"the official split parts clips cut from one YouTube video: {', '.join(crossing)}; they share that source here"
+    ]
+
+
+def _shares(placed):
+    there = defaultdict(set)
+    for file, method, compression, match in placed:
+        known = method in ("actors", ACTED) or frozenset(match.groups()) in official()["split"]
+        if known and file.bytes:
+            there[compression, method].add(file.stem)
+    compressions = sorted({compression for compression, _ in there}, key=lambda name: int(name[1:]))
+    return [
+        Share(f"{method} {compression}", len(there[compression, method]), count)
+        for compression in compressions
+        for method, count in OFFICIAL.items()
+    ]
