@@ -14,7 +14,7 @@ from tfdfd.faces.face import Face, FaceDetector
 from tfdfd.media.decode import Frame, MediaFacts, read_media
 from tfdfd.media.errors import MediaError
 from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import FRAMES
+from tfdfd.media.sampling import FRAMES, InOrder
 
 DETECTION_BATCH = 8
 # Crops of one input, so that a crowd filmed for a minute stays within memory.
@@ -26,11 +26,17 @@ class Request:
     """What is wanted of a file.
 
     Attributes:
-        frames: how many equally spaced frames of a video are looked at.
+        frames: how many equally spaced frames of a video are looked at; at most, with one of the next three.
+        in_order: the first frames, as they come, after `skip` of them; decoding ends with the last.
+        every_s: as `in_order`, but of each stretch of so many seconds the first frame only.
+        boxes: as `in_order`, but the frames listed here only, and nothing is detected: pairs of a frame's number and
+            its faces, each `[x, y, width, height, score]` in whole pixels.
+        skip: for the three above; a video too long for one answer is read in several.
         size: side of the crops in pixels.
         margin: how much larger than the face's box a crop is.
         video_side: longest side in pixels of the copy of a video frame that the detector sees.
         image_side: the same for an image.
+        whole_pixels: crops are cut around boxes rounded as they are answered, so that they can be cut again from them.
     """
 
     frames: int = FRAMES
@@ -38,6 +44,11 @@ class Request:
     margin: float = MARGIN
     video_side: int = VIDEO_SIDE
     image_side: int = IMAGE_SIDE
+    in_order: bool = False
+    every_s: float | None = None
+    boxes: tuple | None = None
+    skip: int = 0
+    whole_pixels: bool = False
 
     def __post_init__(self):
         for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
@@ -45,6 +56,15 @@ class Request:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
         if self.frames > MAX_CROPS:
             raise ValueError(f"frames must be at most {MAX_CROPS}; received {self.frames!r}.")
+        self.choice()
+
+    def choice(self) -> int | InOrder:
+        """What of a video is to be read."""
+        if self.boxes is not None:
+            return InOrder(only=frozenset(frame for frame, _ in self.boxes), skip=self.skip, count=self.frames)
+        if self.in_order or self.every_s is not None:
+            return InOrder(self.every_s, skip=self.skip, count=self.frames)
+        return self.frames
 
 
 @dataclass
@@ -68,7 +88,10 @@ class FrameFaces:
 
 @dataclass
 class Extraction:
-    """The one typed outcome of reading one input; `status` is `ok` when there is at least one crop."""
+    """The one typed outcome of reading one input; `status` is `ok` when there is at least one crop.
+
+    `process_died` tells that the decoding process went away meanwhile: the input's doing, or somebody ended it.
+    """
 
     path: str
     kind: str | None
@@ -77,6 +100,7 @@ class Extraction:
     duration_s: float | None = None
     frames: list[FrameFaces] = field(default_factory=list)
     elapsed_s: float = 0.0
+    process_died: bool = False
 
 
 def faces_of(path: str, detector: FaceDetector | None, request: Request, limits: Limits) -> Extraction:
@@ -91,18 +115,24 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
     frames: dict[int, FrameFaces] = {}
     facts = None
     crowded = False
+    given = None
+    if request.boxes is not None:
+        given = {frame: [Face(tuple(box), score) for *box, score in faces] for frame, faces in request.boxes}
     try:
         for batch in _batches(path, request, limits):
             if isinstance(batch, MediaFacts):
                 facts = batch
                 continue
             still = batch[0].still
-            pixels = [frame.pixels for frame in batch]
-            found = _detect(detector, pixels, request.image_side if still else request.video_side)
+            if given is not None:
+                found = [given.get(frame.index, []) for frame in batch]
+            else:
+                side = request.image_side if still else request.video_side
+                found = _detect(detector, [frame.pixels for frame in batch], side)
             most = MAX_CROPS // (4 if still else request.frames)
             for frame, faces in zip(batch, found, strict=True):
                 crowded |= len(faces) > most
-                cut = [_cut(frame.pixels, face, detector, request) for face in faces[:most]]
+                cut = [_cut(frame.pixels, face, detector is None and given is None, request) for face in faces[:most]]
                 frames[frame.index] = FrameFaces(frame.index, frame.time_s, cut)
     except MediaError as error:
         return Extraction(path, facts.kind if facts else None, error.status, error.message)
@@ -123,12 +153,12 @@ def _detect(detector, pixels, side):
     return detect_bounded(detector, pixels, side)
 
 
-def _cut(pixels, face, detector, request):
-    if detector is None:
+def _cut(pixels, face, whole, request):
+    box = tuple(round(value) for value in face.box)
+    if whole:
         crop = resize_crop(pixels, request.size)
     else:
-        crop = crop_face(pixels, face.box, request.size, request.margin)
-    box = tuple(round(value) for value in face.box)
+        crop = crop_face(pixels, box if request.whole_pixels else face.box, request.size, request.margin)
     score = None if face.score is None else round(face.score, 4)
     landmarks = None if face.landmarks is None else np.round(face.landmarks, 1).tolist()
     return FoundFace(box, score, landmarks, crop)
@@ -144,7 +174,7 @@ def _batches(path, request, limits):
 
     def decode():
         try:
-            for item in read_media(path, request.frames, limits):
+            for item in read_media(path, request.choice(), limits):
                 _put(ready, item, given_up)
         except BaseException as error:  # handed to the caller's thread, which raises it
             _put(ready, error, given_up)

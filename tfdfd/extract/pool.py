@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from tfdfd.extract import wire
 from tfdfd.extract.faces_of import Extraction, Request
@@ -32,6 +33,11 @@ MAX_WORKERS = 4
 # environment decides which code decodes.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; import json; from tfdfd.extract.worker import main; "
 _BOOT += "main(json.loads(sys.argv[1]))"
+
+
+_ENDED = "the decoding processes were ended while work was left."
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class FaceExtractor:
@@ -91,16 +97,28 @@ class FaceExtractor:
             RuntimeError: the decoding process does not start, or `close` was called meanwhile.
         """
         items = list(items)
-        count = self.start(sum(item.error is None for item in items))
+        return self.map(lambda item: self.extract_one(item, request), items, sum(i.error is None for i in items))
+
+    def map(self, work: Callable[[_Item], _Result], items: Iterable[_Item], processes: int) -> Iterator[_Result]:
+        """`work(item)` for each item, in order, in as many threads as there are processes; begun and bounded as in
+        `extract`. `work` may call `extract_one`.
+
+        Args:
+            work: what is to be done; what it raises is raised here, and ends the processes.
+            items: what it is done for.
+            processes: of how many there is use.
+        """
+        items = list(items)
+        count = self.start(processes)
         threads = ThreadPoolExecutor(count, thread_name_prefix="extract")
         ahead = count + 2
-        waiting = collections.deque(threads.submit(self._extract_one, item, request) for item in items[:ahead])
+        waiting = collections.deque(threads.submit(work, item) for item in items[:ahead])
 
         def outcomes():
             try:
                 for item in items[ahead:]:
                     yield waiting.popleft().result()
-                    waiting.append(threads.submit(self._extract_one, item, request))
+                    waiting.append(threads.submit(work, item))
                 while waiting:
                     yield waiting.popleft().result()
             except BaseException:
@@ -112,13 +130,18 @@ class FaceExtractor:
 
         return outcomes()
 
-    def _extract_one(self, item, request):
+    def extract_one(self, item: Input, request: Request) -> Extraction:
+        """The outcome of one input; may be called from several threads.
+
+        Raises:
+            ValueError, RuntimeError: as `extract`.
+        """
         if item.error is not None:
             return Extraction(item.path, item.kind, item.error.status, item.error.message)
         begun = time.monotonic()
         with self._lock:
             if self._closed:
-                raise RuntimeError("the decoding processes were ended while work was left.")
+                raise RuntimeError(_ENDED)
             # None is idle where another call of `extract` is being worked on.
             process = self._idle.pop() if self._idle else self._process(1)
             self._busy.add(process)
@@ -131,6 +154,9 @@ class FaceExtractor:
                     process.stop()
                 else:
                     self._idle.append(process)
+        if answer.process_died and self._closed:
+            # Ended by `close`: that says nothing about the input.
+            raise RuntimeError(_ENDED)
         answer.kind = answer.kind or item.kind
         answer.elapsed_s = time.monotonic() - begun
         return answer
@@ -170,7 +196,7 @@ class _Process:
             self.stop()
             return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
         except (EOFError, BrokenPipeError):
-            return Extraction(path, None, *self._post_mortem())
+            return Extraction(path, None, *self._post_mortem(), process_died=True)
         except wire.WireError as error:
             self.stop()
             return Extraction(path, None, "decode_error", f"the decoding process answered nonsense: {error}")

@@ -22,6 +22,8 @@ def main(config: dict) -> None:
     Args:
         config: `detector` (name), `options`, `limits`, `threads`.
     """
+    # A terminal's Ctrl-C goes to this process, too. It is the parent's to heed; here it would pass for a crash.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whatever a library prints must not end up between the answers.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-MARGIN = 1.3
+from tfdfd.faces.margin import MARGIN
 
 
 def square_around(box, margin: float = MARGIN) -> tuple[int, int, int]:

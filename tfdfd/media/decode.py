@@ -19,7 +19,7 @@ import numpy as np
 from tfdfd.media.errors import MediaError
 from tfdfd.media.kinds import HEAD_BYTES, kind_of_content
 from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import frame_indices
+from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
 
 
 @dataclass
@@ -96,11 +96,17 @@ def open_media(path: str, limits: Limits) -> tuple[BinaryIO, str]:
     return file, kind
 
 
-def read_media(path: str, frames: int, limits: Limits) -> Iterator[Frame | MediaFacts]:
+def read_media(path: str, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaFacts]:
     """Frames of an image or video as they are decoded, and at the end its `MediaFacts`.
 
     A frame may be yielded that the facts do not list (when the file's header stated a wrong length); it is to be
     dropped then. At most a few frames are held at a time, whatever the length of the video.
+
+    Args:
+        path: name of a local file.
+        frames: how many equally spaced frames of a video, or a choice that is made while it is decoded; decoding then
+            ends with the last chosen frame, and the length of the video is known only if that was its end.
+        limits: what it may cost.
 
     Raises:
         MediaError: with the status that the input then has.
@@ -108,7 +114,12 @@ def read_media(path: str, frames: int, limits: Limits) -> Iterator[Frame | Media
     file, kind = open_media(path, limits)
     with file:
         try:
-            yield from _read_image(file) if kind == "image" else _read_video(file, frames, limits)
+            if kind == "image":
+                yield from _read_image(file)
+            elif isinstance(frames, InOrder):
+                yield from _read_in_order(file, frames, limits)
+            else:
+                yield from _read_video(file, frames, limits)
         except MemoryError as error:
             raise MediaError("too_large", _out_of_memory(limits)) from error
         except cv2.error as error:
@@ -140,16 +151,13 @@ def _read_video(file, count, limits):
     that decides is that of the frames decoded, and where the two disagree a second pass fetches what is missing."""
     capture = _open_capture(file)
     try:
-        stated, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-        _check_pixels(capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT), limits)
-        stated = int(stated) if math.isfinite(stated) and 0 < stated < 2**53 else 0
-        rate = rate if math.isfinite(rate) and 0.01 < rate < 1000 else None
+        stated, rate = _stated(capture, limits)
         seen: set[int] = set()
         total = yield from _pass(capture, set(frame_indices(stated, count)), seen, rate, limits)
     finally:
         capture.release()
     if total == 0:
-        raise MediaError("decode_error", "no frame could be decoded: the video is damaged or has no frames")
+        raise MediaError("decode_error", _NO_FRAME)
     indices = frame_indices(total, count)
     missing = set(indices) - seen
     if missing:
@@ -162,10 +170,55 @@ def _read_video(file, count, limits):
         lost = missing - seen
         if lost:
             raise MediaError("decode_error", f"frame {min(lost)} could be decoded once, but not again")
-    note = None
+    yield MediaFacts("video", indices, round(total / rate, 3) if rate else None, _early_end(total, stated))
+
+
+_NO_FRAME = "no frame could be decoded: the video is damaged or has no frames"
+
+
+def _stated(capture, limits):
+    """Frame count (0: unknown) and rate (None: unknown) that the header states."""
+    stated, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    _check_pixels(capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT), limits)
+    stated = int(stated) if math.isfinite(stated) and 0 < stated < 2**53 else 0
+    return stated, rate if math.isfinite(rate) and 0.01 < rate < 1000 else None
+
+
+def _early_end(total, stated):
     if stated and total < 0.95 * stated:
-        note = f"the file ends early: {total} of the {stated} frames that its header states could be decoded"
-    yield MediaFacts("video", indices, duration_s=round(total / rate, 3) if rate else None, note=note)
+        return f"the file ends early: {total} of the {stated} frames that its header states could be decoded"
+    return None
+
+
+def _read_in_order(file, choice, limits):
+    """One pass that ends with the last chosen frame."""
+    capture = _open_capture(file)
+    total, at_end = 0, False
+    try:
+        stated, rate = _stated(capture, limits)
+
+        def decoded():
+            nonlocal total, at_end
+            while capture.grab():
+                if total >= limits.max_frames:
+                    raise MediaError("too_large", f"more than {limits.max_frames} frames (--max-frames)")
+                total += 1
+                yield total - 1, _time(capture.get(cv2.CAP_PROP_POS_MSEC), total - 1, rate)
+            at_end = True
+
+        indices = []
+        for index, time in choose_in_order(decoded(), choice):
+            read, pixels = capture.retrieve()
+            if read and pixels is not None and pixels.size:
+                _check_pixels(pixels.shape[1], pixels.shape[0], limits)
+                indices.append(index)
+                yield Frame(index, time, _rgb(pixels))
+    finally:
+        capture.release()
+    if total == 0:
+        raise MediaError("decode_error", _NO_FRAME)
+    duration = round(total / rate, 3) if rate and at_end else None
+    yield MediaFacts("video", indices, duration, _early_end(total, stated) if at_end else None)
 
 
 def _pass(capture, wanted, seen, rate, limits, last=None):

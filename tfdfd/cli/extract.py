@@ -1,0 +1,159 @@
+"""`tfdfd extract`: from the index of a data set to its face crops."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import fields
+
+from tfdfd.cli.outcome import exit_code
+from tfdfd.cli.parser import size
+
+_DESCRIPTION = """\
+Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
+
+A run that was stopped, in whatever way, goes on where it was when it is started again with the same arguments, and
+ends in the same bytes as one that was not. Other arguments for the same folder are refused.
+
+Exit code: 0 every video gave crops or was left out by --multiple-faces drop; 1 none did; 3 some did not (status.csv
+says why); 2 wrong usage."""
+
+
+def add_parser(verbs) -> None:
+    from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
+    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+    from tfdfd.media.limits import Limits
+
+    parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
+    parser.add_argument("index", metavar="INDEX.csv", help="the videos and images, as 'tfdfd index' writes them")
+    parser.add_argument("--root", required=True, metavar="ROOT", help="the folder that its paths are relative to")
+    parser.add_argument("-o", "--output", required=True, metavar="FACES", help="a new folder, or one to go on with")
+    frames = parser.add_argument_group("frames of a video").add_mutually_exclusive_group()
+    frames.add_argument("--frames", type=int, metavar="N", help=f"equally spaced (default: {FaceOptions.frames})")
+    frames.add_argument("--every", type=float, metavar="S", help="the first of each S seconds")
+    frames.add_argument("--first", action="store_true", help="the first")
+    frames.add_argument("--all", action="store_true", help="every one")
+    faces = parser.add_argument_group("faces")
+    faces.add_argument(
+        "--detector",
+        choices=(*DETECTORS, NO_DETECTOR),
+        help=f"default: {FaceOptions.detector}; {NO_DETECTOR}: whole frames",
+    )
+    faces.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
+    faces.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    faces.add_argument(
+        "--min-score",
+        type=float,
+        default=FaceOptions.min_score,
+        metavar="P",
+        help="a frame's best face is kept always, others above this score (default: %(default)s)",
+    )
+    faces.add_argument("--max-faces", type=int, metavar="N", help="so many of a frame at most (default: all)")
+    faces.add_argument("--drop-frames-above", type=int, metavar="N", help="leave out frames with more faces than N")
+    faces.add_argument(
+        "--multiple-faces",
+        default=KEEP,
+        choices=(KEEP, DROP),
+        help="videos with a second face in more than 10 %% of the frames (default: %(default)s)",
+    )
+    faces.add_argument(
+        "--boxes-from",
+        choices=(OWN, ORIGINAL),
+        help=f"{ORIGINAL}: cut a fake by the boxes of its original, where the index has it (default: {OWN})",
+    )
+    faces.add_argument(
+        "--boxes", metavar="FACES", help="cut by the boxes of this face set of the same index; nothing is detected"
+    )
+    crops = parser.add_argument_group("crops")
+    crops.add_argument("--size", type=int, default=FaceOptions.size, metavar="PX", help="side (default: %(default)s)")
+    crops.add_argument(
+        "--margin", type=float, default=FaceOptions.margin, metavar="F", help="times the box (default: %(default)s)"
+    )
+    crops.add_argument("--format", default=FORMATS[0], choices=FORMATS, help="default: %(default)s")
+    crops.add_argument("--quality", type=int, metavar="Q", help=f"of jpg (default: {FaceOptions.quality})")
+    crops.add_argument(
+        "--mirror", action="store_true", help="one crop a video, named like it; needs --first --max-faces 1"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    limits = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
+    for field in fields(Limits):
+        kind = float if field.name == "max_seconds" else size
+        option = f"--{field.name.replace('_', '-')}"
+        limits.add_argument(option, type=kind, default=field.default, metavar="N", help=f"default: {field.default:,}")
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from tfdfd.cli.progress import tracked
+    from tfdfd.data.face_set import MULTIPLE, FaceSet
+
+    label = lambda record: f"{_in_one_line(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
+    with FaceSet(
+        arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes, arguments.workers
+    ) as faces:
+        done_before = len(faces.rows) - len(faces.pending)
+        if done_before and not arguments.quiet:
+            sys.stderr.write(f"{done_before} of {len(faces.rows)} were done before\n")
+        try:
+            for _ in tracked(faces.extract(), len(faces.pending), label, arguments.quiet):
+                pass
+            counts = faces.finish()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"{arguments.output}: {error}. What was done stays; the same command goes on with it."
+            ) from error
+    statuses = ", ".join(f"{count} {status}" for status, count in counts["statuses"].items())
+    print(f"{counts['videos']} videos and images: {statuses or 'none'}")
+    print(f"{counts[MULTIPLE]} with a second face in more than 10 % of the frames")
+    print(f"{counts['crops']} crops: {os.path.join(arguments.output, 'faces.csv')}")
+    good = counts["statuses"].get("ok", 0) + counts["statuses"].get(MULTIPLE, 0)
+    return exit_code(good, counts["videos"])
+
+
+def _options(arguments):
+    from tfdfd.data.face_options import FaceOptions
+    from tfdfd.media.limits import Limits
+
+    of_boxes = {
+        "frames": arguments.frames,
+        "every_s": arguments.every,
+        "first": arguments.first or None,
+        "all": arguments.all or None,
+        "detector": arguments.detector,
+        "boxes_from": arguments.boxes_from,
+    }
+    given = {name: value for name, value in of_boxes.items() if value is not None}
+    # A mirrored tree needs to be told that there is one frame, also where the boxes say so.
+    if arguments.boxes and set(given) - ({"first"} if arguments.mirror else set()):
+        raise ValueError(
+            "--boxes brings its own frames and faces; leave out --frames, --every, --first, --all, --detector, "
+            "--boxes-from."
+        )
+    if arguments.quality is not None and arguments.format != "jpg":
+        raise ValueError("--quality is for --format jpg; png loses nothing.")
+    if arguments.quality is not None:
+        given["quality"] = arguments.quality
+    if arguments.detector == "ssd":
+        given["detector_options"] = {"graph": arguments.ssd, "config": arguments.ssd_config}
+    elif arguments.ssd or arguments.ssd_config:
+        raise ValueError("--ssd and --ssd-config are for --detector ssd.")
+    return FaceOptions(
+        **given,
+        size=arguments.size,
+        margin=arguments.margin,
+        format=arguments.format,
+        min_score=arguments.min_score,
+        max_faces=arguments.max_faces,
+        drop_frames_above=arguments.drop_frames_above,
+        multiple_faces=arguments.multiple_faces,
+        mirror=arguments.mirror,
+        limits=Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)}),
+    )
+
+
+def _in_one_line(path):
+    """A file name that can neither begin a line of its own nor steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path)
