@@ -63,9 +63,11 @@ def main(argv=None) -> int:
     return 0 if ok else 1
 
 
-def photographs(data):
-    files = sorted((data / "faces/utkface_adults").glob("*.jpg"))[::80][:PHOTOGRAPHS]
+def photographs(data, count=PHOTOGRAPHS):
+    """`count` photographs, taken evenly from UTKFace, or the one public-domain portrait."""
+    files = sorted((data / "faces/utkface_adults").glob("*.jpg"))
     if files:
+        files = [files[number] for number in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
         return [cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files]
     from skimage.data import astronaut
 

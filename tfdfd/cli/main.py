@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli import benchmark, check_leaks, detect, extract, index, merge, models, pack, split
+from tfdfd.cli import benchmark, check_leaks, data, detect, extract, index, merge, models, pack, split
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.version import __version__
 
-VERBS = (detect, index, extract, split, check_leaks, merge, pack, models, benchmark)
+VERBS = (detect, index, extract, split, check_leaks, merge, pack, data, models, benchmark)
 
 
 def main(argv: list[str] | None = None) -> int:
