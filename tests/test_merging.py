@@ -43,9 +43,9 @@ def test_verb_merges_and_every_path_still_leads_to_its_file(sets, tmp_path, run_
     contents = [(tmp_path / "out" / row.file).read_bytes() for row in rows]
     assert [content[:1] for content in contents] == [b"1", b"1", b"2", b"2", b"1", b"1"]
     assert "6 rows, 4 real and 2 fake" in out
-    assert "1 crops are there more than once (same bytes), such as ../a/real/0.png = ../c/real/0.png" in err
-    assert "1 of them are called real in one row and fake in another" in err
-    assert "names are in several tables" not in err  # 001 of one data set is not 001 of another
+    assert "same crop: 1, such as ../a/real/0.png = ../c/real/0.png" in err
+    assert "same crop called real here and fake there: 1, such as" in err
+    assert "names in several tables" not in err  # 001 of one data set is not 001 of another
 
 
 def test_verb_refuses_what_does_not_fit(sets, tmp_path, run_tfdfd):
@@ -73,9 +73,9 @@ def test_verb_on_indexes_with_roots_and_new_names(tmp_path, run_tfdfd):
     roots = ["--roots", tmp_path / "one", tmp_path / "two"]
     out = tmp_path / "all.csv"
     code, _, err = run_tfdfd("merge", *tables, "-o", out)
-    assert code == 0 and "2 rows were in more than one table and are written once" in err
+    assert code == 0 and "rows in more than one table, written once: 2" in err
     code, _, err = run_tfdfd("merge", *tables, "-o", out, *roots)
-    assert code == 0 and "1 names are in several tables and count as the same, such as folder source a" in err
+    assert code == 0 and "names in several tables, which count as the same: 1, such as folder source a" in err
     rows = read_table(out, IndexRow)
     assert [(row.path, row.original) for row in rows] == [
         ("one/real/a.mp4", None),

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -114,7 +115,7 @@ def test_people_join_videos_unless_told():
     rows = [index_row("a.mp4", ["a"], ["p"]), index_row("b.mp4", ["b"], ["p"])]
     assert len(set(groups(rows))) == 1
     assert len(set(groups(rows, by=("source",)))) == 2
-    with pytest.raises(ValueError, match=r"kept together by source and identity; received \('person',\)"):
+    with pytest.raises(ValueError, match=r"kept together by source, identity, video; received \('person',\)"):
         groups(rows, by=("person",))
 
 
@@ -122,6 +123,15 @@ def test_a_fake_follows_its_original_by_path_alone():
     rows = [index_row("a.mp4"), index_row("f.mp4", label=1, original="a.mp4"), index_row("b.mp4")]
     one, fake, other = groups(rows)
     assert one == fake != other
+
+
+def test_a_video_in_two_compressions_is_one():
+    def video(name, compression, original=None):
+        return replace(index_row(f"x/{compression}/videos/{name}.mp4", original=original), compression=compression)
+
+    rows = [video("a", "c23"), video("a", "c40"), video("f", "raw", "x/raw/videos/a.mp4"), video("b", "c23")]
+    one, other, fake, another = groups(rows, by=("video",))
+    assert one == other == fake != another
 
 
 def test_every_method_gets_its_share_in_every_split():
@@ -146,8 +156,13 @@ def test_one_group_for_all_is_an_error_that_says_what_connects_it():
     with pytest.raises(ValueError) as told:
         split(rows)
     assert "form 1 group only: the largest group, 36 videos of ffpp with 100% of the rows" in str(told.value)
-    assert "45 names (id0, id1, id2, id3, id4, …)" in str(told.value) and "--by source" in str(told.value)
-    assert {row.split for row in split(rows, by=("source",))} == {"train", "val", "test"}
+    assert "45 names (id0, id1, id2, id3, id4, …)" in str(told.value) and "--by video" in str(told.value)
+    assert {row.split for row in split(rows, by=("video",))} == {"train", "val", "test"}
+
+
+def test_crops_are_not_parted_from_their_originals():
+    with pytest.raises(ValueError, match="does not tell which video a fake was made from.*Split the index"):
+        split(ffpp(10), by=("video",))
 
 
 def test_a_large_group_is_told_with_the_share_it_forces():
@@ -190,14 +205,21 @@ def test_official_splits_stay_and_rows_without_one_are_counted():
 
 def test_s2_keeps_official_splits_and_splits_the_rest_by_data_set():
     official = [index_row(f"{n}.mp4", [f"{n}"], split=("train", "val", "test")[n % 3]) for n in range(30)]
-    actors = [index_row(f"dfd{n}.mp4", [f"dfd{n}"], ["01"], n % 2, "DeepFakeDetection") for n in range(100)]
+    # Few actors in many videos: people meet again, a fake and its original do not.
+    actors = [index_row(f"dfd{n}.mp4", ["actor01"], ["01"]) for n in range(50)]
+    actors += [
+        index_row(f"fake{n}.mp4", ["actor01"], ["01"], 1, "DeepFakeDetection", original=f"dfd{n}.mp4")
+        for n in range(50)
+    ]
     dfdc = []
     for n in range(50):
-        dfdc += [index_row(f"r{n}.mp4", [f"r{n}"], dataset="dfdc")]
-        dfdc += [index_row(f"f{n}{k}.mp4", [f"r{n}"], label=1, dataset="dfdc") for k in range(3)]
+        # All that one downloads with metadata.json is the challenge's training set.
+        dfdc += [index_row(f"r{n}.mp4", [f"r{n}"], dataset="dfdc", split="train")]
+        dfdc += [index_row(f"f{n}{k}.mp4", [f"r{n}"], label=1, dataset="dfdc", split="train") for k in range(3)]
     done = split_as(official + actors + dfdc, "s2")
     assert done[:30] == official
     assert Counter(row.split for row in done[30:130]) == {"train": 72, "val": 14, "test": 14}
+    assert [row.split for row in done[30:80]] == [row.split for row in done[80:130]]
     assert Counter(row.split for row in done[130:] if row.label == 0) == {"train": 40, "val": 5, "test": 5}
     assert len({(row.source_id, row.split) for row in done[130:]}) == 50
 

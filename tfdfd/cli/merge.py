@@ -74,17 +74,17 @@ def _notes(answer):
     from tfdfd.data.splitting import name_of
 
     if answer.repeated:
-        yield f"{answer.repeated:,} rows were in more than one table and are written once"
+        yield f"rows in more than one table, written once: {answer.repeated:,}"
     for text, some in (
-        ("crops are there more than once (same bytes)", answer.same_content),
-        ("of them are called real in one row and fake in another", answer.contradictions),
+        ("same crop", answer.same_content),
+        ("same crop called real here and fake there", answer.contradictions),
     ):
         if some:
-            yield f"{len(some):,} {text}{_such_as([' = '.join(map(name_of, rows)) for rows in some])}"
+            yield f"{text}: {len(some):,}{_such_as([' = '.join(map(name_of, rows)) for rows in some])}"
     names = [" ".join(key) for key in answer.shared_names]
     if names:
         yield (
-            f"{len(names):,} names are in several tables and count as the same{_such_as(names)}; if they are others, "
+            f"names in several tables, which count as the same: {len(names):,}{_such_as(names)}. If they are others, "
             "rename the data sets with --as"
         )
 

@@ -20,7 +20,7 @@ Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that canno
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.splitting import BY, PRESETS, SHARES
+    from tfdfd.data.splitting import PRESETS, SHARES, TIES
 
     parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
     parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or index.csv of 'index'")
@@ -37,8 +37,8 @@ def add_parser(verbs) -> None:
     parser.add_argument(
         "--by",
         nargs="+",
-        choices=BY,
-        help="what stays together: source (original videos), identity (people); default: both; s2, s4: source",
+        choices=TIES,
+        help="what stays together: source and identity (default: both), or a video and its fakes alone (s2, s4)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other splits (default: 0)")
     parser.add_argument(

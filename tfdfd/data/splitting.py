@@ -12,10 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from tfdfd.data.tables import FAKE, REAL, SPLITS
+from tfdfd.data.tables import FAKE, REAL, SPLITS, FaceRow
 
 SOURCE, IDENTITY, VIDEO = "source", "identity", "video"
 BY = (SOURCE, IDENTITY)
+TIES = (SOURCE, IDENTITY, VIDEO)
+_COMPRESSIONS = {"raw", "c0", "c23", "c40"}
 TOLERATED = 0.05  # deviation of a share that is not worth a word
 
 
@@ -26,16 +28,16 @@ class Preset:
     Attributes:
         about: one line for people.
         shares: of what has no split of its own that is kept; None: everything must have one.
-        by: what a group shares, of `BY`.
+        by: what a group shares, of `TIES`.
         keeps: splits of the data set's own that stay as they are.
-        shares_of: other shares for the data sets named.
+        of: other presets for the data sets named.
     """
 
     about: str
     shares: Mapping[str, float] | None = None
     by: tuple[str, ...] = BY
     keeps: tuple[str, ...] = ()
-    shares_of: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    of: Mapping[str, Preset] = field(default_factory=dict)
 
 
 def _shares(train, val, test):
@@ -46,17 +48,18 @@ SHARES = _shares(0.7, 0.2, 0.1)
 PRESETS = {
     "s1": Preset("70/20/10", SHARES),
     "s2": Preset(
-        "official split where there is one, else 72/14/14 (DFDC: 80/10/10), fakes with their originals",
+        "official split where there is one, else 72/14/14; DFDC anew, 80/10/10; fakes with their originals",
         _shares(0.72, 0.14, 0.14),
-        by=(SOURCE,),
+        by=(VIDEO,),
         keeps=SPLITS,
-        shares_of={"dfdc": _shares(0.8, 0.1, 0.1)},
+        # Its own split calls all that has metadata.json training. Its sources are originals, also those not there.
+        of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
     "s4": Preset(
         "official test list; 15 % of the rest is validation, fakes with their originals",
         _shares(0.85, 0.15, 0.0),
-        by=(SOURCE,),
+        by=(VIDEO,),
         keeps=("test",),
     ),
     "official": Preset("as the data set splits itself", keeps=SPLITS),
@@ -73,15 +76,21 @@ def split(rows: Iterable, shares: Mapping[str, float] = SHARES, seed: int = 0, b
         rows: `IndexRow`s or `FaceRow`s.
         shares: of each split, from 0 to 1 and 1 together. Shares are of rows.
         seed: another one gives other splits.
-        by: what keeps rows together, of `BY`. Rows of one video, and a fake and its original, stay together anyhow.
+        by: what keeps rows together, of `TIES`. `VIDEO`, that is rows of one video, and a fake and its original where
+            the table tells it, is always among them; alone, it takes the table that tells it: the index.
 
     Raises:
-        ValueError: impossible shares, no rows, or fewer groups than splits.
+        ValueError: impossible shares, no rows, fewer groups than splits, or crops split by videos alone.
     """
     rows = list(rows)
     wanted = _wanted(shares)
     if not rows:
         raise ValueError("no rows to split; expected at least one for each split.")
+    if set(by) == {VIDEO} and any(isinstance(row, FaceRow) for row in rows):
+        raise ValueError(
+            "a table of crops does not tell which video a fake was made from, so that splitting it by video would part "
+            "the two. Split the index so: 'tfdfd extract' hands its splits on to the crops."
+        )
     names = groups(rows, by)
     if len(set(names)) < len(wanted):
         raise ValueError(
@@ -106,7 +115,17 @@ def split_as(rows: Iterable, preset: str, seed: int = 0, by: tuple[str, ...] | N
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}; expected one of {', '.join(PRESETS)}.")
     rows, rule = list(rows), PRESETS[preset]
-    by = rule.by if by is None else by
+    parts = defaultdict(list)
+    for number, row in enumerate(rows):
+        parts[row.dataset if row.dataset in rule.of else None].append(number)
+    answer = {}
+    for dataset, numbers in parts.items():
+        some = [rows[number] for number in numbers]
+        answer |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by), strict=True)
+    return [answer[number] for number in range(len(rows))]
+
+
+def _split_by_rule(rows, rule, preset, seed, by):
     free = [row for row in rows if row.split not in rule.keeps]
     if rule.shares is None and free:
         raise ValueError(
@@ -118,17 +137,8 @@ def split_as(rows: Iterable, preset: str, seed: int = 0, by: tuple[str, ...] | N
             f"no row has the split {' or '.join(rule.keeps)} of its own, which preset {preset} keeps. Make the index "
             "with the data set's list, or use another preset."
         )
-    answer = {}
-    by_set = defaultdict(list)
-    for number, row in enumerate(rows):
-        if row.split in rule.keeps:
-            answer[number] = row
-        else:
-            by_set[row.dataset if row.dataset in rule.shares_of else None].append(number)
-    for name, numbers in by_set.items():
-        shares = rule.shares_of.get(name, rule.shares)
-        answer |= zip(numbers, split((rows[n] for n in numbers), shares, seed, by), strict=True)
-    return [answer[number] for number in range(len(rows))]
+    done = iter(split(free, rule.shares, seed, rule.by if by is None else by) if free else ())
+    return [row if row.split in rule.keeps else next(done) for row in rows]
 
 
 def balanced(rows: Iterable, seed: int = 0) -> tuple[list, list]:
@@ -160,10 +170,10 @@ def groups(rows: Iterable, by: tuple[str, ...] = BY) -> list[tuple[str, str, str
     """For each row the name of its group: the first of all names in it, in the order of the alphabet.
 
     Raises:
-        ValueError: `by` is none of `BY`.
+        ValueError: `by` is none of `TIES`.
     """
-    if not by or set(by) - set(BY):
-        raise ValueError(f"rows can be kept together by {' and '.join(BY)}; received {by!r}.")
+    if not by or set(by) - set(TIES):
+        raise ValueError(f"rows can be kept together by {', '.join(TIES)}; received {by!r}.")
     leader = {}
 
     def first(key):
@@ -186,12 +196,19 @@ def groups(rows: Iterable, by: tuple[str, ...] = BY) -> list[tuple[str, str, str
 
 def keys_of(row) -> list[tuple[str, str, str]]:
     """All that ties a row to others: `(data set, kind of name, name)`, of kinds `SOURCE`, `IDENTITY` and `VIDEO`."""
-    keys = [(row.dataset, VIDEO, video_of(row))]
+    keys = [(row.dataset, VIDEO, _recording(row, video_of(row)))]
     keys += [(row.dataset, SOURCE, name) for name in row.source_id]
     keys += [(row.dataset, IDENTITY, name) for name in row.identity]
     if getattr(row, "original", None):
-        keys.append((row.dataset, VIDEO, row.original))
+        keys.append((row.dataset, VIDEO, _recording(row, row.original)))
     return keys
+
+
+def _recording(row, path):
+    """The path without its folder of compression: FaceForensics++ has each video up to three times."""
+    if row.compression is None:
+        return path
+    return "/".join(part for part in path.split("/") if part not in _COMPRESSIONS)
 
 
 def video_of(row) -> str:
@@ -285,7 +302,8 @@ def _drawn(seed, name):
 def _largest(rows, names, by):
     name, size = Counter(names).most_common(1)[0]
     members = [row for row, group in zip(rows, names, strict=True) if group == name]
-    ties = {key for row in members for key in keys_of(row) if key[1] in by}
+    kinds = set(by) - {VIDEO} or {VIDEO}
+    ties = {key for row in members for key in keys_of(row) if key[1] in kinds}
     shown = [key[2] for key in sorted(ties)[:5]] + ["…"] * (len(ties) > 5)
     return (
         f"the largest group, {_count(len({(r.dataset, video_of(r)) for r in members}), 'video')} of {name[0]} with "
@@ -294,12 +312,12 @@ def _largest(rows, names, by):
 
 
 def _remedy(by):
-    if IDENTITY in by:
-        return (
-            "Keep together by source only (--by source: people then meet again, and check-leaks says so), use the "
-            "data set's own split (--preset official), or leave out the rows that connect."
-        )
-    return "Use the data set's own split (--preset official), fewer splits, or leave out the rows that connect."
+    if set(by) == {VIDEO}:
+        return "Want fewer splits, or use the data set's own (--preset official)."
+    return (
+        "Use the data set's own split (--preset official), leave out the rows that connect, or split the index by "
+        "video (--by video: a fake stays with its original; people meet again, and check-leaks says so)."
+    )
 
 
 def _count(number, thing):
