@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.data.pairs import dual_frames, pair_faces, various_frame
-from tfdfd.data.tables import FaceRow
+from tfdfd.data.pairs import dual_frames, originals_of, pair_faces, various_frame
+from tfdfd.data.tables import FaceRow, IndexRow
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def row(video, frame, label, source_id, track=0, box=(0, 0, 10, 10), method=None
 
 
 def test_a_fake_finds_the_original_that_its_first_source_names():
-    rows = [row("519", 3, 0, ("519",)), row("515", 3, 0, ("515",)), row("519_515", 3, 1, ("519", "515"))]
+    rows = [row("519", 3, 0, ("519", "youtube_x")), row("515", 3, 0, ("515",)), row("519_515", 3, 1, ("519", "515"))]
     pairs, alone = pair_faces(rows)
     assert [(pair.fake.tolist(), pair.real.tolist()) for pair in pairs] == [([2], [0])]
     assert alone == 0
@@ -123,3 +123,12 @@ def test_originals_may_be_told():
     pairs, alone = pair_faces(rows, originals={"Deepfakes/x": "original/b"})
     assert (pairs[0].fake.tolist(), pairs[0].real.tolist(), alone) == ([2], [1], 0)
     assert pair_faces(rows, originals={}) == ([], 1)
+
+
+def test_an_index_tells_originals():
+    index = [
+        IndexRow("original/b", "ffpp", "video", 0, "original", ("id0",)),
+        IndexRow("Deepfakes/x", "ffpp", "video", 1, "Deepfakes", ("id0", "id1"), original="original/b"),
+        IndexRow("Deepfakes/y", "ffpp", "video", 1, "Deepfakes", ("id2", "id1")),
+    ]
+    assert originals_of(index) == {"Deepfakes/x": "original/b"}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tfdfd.augment.policies import policy
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.faces.crop import resize_crop
 from tfdfd.pipelines.balanced import balanced
@@ -149,6 +150,20 @@ def test_augmentation_is_called_on_batches_and_is_reproducible(folder):
     assert len({float(number) for number in images[0][:, 0, 0, 2]}) > 50  # each crop its own draw
 
 
+def test_a_policy_alters_what_is_trained_on(tmp_path, astronaut):
+    for kind in ("real", "fake"):
+        (tmp_path / kind).mkdir()
+        for number in range(4):
+            cv2.imwrite(str(tmp_path / kind / f"{number}.png"), astronaut[64:128, 190 + 8 * number : 254 + 8 * number])
+    build = partial(train_pipeline, tmp_path, 64, 4, split=None)
+    plain, first, again = (
+        np.concatenate([image for image, _ in build(augment=augment)])
+        for augment in (None, policy("s1", seed=1), policy("s1", seed=1))
+    )
+    assert (first == again).all()
+    assert (np.abs(first - plain).mean((1, 2, 3)) > 1e-3).sum() >= 4 and 0 <= first.min() <= first.max() <= 1
+
+
 def test_a_network_trains_on_it(folder):
     import keras
 
@@ -256,6 +271,8 @@ def test_various_batches_are_one_frame_of_each_pair(paired):
     [
         ({"order": dual(20)}, r"A/1_2 and its original: a video of 20 frames is too short for 4 of them in each of 20"),
         ({"order": various(20)}, "20 frames is too short for 20 epochs"),
+        ({"order": dual(0)}, "total_epochs must be at least 1; received 0"),
+        ({"order": various(0)}, "total_epochs must be at least 1; received 0"),
         ({"order": dual(4), "batch_size": 7}, "even size of at least 2; received 7"),
         ({"order": various(4), "batch_size": 7}, "even size; received 7"),
         ({"split": "val", "order": various(4)}, "no fake has its original among these 1 crops"),

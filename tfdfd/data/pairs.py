@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.data.tables import FAKE, REAL, FaceRow, IndexRow
 
 # Frames by which the crops of a pair may lie apart: half a second, in which a head hardly moves on.
 APART = 15
@@ -95,8 +95,9 @@ def pair_faces(
 
     Args:
         rows: crops of `faces.csv`.
-        originals: video of a fake -> video of its original, as `index.csv` tells them. None: the one real video of
-            the same data set and compression whose `source_id` is the first of the fake's.
+        originals: video of a fake -> video of its original, see `originals_of`. None: the one real video of the same
+            data set and compression whose first `source_id` is the first of the fake's; that tells it for
+            FaceForensics++ and DFDC, and not where identities are the sources.
         apart: frames.
 
     Returns:
@@ -128,6 +129,11 @@ def pair_faces(
     return pairs, alone
 
 
+def originals_of(index: Iterable[IndexRow]) -> dict[str, str]:
+    """Video of a fake -> video of its original, as far as an index tells them."""
+    return {row.path: row.original for row in index if row.original}
+
+
 def _by_name(originals):
     return lambda row: originals.get(row.video)
 
@@ -136,14 +142,14 @@ def _by_source(rows):
     known = defaultdict(set)
     for row in rows:
         if row.label == REAL:
-            known[row.dataset, row.compression, row.source_id].add(row.video)
+            known[row.dataset, row.compression, row.source_id[:1]].add(row.video)
 
     def original_of(row):
         found = known.get((row.dataset, row.compression, row.source_id[:1]), ())
         if len(found) > 1:
             raise ValueError(
                 f"{row.video} could be made from {' or '.join(sorted(found)[:3])}, which all have source_id "
-                f"{row.source_id[0]}; give `originals`, video of a fake -> video of its original, from index.csv."
+                f"{row.source_id[0]}; give `originals`, which `originals_of` takes from index.csv."
             )
         return next(iter(found), None)
 

@@ -39,7 +39,8 @@ def eval_pipeline(
 
     Raises:
         ValueError: no crops, or none of that split. A crop that cannot be decoded ends the iteration with
-            `tf.errors.InvalidArgumentError`, which names the file.
+            `tf.errors.InvalidArgumentError`, which names the file; a shard damaged within, with
+            `tf.errors.DataLossError` (the same `tfdfd pack` again finds it and writes it anew).
     """
     size, batch_size = checked_size(size), checked_batch(batch_size)
     if is_packed(faces):

@@ -33,6 +33,7 @@ def dual(total_epochs: int, originals: Mapping[str, str] | None = None):
     """
 
     def order(rows, batch_size, seed):
+        _check_epochs(total_epochs)
         pairs = _pairs(rows, originals)
         take = lambda pair, epoch: dual_frames(len(pair.fake), epoch % total_epochs, total_epochs, batch_size)  # noqa: E731
         return _of_pairs(rows, pairs, seed, take)
@@ -52,6 +53,7 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
     """
 
     def order(rows, batch_size, seed):
+        _check_epochs(total_epochs)
         if batch_size % 2:
             raise ValueError(f"a batch of pairs needs an even size; received {batch_size}.")
         pairs = _pairs(rows, originals)
@@ -59,6 +61,11 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
         return _of_pairs(rows, pairs, seed, take)
 
     return order
+
+
+def _check_epochs(total_epochs):
+    if total_epochs < 1:
+        raise ValueError(f"total_epochs must be at least 1; received {total_epochs}.")
 
 
 def _pairs(rows, originals):

@@ -41,8 +41,9 @@ def train_pipeline(
         order: `shuffled`, `dual(...)`, `various(...)` of `tfdfd.pipelines.orders`, or `balanced`.
         seed: of the order. The same seed gives the same epochs.
         first_epoch: the epoch that the first iteration gives, to continue where a training stopped.
-        augment: called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like; a function
-            of tensors or a Keras layer. Batches pass it one after the other, so that what it draws is reproducible.
+        augment: called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like: a function
+            of tensors, or a Keras layer such as `tfdfd.augment` has, which is called with `training=True`. Batches
+            pass it one after the other, so that what it draws is reproducible.
         cache: keep decoded crops in memory (their width x height x 3 bytes each); not for shards.
         named: give dicts, see below.
 
@@ -53,7 +54,8 @@ def train_pipeline(
 
     Raises:
         ValueError: no crops, or none of that split, or arguments that do not fit. A crop that cannot be decoded ends
-            the iteration with `tf.errors.InvalidArgumentError`, which names the file.
+            the iteration with `tf.errors.InvalidArgumentError`, which names the file; a shard damaged within, with
+            `tf.errors.DataLossError` (the same `tfdfd pack` again finds it and writes it anew).
     """
     size, batch_size = checked_size(size), checked_batch(batch_size)
     epochs = itertools.count(first_epoch)
@@ -73,10 +75,13 @@ def train_pipeline(
         elements = from_files(_positions(epoch_of, epochs), faces, cache, named)
     batches = known_length(resized(elements, size).batch(batch_size), count, batch_size)
 
+    # Left to itself, a layer within tf.data takes it that nobody trains, and alters nothing.
+    arguments = {"training": True} if hasattr(augment, "call") else {}
+
     def finish(batch):
         image = batch["image"]
         if augment is not None:
-            image = tf.ensure_shape(tf.convert_to_tensor(augment(image)), (None, *size, 3))
+            image = tf.ensure_shape(tf.convert_to_tensor(augment(image, **arguments)), (None, *size, 3))
         return batch | {"image": image} if named else (image, batch["label"])
 
     return batches.map(finish).prefetch(tf.data.AUTOTUNE)
