@@ -6,7 +6,9 @@ correlation of what is finer than the face's coarse light and shade then tells a
 
 Measured on 5,393 photographs of UTKFace (14.5 million pairs, each as it is and mirrored): a hash distance of at most 7
 leaves 151 pairs, a likeness of at least 0.9 besides leaves 63. Looked at, all 63 are one photograph twice; the likest
-pair of two photographs has 0.87.
+pair of two photographs has 0.87. Found again: all of 600 as JPEG of quality 15, at half the size, blurred, noisy or
+mirrored; 99 % brighter by 15 % or shifted by 1 % of the side; 81 % shifted by 2 %; 68 % zoomed by 4 %. Beyond that
+small shift, a picture is another one here.
 """
 
 from __future__ import annotations
