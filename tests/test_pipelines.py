@@ -266,10 +266,25 @@ def test_various_batches_are_one_frame_of_each_pair(paired):
         assert {row.frame for row in taken} == {[0, 8, 6, 5][epoch]}
 
 
+def test_pairs_too_short_are_left_out_when_asked(paired):
+    """As of somebody who passes by: three frames only of the second fake."""
+    rows = [row for row in paired[1] if row.video != "B/1_2" or row.frame < 3]
+    for order, length in ((dual, 3 * 8), (various, 3 * 2)):
+        with pytest.raises(ValueError, match="1 of 4 pairs are too short. B/1_2 .* skip_short=True"):
+            order(4)(rows, 8, 0)
+        taken = order(4, skip_short=True)(rows, 8, 0)(0)
+        assert len(taken) == length and "B/1_2" not in {rows[number].video for number in taken}
+    with pytest.raises(ValueError, match="4 of 4 pairs are too short"):
+        dual(40, skip_short=True)(rows, 8, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"order": dual(20)}, r"A/1_2 and its original: a video of 20 frames is too short for 4 of them in each of 20"),
+        (
+            {"order": dual(20)},
+            "4 of 4 pairs are too short. A/1_2 and its original: a video of 20 frames",
+        ),
         ({"order": various(20)}, "20 frames is too short for 20 epochs"),
         ({"order": dual(0)}, "total_epochs must be at least 1; received 0"),
         ({"order": various(0)}, "total_epochs must be at least 1; received 0"),

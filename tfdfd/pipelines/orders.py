@@ -22,7 +22,7 @@ def shuffled(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     return lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(rows))
 
 
-def dual(total_epochs: int, originals: Mapping[str, str] | None = None):
+def dual(total_epochs: int, originals: Mapping[str, str] | None = None, skip_short: bool = False):
     """S2's "dual" batches: each is `batch_size` / 2 frames of one fake, each followed by the same of its original.
 
     An epoch has one batch for each pair. After `total_epochs` the frames begin again.
@@ -30,18 +30,19 @@ def dual(total_epochs: int, originals: Mapping[str, str] | None = None):
     Args:
         total_epochs: that the frames are spread over.
         originals: see `tfdfd.data.pairs.pair_faces`.
+        skip_short: leave out pairs with too few frames (somebody who passes by) instead of raising an error.
     """
 
     def order(rows, batch_size, seed):
         _check_epochs(total_epochs)
         pairs = _pairs(rows, originals)
         take = lambda pair, epoch: dual_frames(len(pair.fake), epoch % total_epochs, total_epochs, batch_size)  # noqa: E731
-        return _of_pairs(rows, pairs, seed, take)
+        return _of_pairs(rows, pairs, seed, take, skip_short)
 
     return order
 
 
-def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None = None):
+def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None = None, skip_short: bool = False):
     """S2's "various" batches: one frame of each of `batch_size` / 2 fakes, each followed by the same of its original.
 
     An epoch takes one frame of each pair. After `total_epochs` the frames begin again.
@@ -50,6 +51,7 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
         total_epochs: that the frames are spread over.
         n: frames to go on from one epoch to the next.
         originals: see `tfdfd.data.pairs.pair_faces`.
+        skip_short: leave out pairs with too few frames (somebody who passes by) instead of raising an error.
     """
 
     def order(rows, batch_size, seed):
@@ -58,7 +60,7 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
             raise ValueError(f"a batch of pairs needs an even size; received {batch_size}.")
         pairs = _pairs(rows, originals)
         take = lambda pair, epoch: [various_frame(len(pair.fake), epoch % total_epochs, total_epochs, n)]  # noqa: E731
-        return _of_pairs(rows, pairs, seed, take)
+        return _of_pairs(rows, pairs, seed, take, skip_short)
 
     return order
 
@@ -78,18 +80,23 @@ def _pairs(rows, originals):
     return pairs
 
 
-def _of_pairs(rows, pairs, seed, take):
+def _of_pairs(rows, pairs, seed, take, skip_short):
+    long, told = [], None
     for pair in pairs:
         try:
             take(pair, 0)
+            long.append(pair)
         except ValueError as error:
-            raise ValueError(f"{rows[pair.fake[0]].video} and its original: {error}") from error
+            told = told or f"{rows[pair.fake[0]].video} and its original: {error}"
+    short = len(pairs) - len(long)
+    if short and not (skip_short and long):
+        raise ValueError(f"{short} of {len(pairs)} pairs are too short. {told} Or leave such out with skip_short=True.")
 
     def epoch_of(epoch):
         positions = []
-        for number in np.random.default_rng([seed, epoch]).permutation(len(pairs)):
-            frames = take(pairs[number], epoch)
-            positions.append(np.stack([pairs[number].fake[frames], pairs[number].real[frames]], axis=1).ravel())
+        for number in np.random.default_rng([seed, epoch]).permutation(len(long)):
+            frames = take(long[number], epoch)
+            positions.append(np.stack([long[number].fake[frames], long[number].real[frames]], axis=1).ravel())
         return np.concatenate(positions)
 
     return epoch_of
