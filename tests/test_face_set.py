@@ -171,6 +171,20 @@ def test_killed_twenty_times_at_random_moments_it_ends_in_the_same_bytes(clips, 
     assert bytes_of(folder) == bytes_of(whole)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_an_interrupt_of_all_processes_passes_for_no_crash(clips, whole, tmp_path):
+    folder = tmp_path / "faces"
+    with subprocess.Popen(command(clips, folder), stderr=subprocess.PIPE, start_new_session=True) as process:
+        while (line := process.stderr.readline()) and not line.startswith(b"["):
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+        told = process.stderr.read()
+        assert process.wait(30) == 130 and b"interrupted" in told and b"Traceback" not in told
+    assert {record.status for record in _records(folder)} == {"ok"}
+    assert subprocess.run(command(clips, folder), capture_output=True, timeout=60).returncode == 0
+    assert bytes_of(folder) == bytes_of(whole)
+
+
 class Canned:
     """In place of the decoding processes: two videos with faces, one without, one broken; no processes, no time."""
 
@@ -397,6 +411,9 @@ def test_boxes_that_do_not_fit_are_refused(clips, whole, canned, tmp_path):
         FaceSet(canned / "index.csv", canned, tmp_path / "faces", stored=whole)
     with pytest.raises(ValueError, match="is no face set"):
         FaceSet(clips / "index.csv", clips, tmp_path / "faces", stored=clips)
+    mirrored = FaceOptions(first=True, max_faces=1, mirror=True)
+    with pytest.raises(ValueError, match="more than one frame"):
+        FaceSet(clips / "index.csv", clips, tmp_path / "faces", mirrored, stored=whole)
     run = json.loads((whole / "run.json").read_text()) | {"finished": False}
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "run.json").write_text(json.dumps(run))

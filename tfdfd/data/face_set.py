@@ -240,6 +240,10 @@ class FaceSet:
             )
         if arguments["detector"] == NO_DETECTOR:
             raise ValueError(f"the face set {self._stored} has whole frames for faces; it has no boxes to cut by.")
+        if self.options.mirror and not arguments["first"]:
+            raise ValueError(
+                f"a mirrored tree has one crop a video; {self._stored} has the boxes of more than one frame."
+            )
         return {key: arguments[key] for key in _OF_BOXES} | {"stored": hashlib.sha256(data).hexdigest()}
 
     def _open(self):
