@@ -148,7 +148,7 @@ def test_killed_twenty_times_at_random_moments_it_ends_in_the_same_bytes(clips, 
     killed = 0
     while killed < 20:
         with subprocess.Popen(command(clips, folder), stderr=subprocess.PIPE, start_new_session=True) as process:
-            timer = threading.Timer(20, process.kill)
+            timer = threading.Timer(60, process.kill)
             timer.start()
             # Now while it starts, now a little after it has told of a video that is done.
             if rng.random() < 0.75:
