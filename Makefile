@@ -37,6 +37,10 @@ bench: $(STAMP)-test
 	$(BIN)/python -m benchmarks.detect
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.reseption
+	$(BIN)/python -m benchmarks.extract
+	$(BIN)/python -m benchmarks.pipelines
+	$(BIN)/python -m benchmarks.self_blend
+	$(BIN)/python -m benchmarks.augment
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html
