@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict
 
 from tfdfd.cli.outcome import check_writable, write_json
+from tfdfd.cli.shown import shown
 
 _DESCRIPTION = """\
 Looks for what is in more than one split: a source, a person, a file with the same bytes, and a picture that is the same
@@ -126,8 +127,3 @@ def _tell(found, answer, most):
         compared += f", {len(answer['unread']):,} not readable"
     totals = ", ".join(f"{count:,} of kind {kind}" for kind, count in answer["totals"].items())
     print(f"{'LEAKS: ' + totals if found else 'no leaks'} ({compared})")
-
-
-def shown(text: str) -> str:
-    """A name that neither begins a line of its own nor steers a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import fields
 
+from tfdfd.cli.limits import add_limits, limits_of
 from tfdfd.cli.outcome import check_writable, exit_code, write_json
-from tfdfd.cli.parser import size
+from tfdfd.cli.shown import shown
 from tfdfd.version import __version__
 
 _DESCRIPTION = """\
@@ -18,7 +18,6 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 def add_parser(verbs) -> None:
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
-    from tfdfd.media.limits import Limits
     from tfdfd.media.sampling import FRAMES
     from tfdfd.runtime.names import AUTO, RUNTIMES
     from tfdfd.weights.records import DEFAULT_MODEL
@@ -54,11 +53,7 @@ def add_parser(verbs) -> None:
         help="what runs the network (default: %(default)s, the fastest installed; openvino: pip install 'tfdfd[edge]')",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    limits = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
-    for field in fields(Limits):
-        kind = float if field.name == "max_seconds" else size
-        option = f"--{field.name.replace('_', '-')}"
-        limits.add_argument(option, type=kind, default=field.default, metavar="N", help=f"default: {field.default:,}")
+    add_limits(parser)
     parser.set_defaults(run=run)
 
 
@@ -66,7 +61,6 @@ def run(arguments) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.detect.detector import Detector
     from tfdfd.media.inputs import list_inputs
-    from tfdfd.media.limits import Limits
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.json not in (None, "-"):
@@ -75,7 +69,7 @@ def run(arguments) -> int:
         raise ValueError("the report is a page, not text for standard output; give the name of a file.")
     if arguments.report is not None:
         check_writable(arguments.report)
-    limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
+    limits = limits_of(arguments)
     options = {}
     if arguments.detector == "ssd":
         options = {"graph": arguments.ssd, "config": arguments.ssd_config}
@@ -157,7 +151,6 @@ def summary(detections) -> list[str]:
 
 
 def _in_one_line(path):
-    """A file name that can neither begin a line of its own nor steer a terminal."""
     from tfdfd.detect.results import printable_path
 
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable_path(path))
+    return shown(printable_path(path))

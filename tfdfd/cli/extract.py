@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import fields
 
+from tfdfd.cli.limits import add_limits, limits_of
 from tfdfd.cli.outcome import exit_code
-from tfdfd.cli.parser import size
+from tfdfd.cli.shown import shown
 
 _DESCRIPTION = """\
 Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
@@ -22,7 +22,6 @@ says why); 2 wrong usage."""
 def add_parser(verbs) -> None:
     from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
-    from tfdfd.media.limits import Limits
 
     parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
     parser.add_argument("index", metavar="INDEX.csv", help="the videos and images, as 'tfdfd index' writes them")
@@ -76,11 +75,7 @@ def add_parser(verbs) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    limits = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
-    for field in fields(Limits):
-        kind = float if field.name == "max_seconds" else size
-        option = f"--{field.name.replace('_', '-')}"
-        limits.add_argument(option, type=kind, default=field.default, metavar="N", help=f"default: {field.default:,}")
+    add_limits(parser)
     parser.set_defaults(run=run)
 
 
@@ -88,7 +83,7 @@ def run(arguments) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 
-    label = lambda record: f"{_in_one_line(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
+    label = lambda record: f"{shown(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
     with FaceSet(
         arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes, arguments.workers
     ) as faces:
@@ -115,7 +110,6 @@ def run(arguments) -> int:
 
 def _options(arguments):
     from tfdfd.data.face_options import FaceOptions
-    from tfdfd.media.limits import Limits
 
     of_boxes = {
         "frames": arguments.frames,
@@ -150,10 +144,5 @@ def _options(arguments):
         drop_frames_above=arguments.drop_frames_above,
         multiple_faces=arguments.multiple_faces,
         mirror=arguments.mirror,
-        limits=Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)}),
+        limits=limits_of(arguments),
     )
-
-
-def _in_one_line(path):
-    """A file name that can neither begin a line of its own nor steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tfdfd.cli.shown import shown
 from tfdfd.data.tables import SPLITS
 from tfdfd.detect.results import printable_path
 
@@ -76,5 +77,4 @@ def _duplicates(checked):
 
 
 def _in_one_line(path):
-    """A file name that can neither begin a line of its own nor steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable_path(path))
+    return shown(printable_path(path))

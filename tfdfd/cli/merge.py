@@ -6,8 +6,8 @@ import os
 import sys
 from collections import Counter
 
-from tfdfd.cli.check_leaks import shown
 from tfdfd.cli.outcome import check_writable
+from tfdfd.cli.shown import shown
 
 _DESCRIPTION = """\
 Writes one table of several of one kind. The column `dataset` stays, and nothing is copied: paths are written as seen

@@ -6,8 +6,8 @@ import os
 import sys
 from collections import Counter, defaultdict
 
-from tfdfd.cli.check_leaks import shown
 from tfdfd.cli.outcome import check_writable
+from tfdfd.cli.shown import shown
 
 _DESCRIPTION = """\
 Sets the column `split` of a table and tells what is in each split.
