@@ -114,6 +114,8 @@ def test_the_images_are_the_same_for_every_batch_and_size():
 FAKE_PERF = """#!{python}
 import signal, sys
 if "-p" in sys.argv:
+    # As perf does: a shell's background jobs start with SIGINT ignored.
+    signal.signal(signal.SIGINT, lambda *_: None)
     signal.sigwait([signal.SIGINT])
 print("{answer}", file=sys.stderr)
 """

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 _ATTACHING_SECONDS = 0.5
+# It prints one line then.
+_ENDING_SECONDS = 30
 
 
 def why_no_cycles() -> str | None:
@@ -41,7 +43,11 @@ def count_cycles(work: Callable[[], None]) -> int | None:
             work()
         finally:
             perf.send_signal(signal.SIGINT)
-        return _parse(perf.communicate()[1])
+        try:
+            return _parse(perf.communicate(timeout=_ENDING_SECONDS)[1])
+        except subprocess.TimeoutExpired:
+            perf.kill()
+            raise RuntimeError(f"perf did not end within {_ENDING_SECONDS} s of its SIGINT; it was killed.") from None
 
 
 # Machine-readable: value, unit, event, ... separated by commas, on standard error.
