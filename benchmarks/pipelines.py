@@ -42,8 +42,8 @@ def main(argv=None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from tfdfd.data.crops import faces_of
     from tfdfd.models import build
-    from tfdfd.pipelines.faces import faces_of
     from tfdfd.pipelines.planning import plan_shards
     from tfdfd.pipelines.records import write_shards
     from tfdfd.pipelines.training import train_pipeline

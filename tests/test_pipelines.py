@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tfdfd.augment.policies import policy
+from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.faces.crop import resize_crop
 from tfdfd.pipelines.balanced import balanced
 from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.faces import faces_of
 from tfdfd.pipelines.orders import dual, shuffled, various
 from tfdfd.pipelines.planning import plan_shards
 from tfdfd.pipelines.records import write_shards
@@ -383,3 +383,51 @@ def test_real_crops(data):
 def test_shuffled_is_the_order_unless_told(folder):
     rows = faces_of(folder).rows
     assert sorted(shuffled(rows, 32, 0)(0).tolist()) == list(range(320))
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 3), (2, 1), (1, 9)])
+def test_a_stopped_training_goes_on_in_the_middle_of_an_epoch(folder, monkeypatch, epoch, batch):
+    whole = train_pipeline(folder, SIDE, 32, split=None, seed=3)
+    epochs = [seen(whole) for _ in range(epoch + 2)]
+    opened = Counter()
+
+    def counted(path):
+        opened[path] += 1
+        return read(path)
+
+    from tfdfd.pipelines.elements import read_crop as read
+
+    monkeypatch.setattr("tfdfd.pipelines.elements.read_crop", counted)
+    later = train_pipeline(folder, SIDE, 32, split=None, seed=3, first_epoch=epoch, first_batch=batch)
+    assert len(later) == 10 and later.cardinality() == 10
+    assert seen(later) == epochs[epoch][batch:]
+    assert sum(opened.values()) == 320 - 32 * batch  # what comes before is not read
+    assert seen(later) == epochs[epoch + 1]
+
+
+def test_shards_go_on_in_the_middle_of_an_epoch_too(folder, tmp_path):
+    for _ in write_shards(faces_of(folder), plan_shards(faces_of(folder), 3), tmp_path):
+        pass
+    build = partial(train_pipeline, tmp_path, SIDE, 32, split=None, seed=3)
+    whole, later = build(), build(first_epoch=1, first_batch=7)
+    epochs = [seen(whole) for _ in range(3)]
+    assert [seen(later), seen(later)] == [epochs[1][7:], epochs[2]]
+    assert len(later) == 10
+
+
+def test_keras_takes_the_rest_of_an_epoch_and_then_whole_ones(folder):
+    import keras
+
+    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    dataset = train_pipeline(folder, SIDE, 32, split=None, first_batch=8)
+    model.fit(dataset, epochs=1, steps_per_epoch=2, verbose=0)
+    assert model.optimizer.iterations == 2
+    model.fit(dataset, initial_epoch=1, epochs=3, verbose=0)
+    assert model.optimizer.iterations == 2 + 10 + 10
+
+
+@pytest.mark.parametrize("place", [{"first_batch": 10}, {"first_batch": -1}, {"first_epoch": -1}])
+def test_a_place_that_no_epoch_has_is_told(folder, place):
+    with pytest.raises(ValueError, match="first_batch from 0 to 9, an epoch having 10 batches; received"):
+        train_pipeline(folder, SIDE, 32, split=None, **place)

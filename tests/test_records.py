@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.pipelines.balanced import balanced
 from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.faces import faces_of
 from tfdfd.pipelines.planning import plan_shards
 from tfdfd.pipelines.records import read_records, write_shards
 from tfdfd.pipelines.shards import open_shards

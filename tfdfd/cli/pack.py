@@ -29,7 +29,7 @@ def add_parser(verbs) -> None:
 
 def _pack(arguments) -> int:
     from tfdfd.cli.progress import tracked
-    from tfdfd.pipelines.faces import faces_of
+    from tfdfd.data.crops import faces_of
     from tfdfd.pipelines.planning import plan_shards
 
     faces = faces_of(arguments.faces)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import tensorflow as tf
 
+from tfdfd.data.crops import Faces
 from tfdfd.pipelines.decoding import decode_crop, read_crop, to_network
-from tfdfd.pipelines.faces import Faces
 
 NAMES = ("path", "method", "video")
 
@@ -89,6 +88,13 @@ def resized(elements: tf.data.Dataset, size: tuple[int, int]) -> tf.data.Dataset
     return elements.map(resize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def known_length(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
-    """Tells how many batches `count` elements make, which flattening hides from Keras's progress bar."""
-    return dataset.apply(tf.data.experimental.assert_cardinality(int(np.ceil(count / batch_size))))
+def known_length(dataset: tf.data.Dataset, batches: int, first_batch: int = 0) -> tf.data.Dataset:
+    """Tells how many batches an epoch has, which flattening hides from Keras's progress bar.
+
+    Where the first epoch is a part of one, the length told is still a whole epoch's; to be called last then.
+    """
+    if not first_batch:
+        return dataset.apply(tf.data.experimental.assert_cardinality(batches))
+    # An asserted length would be an error at the end of the shorter epoch.
+    dataset.cardinality = lambda: tf.constant(batches, tf.int64)
+    return dataset

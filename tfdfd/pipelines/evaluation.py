@@ -6,8 +6,8 @@ import os
 
 import tensorflow as tf
 
+from tfdfd.data.crops import Faces, faces_of
 from tfdfd.pipelines.elements import checked_batch, checked_size, from_files, from_records, known_length, resized
-from tfdfd.pipelines.faces import Faces, faces_of
 from tfdfd.pipelines.records import records_in_order
 from tfdfd.pipelines.shards import is_packed, open_shards
 
@@ -62,4 +62,4 @@ def eval_pipeline(
     if not named:
         keys = ("image", "label", "sample_weight") if pad else ("image", "label")
         batches = batches.map(lambda batch: tuple(batch[key] for key in keys))
-    return known_length(batches, count, batch_size).prefetch(tf.data.AUTOTUNE)
+    return known_length(batches, -(-count // batch_size)).prefetch(tf.data.AUTOTUNE)

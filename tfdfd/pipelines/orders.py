@@ -7,7 +7,8 @@ positions, in whichever order the epochs are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -63,6 +64,20 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
         return _of_pairs(rows, pairs, seed, take, skip_short)
 
     return order
+
+
+def starts(first_epoch: int, first_batch: int, batches: int) -> Iterator[tuple[int, int]]:
+    """For each iteration its epoch, and the batch in it with which it begins: 0 from the second iteration on.
+
+    Raises:
+        ValueError: an epoch, which has so many `batches`, has no such batch.
+    """
+    if first_epoch < 0 or not 0 <= first_batch < batches:
+        raise ValueError(
+            f"first_epoch must be at least 0 and first_batch from 0 to {batches - 1}, an epoch having {batches} "
+            f"batches; received {first_epoch} and {first_batch}. After the last batch comes the next epoch's batch 0."
+        )
+    return itertools.chain([(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0)))
 
 
 def _check_epochs(total_epochs):

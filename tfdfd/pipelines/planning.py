@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdfd.pipelines.faces import Faces
+from tfdfd.data.crops import Faces
 from tfdfd.pipelines.shards import ENDING
 
 SHARD_BYTES = 128 * 2**20

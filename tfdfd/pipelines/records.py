@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.pipelines.faces import Faces
 from tfdfd.pipelines.planning import PlannedShard
 from tfdfd.pipelines.shards import ENDING, Shard, digest, is_packed, read_index, write_index
 
@@ -99,8 +99,10 @@ def records_in_order(shards: list[Shard]) -> tf.data.Dataset:
     return tf.data.TFRecordDataset([shard.path for shard in shards])
 
 
-def shuffled_records(shards: list[Shard], seed: int, epochs: Iterator[int]) -> tf.data.Dataset:
+def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int, int]]) -> tf.data.Dataset:
     """Serialised examples in an order that depends on the seed and on the epoch that each iteration draws.
+
+    Each iteration draws from `starts` its epoch and how many of that epoch's examples are left out at its beginning.
 
     Shards are put in random order and read several at a time, and so many crops as fit a buffer are shuffled at once.
     (`Dataset.shuffle` would depend on TensorFlow's global seed, too.)
@@ -108,11 +110,12 @@ def shuffled_records(shards: list[Shard], seed: int, epochs: Iterator[int]) -> t
     paths = tf.constant([shard.path for shard in shards])
 
     def draw():
-        generator = np.random.default_rng([seed, next(epochs)])
-        return generator.permutation(len(shards)), generator.integers(2**62)
+        epoch, skipped = next(starts)
+        generator = np.random.default_rng([seed, epoch])
+        return generator.permutation(len(shards)), generator.integers(2**62), np.int64(skipped)
 
     def epoch(_):
-        order, key = tf.numpy_function(draw, [], [tf.int64, tf.int64])
+        order, key, skipped = tf.numpy_function(draw, [], [tf.int64] * 3)
         files = tf.data.Dataset.from_tensor_slices(tf.gather(paths, tf.ensure_shape(order, (None,))))
         records = files.interleave(
             tf.data.TFRecordDataset,
@@ -124,7 +127,7 @@ def shuffled_records(shards: list[Shard], seed: int, epochs: Iterator[int]) -> t
         def mixed(number, block):
             return tf.random.experimental.stateless_shuffle(block, tf.stack([tf.ensure_shape(key, ()), number]))
 
-        return records.batch(BUFFER).enumerate().map(mixed).prefetch(1).unbatch()
+        return records.batch(BUFFER).enumerate().map(mixed).prefetch(1).unbatch().skip(tf.ensure_shape(skipped, ()))
 
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)
 

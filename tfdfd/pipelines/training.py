@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfdfd.data.crops import Faces, faces_of
 from tfdfd.pipelines.elements import checked_batch, checked_size, from_files, from_records, known_length, resized
-from tfdfd.pipelines.faces import Faces, faces_of
-from tfdfd.pipelines.orders import shuffled
+from tfdfd.pipelines.orders import shuffled, starts
 from tfdfd.pipelines.records import shuffled_records
 from tfdfd.pipelines.shards import is_packed, open_shards
 
@@ -24,6 +23,7 @@ def train_pipeline(
     order: Callable = shuffled,
     seed: int = 0,
     first_epoch: int = 0,
+    first_batch: int = 0,
     augment: Callable | None = None,
     cache: bool = False,
     named: bool = False,
@@ -41,6 +41,9 @@ def train_pipeline(
         order: `shuffled`, `dual(...)`, `various(...)` of `tfdfd.pipelines.orders`, or `balanced`.
         seed: of the order. The same seed gives the same epochs.
         first_epoch: the epoch that the first iteration gives, to continue where a training stopped.
+        first_batch: the batch of that epoch that it begins with, from 0. Crops before it are not decoded. The length
+            told is that of a whole epoch, which later iterations have: give Keras's `fit` the rest of the first one by
+            itself, with `steps_per_epoch`, for at a sudden end it counts a step too many.
         augment: called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like: a function
             of tensors, or a Keras layer such as `tfdfd.augment` has, which is called with `training=True`. Batches
             pass it one after the other, so that what it draws is reproducible.
@@ -58,7 +61,6 @@ def train_pipeline(
             `tf.errors.DataLossError` (the same `tfdfd pack` again finds it and writes it anew).
     """
     size, batch_size = checked_size(size), checked_batch(batch_size)
-    epochs = itertools.count(first_epoch)
     if is_packed(faces):
         if order is not shuffled or cache:
             raise ValueError(
@@ -67,13 +69,14 @@ def train_pipeline(
             )
         shards = open_shards(faces, split)
         count = sum(shard.examples for shard in shards)
-        elements = from_records(shuffled_records(shards, seed, epochs))
+        begun = starts(first_epoch, first_batch, -(-count // batch_size))
+        elements = from_records(shuffled_records(shards, seed, ((epoch, at * batch_size) for epoch, at in begun)))
     else:
         faces = faces_of(faces, split)
         epoch_of = order(faces.rows, batch_size, seed)
         count = len(epoch_of(first_epoch))
-        elements = from_files(_positions(epoch_of, epochs), faces, cache, named)
-    batches = known_length(resized(elements, size).batch(batch_size), count, batch_size)
+        begun = starts(first_epoch, first_batch, -(-count // batch_size))
+        elements = from_files(_positions(epoch_of, begun, batch_size), faces, cache, named)
 
     # Left to itself, a layer within tf.data takes it that nobody trains, and alters nothing.
     arguments = {"training": True} if hasattr(augment, "call") else {}
@@ -84,12 +87,17 @@ def train_pipeline(
             image = tf.ensure_shape(tf.convert_to_tensor(augment(image, **arguments)), (None, *size, 3))
         return batch | {"image": image} if named else (image, batch["label"])
 
-    return batches.map(finish).prefetch(tf.data.AUTOTUNE)
+    batches = resized(elements, size).batch(batch_size).map(finish).prefetch(tf.data.AUTOTUNE)
+    return known_length(batches, -(-count // batch_size), first_batch)
 
 
-def _positions(epoch_of, epochs):
+def _positions(epoch_of, begun, batch_size):
+    def draw():
+        epoch, batch = next(begun)
+        return epoch_of(epoch)[batch * batch_size :]
+
     def epoch(_):
-        positions = tf.numpy_function(lambda: epoch_of(next(epochs)), [], tf.int64)
+        positions = tf.numpy_function(draw, [], tf.int64)
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(positions, (None,)))
 
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)

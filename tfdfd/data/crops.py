@@ -1,0 +1,70 @@
+"""Where crops are and what is known of them: a `faces.csv`, or a folder with `real/` and `fake/`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
+
+TABLE = "faces.csv"
+ENDINGS = (".png", ".jpg", ".jpeg")
+_NO_BOX = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Crops: rows, and the folder that their files are relative to."""
+
+    root: Path
+    rows: tuple[FaceRow, ...]
+
+    def path(self, position: int) -> str:
+        """The file of one row."""
+        return os.path.join(self.root, self.rows[position].file)
+
+
+def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Faces:
+    """Reads which crops there are; no image is opened.
+
+    Args:
+        where: a `faces.csv`, a folder that holds one, a folder with `real/` and `fake/` (any depth, PNG and JPEG by
+            name, sorted; a folder within `fake/` names the method), or `Faces`.
+        split: only the rows of this split; None for all.
+
+    Raises:
+        ValueError: nothing of that kind is there, or no crop of that split.
+    """
+    faces = where if isinstance(where, Faces) else _read(Path(where))
+    if split is not None:
+        chosen = tuple(row for row in faces.rows if row.split == split)
+        if not chosen and faces.rows:
+            counts = Counter(str(row.split) for row in faces.rows)
+            raise ValueError(
+                f"{faces.root} has no crop of split {split!r} but {dict(counts)}; set splits with `tfdfd split`, or "
+                "give split=None to take all crops."
+            )
+        faces = replace(faces, rows=chosen)
+    if not faces.rows:
+        raise ValueError(f"{faces.root} has no crops: its table is empty, or no name ends in {', '.join(ENDINGS)}.")
+    return faces
+
+
+def _read(where):
+    table = where / TABLE if where.is_dir() else where
+    if table.is_file():
+        return Faces(table.parent, tuple(read_table(table, FaceRow)))
+    if not any((where / name).is_dir() for name in ("real", "fake")):
+        raise ValueError(
+            f"{where} holds no face crops; expected a {TABLE}, a folder with one, or a folder with real/ and fake/."
+        )
+    rows = []
+    for folder, label in (("real", REAL), ("fake", FAKE)):
+        files = (file for file in (where / folder).rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        for name in sorted(file.relative_to(where).as_posix() for file in files):
+            inner = name.split("/")[1:-1]
+            method = (inner[0] if inner else folder) if label == FAKE else ORIGINAL
+            rows.append(FaceRow(name, "folder", name, 0, 0.0, 0, _NO_BOX, None, label, method, ()))
+    return Faces(where, tuple(rows))
