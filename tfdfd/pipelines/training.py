@@ -74,7 +74,7 @@ def train_pipeline(
     else:
         faces = faces_of(faces, split)
         epoch_of = order(faces.rows, batch_size, seed)
-        count = len(epoch_of(first_epoch))
+        count = len(epoch_of(0))
         begun = starts(first_epoch, first_batch, -(-count // batch_size))
         elements = from_files(_positions(epoch_of, begun, batch_size), faces, cache, named)
 
