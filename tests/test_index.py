@@ -12,6 +12,7 @@ from tfdfd.data.index import INDEXERS, index
 from tfdfd.data.index.check import check
 from tfdfd.data.index.ffpp import official
 from tfdfd.data.index.folder import source_of
+from tfdfd.data.splitting import groups
 from tfdfd.data.tables import IndexRow, read_table
 
 FAKE_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
@@ -71,7 +72,7 @@ def test_ffpp_tree(ffpp):
             assert row.compression == rows[row.original].compression
 
 
-def test_ffpp_actors_stay_together(ffpp):
+def test_ffpp_scenes_of_actors_are_sources_and_actors_are_people(ffpp):
     rows = rows_of("ffpp", ffpp)
     fake = rows["manipulated_sequences/DeepFakeDetection/raw/videos/03_04__hugging_happy__KWGI1LSZ.mp4"]
     assert (fake.label, fake.compression, fake.split) == (1, "c0", None)
@@ -79,7 +80,9 @@ def test_ffpp_actors_stay_together(ffpp):
     assert fake.original == "original_sequences/actors/raw/videos/03__hugging_happy.mp4"
     faces = rows["original_sequences/actors/raw/videos/04__hugging_happy.mp4"]
     assert faces.identity == ("04",)
-    assert set(fake.source_id) == {*rows[fake.original].source_id, *faces.source_id}
+    assert fake.source_id == rows[fake.original].source_id == ("03__hugging_happy",) != faces.source_id
+    other = rows[fake.original.replace("raw", "c40")]
+    assert other.source_id == fake.source_id
 
 
 def test_the_official_split_is_whole():
@@ -141,10 +144,11 @@ def test_celebdf_tree(tmp_path):
     fake = rows["Celeb-synthesis/id0_id1_0003.mp4"]
     assert (fake.label, fake.method, fake.original) == (1, "Celeb-synthesis", "Celeb-real/id0_0003.mp4")
     assert fake.identity == ("id0", "id1")
-    # Every original of an identity has the same source: none of them can be split off from the fakes of that face.
-    originals = [row for row in rows.values() if row.identity == ("id1",)]
-    assert len(originals) == 10
-    assert {row.source_id for row in originals} == {("id1",)} and "id1" in fake.source_id
+    assert fake.source_id == rows[fake.original].source_id == ("id0_0003",)
+    # People connect everything here, videos do not.
+    assert len({row.source_id for row in rows.values() if row.identity == ("id1",)}) == 10
+    assert len(set(groups(rows.values()))) == 1 + 300
+    assert len(set(groups(rows.values(), by=("source",)))) == 400 + 300
     assert rows["YouTube-real/00170.mp4"].identity == ()
     assert rows["YouTube-real/00170.mp4"].source_id != rows["YouTube-real/00171.mp4"].source_id
 
@@ -238,6 +242,72 @@ def test_dfdc_names_in_two_parts_are_two_rows(tmp_path):
     assert rows["dfdc_train_part_2/d.mp4"].original == "dfdc_train_part_3/only.mp4"
 
 
+def test_dfdc_validation_and_test_sets(tmp_path):
+    put(tmp_path, "validation/a.mp4", "validation/b.mp4", "validation/more.mp4", "test/c.mp4", "test/d.mp4")
+    put(tmp_path, "test/both.mp4", "test/odd.mp4")
+    lines = "filename,label\r\na.mp4,0\r\nb.mp4,1\r\ngone.mp4,1\r\n../a.mp4,1\r\nmore.mp4,2\r\nshort\r\n"
+    (tmp_path / "validation/labels.csv").write_bytes(lines.encode())
+    told = {"c.mp4": {"is_fake": 1, "augmentations": {}}, "d.mp4": {"is_fake": 0}, "both.mp4": {"is_fake": True}}
+    (tmp_path / "test/metadata.json").write_text(json.dumps(told | {"odd.mp4": {"is_fake": 0.5}}))
+    (tmp_path / "test/labels.csv").write_text("filename,label\nc.mp4,1\nboth.mp4,0\n")
+    found = INDEXERS["dfdc"](tmp_path)
+    assert {row.path: (row.label, row.method, row.split, row.source_id, row.status) for row in found.rows} == {
+        "test/c.mp4": (1, "dfdc", "test", ("c",), "ok"),
+        "test/d.mp4": (0, "original", "test", ("d",), "ok"),
+        "validation/a.mp4": (0, "original", "val", ("a",), "ok"),
+        "validation/b.mp4": (1, "dfdc", "val", ("b",), "ok"),
+        "validation/gone.mp4": (1, "dfdc", "val", ("gone",), "missing"),
+    }
+    clear, contradicted = (found.left_out[reason] for reason in sorted(found.left_out))
+    assert clear == ["test/odd.mp4", "validation/../a.mp4", "validation/more.mp4", "validation/short"]
+    assert contradicted == ["test/both.mp4"]
+    assert found.shares[-1].what == "videos listed in labels.csv and metadata.json"
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"filename,label\n\xff,1\n", b'filename,label\n"a.mp4'])
+def test_dfdc_broken_labels_csv_leaves_the_other_parts(tmp_path, content):
+    dfdc_part(tmp_path, 0, {"a.mp4": real()}, ["a.mp4"])
+    put(tmp_path, "validation/b.mp4")
+    (tmp_path / "validation/labels.csv").write_bytes(content)
+    found = INDEXERS["dfdc"](tmp_path)
+    assert [row.path for row in found.rows] == ["dfdc_train_part_0/a.mp4"]
+    assert ["validation/b.mp4"] in found.left_out.values()
+
+
+def test_dfdc_preview(tmp_path):
+    one, two = "original_videos/1699158/1699158_A_001.mp4", "original_videos/1031393/1031393_A_002.mp4"
+    swap = "method_A/1699158/1699158_1031393_A/1699158_1031393_A_001_0_qat.mp4"
+    back = "method_B/1031393/1031393_1699158_A/1031393_1699158_A_009_1.mp4"
+    people = {"target_id": 1699158, "swapped_id": 1031393}
+    told = {
+        one: {"label": "real", "set": "train", "target_id": 1699158, "swapped_id": None, "augmentations": []},
+        two: {"label": "real", "set": "test"},
+        swap: {"label": "fake", "set": "train", "augmentations": ["x"]} | people,
+        back: {"label": "fake", "set": "test", "target_id": "1031393", "swapped_id": "1699158"},
+        "../out.mp4": {"label": "real", "set": "train"},
+        "method_A/x.mp4": {"label": "fake", "set": "train", "target_id": [1]},
+        "a.mp4": {"label": "fake", "set": "train"},
+    }
+    root = tmp_path / "dfdc_preview_set"
+    put(root, one, two, swap, back, "method_A/unlisted.mp4")
+    (root / "dataset.json").write_text(json.dumps(told))
+    for where, before in ((tmp_path, "dfdc_preview_set/"), (root, "")):
+        found = INDEXERS["dfdc"](where)
+        rows = {row.path.removeprefix(before): row for row in found.rows}
+        assert sorted(rows) == sorted([one, two, swap, back])
+        assert [rows[path].split for path in (one, two, swap, back)] == ["train", "test", "train", "test"]
+        assert [rows[path].method for path in (one, two, swap, back)] == ["original"] * 2 + ["method_A", "method_B"]
+        assert rows[swap].identity == ("1699158", "1031393")
+        assert rows[one].identity == ("1699158",) and rows[two].identity == ("1031393",)
+        assert rows[swap].original == before + one
+        assert rows[swap].source_id == rows[one].source_id == ("1699158_A_001",)
+        # Its original is not there, but has a name.
+        assert (rows[back].original, rows[back].source_id) == (None, ("1031393_A_009",))
+        unclear, unlisted = (found.left_out[reason] for reason in sorted(found.left_out))
+        assert sorted(unclear) == sorted(before + name for name in ("../out.mp4", "method_A/x.mp4", "a.mp4"))
+        assert unlisted == [before + "method_A/unlisted.mp4"]
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"a.mp4": '])
 def test_dfdc_broken_metadata_leaves_the_other_parts(tmp_path, content):
     dfdc_part(tmp_path, 0, {"a.mp4": real()}, ["a.mp4"])
@@ -278,10 +348,38 @@ def test_folder_tree(tmp_path):
         ("real/0001.png", "", "0001"),
         ("real/df00204.jpg", "", "df00204"),
         ("real/anna smith.jpg", "v", "anna smith"),
+        ("real/48_1_2_20170109002813437.jpg", "", "48_1_2_20170109002813437"),
+        ("real/48_1_2_20170109002813437.jpg.chip.jpg", "", "48_1_2_20170109002813437"),
+        ("real/39_1_20170116174525125.jpg", "part1", "39_1_20170116174525125"),
     ],
 )  # fmt: skip
 def test_the_source_of_an_image(path, below, source):
     assert source_of(path, below) == source
+
+
+def test_a_folder_of_one_class_needs_no_names(tmp_path, run_tfdfd):
+    put(tmp_path / "f", "a.jpg", "deep/v-01.png", "deep/v-02.png", "fake/b.mp4", "test/c.jpg", "notes.txt")
+    with pytest.raises(ValueError, match=r"if all files are real, say so \(--all real\)"):
+        index("folder", make_flat(tmp_path / "flat"))
+    found = INDEXERS["folder"](tmp_path / "f", label=0)
+    assert {row.path: (row.label, row.method, row.source_id, row.split) for row in found.rows} == {
+        "a.jpg": (0, "original", ("a",), None),
+        "deep/v-01.png": (0, "original", ("v",), None),
+        "deep/v-02.png": (0, "original", ("v",), None),
+        "fake/b.mp4": (0, "original", ("b",), None),
+        "test/c.jpg": (0, "original", ("c",), "test"),
+    }
+    assert not found.left_out
+    assert {(row.label, row.method) for row in INDEXERS["folder"](tmp_path / "f", label=1).rows} == {(1, "fake")}
+    with pytest.raises(ValueError, match=r"label must be 0 \(real\), 1 \(fake\) or None; received 'real'"):
+        INDEXERS["folder"](tmp_path / "f", label="real")
+    assert run_tfdfd("index", "folder", tmp_path / "flat", "-o", tmp_path / "i.csv", "--all", "real")[0] == 0
+    assert [row.label for row in read_table(tmp_path / "i.csv", IndexRow)] == [0, 0]
+
+
+def make_flat(root):
+    put(root, "one.jpg", "two.jpg")
+    return root
 
 
 def test_folder_left_out_and_names(tmp_path):
@@ -458,7 +556,9 @@ def test_cli_source_pattern(tmp_path, run_tfdfd):
         (["folder", "."], "required: -o/--output"),
         (["folder", "absent", "-o", "i.csv"], "'absent' cannot be indexed"),
         (["folder", ".", "-o", "i.csv", "--real-is-one"], "is for --label-files"),
-        (["dfdc", ".", "-o", "i.csv", "--source-pattern", "(a)"], "is for folder"),
+        (["dfdc", ".", "-o", "i.csv", "--source-pattern", "(a)"], "--all are for folder"),
+        (["ffpp", ".", "-o", "i.csv", "--all", "real"], "--all are for folder; sources and labels of ffpp are known"),
+        (["folder", ".", "-o", "i.csv", "--all", "reel"], "invalid choice: 'reel'"),
     ],
 )
 def test_cli_wrong_usage(tmp_path, monkeypatch, run_tfdfd, words, told):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdfd.data.leaks import NEAR, leaks, look_at, refuse_leaks
-from tfdfd.data.perceptual_hash import MIRROR, MIRROR_DETAIL, distances, fingerprint, near_pairs
-from tfdfd.data.splitting import split
+from tfdfd.data.leaks import NEAR, Looks, leaks, look_at, refuse_leaks, same_pictures
+from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, distances, fingerprint, likeness, near_pairs
+from tfdfd.data.splitting import groups, split
 from tfdfd.data.tables import FaceRow, IndexRow, write_table
 
 
@@ -86,6 +86,11 @@ def test_a_split_of_ours_has_none_and_refuse_leaks_refuses_others():
 
 
 hashes = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30)
+bit = st.integers(0, 63)
+
+
+def detailed(seed):
+    return np.random.default_rng(seed).integers(0, 256, (64, 64), np.uint8)
 
 
 @settings(max_examples=150, deadline=None)
@@ -188,6 +193,79 @@ def test_pictures_are_found_small_mirrored_shifted_and_copied(crops):
     }
     (file,) = [leak for leak in found if leak.kind == "file"]
     assert file.where == (("train", 1, "train/0.png"), ("test", 1, "test/copy.png"))
+
+
+def test_the_same_pictures_are_found_between_groups_only(crops):
+    folder, rows = crops
+    names = [row.file for row in rows]
+    looks = look_at(rows, folder)
+    pairs = {(names[one], names[other]) for one, other in same_pictures(rows, groups(rows), looks)}
+    assert pairs == {
+        ("train/0.png", "test/copy.png"),
+        ("train/0.png", "test/small.png"),
+        ("train/1.png", "test/mirrored.png"),
+        ("train/2.png", "test/shifted.png"),
+        ("test/small.png", "test/copy.png"),
+    }
+    assert same_pictures(rows, ["one"] * len(rows), looks) == []
+    assert same_pictures(rows, groups(rows)) == []
+    digests = [replace(row, sha256=digest) for row, digest in zip(rows, looks.digests, strict=True)]
+    assert same_pictures(digests, groups(digests)) == [(0, len(rows) - 1)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(hashes, st.data())
+def test_same_pictures_are_those_of_brute_force(numbers, data):
+    """Hashes of few groups, many of them equal or near, and details of few kinds: every pair of groups is found."""
+    near = st.builds(lambda number, bits: number ^ sum(1 << b for b in bits), st.sampled_from(numbers), st.sets(bit))
+    numbers = numbers + data.draw(st.lists(near, min_size=1, max_size=20))
+    count = len(numbers)
+    belongs = data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+    kinds = data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    details = np.stack([fingerprint(detailed(kind))[1] for kind in range(3)])
+    rows = [face_row(str(number)) for number in range(count)]
+    looks = Looks([None] * count, np.arange(count), as_np(numbers), details[kinds], [])
+    expected = set()
+    for i, one in enumerate(numbers):
+        for j, other in enumerate(numbers):
+            for flip, turn in ((0, 1), (int(MIRROR), MIRROR_DETAIL)):
+                close = bin(one ^ flip ^ other).count("1") <= NEAR
+                if close and likeness(details[[kinds[i]]] * np.float16(turn), details[[kinds[j]]])[0] >= ALIKE:
+                    expected |= {frozenset([belongs[i], belongs[j]])}
+    found = same_pictures(rows, belongs, looks)
+    assert found == sorted(found) and all(one < other for one, other in found)
+    assert {frozenset([belongs[i], belongs[j]]) for i, j in found} == {pair for pair in expected if len(pair) == 2}
+    assert len(found) == len({frozenset([belongs[i], belongs[j]]) for i, j in found})
+
+
+def test_what_split_makes_of_copies_passes_check_leaks(crops, run_tfdfd):
+    folder, rows = crops
+    write_table(folder / "faces.csv", [replace(row, split=None) for row in rows], FaceRow)
+    shares = ["--train", "0.5", "--test", "0.5"]
+    for seed in range(4):
+        words = ["split", folder / "faces.csv", "-o", folder / "split.csv", *shares, "--seed", seed]
+        code, _, err = run_tfdfd(*words)
+        assert (code, err) == (0, "")
+        assert run_tfdfd("check-leaks", folder / "split.csv")[0] == 0
+    failed = []
+    for seed in range(4):
+        words = ["split", folder / "faces.csv", "-o", folder / "split.csv", *shares, "--seed", seed, "--no-crops"]
+        assert run_tfdfd(*words)[0] == 0
+        failed.append(run_tfdfd("check-leaks", folder / "split.csv")[0])
+    assert 1 in failed
+
+
+def test_split_tells_what_it_could_not_read_and_what_the_preset_leaves_crossing(crops, run_tfdfd):
+    folder, rows = crops
+    (folder / "test" / "other0.png").write_bytes(b"no picture")
+    free = [replace(row, split=None if row.split == "train" else "test") for row in rows]
+    write_table(folder / "faces.csv", free, FaceRow)
+    words = ["split", folder / "faces.csv", "-o", folder / "split.csv", "--preset", "s4"]
+    code, _, err = run_tfdfd(*words)
+    assert code == 0
+    assert "not compared: test/other0.png: no picture that can be decoded" in err
+    assert "in several splits, so that check-leaks fails: 1 of kind file, 3 of kind picture" in err
+    assert run_tfdfd("check-leaks", folder / "split.csv")[0] == 1
 
 
 def test_unreadable_crops_are_named(crops):

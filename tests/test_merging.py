@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tfdfd.data.merging import merged, read_either, relocated, renamed
+from tfdfd.data.merging import merged, relocated, renamed
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
 
 
@@ -113,12 +113,3 @@ def test_relocated_there_and_back_is_the_same(tmp_path):
 def test_a_data_set_needs_a_name():
     with pytest.raises(ValueError, match="the name of a data set is empty"):
         renamed([face_row("a.png")], "")
-
-
-def test_either_kind_is_read_and_a_file_of_neither_is_refused(tmp_path):
-    for kind, row in ((FaceRow, face_row("ü.png")), (IndexRow, index_row("a,b.mp4"))):
-        write_table(tmp_path / "t.csv", [row], kind)
-        assert read_either(tmp_path / "t.csv") == ([row], kind)
-    (tmp_path / "t.csv").write_bytes(b"")
-    with pytest.raises(ValueError, match="has other columns than expected"):
-        read_either(tmp_path / "t.csv")

@@ -115,7 +115,7 @@ def test_people_join_videos_unless_told():
     rows = [index_row("a.mp4", ["a"], ["p"]), index_row("b.mp4", ["b"], ["p"])]
     assert len(set(groups(rows))) == 1
     assert len(set(groups(rows, by=("source",)))) == 2
-    with pytest.raises(ValueError, match=r"kept together by source, identity, video; received \('person',\)"):
+    with pytest.raises(ValueError, match=r"kept together by source, identity; received \('person',\)"):
         groups(rows, by=("person",))
 
 
@@ -130,7 +130,7 @@ def test_a_video_in_two_compressions_is_one():
         return replace(index_row(f"x/{compression}/videos/{name}.mp4", original=original), compression=compression)
 
     rows = [video("a", "c23"), video("a", "c40"), video("f", "raw", "x/raw/videos/a.mp4"), video("b", "c23")]
-    one, other, fake, another = groups(rows, by=("video",))
+    one, other, fake, another = groups(rows, by=("source",))
     assert one == other == fake != another
 
 
@@ -156,13 +156,27 @@ def test_one_group_for_all_is_an_error_that_says_what_connects_it():
     with pytest.raises(ValueError) as told:
         split(rows)
     assert "form 1 group only: the largest group, 36 videos of ffpp with 100% of the rows" in str(told.value)
-    assert "45 names (id0, id1, id2, id3, id4, …)" in str(told.value) and "--by video" in str(told.value)
-    assert {row.split for row in split(rows, by=("video",))} == {"train", "val", "test"}
+    assert "45 names (id0, id1, id2, id3, id4, …)" in str(told.value) and "--by source" in str(told.value)
+    assert {row.split for row in split(rows, by=("source",))} == {"train", "val", "test"}
 
 
-def test_crops_are_not_parted_from_their_originals():
-    with pytest.raises(ValueError, match="does not tell which video a fake was made from.*Split the index"):
-        split(ffpp(10), by=("video",))
+def test_what_is_joined_besides_stays_together_in_presets_too():
+    rows = [index_row(f"{n}.mp4", [f"{n}"], dataset="celebdf") for n in range(40)]
+    joined = [(n, n + 20) for n in range(19)]
+    for done in (split(rows, joined=joined), split_as(rows, "s3", joined=joined)):
+        assert all(done[one].split == done[other].split for one, other in joined)
+        assert {row.split for row in done} == {"train", "val", "test"}
+    told = r"connected by 40 names \(0, 1, 10, 11, 12, …\) and 39 pairs of pictures that are the same\."
+    with pytest.raises(ValueError, match=told):
+        split(rows, joined=[(n, n + 1) for n in range(39)])
+
+
+def test_what_is_joined_to_a_kept_split_is_left_where_it_belongs():
+    listed = [index_row(f"t{n}.mp4", [f"t{n}"], dataset="celebdf", split="test") for n in range(10)]
+    rows = listed + [index_row(f"{n}.mp4", [f"{n}"], dataset="celebdf") for n in range(40)]
+    done = split_as(rows, "s4", joined=[(0, 10), (20, 30), (21, 30)])
+    assert done[:10] == listed and done[10].split != "test"
+    assert done[20].split == done[21].split == done[30].split
 
 
 def test_a_large_group_is_told_with_the_share_it_forces():
@@ -206,11 +220,8 @@ def test_official_splits_stay_and_rows_without_one_are_counted():
 def test_s2_keeps_official_splits_and_splits_the_rest_by_data_set():
     official = [index_row(f"{n}.mp4", [f"{n}"], split=("train", "val", "test")[n % 3]) for n in range(30)]
     # Few actors in many videos: people meet again, a fake and its original do not.
-    actors = [index_row(f"dfd{n}.mp4", ["actor01"], ["01"]) for n in range(50)]
-    actors += [
-        index_row(f"fake{n}.mp4", ["actor01"], ["01"], 1, "DeepFakeDetection", original=f"dfd{n}.mp4")
-        for n in range(50)
-    ]
+    actors = [index_row(f"dfd{n}.mp4", [f"scene{n}"], ["01"]) for n in range(50)]
+    actors += [index_row(f"fake{n}.mp4", [f"scene{n}"], ["01"], 1, "DeepFakeDetection") for n in range(50)]
     dfdc = []
     for n in range(50):
         # All that one downloads with metadata.json is the challenge's training set.
@@ -271,7 +282,10 @@ def test_split_verb_writes_and_tells(tmp_path, run_tfdfd):
     random.Random(0).shuffle(rows)
     (tmp_path / "faces").mkdir()
     write_table(tmp_path / "faces" / "faces.csv", rows, FaceRow)
-    code, out, err = run_tfdfd("split", tmp_path / "faces" / "faces.csv", "-o", tmp_path / "split.csv", "--balance")
+    words = ["split", tmp_path / "faces" / "faces.csv", "-o", tmp_path / "split.csv", "--balance"]
+    code, _, err = run_tfdfd(*words)
+    assert code == 2 and "none of the 640 files" in err and "--no-crops" in err
+    code, out, err = run_tfdfd(*words, "--no-crops")
     assert code == 0, err
     done = read_table(tmp_path / "split.csv", FaceRow)
     assert all(row.file.startswith("faces/") for row in done)  # still the same crops, seen from the new table

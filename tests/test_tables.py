@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
+from tfdfd.data.tables import FaceRow, IndexRow, read_either, read_table, write_table
 
 INDEX = [
     IndexRow("original_sequences/youtube/c23/videos/004.mp4", "ffpp", "video", 0, "original", ("004",), "c23"),
@@ -59,3 +59,12 @@ def test_no_table_is_an_error(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x01")
     with pytest.raises(ValueError, match=r"bytes.csv has other columns than expected"):
         read_table(tmp_path / "bytes.csv", IndexRow)
+
+
+def test_either_kind_is_read_and_a_file_of_neither_is_refused(tmp_path):
+    for kind, rows in ((FaceRow, FACES), (IndexRow, INDEX)):
+        write_table(tmp_path / "t.csv", rows, kind)
+        assert read_either(tmp_path / "t.csv") == (rows, kind)
+    (tmp_path / "t.csv").write_bytes(b"")
+    with pytest.raises(ValueError, match="has other columns than expected"):
+        read_either(tmp_path / "t.csv")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
 
+from tfdfd.cli.crops import add_crops, crossing, looks_of, tell_unread
 from tfdfd.cli.outcome import check_writable, write_json
 from tfdfd.cli.shown import shown
 
@@ -26,10 +25,7 @@ def add_parser(verbs) -> None:
 
     parser = verbs.add_parser("check-leaks", help="does anything cross splits?", description=_DESCRIPTION)
     parser.add_argument("table", metavar="CSV", help="faces.csv or index.csv with splits")
-    parser.add_argument(
-        "--crops", metavar="FOLDER", help="where the files of the table are (default: faces.csv: its own folder)"
-    )
-    parser.add_argument("--no-crops", action="store_true", help="names and digests only, no file is read")
+    add_crops(parser)
     parser.add_argument(
         "--near",
         type=int,
@@ -43,8 +39,7 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.data.leaks import leaks, look_at
-    from tfdfd.data.merging import read_either
+    from tfdfd.data.tables import read_either
 
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
@@ -54,44 +49,16 @@ def run(arguments) -> int:
     without = sum(row.split is None for row in rows)
     if without == len(rows):
         raise ValueError(f"no row of {arguments.table} has a split. Set them with 'tfdfd split'.")
-    folder = _folder(arguments, kind)
-    pictures = [row for row in rows if row.split is not None and getattr(row, "kind", "image") == "image"]
-    looks = None
-    if folder is not None:
-        looks = look_at(pictures, folder)
-        if len(looks.unread) == len(pictures):
-            raise ValueError(
-                f"none of the {len(pictures):,} files of {arguments.table} can be read in {folder} "
-                f"({'; '.join(looks.unread[:1]) or 'it has no pictures'}). Say where they are with --crops, or compare "
-                "names and digests only with --no-crops."
-            )
-    found = leaks(rows)
-    if looks:
-        # Digests of the files as they are now count, not those of the table; names are of all rows, videos too.
-        found = [leak for leak in found if leak.kind != "file"]
-        found += [leak for leak in leaks(pictures, looks, arguments.near) if leak.kind in ("file", "picture")]
+    placed = [row for row in rows if row.split is not None]
+    numbers, looks = looks_of(arguments, placed, kind)
+    found = crossing(placed, numbers, looks, arguments.near)
     answer = _answer(found, rows, without, looks)
     if arguments.json:
         write_json(answer, arguments.json)
     if arguments.json != "-":
         _tell(found, answer, arguments.list)
-    if looks:
-        for line in looks.unread[: arguments.list]:
-            sys.stderr.write(f"tfdfd check-leaks: not compared: {shown(line)}\n")
+    tell_unread("check-leaks", looks, arguments.list)
     return _LEAKS if found else _UNREAD if looks and looks.unread else 0
-
-
-def _folder(arguments, kind):
-    from tfdfd.data.tables import FaceRow
-
-    if arguments.no_crops:
-        if arguments.crops:
-            raise ValueError("--crops and --no-crops exclude each other.")
-        return None
-    if arguments.crops and not os.path.isdir(arguments.crops):
-        raise ValueError(f"--crops {arguments.crops} is no folder.")
-    beside = os.path.dirname(os.path.abspath(arguments.table))
-    return arguments.crops or (beside if kind is FaceRow else None)
 
 
 def _answer(found, rows, without, looks):

@@ -14,14 +14,17 @@ looked at, and the bytes of files of equal size for duplicates.
 
 ffpp     FaceForensics++: ROOT has original_sequences/ and manipulated_sequences/; any part of it will do
 celebdf  Celeb-DF v2: ROOT has Celeb-real/, YouTube-real/, Celeb-synthesis/, List_of_testing_videos.txt
-dfdc     DFDC: folders of ROOT with videos and their metadata.json
+dfdc     DFDC: folders of ROOT with videos and their metadata.json (training, test) or labels.csv (validation), and the
+         preview with its dataset.json
 folder   folders of ROOT, at any depth, called
            real, reals, original, originals, genuine, pristine or 0,
            fake, fakes, deepfake, deepfakes, manipulated, synthesis or 1;
-         folders called train, val (valid, validation) and test are splits
+         folders called train, val (valid, validation) and test are splits; with --all real or --all fake, any names
 
 Exit code: 0 every file is in the index and has content; 1 nothing to index; 3 some files are missing, empty or had to
 be left out; 2 wrong usage."""
+
+_LABELS = {"real": 0, "fake": 1}
 
 
 def add_parser(verbs) -> None:
@@ -36,6 +39,9 @@ def add_parser(verbs) -> None:
         metavar="REGEX",
         help="folder: searched in each path; its groups are the sources, which a split keeps together "
         "(default: images: the name without frame and face number; videos: the name)",
+    )
+    parser.add_argument(
+        "--all", choices=("real", "fake"), help="folder: every file is that, whatever the folders are called"
     )
     parser.add_argument(
         "--label-files", metavar="DIR", help="also write a file for each folder, with lines 'VALUE PATH', 1 = fake"
@@ -79,11 +85,13 @@ def run(arguments) -> int:
 def _options(arguments):
     if arguments.real_is_one and not arguments.label_files:
         raise ValueError("--real-is-one is for --label-files: in the index 1 is fake.")
-    if arguments.source_pattern is None:
-        return {}
-    if arguments.dataset != "folder":
-        raise ValueError(f"--source-pattern is for folder; the sources of {arguments.dataset} are known.")
-    return {"source_pattern": arguments.source_pattern}
+    given = {"source_pattern": arguments.source_pattern, "label": _LABELS.get(arguments.all)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and arguments.dataset != "folder":
+        raise ValueError(
+            f"--source-pattern and --all are for folder; sources and labels of {arguments.dataset} are known."
+        )
+    return given
 
 
 def _printable(value):

@@ -34,8 +34,8 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.data.merging import merged, read_either, relocated, renamed
-    from tfdfd.data.tables import FaceRow, write_table
+    from tfdfd.data.merging import merged, relocated, renamed
+    from tfdfd.data.tables import FaceRow, read_either, write_table
 
     check_writable(arguments.output)
     for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 
+from tfdfd.cli.crops import add_crops, crossing, looks_of, tell_unread
 from tfdfd.cli.outcome import check_writable
 from tfdfd.cli.shown import shown
 
@@ -13,14 +14,18 @@ _DESCRIPTION = """\
 Sets the column `split` of a table and tells what is in each split.
 
 Rows that share a source or a person go to one split together, and so do rows connected over others (a fake joins its
-two originals). Each method is spread over the splits as evenly as that allows. The same table and seed give the same
-splits. Crops stay where they are: if the new table lies elsewhere, their paths are written as seen from there.
+two originals), or by pictures that are the same but for encoding, size, blur, brightness, a little shift, or mirrored:
+what check-leaks would find in two splits. Pictures are compared where the crops can be read: a faces.csv has them
+beside it.
+
+Each method is spread over the splits as evenly as that allows. The same table and seed give the same splits. Crops stay
+where they are: if the new table lies elsewhere, their paths are written as seen from there.
 
 Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that cannot be split so."""
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.splitting import PRESETS, SHARES, TIES
+    from tfdfd.data.splitting import BY, PRESETS, SHARES
 
     parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
     parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or index.csv of 'index'")
@@ -37,9 +42,10 @@ def add_parser(verbs) -> None:
     parser.add_argument(
         "--by",
         nargs="+",
-        choices=TIES,
-        help="what stays together: source and identity (default: both), or a video and its fakes alone (s2, s4)",
+        choices=BY,
+        help="what stays together: videos with their fakes (source), people (identity) (default: both; s2, s4: source)",
     )
+    add_crops(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other splits (default: 0)")
     parser.add_argument(
         "--balance", action="store_true", help="as many real as fake rows in each split; what is too many is left out"
@@ -48,10 +54,9 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.data.leaks import leaks
-    from tfdfd.data.merging import read_either, relocated
+    from tfdfd.data.merging import relocated
     from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
-    from tfdfd.data.tables import FaceRow, write_table
+    from tfdfd.data.tables import FaceRow, read_either, write_table
 
     check_writable(arguments.output)
     given = {name: share for name in SHARES if (share := getattr(arguments, name)) is not None}
@@ -59,14 +64,18 @@ def run(arguments) -> int:
         raise ValueError(f"--preset {arguments.preset} has shares of its own; give it or --train, --val and --test.")
     by = tuple(dict.fromkeys(arguments.by)) if arguments.by else None
     rows, kind = read_either(arguments.table)
-    if arguments.preset:
-        rows = split_as(rows, arguments.preset, arguments.seed, by)
-        rule = PRESETS[arguments.preset]
-        shares, by = (None if rule.keeps else rule.shares), by or rule.by
+    rule = PRESETS[arguments.preset] if arguments.preset else None
+    by = by or (rule.by if rule else BY)
+    numbers, looks = ([], None) if rule and rule.shares is None else looks_of(arguments, rows, kind)
+    joined = _joined(rows, numbers if looks else range(len(rows)), looks, by)
+    if rule:
+        rows = split_as(rows, arguments.preset, arguments.seed, by if arguments.by else None, joined)
+        shares = None if rule.keeps else rule.shares
     else:
-        shares, by = given or SHARES, by or BY
-        rows = split(rows, shares, arguments.seed, by)
-    notes = deviations(rows, shares, by) if shares else []
+        shares = given or SHARES
+        rows = split(rows, shares, arguments.seed, by, joined)
+    notes = deviations(rows, shares, by, joined) if shares else []
+    leaks = crossing(rows, numbers, looks)
     dropped = []
     if arguments.balance:
         rows, dropped = balanced(rows, arguments.seed)
@@ -78,19 +87,27 @@ def run(arguments) -> int:
     gone = sum(getattr(row, "status", "ok") != "ok" for row in rows)
     if gone:
         notes.append(f"{gone:,} of {len(rows):,} rows are of missing or empty files; they count in the shares")
-    crossing = leaks(rows)
-    if crossing:
-        kinds = ", ".join(
-            f"{count:,} of kind {kind}" for kind, count in Counter(leak.kind for leak in crossing).items()
-        )
-        notes.append(f"names meet in several splits ({kinds}), such as {crossing[0]}: check-leaks will fail")
+    if leaks:
+        kinds = ", ".join(f"{count:,} of kind {kind}" for kind, count in Counter(leak.kind for leak in leaks).items())
+        notes.append(f"in several splits, so that check-leaks fails: {kinds}, such as {leaks[0]}")
     for note in notes:
         sys.stderr.write(f"tfdfd split: {shown(note)}\n")
+    tell_unread("split", looks)
     if kind is FaceRow:
         folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
         rows = relocated(rows, *folders)
     write_table(arguments.output, rows, kind)
     return 0
+
+
+def _joined(rows, numbers, looks, by):
+    """Pairs of rows of different groups whose pictures are the same; `looks` are of the rows `numbers`."""
+    from tfdfd.data.leaks import same_pictures
+    from tfdfd.data.splitting import groups
+
+    names = groups(rows, by)
+    pairs = same_pictures([rows[number] for number in numbers], [names[number] for number in numbers], looks)
+    return [(numbers[one], numbers[other]) for one, other in pairs]
 
 
 def table_of(rows) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NEAR = 7
 FILE, PICTURE = "file", "picture"
+_BLOCK = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, twice
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def leaks(rows: Iterable, looks: Looks | None = None, near: int = NEAR) -> list[
     """
     rows = list(rows)
     found = list(_named(rows))
-    digests = looks.digests if looks else [getattr(row, "sha256", None) for row in rows]
-    found += _crossing(rows, ((number, (FILE, None, digest)) for number, digest in enumerate(digests) if digest))
+    digests = enumerate(_digests(rows, looks))
+    found += _crossing(rows, ((number, (FILE, None, digest)) for number, digest in digests if digest))
     if looks:
         found += _pictures(rows, looks, near)
     return found
@@ -132,6 +133,70 @@ def look_at(rows: Iterable, folder: str | os.PathLike, threads: int | None = Non
         np.array(details, np.float16).reshape(-1, DETAILS),
         unread,
     )
+
+
+def same_pictures(
+    rows: Iterable, groups: Sequence, looks: Looks | None = None, near: int = NEAR
+) -> list[tuple[int, int]]:
+    """Pairs of rows whose files are the same to the byte or the same picture, as `leaks` would find them in two splits.
+
+    Args:
+        rows, looks, near: as for `leaks`.
+        groups: for each row what it belongs to, `tfdfd.data.splitting.groups`; of two groups that have more than one
+            such pair, one is given, and none of a group with itself.
+
+    Returns:
+        Row numbers, the smaller one first, sorted.
+    """
+    first, pairs = {}, {}
+
+    def found(one, other):
+        between = groups[one], groups[other]
+        if between[0] != between[1]:
+            pairs.setdefault(frozenset(between), (min(one, other), max(one, other)))
+
+    for number, digest in enumerate(_digests(rows, looks)):
+        if digest:
+            found(first.setdefault(digest, number), number)
+    for ones, others in _alike_between(looks, groups, near) if looks else ():
+        for one, other in zip(looks.numbers[ones].tolist(), looks.numbers[others].tolist(), strict=True):
+            found(one, other)
+    return sorted(pairs.values())
+
+
+def _digests(rows, looks):
+    return looks.digests if looks else [getattr(row, "sha256", None) for row in rows]
+
+
+def _alike_between(looks, groups, near):
+    """Places of pictures of two groups that are the same, in blocks.
+
+    Frames of one video often have the same hash; of these only one is looked for in the other groups.
+    """
+    import numpy as np
+
+    from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, expanded, likeness, near_pairs
+
+    hashes, details, ids = looks.hashes, looks.details, {}
+    belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in looks.numbers], np.int64)
+    order = np.lexsort((hashes, belongs))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(belongs[order]) != 0) | (np.diff(hashes[order]) != 0)
+    begins = np.flatnonzero(new)
+    ends = np.append(begins[1:], len(order))
+    some = order[begins]
+    for turned in (False, True):
+        flip, turn = (MIRROR, MIRROR_DETAIL) if turned else (np.uint64(0), np.float16(1))
+        for ones, others, _ in near_pairs(hashes[some] ^ flip, hashes[some], near):
+            apart = (belongs[some[ones]] != belongs[some[others]]) & (ones < others)
+            ones, others = ones[apart], others[apart]
+            for pairs, left in expanded(begins[ones], ends[ones]):
+                for lefts, right in expanded(begins[others[pairs]], ends[others[pairs]]):
+                    for start in range(0, len(right), _BLOCK):
+                        here = order[left[lefts[start : start + _BLOCK]]]
+                        there = order[right[start : start + _BLOCK]]
+                        alike = likeness(details[here] * turn, details[there]) >= ALIKE
+                        yield here[alike], there[alike]
 
 
 def _look(row, folder):
@@ -213,8 +278,8 @@ def _best_matches(looks, left, right, near):
     for turned in (False, True):
         flip, turn = (MIRROR, MIRROR_DETAIL) if turned else (np.uint64(0), np.float16(1))
         for pairs in near_pairs(looks.hashes[left] ^ flip, looks.hashes[right], near):
-            for start in range(0, len(pairs[0]), 1 << 15):
-                ones, others, distance = (part[start : start + (1 << 15)] for part in pairs)
+            for start in range(0, len(pairs[0]), _BLOCK):
+                ones, others, distance = (part[start : start + _BLOCK] for part in pairs)
                 likes = likeness(looks.details[left[ones]] * turn, looks.details[right[others]])
                 # In rising order, so that of several matches of one picture the best is written last.
                 order = np.argsort(likes, kind="stable")

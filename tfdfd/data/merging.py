@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from tfdfd.data.splitting import keys_of, name_of
-from tfdfd.data.tables import FaceRow, IndexRow, read_table
+from tfdfd.data.tables import FaceRow
 
 
 @dataclass(frozen=True)
@@ -33,21 +31,6 @@ class Merged:
     def contradictions(self) -> list[tuple]:
         """Of `same_content`, what is called real in one row and fake in another."""
         return [rows for rows in self.same_content if len({row.label for row in rows}) > 1]
-
-
-def read_either(path: str | os.PathLike) -> tuple[list, type]:
-    """The rows of a table of either kind, and its kind: `IndexRow` or `FaceRow`.
-
-    Raises:
-        ValueError: it is neither; see `read_table`.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header = next(csv.reader(io.StringIO(file.readline())), [])
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    kind = FaceRow if "file" in header or "video" in header else IndexRow
-    return read_table(path, kind), kind
 
 
 def relocated(rows: Iterable, folder: str | os.PathLike, target: str | os.PathLike) -> list:

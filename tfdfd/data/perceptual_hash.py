@@ -91,7 +91,7 @@ def near_pairs(
         begins = np.searchsorted(right_bands[order, band], np.arange((1 << BAND_BITS) + 1))
         for change in changes:
             keys = (left_bands[:, band] ^ change).astype(np.int64)
-            for rows, places in _expanded(begins[keys], begins[keys + 1]):
+            for rows, places in expanded(begins[keys], begins[keys + 1]):
                 columns = order[places]
                 apart = distances(left[rows], right[columns])
                 near = apart <= distance
@@ -108,7 +108,7 @@ def likeness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", left.astype(np.float32), right.astype(np.float32))
 
 
-def _expanded(begins, ends):
+def expanded(begins, ends):
     """Every number from `begins[i]` to before `ends[i]`, with its i, in blocks of about `_BLOCK`."""
     counts = ends - begins
     rows = np.flatnonzero(counts)

@@ -12,11 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from tfdfd.data.tables import FAKE, REAL, SPLITS, FaceRow
+from tfdfd.data.tables import FAKE, REAL, SPLITS
 
 SOURCE, IDENTITY, VIDEO = "source", "identity", "video"
 BY = (SOURCE, IDENTITY)
-TIES = (SOURCE, IDENTITY, VIDEO)
 _COMPRESSIONS = {"raw", "c0", "c23", "c40"}
 TOLERATED = 0.05  # deviation of a share that is not worth a word
 
@@ -28,7 +27,7 @@ class Preset:
     Attributes:
         about: one line for people.
         shares: of what has no split of its own that is kept; None: everything must have one.
-        by: what a group shares, of `TIES`.
+        by: what a group shares, of `BY`.
         keeps: splits of the data set's own that stay as they are.
         of: other presets for the data sets named.
     """
@@ -50,23 +49,29 @@ PRESETS = {
     "s2": Preset(
         "official split where there is one, else 72/14/14; DFDC anew, 80/10/10; fakes with their originals",
         _shares(0.72, 0.14, 0.14),
-        by=(VIDEO,),
+        by=(SOURCE,),
         keeps=SPLITS,
-        # Its own split calls all that has metadata.json training. Its sources are originals, also those not there.
+        # Its own split calls all that has metadata.json training.
         of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
     "s4": Preset(
         "official test list; 15 % of the rest is validation, fakes with their originals",
         _shares(0.85, 0.15, 0.0),
-        by=(VIDEO,),
+        by=(SOURCE,),
         keeps=("test",),
     ),
     "official": Preset("as the data set splits itself", keeps=SPLITS),
 }
 
 
-def split(rows: Iterable, shares: Mapping[str, float] = SHARES, seed: int = 0, by: tuple[str, ...] = BY) -> list:
+def split(
+    rows: Iterable,
+    shares: Mapping[str, float] = SHARES,
+    seed: int = 0,
+    by: tuple[str, ...] = BY,
+    joined: Iterable[tuple[int, int]] = (),
+) -> list:
     """The rows in their order, each with its split.
 
     Each method's rows are spread over the splits as evenly as whole groups allow. No split exceeds its share by more
@@ -76,26 +81,23 @@ def split(rows: Iterable, shares: Mapping[str, float] = SHARES, seed: int = 0, b
         rows: `IndexRow`s or `FaceRow`s.
         shares: of each split, from 0 to 1 and 1 together. Shares are of rows.
         seed: another one gives other splits.
-        by: what keeps rows together, of `TIES`. `VIDEO`, that is rows of one video, and a fake and its original where
-            the table tells it, is always among them; alone, it takes the table that tells it: the index.
+        by: what keeps rows together, of `BY`; rows of one video, and a fake and its original where the table tells
+            it, stay together whatever it is.
+        joined: pairs of row numbers that stay together besides, see `tfdfd.data.leaks.same_pictures`.
 
     Raises:
-        ValueError: impossible shares, no rows, fewer groups than splits, or crops split by videos alone.
+        ValueError: impossible shares, no rows, or fewer groups than splits.
     """
     rows = list(rows)
     wanted = _wanted(shares)
     if not rows:
         raise ValueError("no rows to split; expected at least one for each split.")
-    if set(by) == {VIDEO} and any(isinstance(row, FaceRow) for row in rows):
-        raise ValueError(
-            "a table of crops does not tell which video a fake was made from, so that splitting it by video would part "
-            "the two. Split the index so: 'tfdfd extract' hands its splits on to the crops."
-        )
-    names = groups(rows, by)
+    joined = list(joined)
+    names = groups(rows, by, joined)
     if len(set(names)) < len(wanted):
         raise ValueError(
             f"{len(wanted)} splits are wanted, but the rows form {_count(len(set(names)), 'group')} only: "
-            f"{_largest(rows, names, by)} {_remedy(by)}"
+            f"{_largest(rows, names, by, joined)} {_remedy(by)}"
         )
     strata = defaultdict(Counter)
     for row, name in zip(rows, names, strict=True):
@@ -104,10 +106,17 @@ def split(rows: Iterable, shares: Mapping[str, float] = SHARES, seed: int = 0, b
     return [replace(row, split=chosen[name]) for row, name in zip(rows, names, strict=True)]
 
 
-def split_as(rows: Iterable, preset: str, seed: int = 0, by: tuple[str, ...] | None = None) -> list:
+def split_as(
+    rows: Iterable,
+    preset: str,
+    seed: int = 0,
+    by: tuple[str, ...] | None = None,
+    joined: Iterable[tuple[int, int]] = (),
+) -> list:
     """The rows in their order, split by one of `PRESETS`; `by` overrides what the preset keeps together.
 
-    What a data set put into its own splits stays there, even where its people meet again: see `tfdfd.data.leaks`.
+    What a data set put into its own splits stays there, even where its people or pictures meet again, and a data set
+    that the preset splits by a rule of its own is split for itself: see `tfdfd.data.leaks`.
 
     Raises:
         ValueError: unknown preset, rows without the split of their own that it needs, or as `split`.
@@ -119,14 +128,22 @@ def split_as(rows: Iterable, preset: str, seed: int = 0, by: tuple[str, ...] | N
     for number, row in enumerate(rows):
         parts[row.dataset if row.dataset in rule.of else None].append(number)
     answer = {}
+    joined = list(joined)
     for dataset, numbers in parts.items():
-        some = [rows[number] for number in numbers]
-        answer |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by), strict=True)
+        some, pairs = [rows[number] for number in numbers], _within(joined, numbers)
+        answer |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by, pairs), strict=True)
     return [answer[number] for number in range(len(rows))]
 
 
-def _split_by_rule(rows, rule, preset, seed, by):
-    free = [row for row in rows if row.split not in rule.keeps]
+def _within(joined, numbers):
+    """The pairs whose rows are both among `numbers`, by their places there."""
+    place = {number: n for n, number in enumerate(numbers)}
+    return [(place[one], place[other]) for one, other in joined if one in place and other in place]
+
+
+def _split_by_rule(rows, rule, preset, seed, by, joined):
+    numbers = [number for number, row in enumerate(rows) if row.split not in rule.keeps]
+    free = [rows[number] for number in numbers]
     if rule.shares is None and free:
         raise ValueError(
             f"{len(free):,} of {len(rows):,} rows have no split of their own, such as {name_of(free[0])}; preset "
@@ -137,7 +154,9 @@ def _split_by_rule(rows, rule, preset, seed, by):
             f"no row has the split {' or '.join(rule.keeps)} of its own, which preset {preset} keeps. Make the index "
             "with the data set's list, or use another preset."
         )
-    done = iter(split(free, rule.shares, seed, rule.by if by is None else by) if free else ())
+    if not free:
+        return rows
+    done = iter(split(free, rule.shares, seed, rule.by if by is None else by, _within(joined, numbers)))
     return [row if row.split in rule.keeps else next(done) for row in rows]
 
 
@@ -166,20 +185,26 @@ def balanced(rows: Iterable, seed: int = 0) -> tuple[list, list]:
     return kept, [row for n, row in enumerate(rows) if n in dropped]
 
 
-def groups(rows: Iterable, by: tuple[str, ...] = BY) -> list[tuple[str, str, str]]:
+def groups(
+    rows: Iterable, by: tuple[str, ...] = BY, joined: Iterable[tuple[int, int]] = ()
+) -> list[tuple[str, str, str]]:
     """For each row the name of its group: the first of all names in it, in the order of the alphabet.
 
     Raises:
-        ValueError: `by` is none of `TIES`.
+        ValueError: `by` is none of `BY`.
     """
-    if not by or set(by) - set(TIES):
-        raise ValueError(f"rows can be kept together by {', '.join(TIES)}; received {by!r}.")
+    if not by or set(by) - set(BY):
+        raise ValueError(f"rows can be kept together by {', '.join(BY)}; received {by!r}.")
     leader = {}
 
     def first(key):
         while leader[key] != key:
             leader[key] = key = leader[leader[key]]
         return key
+
+    def join(key, another):
+        one, other = sorted((first(key), first(another)))
+        leader[other] = one
 
     kept = {VIDEO, *by}
     ends = []
@@ -188,9 +213,10 @@ def groups(rows: Iterable, by: tuple[str, ...] = BY) -> list[tuple[str, str, str
         for key in keys:
             leader.setdefault(key, key)
         for key in keys[1:]:
-            one, other = sorted((first(keys[0]), first(key)))
-            leader[other] = one
+            join(keys[0], key)
         ends.append(keys[0])
+    for number, another in joined:
+        join(ends[number], ends[another])
     return [first(key) for key in ends]
 
 
@@ -221,16 +247,21 @@ def name_of(row) -> str:
     return row.file if hasattr(row, "file") else row.path
 
 
-def deviations(rows: Iterable, shares: Mapping[str, float], by: tuple[str, ...] = BY) -> list[str]:
+def deviations(
+    rows: Iterable,
+    shares: Mapping[str, float],
+    by: tuple[str, ...] = BY,
+    joined: Iterable[tuple[int, int]] = (),
+) -> list[str]:
     """A sentence for each split whose share of the rows is more than `TOLERATED` off, and what forces it."""
-    rows = list(rows)
+    rows, joined = list(rows), list(joined)
     sizes = Counter(row.split for row in rows)
     told = [
         f"{name} has {sizes[name] / len(rows):.1%} of the rows instead of {share:.1%}"
         for name, share in shares.items()
         if abs(sizes[name] / len(rows) - share) > TOLERATED
     ]
-    return told + [f"{_largest(rows, groups(rows, by), by)} {_remedy(by)}"] if told else []
+    return told + [f"{_largest(rows, groups(rows, by, joined), by, joined)} {_remedy(by)}"] if told else []
 
 
 def _wanted(shares):
@@ -299,24 +330,27 @@ def _drawn(seed, name):
     return hashlib.blake2b(repr((seed, name)).encode(), digest_size=8).digest()
 
 
-def _largest(rows, names, by):
+def _largest(rows, names, by, joined):
     name, size = Counter(names).most_common(1)[0]
     members = [row for row, group in zip(rows, names, strict=True) if group == name]
-    kinds = set(by) - {VIDEO} or {VIDEO}
-    ties = {key for row in members for key in keys_of(row) if key[1] in kinds}
+    ties = {key for row in members for key in keys_of(row)}
+    ties = {key for key in ties if key[1] in by} or ties
     shown = [key[2] for key in sorted(ties)[:5]] + ["…"] * (len(ties) > 5)
+    pictures = sum(names[number] == name for number, _ in joined)
+    besides = f" and {_count(pictures, 'pair')} of pictures that are the same" if pictures else ""
     return (
         f"the largest group, {_count(len({(r.dataset, video_of(r)) for r in members}), 'video')} of {name[0]} with "
-        f"{size / len(rows):.0%} of the rows, is connected by {_count(len(ties), 'name')} ({', '.join(shown)})."
+        f"{size / len(rows):.0%} of the rows, is connected by {_count(len(ties), 'name')} ({', '.join(shown)})"
+        f"{besides}."
     )
 
 
 def _remedy(by):
-    if set(by) == {VIDEO}:
+    if IDENTITY not in by:
         return "Want fewer splits, or use the data set's own (--preset official)."
     return (
-        "Use the data set's own split (--preset official), leave out the rows that connect, or split the index by "
-        "video (--by video: a fake stays with its original; people meet again, and check-leaks says so)."
+        "Use the data set's own split (--preset official), leave out the rows that connect, or split by video (--by "
+        "source: a fake stays with its original; people meet again, and check-leaks says so)."
     )
 
 

@@ -31,7 +31,8 @@ class IndexRow:
         kind: `video` or `image`.
         label: 0 real, 1 fake.
         method: `original`, or the manipulation as the data set calls it.
-        source_id: what a split must keep together: names of the original videos (both of a pair `519_515`).
+        source_id: names of the original videos that it shows (both of a pair `519_515`); people are in `identity`. What
+            shares either stays together in a split.
         compression: `c0`, `c23`, `c40`; None where the data set has one version only.
         original: path of the real video that a fake was made from; None where it is unknown or the row is real.
         identity: names of the people in it, where the data set tells.
@@ -137,6 +138,21 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
         except ValueError as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
     return rows
+
+
+def read_either(path: str | os.PathLike) -> tuple[list, type]:
+    """The rows of a table of either kind, and its kind: `IndexRow` or `FaceRow`.
+
+    Raises:
+        ValueError: it is neither; see `read_table`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            header = next(csv.reader(io.StringIO(file.readline())), [])
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    kind = FaceRow if "file" in header or "video" in header else IndexRow
+    return read_table(path, kind), kind
 
 
 def _written(value):

@@ -31,9 +31,9 @@ _NAMES = {
 def index_celebdf(root: str | os.PathLike) -> Found:
     """Indexes Celeb-DF v2: its videos, or images of the same names (first frames in a mirrored tree).
 
-    `source_id` is the identity, both of a fake, since each identity has several original videos; of `YouTube-real`,
-    which names nobody, `youtube_00000`. `split` is `test` for what is listed and `train` for the rest; None without the
-    list. What the list names and the folders lack is a row `missing`.
+    `source_id` is the original video: `id0_0003` also for the fakes made from it, `youtube_00170` of `YouTube-real`,
+    which names nobody. `identity` holds the celebrity, both of a fake. `split` is `test` for what is listed and `train`
+    for the rest; None without the list. What the list names and the folders lack is a row `missing`.
 
     Raises:
         ValueError: none of the three folders is there, or the list is broken or contradicts the folders.
@@ -107,8 +107,9 @@ def _columns(path, there):
         return None
     if folder == STRANGERS:
         return {"label": REAL, "method": ORIGINAL, "source_id": (f"youtube_{match[1]}",)}
-    people = match.groups()[:-1]
+    *people, number = match.groups()
+    video = f"{people[0]}_{number}"
+    shown = {"source_id": (video,), "identity": tuple(people)}
     if folder == CELEBRITIES:
-        return {"label": REAL, "method": ORIGINAL, "source_id": people, "identity": people}
-    original = there.get(f"{CELEBRITIES}/{match[1]}_{match[3]}")
-    return {"label": FAKE, "method": FAKES, "source_id": people, "identity": people, "original": original}
+        return {"label": REAL, "method": ORIGINAL} | shown
+    return {"label": FAKE, "method": FAKES, "original": there.get(f"{CELEBRITIES}/{video}")} | shown

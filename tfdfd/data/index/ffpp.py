@@ -15,7 +15,7 @@ from collections import defaultdict
 from functools import cache
 from importlib.resources import files
 
-from tfdfd.data.index.found import Found, Share, status_of, wrong_layout
+from tfdfd.data.index.found import Found, Share, as_name, status_of, wrong_layout
 from tfdfd.data.index.tree import walk
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
 
@@ -33,8 +33,9 @@ UNKNOWN_NAME = "videos whose names are none of FaceForensics++"
 def index_ffpp(root: str | os.PathLike) -> Found:
     """Indexes what is there of FaceForensics++; a partial download is an index of its own.
 
-    `source_id` holds both clips of a pair, or `actor03` for each actor, and the YouTube video (`youtube_ID`) where two
-    clips were cut from one. `split` is the official one of the pair; None for pairs that are in none, and for actors.
+    `source_id` holds both clips of a pair, and the YouTube video (`youtube_ID`) where two clips were cut from one; of
+    actors, whom `identity` names, the video of the scene. `split` is the official one of the pair; None for pairs that
+    are in none, and for actors.
 
     Raises:
         ValueError: neither of the two top folders is there.
@@ -94,10 +95,10 @@ def _place(path):
 
 def _people_of(method, compression, match, originals):
     if method in ("actors", ACTED):
-        actors = match.groups()[:-1]
-        people = {"source_id": tuple(f"actor{actor}" for actor in actors), "identity": actors}
-        scene = ("actors", f"{actors[0]}__{match.groups()[-1]}", compression)
-        return people | {"original": originals.get(scene) if method == ACTED else None}
+        *actors, scene = match.groups()
+        video = f"{actors[0]}__{scene}"
+        people = {"source_id": (as_name(video),), "identity": tuple(actors)}
+        return people | {"original": originals.get(("actors", video, compression)) if method == ACTED else None}
     clips = match.groups()
     shared = official()["youtube"]
     videos = tuple(dict.fromkeys(shared[clip] for clip in clips if clip in shared))

@@ -24,29 +24,35 @@ NEITHER = "files in no folder that says real or fake"
 _PLAIN = frozenset({"", "frame", "frames", "image", "img", "face", "crop", "f"})
 _NUMBER = r"\d+"
 _FIELD = re.compile(rf"__{_NUMBER}$", re.ASCII)
+_UTKFACE = re.compile(r"\d{1,3}(?:_\d){0,2}_\d{17}(?!\d)", re.ASCII)
 _FRAME_AND_FACE = re.compile(rf"(?:([-_. ]){_NUMBER})?(?:(?(1)\1|[-_. ]){_NUMBER})$", re.ASCII)
 
 
-def index_folder(root: str | os.PathLike, source_pattern: str | None = None) -> Found:
+def index_folder(root: str | os.PathLike, source_pattern: str | None = None, label: int | None = None) -> Found:
     """Indexes images and videos under folders named in `LABELS`; those named in `SPLITS` are splits (both in any case).
+
+    With `label`, 0 real or 1 fake, everything is that, and only the names in `SPLITS` count.
 
     `source_id` is what `source_of` makes of the name, or, with `source_pattern` (a regular expression searched in the
     path from `root`), what its groups find: each group is a source.
 
     Raises:
-        ValueError: no folder says real or fake, or `source_pattern` is broken, has no group or does not fit a path.
+        ValueError: no folder says real or fake, `label` is another, or `source_pattern` is broken, has no group or does
+            not fit a path.
     """
+    if label not in (None, REAL, FAKE):
+        raise ValueError(f"label must be 0 (real), 1 (fake) or None; received {label!r}.")
     pattern = None if source_pattern is None else _compiled(source_pattern)
     tree = walk(root)
     rows, left_out = [], {BOTH: [], NEITHER: []}
     said = False
     for file in tree.media:
-        labels, splits, place = _folders_of(file.path)
+        labels, splits, place = _folders_of(file.path, label)
         said = said or bool(labels)
         if len(labels) != 1:
             left_out[BOTH if labels else NEITHER].append(file.path)
             continue
-        [label] = labels
+        [own] = labels
         if pattern:
             source = _found(pattern, file.path)
         else:
@@ -56,15 +62,15 @@ def index_folder(root: str | os.PathLike, source_pattern: str | None = None) -> 
                 file.path,
                 "folder",
                 file.kind,
-                label,
-                ORIGINAL if label == REAL else METHOD,
+                own,
+                ORIGINAL if own == REAL else METHOD,
                 source if isinstance(source, tuple) else (as_name(source),),
                 split=splits.pop() if len(splits) == 1 else None,
                 **status_of(file),
             )
         )
     if tree.media and not said:
-        names = f"Folders at any depth may be called {', '.join(LABELS)}."
+        names = f"Folders at any depth may be called {', '.join(LABELS)}; if all files are real, say so (--all real)."
         raise wrong_layout(root, ["real", "fake"], "a folder of real and fake files", names)
     return Found.of(rows, tree, left_out, notes=_notes(rows))
 
@@ -76,9 +82,12 @@ def source_of(path: str, below: str = "") -> str:
     Else up to two numbers at the end, set off by the same sign, go: `abarnvbtwb-000-00` comes from `abarnvbtwb`.
     Where no name is left (`0001`, `frame_0001`, `0001_02`), the folder `below` that of the label is the source; without
     one, the number.
-    Numbers that nothing sets off stay: `df00204` comes from `df00204`.
+    Numbers that nothing sets off stay: `df00204` comes from `df00204`. So do names of UTKFace, whose numbers are age,
+    gender and race, which are no person's, and the time: `24_1_2_20170104020528324` is a photograph of its own.
     """
     stem = PurePosixPath(path).stem
+    if match := _UTKFACE.match(stem):
+        return match[0]
     if stem.isascii() and stem.isdigit():
         left = ""
     elif _FIELD.search(stem):
@@ -90,11 +99,11 @@ def source_of(path: str, below: str = "") -> str:
     return below or left if left.isdigit() else left
 
 
-def _folders_of(path):
-    """Labels and splits that the folders name, and the last folder if it names neither."""
+def _folders_of(path, label):
+    """Labels (of all files: `label`) and splits that the folders name, and the last folder if it names neither."""
     folders = path.split("/")[:-1]
     words = [folder.lower() for folder in folders]
-    labels = {LABELS[word] for word in words if word in LABELS}
+    labels = {LABELS[word] for word in words if word in LABELS} if label is None else {label}
     splits = {SPLITS[word] for word in words if word in SPLITS}
     is_plain = not folders or words[-1] in LABELS or words[-1] in SPLITS
     return labels, splits, "" if is_plain else folders[-1]
