@@ -1,7 +1,10 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Files and folders that several processes may be at: a reader finds the old file or the new one, never half of one,
+and a folder in the making belongs to one process."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -24,3 +27,34 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def locked_folder(folder: str | os.PathLike, work: str) -> int | None:
+    """Makes the folder and keeps others out of it for as long as the descriptor is open, which a kill ends, too.
+
+    Args:
+        folder: where the work is done.
+        work: what is done, for the error of whoever comes second.
+
+    Returns:
+        The descriptor, for `os.close`; None where the system or the file system has no locks.
+
+    Raises:
+        ValueError: another process has it.
+        OSError: it cannot be made.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(lock)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise ValueError(f"another '{work}' is at work in {folder}; wait for it or end it.") from error
+        return None
+    return lock

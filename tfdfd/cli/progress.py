@@ -15,12 +15,12 @@ def tracked(items: Iterable, total: int, label, quiet: bool = False) -> Iterator
     setting turns off; they are dropped until that item is there. Errors still come as exceptions.
     """
     with open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as screen:
-        bar = _bar(screen) if not quiet and screen.isatty() else None
+        bar = bar_on(screen) if not quiet and screen.isatty() else None
         with bar or contextlib.nullcontext():
             task = bar.add_task("detect", total=total) if bar else None
             iterator = iter(items)
             for number in range(1, total + 1):
-                with _silenced() if number == 1 else contextlib.nullcontext():
+                with silenced() if number == 1 else contextlib.nullcontext():
                     item = next(iterator, None)
                 if item is None:
                     return
@@ -32,7 +32,8 @@ def tracked(items: Iterable, total: int, label, quiet: bool = False) -> Iterator
                 yield item
 
 
-def _bar(screen):
+def bar_on(screen):
+    """A bar for `screen`, not yet shown."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -41,7 +42,8 @@ def _bar(screen):
 
 
 @contextlib.contextmanager
-def _silenced():
+def silenced():
+    """Within, whatever writes to standard error is not seen, C++ included."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

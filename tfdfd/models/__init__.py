@@ -197,7 +197,8 @@ def load(record: WeightRecord, path: Path):
 def _build_with(record, path, input_shape, arguments):
     from tfdfd.weights.loading import load_weights
 
-    model = _build(record.model, input_shape, arguments)
+    # A size or an argument given here goes before the one that the weights were trained with.
+    model = _build(record.model, input_shape or record.input_shape, {**record.arguments, **arguments})
     load_weights(model, record, path)
     return model
 

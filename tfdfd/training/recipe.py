@@ -164,6 +164,8 @@ class Recipe:
             epochs=1,
             steps=None if self.steps is None else min(self.steps, 20),
             frames=min(self.frames, 4),
+            # Pairs of videos need more frames than so few crops have.
+            order="shuffled" if self.order in ("dual", "various") else self.order,
             limit=24,
         )
 

@@ -71,7 +71,12 @@ def _nan_like(values):
     return np.full_like(values, np.nan) if np.issubdtype(values.dtype, np.floating) else values
 
 
-def _load_safetensors(model, path):
+def load_safetensors(model: keras.Model, path: Path) -> None:
+    """Fills `model` from a file of `tfdfd.weights.saving.save_weights`.
+
+    Raises:
+        ValueError: its names or shapes are others.
+    """
     stored = read_safetensors(path)
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
@@ -126,7 +131,7 @@ def _load_mesonet(model, path):
         layer.set_weights(values)
 
 
-_LOADERS = {"safetensors": _load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
+_LOADERS = {"safetensors": load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
 
 
 def _creation_order(layer):

@@ -44,6 +44,8 @@ class WeightRecord:
         threshold: P(fake) from which the verdict is "fake".
         inconclusive_band: `(low, high)`: P(fake) in between has the verdict "inconclusive"; None for no band.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
+        input_shape: `(height, width, 3)` where the network was trained at another size than its own, else None.
+        arguments: of the network's builder, where they are not its defaults.
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
         carried: whether the package holds the file.
         card: the whole model card: protocol, scores, operating points, limits.
@@ -60,6 +62,8 @@ class WeightRecord:
     threshold: float
     inconclusive_band: tuple[float, float] | None = None
     layout: str = "keras"
+    input_shape: tuple[int, int, int] | None = None
+    arguments: dict = field(default_factory=dict, compare=False)
     url: str | None = None
     carried: bool = False
     card: dict = field(default_factory=dict, repr=False, compare=False)
@@ -87,7 +91,24 @@ class WeightRecord:
         values = {name: card[name] for name in names}
         by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
+        values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
+
+
+def _arguments(card):
+    arguments = card.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r}.")
+    return arguments
+
+
+def _shape(card):
+    shape = card.get("input_shape")
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(side, int) for side in shape):
+        raise ValueError(f"input_shape must be [height, width, 3]; received {shape!r}.")
+    return tuple(shape)
 
 
 def _check_probability(name, value):

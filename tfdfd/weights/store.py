@@ -14,6 +14,8 @@ from tfdfd.weights.records import CARRIED, WeightRecord, find_record, list_recor
 
 PREFIX = "tfdfd/"
 MAX_FILE_BYTES = 4 << 30
+# Of a folder that `tfdfd train` has made: what it is known by, and the weights in it.
+RUN, TRAINED = "run.json", "weights.safetensors"
 DATA_SUFFIXES = (".h5", ".safetensors")
 
 
@@ -26,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
-    """Record and checked file of a handle (`tfdfd/meso4.df`) or of a local weights file.
+    """Record and checked file of a handle (`tfdfd/meso4.df`), of a local weights file, or of a run of `tfdfd train`.
 
     A local file is recognised by its digest, or by its model card: the JSON file of the same name beside it.
 
@@ -45,9 +47,14 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
         check_digest(path, record.sha256, name)
         return record, path
     path = Path(name)
+    if (path / RUN).is_file():
+        path = path / TRAINED
+        if not path.is_file():
+            raise ValueError(f"the run {name} is not finished: it has no {TRAINED}; 'tfdfd train' goes on with it.")
     if not path.is_file():
         raise ValueError(
-            f"there is no weights file {name!r}; give the path of a file, or a handle: {', '.join(list_records())}."
+            f"there is no weights file {name!r}; give the path of a file, the folder of a run, or a handle: "
+            f"{', '.join(list_records())}."
         )
     return _recognise(path), path
 

@@ -1,0 +1,127 @@
+"""The crops that a network is trained and validated on, and what a run has to say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.leaks import refuse_leaks
+from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.training.recipe import BLENDED, Recipe
+
+TRAIN, VAL = "train", "val"
+
+
+class CropSet:
+    """Training and validation crops of a face set.
+
+    Args:
+        where: a `faces.csv` with splits, or its folder.
+        recipe: what is trained.
+        size: side of the square that the network takes.
+        allow_leaks: whether a set whose splits share sources, people or files is taken all the same.
+
+    Attributes:
+        size: of what it gives, pixels.
+        steps: batches of an epoch.
+
+    Raises:
+        ValueError: no such set, no crops of a split, one class only, or leaks.
+    """
+
+    def __init__(self, where: str | os.PathLike | Faces, recipe: Recipe, size: int, allow_leaks: bool = False):
+        everything = faces_of(where)
+        refuse_leaks(everything.rows, allow_leaks)
+        self._recipe, self.size = recipe, size
+        self._parts = {split: self._part(everything, split) for split in (TRAIN, VAL)}
+        self.steps = len(self.batches(0))
+
+    def digests(self) -> dict:
+        """What a run says of its data: digest of the table and counts of what was taken."""
+        faces = self._parts[TRAIN]
+        counts = {
+            split: dict(sorted(Counter(row.method for row in part.rows).items())) for split, part in self._parts.items()
+        }
+        return {"folder": str(faces.root), "rows_sha256": _digest(self._parts.values()), "crops": counts}
+
+    def batches(self, epoch: int, first_batch: int = 0):
+        """The batches of one epoch from `first_batch` on, `(image, label)`."""
+        recipe = self._recipe
+        place = {"seed": recipe.seed, "first_epoch": epoch, "first_batch": first_batch, "split": None}
+        if recipe.data == BLENDED:
+            from tfdfd.pipelines.blended import blended_pipeline
+
+            return blended_pipeline(self._parts[TRAIN], self.size, recipe.batch_size, augment=recipe.augment, **place)
+        from tfdfd.pipelines.training import train_pipeline
+
+        return train_pipeline(
+            self._parts[TRAIN],
+            self.size,
+            recipe.batch_size,
+            order=_order(recipe),
+            augment=recipe.augment,
+            **place,
+        )
+
+    def images(self, split: str = VAL):
+        """The batches to score of a split, `(image, label)`, and the row of each crop, in the same order."""
+        part = self._parts[split]
+        if self._recipe.data == BLENDED:
+            from tfdfd.pipelines.blended import blended_eval
+
+            return blended_eval(part, self.size, self._recipe.batch_size, split=None, seed=self._recipe.seed)
+        from tfdfd.pipelines.evaluation import eval_pipeline
+
+        return eval_pipeline(part, self.size, self._recipe.batch_size, split=None), list(part.rows)
+
+    def _part(self, everything, split):
+        part = faces_of(everything, split)
+        rows = part.rows
+        if self._recipe.data == BLENDED:
+            rows = tuple(row for row in rows if row.label == REAL)
+            if not rows:
+                raise ValueError(f"{part.root}: split {split!r} has no real crops; fakes are blended of real ones.")
+        counts = Counter(row.label for row in rows)
+        if self._recipe.data != BLENDED and len(counts) < 2:
+            only = "fake" if FAKE in counts else "real"
+            raise ValueError(
+                f"{part.root}: all {len(rows):,} crops of split {split!r} are {only}; a network learns nothing of one "
+                "class. Split again with 'tfdfd split', or add the other class with 'tfdfd merge'."
+            )
+        return replace(part, rows=_limited(rows, self._recipe.limit, self._recipe.seed))
+
+
+def _order(recipe):
+    from tfdfd.pipelines.balanced import balanced
+    from tfdfd.pipelines.orders import dual, shuffled, various
+
+    if recipe.order in ("dual", "various"):
+        return {"dual": dual, "various": various}[recipe.order](recipe.epochs, skip_short=True)
+    return {"shuffled": shuffled, "balanced": balanced}[recipe.order]
+
+
+def _limited(rows: tuple[FaceRow, ...], limit: int | None, seed: int) -> tuple[FaceRow, ...]:
+    """At most `limit` of them, half of each class where there are enough, in their order."""
+    if limit is None or len(rows) <= limit:
+        return rows
+    before, turn = Counter(), {}
+    for place in np.random.default_rng([seed, 3]).permutation(len(rows)).tolist():
+        label = rows[place].label
+        turn[place] = before[label]
+        before[label] += 1
+    return tuple(rows[place] for place in sorted(sorted(turn, key=turn.get)[:limit]))
+
+
+def _digest(parts):
+    value = hashlib.sha256()
+    for part in parts:
+        for row in part.rows:
+            known = row.sha256 or str(os.path.getsize(Path(part.root) / row.file))
+            value.update(f"{row.file}\0{known}\0{row.label}\0{row.split}\n".encode("utf-8", "surrogateescape"))
+    return value.hexdigest()

@@ -1,0 +1,73 @@
+"""From a recipe and a face set to a trained network in a run folder: the one way in for each kind of training."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+
+import keras
+
+from tfdfd.models import build, spec
+from tfdfd.training.crop_set import CropSet
+from tfdfd.training.engine import Report, fit
+from tfdfd.training.finishing import finish
+from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import RunFolder
+
+# Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
+_FILES = {"svm": "svm_run", "bottleneck": "bottleneck_run", "ensemble": "ensemble_run", "temporal": "temporal_run"}
+
+
+def train(
+    recipe: Recipe,
+    where: str | os.PathLike,
+    folder: str | os.PathLike,
+    report: Report,
+    allow_leaks: bool = False,
+) -> dict:
+    """Runs an experiment, or goes on with it where it was stopped.
+
+    Args:
+        recipe: what is trained, and how.
+        where: a face set with splits.
+        folder: of the run; made where it is not there.
+        report: who is told how it goes.
+        allow_leaks: whether a set whose splits share sources, people or files is taken all the same.
+
+    Returns:
+        The result as `run.json` has it.
+
+    Raises:
+        ValueError: a set, a folder or a setting that is of no use.
+        TrainingError: it cannot go on; the last saved state stays.
+        OSError: the folder cannot be written.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    with _precision(recipe.precision):
+        size = recipe.size or spec(recipe.network).input_shape[0]
+        crops = CropSet(where, recipe, size, allow_leaks)
+        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend()) as run:
+            if run.result is not None:
+                report.note(f"{folder} was finished before")
+                return run.result
+            if recipe.procedure == "fit":
+                return _fit(recipe, crops, run, report)
+            procedure = importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}")
+            return procedure.run(recipe, crops, run, report)
+
+
+def _fit(recipe, crops, run, report):
+    model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
+    place = fit(model, recipe, crops, run, report)
+    return finish(model, recipe, crops, run, {"history": place.history, "best_epoch": place.best_epoch})
+
+
+@contextlib.contextmanager
+def _precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,165 @@
+"""The folder of one training: how it was made, how far it is, and what came out.
+
+run.json              recipe, data with digests, versions, seed; in the end the result
+state.safetensors     everything that going on needs, of the last saved step
+best-<epoch>.safetensors   weights of the best epoch so far
+log.csv, curves.png, tensorboard/, gradient_flow.csv   an epoch's figures
+weights.safetensors, weights.json   the trained network and its model card: what `--model` and others take
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from tfdfd.files import locked_folder, write_atomically
+from tfdfd.training.recipe import Recipe
+from tfdfd.version import __version__
+
+SCHEMA = 1
+WEIGHTS = "weights.safetensors"
+CARD = "weights.json"
+_LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "scikit-learn")
+
+
+class RunFolder:
+    """A run in the making, or a finished one.
+
+    Args:
+        folder: made where it is not there.
+        recipe: what is run.
+        data: what it is run on: anything JSON holds, with digests.
+        backend: of Keras.
+
+    Attributes:
+        path: of the folder.
+        result: of a finished run, else None.
+
+    Use as a context manager: it keeps other runs out of the folder.
+
+    Raises:
+        ValueError: the folder holds another run, or something else.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike, recipe: Recipe, data: dict, backend: str):
+        self.path = Path(folder)
+        self._settings = {
+            "schema": SCHEMA,
+            "tfdfd": __version__,
+            "recipe": recipe.settings(),
+            "data": data,
+            "backend": backend,
+        }
+        self._lock = locked_folder(self.path, "tfdfd train")
+        try:
+            self.result = self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self) -> None:
+        """Lets others into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_log(self, rows: list[dict]) -> None:
+        """All epochs so far as `log.csv`: written anew each time, so that no epoch is in it twice."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "log.csv", text.getvalue())
+
+    def finish(self, result: dict) -> None:
+        """Says in `run.json` what came out."""
+        self.result = result
+        self._write()
+
+    def write_card(self, card: dict) -> None:
+        """The model card of `weights.safetensors`, whose digest and size are added."""
+        data = (self.path / WEIGHTS).read_bytes()
+        known = {"file": WEIGHTS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        write_atomically(self.path / CARD, json.dumps(card | known, indent=1, ensure_ascii=False) + "\n")
+
+    def _open(self):
+        run = self.path / "run.json"
+        if not run.exists():
+            left_over = [file.name for file in self.path.iterdir() if not file.name.startswith(".tfdfd-")]
+            if left_over:
+                raise ValueError(f"{self.path} is not empty and holds no run; give a new or an empty folder.")
+            self.result = None
+            self._write()
+            return None
+        told = read_run(self.path)
+        before, now = _flat({key: told.get(key) for key in self._settings}), _flat(self._settings)
+        differing = [key for key in now | before if now.get(key) != before.get(key)]
+        if differing:
+            words = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5])
+            raise ValueError(
+                f"{self.path} was begun otherwise: {words}. Give the same again to go on, or another folder."
+            )
+        return told["result"]
+
+    def _write(self):
+        told = self._settings | {"versions": versions(), "finished": self.result is not None, "result": self.result}
+        write_atomically(self.path / "run.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_run(folder: str | os.PathLike) -> dict:
+    """The `run.json` of a run.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    run = Path(folder) / "run.json"
+    try:
+        told = json.loads(run.read_bytes())
+        Recipe.from_settings(told["recipe"])
+        return told | {"result": told["result"], "data": told["data"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
+
+
+def finished_run(folder: str | os.PathLike) -> dict:
+    """The `run.json` of a run that has come to its end.
+
+    Raises:
+        ValueError: it is none, or has not.
+    """
+    told = read_run(folder)
+    if told["result"] is None:
+        raise ValueError(f"the run {folder} is not finished; the same 'tfdfd train' goes on with it.")
+    return told
+
+
+def versions() -> dict:
+    """Of Python and of the libraries that numbers depend on."""
+    found = {"python": platform.python_version(), "tfdfd": __version__}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _flat(nested, prefix=""):
+    flat = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

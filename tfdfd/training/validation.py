@@ -1,0 +1,42 @@
+"""A network's scores of held-out crops, and what an epoch is judged by."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfdfd.data.tables import FaceRow
+from tfdfd.metrics.aggregate import video_means
+from tfdfd.metrics.figures import auc, log_loss
+from tfdfd.training.crop_set import VAL, CropSet
+from tfdfd.training.errors import TrainingError
+
+
+def score(model: keras.Model, crops: CropSet, split: str = VAL) -> tuple[list[FaceRow], np.ndarray]:
+    """The rows of a split and P(fake) of each crop, float64 `(n,)`.
+
+    Raises:
+        TrainingError: the network answers something that is no probability.
+    """
+    images, rows = crops.images(split)
+    scores = np.asarray(model.predict(images, verbose=0), np.float64).reshape(-1)
+    if len(scores) != len(rows):
+        raise TrainingError(f"{len(scores)} scores of {len(rows)} crops of split {split!r}: the set changed meanwhile.")
+    if not np.isfinite(scores).all():
+        bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise TrainingError(f"{model.name} answers {scores[bad]} for {rows[bad].file}: its weights are damaged.")
+    return rows, scores
+
+
+def validate(model: keras.Model, crops: CropSet) -> dict:
+    """`val_loss` (binary cross-entropy) and `val_accuracy` (at 0.5) of crops, `val_auc` of crops, `val_video_auc` of
+    videos scored by the mean of their crops."""
+    rows, scores = score(model, crops)
+    labels = np.array([row.label for row in rows])
+    video_labels, video_scores = video_means([(row.dataset, row.video) for row in rows], labels, scores)
+    return {
+        "val_loss": log_loss(labels, scores),
+        "val_accuracy": float(((scores >= 0.5) == labels).mean()),
+        "val_auc": auc(labels, scores),
+        "val_video_auc": auc(video_labels, video_scores),
+    }
