@@ -1,10 +1,13 @@
-"""`tfdfd data`: looking at what is made for training."""
+"""`tfdfd data`: what is made for training on self-blended images."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
+from collections import Counter
 
-from tfdfd.cli.outcome import check_writable
+from tfdfd.cli.outcome import check_writable, exit_code
 
 _PREVIEW = """\
 A contact sheet of self-blended images: real, blended, mask and amplified difference of each pair, as training sees
@@ -15,9 +18,19 @@ their landmarks are found by MTCNN.
 
 Exit code: 0 written; 1 no face in any of the images; 2 wrong usage."""
 
+_LANDMARKS = """\
+Finds five landmarks of each real crop with MTCNN, which training on self-blended images needs, and keeps them in
+landmarks.csv beside the crops.
+
+A run that was stopped goes on when the same command is given again. Crops whose bytes have changed are looked at anew;
+those without a face are listed with their status and left out of training.
+
+Exit code: 0 all have landmarks; 1 none has; 3 some have none; 2 wrong usage or input."""
+_TOLD = 100  # crops at a time on the progress bar
+
 
 def add_parser(verbs) -> None:
-    parser = verbs.add_parser("data", help="look at training data")
+    parser = verbs.add_parser("data", help="prepare and look at training data")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     preview = actions.add_parser("preview", help="a contact sheet of self-blended images", description=_PREVIEW)
     preview.add_argument("paths", nargs="+", metavar="FACES", help="photographs, folders of them, or of 'extract'")
@@ -26,6 +39,13 @@ def add_parser(verbs) -> None:
     preview.add_argument("--seed", type=int, default=0, metavar="N", help="another one, another sheet (default: 0)")
     preview.add_argument("--size", type=int, default=160, metavar="PIXELS", help="of a crop (default: %(default)s)")
     preview.set_defaults(run=_preview)
+    landmarks = actions.add_parser("landmarks", help="landmarks of the real crops", description=_LANDMARKS)
+    landmarks.add_argument("faces", metavar="FACES", help="faces.csv, its folder, or a folder with real/ and fake/")
+    landmarks.add_argument(
+        "-o", "--output", metavar="FILE.csv", help="where they are kept (default: landmarks.csv beside the crops)"
+    )
+    landmarks.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    landmarks.set_defaults(run=_landmarks)
 
 
 def _preview(arguments) -> int:
@@ -53,3 +73,34 @@ def _preview(arguments) -> int:
     photographs = len({pair.path for pair in made})
     print(f"{arguments.output}: {len(made)} pairs from {photographs} of {len(images)} images")
     return 0
+
+
+def _landmarks(arguments) -> int:
+    from tfdfd.cli.progress import tracked
+    from tfdfd.cli.shown import shown
+    from tfdfd.data.crops import faces_of
+    from tfdfd.data.landmarks import OK, TABLE, find_landmarks
+    from tfdfd.data.tables import REAL
+
+    faces = faces_of(arguments.faces)
+    table = arguments.output or os.path.join(faces.root, TABLE)
+    check_writable(table)
+    real = sum(row.label == REAL for row in faces.rows)
+    if not real:
+        raise ValueError(f"{arguments.faces} has no real crop among {len(faces.rows)}; fakes need no landmarks.")
+    counts = Counter()
+    parts = _parts(find_landmarks(faces, table))
+    label = lambda part: f"up to {shown(part[-1].file)}"  # noqa: E731
+    for part in tracked(parts, -(-real // _TOLD), label, arguments.quiet):
+        counts.update(found.status for found in part)
+        for found in part:
+            if found.status != OK and not arguments.quiet:
+                sys.stderr.write(f"{shown(found.file)}: {found.status}\n")
+    told = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
+    print(f"{table}: {real:,} real crops: {told}")
+    return exit_code(counts[OK], real)
+
+
+def _parts(found):
+    while part := list(itertools.islice(found, _TOLD)):
+        yield part

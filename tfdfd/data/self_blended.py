@@ -118,6 +118,30 @@ def blending_mask(shape, landmarks, rng, region=None):
     return np.clip(soft, 0, 1)
 
 
+def check_landmarks(landmarks, shape):
+    """Landmarks as float32 `(5, 2)`, if a face that can be blended is at them.
+
+    Raises:
+        ValueError: there are not five, they lie too close together, or leave the image of `shape`, `(height, width)`.
+    """
+    landmarks = np.asarray(landmarks, np.float32)
+    if landmarks.shape != (5, 2) or not np.isfinite(landmarks).all():
+        raise ValueError(f"landmarks are {landmarks.shape}; expected five finite xy points, (5, 2)")
+    across, down = landmarks[1] - landmarks[0], landmarks[3:].mean(axis=0) - landmarks[:2].mean(axis=0)
+    if abs(across[0] * down[1] - across[1] * down[0]) < 16:
+        raise ValueError(
+            f"landmarks {landmarks.tolist()} span almost no area; expected left eye, right eye, nose and two mouth "
+            "corners of a face at least 8 pixels wide, in this order"
+        )
+    height, width = shape
+    if (landmarks < 0).any() or (landmarks > (width - 1, height - 1)).any():
+        raise ValueError(
+            f"landmarks {landmarks.tolist()} leave the image of {width}x{height} pixels; give them as (x, y) in pixels "
+            "of this image"
+        )
+    return landmarks
+
+
 def alter_appearance(image, rng):
     """A change of colour or light, then one of sharpness: uint8 in, uint8 out, same shape."""
     done = False
@@ -221,22 +245,7 @@ def _checked(image, landmarks):
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype} {image.shape}; expected RGB uint8 (height, width, 3)")
-    landmarks = np.asarray(landmarks, np.float32)
-    if landmarks.shape != (5, 2) or not np.isfinite(landmarks).all():
-        raise ValueError(f"landmarks are {landmarks.shape}; expected five finite xy points, (5, 2)")
-    across, down = landmarks[1] - landmarks[0], landmarks[3:].mean(axis=0) - landmarks[:2].mean(axis=0)
-    if abs(across[0] * down[1] - across[1] * down[0]) < 16:
-        raise ValueError(
-            f"landmarks {landmarks.tolist()} span almost no area; expected left eye, right eye, nose and two mouth "
-            "corners of a face at least 8 pixels wide, in this order"
-        )
-    height, width = image.shape[:2]
-    if (landmarks < 0).any() or (landmarks > (width - 1, height - 1)).any():
-        raise ValueError(
-            f"landmarks {landmarks.tolist()} leave the image of {width}x{height} pixels; give them as (x, y) in pixels "
-            "of this image"
-        )
-    return image, landmarks
+    return image, check_landmarks(landmarks, image.shape[:2])
 
 
 def _blended(source, target, mask):

@@ -51,7 +51,11 @@ def eval_pipeline(
         faces = faces_of(faces, split)
         count = len(faces.rows)
         elements = from_files(tf.data.Dataset.range(count), faces, False, named)
-    elements = resized(elements, size)
+    return counted_once(resized(elements, size), count, batch_size, pad, named)
+
+
+def counted_once(elements: tf.data.Dataset, count: int, batch_size: int, pad: bool, named: bool) -> tf.data.Dataset:
+    """Batches of `count` elements in their order, as `eval_pipeline` returns them."""
     if pad:
         elements = elements.map(lambda element: element | {"sample_weight": 1.0})
         filling = tf.data.Dataset.from_tensors(
