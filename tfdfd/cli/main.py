@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli import benchmark, check_leaks, data, detect, extract, index, merge, models, pack, split
+from tfdfd.cli import (
+    benchmark,
+    check_leaks,
+    data,
+    detect,
+    extract,
+    index,
+    merge,
+    models,
+    pack,
+    recipes,
+    split,
+    srm,
+    train,
+)
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.version import __version__
 
-VERBS = (detect, index, extract, split, check_leaks, merge, pack, data, models, benchmark)
+VERBS = (detect, index, extract, split, check_leaks, merge, srm, pack, data, recipes, train, models, benchmark)
 
 
 def main(argv: list[str] | None = None) -> int:

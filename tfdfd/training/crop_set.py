@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tfdfd.data.blended_pairs import METHOD, BlendedPairs
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.pipelines.balanced import balanced
+from tfdfd.pipelines.blended import blended_eval, blended_pipeline
+from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.orders import dual, shuffled, various
+from tfdfd.pipelines.training import train_pipeline
 from tfdfd.training.recipe import BLENDED, Recipe
 
 TRAIN, VAL = "train", "val"
@@ -40,6 +46,11 @@ class CropSet:
         refuse_leaks(everything.rows, allow_leaks)
         self._recipe, self.size = recipe, size
         self._parts = {split: self._part(everything, split) for split in (TRAIN, VAL)}
+        self._pairs = {}
+        if recipe.data == BLENDED:
+            self._pairs = {
+                split: BlendedPairs(part, size, split=None, seed=recipe.seed) for split, part in self._parts.items()
+            }
         self.steps = len(self.batches(0))
 
     def digests(self) -> dict:
@@ -52,33 +63,30 @@ class CropSet:
 
     def batches(self, epoch: int, first_batch: int = 0):
         """The batches of one epoch from `first_batch` on, `(image, label)`."""
-        recipe = self._recipe
-        place = {"seed": recipe.seed, "first_epoch": epoch, "first_batch": first_batch, "split": None}
-        if recipe.data == BLENDED:
-            from tfdfd.pipelines.blended import blended_pipeline
-
-            return blended_pipeline(self._parts[TRAIN], self.size, recipe.batch_size, augment=recipe.augment, **place)
-        from tfdfd.pipelines.training import train_pipeline
-
+        recipe, place = self._recipe, {"first_epoch": epoch, "first_batch": first_batch}
+        if self._pairs:
+            return blended_pipeline(self._pairs[TRAIN], self.size, recipe.batch_size, **place)
         return train_pipeline(
             self._parts[TRAIN],
             self.size,
             recipe.batch_size,
+            split=None,
             order=_order(recipe),
+            seed=recipe.seed,
             augment=recipe.augment,
             **place,
         )
 
     def images(self, split: str = VAL):
         """The batches to score of a split, `(image, label)`, and the row of each crop, in the same order."""
+        batch_size = self._recipe.batch_size
+        if self._pairs:
+            pairs = self._pairs[split]
+            return blended_eval(pairs, self.size, batch_size, split=None), [
+                row for real in pairs.rows for row in (real, blended_row(real))
+            ]
         part = self._parts[split]
-        if self._recipe.data == BLENDED:
-            from tfdfd.pipelines.blended import blended_eval
-
-            return blended_eval(part, self.size, self._recipe.batch_size, split=None, seed=self._recipe.seed)
-        from tfdfd.pipelines.evaluation import eval_pipeline
-
-        return eval_pipeline(part, self.size, self._recipe.batch_size, split=None), list(part.rows)
+        return eval_pipeline(part, self.size, batch_size, split=None), list(part.rows)
 
     def _part(self, everything, split):
         part = faces_of(everything, split)
@@ -97,10 +105,12 @@ class CropSet:
         return replace(part, rows=_limited(rows, self._recipe.limit, self._recipe.seed))
 
 
-def _order(recipe):
-    from tfdfd.pipelines.balanced import balanced
-    from tfdfd.pipelines.orders import dual, shuffled, various
+def blended_row(real: FaceRow) -> FaceRow:
+    """What is known of the fake that was made of a real crop, a video of its own."""
+    return replace(real, label=FAKE, method=METHOD, video=f"{real.video}#{METHOD}", sha256=None)
 
+
+def _order(recipe):
     if recipe.order in ("dual", "various"):
         return {"dual": dual, "various": various}[recipe.order](recipe.epochs, skip_short=True)
     return {"shuffled": shuffled, "balanced": balanced}[recipe.order]

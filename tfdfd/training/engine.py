@@ -94,7 +94,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         row = {"epoch": epoch, "learning_rate": _rate(model)}
         row |= _one_epoch(model, crops, saver)
         with averaged(model, recipe.ema):
-            row |= validate(model, crops, recipe.batch_size)
+            row |= validate(model, crops)
             if _is_best(place, row, recipe.monitor):
                 save_weights(model, _best(run.path, epoch))
                 place.best_epoch = epoch
@@ -103,13 +103,13 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         place.history.append(row)
         schedule.after_epoch(model.optimizer, epoch, row)
         place.epoch, place.step, place.metrics, place.schedule = epoch + 1, 0, [], schedule.get_state()
+        if flow:
+            flow.write(run.path / "gradient_flow.csv", epoch)
         saver.save()
         _forget_others(run.path, place.best_epoch)
         run.write_log(place.history)
         write_scalars(run.path / "tensorboard", place.history)
-        draw_curves(run.path / "curves.png", place.history, recipe)
-        if flow:
-            flow.write(run.path / "gradient_flow.csv", epoch)
+        draw_curves(run.path / "curves.png", place.history, recipe.name)
         report.epoch(row)
     load_safetensors(model, _best(run.path, place.best_epoch))
     return place
@@ -187,10 +187,12 @@ def _rate(model):
 
 
 def _is_best(place, row, monitor):
+    """Of epochs that are equally good, as they often are on few videos, the one of smaller loss."""
     if place.best_epoch is None:
         return True
     sign = _SIGNS[monitor]
-    return sign * row[monitor] > sign * place.history[place.best_epoch][monitor]
+    one, other = ((sign * some[monitor], -some["val_loss"]) for some in (row, place.history[place.best_epoch]))
+    return one > other
 
 
 def _is_over(place, recipe):

@@ -61,4 +61,5 @@ def load_state(path: str | os.PathLike, variables: list[keras.Variable]) -> dict
 
 
 def _array(variable):
-    return np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
+    # (`ascontiguousarray` would make arrays of single numbers.)
+    return np.array(keras.ops.convert_to_numpy(variable.value), order="C")

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.metrics.aggregate import video_means
-from tfdfd.metrics.figures import auc, log_loss
+from tfdfd.evaluation.metrics import auc, log_loss
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.errors import TrainingError
 
@@ -33,10 +32,19 @@ def validate(model: keras.Model, crops: CropSet) -> dict:
     videos scored by the mean of their crops."""
     rows, scores = score(model, crops)
     labels = np.array([row.label for row in rows])
-    video_labels, video_scores = video_means([(row.dataset, row.video) for row in rows], labels, scores)
+    video_labels, video_scores = videos_of(rows, scores)
     return {
         "val_loss": log_loss(labels, scores),
         "val_accuracy": float(((scores >= 0.5) == labels).mean()),
         "val_auc": auc(labels, scores),
         "val_video_auc": auc(video_labels, video_scores),
     }
+
+
+def videos_of(rows: list[FaceRow], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label and mean score of each video, `(videos,)` both, in the order in which they first come."""
+    places = {}
+    for place, row in enumerate(rows):
+        places.setdefault((row.dataset, row.video), []).append(place)
+    labels = np.array([rows[some[0]].label for some in places.values()])
+    return labels, np.array([scores[some].mean() for some in places.values()])
