@@ -4,22 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-_KB = np.zeros((5, 5), np.float32)
-_KB[1:4, 1:4] = [[-1, 2, -1], [2, -4, 2], [-1, 2, -1]]
-_KV = np.array(
-    [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]], np.float32
-)
-_SECOND = np.zeros((5, 5), np.float32)
-_SECOND[2, 1:4] = [1, -2, 1]
+from tfdfd.srm_kernels import DIVISORS, WHOLE
 
-# Fridrich and Kodovsky, "Rich Models for Steganalysis of Digital Images", IEEE TIFS 7(3), 2012 (SQUARE 3x3 and 5x5,
-# also known as KB and KV, and the horizontal second-order residual), in the order and with the divisors of Zhou et
-# al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018, arXiv:1805.04953, figure 3.
-SRM_KERNELS = {"KB": _KB / 4, "KV": _KV / 12, "second": _SECOND / 2}
+SRM_KERNELS = {name: np.array(rows, np.float32) / DIVISORS[name] for name, rows in WHOLE.items()}
 for _kernel in SRM_KERNELS.values():
     _kernel.setflags(write=False)
 
 _MARGIN = 2
+_SIDE = 2 * _MARGIN + 1
 _SMALLEST = _MARGIN + 1
 
 
@@ -122,7 +114,7 @@ class SRM(keras.layers.Layer):
     def macs(self, input_shape):
         """Multiply-accumulates of one image, every tap of the 5x5 kernels counted, for `tfdfd.models.counting`."""
         height, width, channels = input_shape[-3:]
-        return height * width * channels * len(self.kernels) * _KB.size
+        return height * width * channels * len(self.kernels) * _SIDE**2
 
     def get_config(self):
         own = {"kernels": list(self.kernels), "combine": self.combine, "truncate": self.truncate}
