@@ -305,7 +305,7 @@ def spoil_small(file):
         (spoil_text, "cannot be filtered: .* cannot be decoded"),
         (spoil_empty, "cannot be filtered: .* cannot be decoded"),
         (spoil_cut, "cannot be filtered: .* cannot be decoded"),
-        (spoil_small, r"expected RGB uint8 \(height, width, 3\), sides at least 3"),
+        (spoil_small, r"cannot be filtered: image is .* expected RGB uint8 \(height, width, 3\), sides at least 3"),
     ],
 )
 def test_a_bad_crop_is_named_and_the_rest_stays(faces, tmp_path, spoil, told):
@@ -314,11 +314,8 @@ def test_a_bad_crop_is_named_and_the_rest_stays(faces, tmp_path, spoil, told):
     rows = rows_of(faces)
     write_table(faces / "faces.csv", [replace(row, sha256=None) for row in rows], FaceRow)
     spoil(file)
-    with pytest.raises(
-        ValueError, match=rf"the crop .*v1/000005-0\.png {told}" if "exp" not in told else told
-    ) as error:
+    with pytest.raises(ValueError, match=rf"the crop .*/v1/000005-0\.png {told}"):
         clone(faces, tmp_path / "noise")
-    assert "v1/000005-0.png" in str(error.value)
     assert not (tmp_path / "noise" / "faces.csv").exists()
     assert (tmp_path / "noise" / "crops" / "v0" / "000000-0.png").exists()
     file.write_bytes(good)
