@@ -77,7 +77,7 @@ class Detector:
         self._runtime = runtime
         self.runtime_note: str | None = None
         self._loaded = None
-        self._request = Request(frames=frames, size=spec(self.record.model).input_shape[0])
+        self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self):

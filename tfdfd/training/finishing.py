@@ -1,16 +1,143 @@
-"""From trained weights to a network that others can use: calibrated, with thresholds, and with a card that says how."""
+"""From trained weights to a network that others can use: calibrated, with thresholds, and with a card that says how.
+
+Everything here is chosen on validation. A temperature or Platt's sigmoid is put into the last layer itself, so that the
+network answers calibrated P(fake) wherever it runs, and nobody has to carry the calibration beside it.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 
+from tfdfd.evaluation import calibration
+from tfdfd.evaluation.confusion import confusion, no_better_than_majority
+from tfdfd.evaluation.errors import CalibrationError, TooFewError
+from tfdfd.evaluation.inconclusive import BOUND, inconclusive_band
+from tfdfd.evaluation.metrics import auc
+from tfdfd.evaluation.operating_points import BALANCED, operating_points
+from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet
-from tfdfd.training.run_folder import WEIGHTS, RunFolder
+from tfdfd.training.recipe import BLENDED, Recipe
+from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
+from tfdfd.training.validation import score, videos_of
+from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
 
 
-def finish(model: keras.Model, recipe, crops: CropSet, run: RunFolder, told: dict) -> dict:
+def finish(
+    model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, told: dict, arguments: dict | None = None
+) -> dict:
+    """Calibrates, chooses thresholds, writes weights and card, and says in `run.json` what came out.
+
+    Args:
+        model: the trained network.
+        recipe: what it was trained by.
+        crops: the set, of whose validation split everything is chosen.
+        run: where it goes.
+        told: what else the result says, such as `best_epoch`.
+        arguments: of the builder, where they are not the recipe's.
+
+    Returns:
+        The result: `told`, with figures on validation (`val_...`), `threshold`, and `warnings`.
+    """
+    warnings = []
+    fitted = _calibrate(model, recipe, crops, warnings)
+    rows, scores = score(model, crops)
+    labels, video_scores = videos_of(rows, scores)
+    points = operating_points(labels, video_scores)
+    threshold = points[BALANCED]["threshold"]
+    found = confusion(labels, video_scores, threshold)
+    if no_better_than_majority(found):
+        warnings.append(
+            f"on validation the network is no better than calling everything "
+            f"{'fake' if found.n_fake >= found.n_real else 'real'}: accuracy {found.accuracy:.3f}, majority "
+            f"{found.majority:.3f}."
+        )
+    result = told | {
+        "val_crops": len(rows),
+        "val_videos": len(labels),
+        "val_auc": auc([row.label for row in rows], scores),
+        "val_video_auc": auc(labels, video_scores),
+        "threshold": threshold,
+        "val_balanced_accuracy": found.balanced_accuracy,
+        "val_accuracy": found.accuracy,
+        "val_majority": found.majority,
+        "operating_points": points,
+        "warnings": warnings,
+    }
+    band = _band(labels, video_scores, threshold, warnings)
     save_weights(model, run.path / WEIGHTS)
-    result = dict(told)
+    run.write_card(_card(model, recipe, crops, result, fitted, band, arguments))
     run.finish(result)
+    _forget(run.path)
     return result
+
+
+def fold(model: keras.Model, slope: float, offset: float) -> None:
+    """Puts sigmoid(slope * logit + offset) into the network's last layer, whose sigmoid it becomes."""
+    head = model.get_layer(HEAD)
+    kernel, bias = head.get_weights()
+    head.set_weights([kernel * slope, bias * slope + offset])
+
+
+def _calibrate(model, recipe, crops, warnings):
+    """Fits on validation and folds; what was fitted, for the card, or None."""
+    if recipe.calibration == "none" or not isinstance(model.get_layer(HEAD), keras.layers.Dense):
+        return None
+    rows, scores = score(model, crops)
+    try:
+        fitted = calibration.fit(recipe.calibration, [row.label for row in rows], scores, "validation crops")
+    except CalibrationError as error:
+        warnings.append(f"not calibrated: {error}")
+        return None
+    told = calibration.to_dict(fitted)
+    slope = told.get("slope", 1 / told.get("temperature", 1.0))
+    fold(model, slope, told.get("offset", 0.0))
+    return told
+
+
+def _band(labels, scores, threshold, warnings):
+    try:
+        return inconclusive_band(labels, scores, threshold)
+    except TooFewError as error:
+        warnings.append(f"no inconclusive band: {error}")
+        return None
+
+
+def _card(model, recipe, crops, result, fitted, band, arguments):
+    size = model.input_shape[1]
+    data = crops.digests()
+    known = {"arguments": recipe.arguments if arguments is None else arguments}
+    if (size, size) != spec(recipe.network).input_shape[:2]:
+        known["input_shape"] = [size, size, 3]
+    # What only training asks of a builder, weights bring no trace of.
+    known["arguments"] = {key: value for key, value in known["arguments"].items() if key != "freeze"}
+    how = "self-blended fakes of the real crops" if recipe.data == BLENDED else "labelled crops"
+    return known | {
+        "handle": f"tfdfd/{recipe.network}.{recipe.name}",
+        "model": recipe.network,
+        "licence": "not stated: that of the training data and of the weights that training began with",
+        "training_data": f"{data['folder']} ({how}): {data['crops']}",
+        "polarity": "fake=1",
+        "threshold": result["threshold"],
+        "inconclusive_band": band and list(band),
+        "inconclusive_rule": f"on validation videos: outside of it, at most {BOUND:.0%} of the real are called fake, "
+        f"and at most {BOUND:.0%} of the fake real",
+        "operating_points": result["operating_points"],
+        "calibration": fitted and fitted | {"where": "in the last layer's weights"},
+        "recipe": recipe.settings(),
+        "protocol": f"validation split of {data['folder']}: {result['val_videos']} videos, {result['val_crops']} "
+        "crops, a video's score the mean of its crops; epoch, calibration and thresholds chosen here",
+        "scores": {name: value for name, value in result.items() if name.startswith("val_")},
+        "limits": ["Not forensic proof.", "The figures are of the split that epoch and threshold were chosen on."],
+        "warnings": result["warnings"],
+        "versions": versions(),
+    }
+
+
+def _forget(folder):
+    """What only going on needed: the weights of the best epoch are `weights.safetensors` now."""
+    for file in Path(folder).glob("best-*.safetensors"):
+        file.unlink()
+    (Path(folder) / "state.safetensors").unlink(missing_ok=True)

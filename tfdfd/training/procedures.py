@@ -60,7 +60,7 @@ def train(
 def _fit(recipe, crops, run, report):
     model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
     place = fit(model, recipe, crops, run, report)
-    return finish(model, recipe, crops, run, {"history": place.history, "best_epoch": place.best_epoch})
+    return finish(model, recipe, crops, run, {"epochs": place.epoch, "best_epoch": place.best_epoch})
 
 
 @contextlib.contextmanager
