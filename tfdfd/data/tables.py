@@ -95,7 +95,7 @@ class FaceRow:
 
 
 def write_table(path: str | os.PathLike, rows: Iterable[IndexRow] | Iterable[FaceRow], kind: type) -> None:
-    """Writes rows of `kind` (`IndexRow` or `FaceRow`), at once or not at all."""
+    """Writes rows of `kind` (`IndexRow`, `FaceRow` or another dataclass), at once or not at all."""
     names = [field.name for field in fields(kind)]
     text = io.StringIO()
     plain, quoting = (
@@ -110,7 +110,7 @@ def write_table(path: str | os.PathLike, rows: Iterable[IndexRow] | Iterable[Fac
 
 
 def read_table(path: str | os.PathLike, kind: type) -> list:
-    """The rows of a table as `kind`.
+    """The rows of a table as `kind`, which may have a `READ`: for some of its columns, what makes a value of a cell.
 
     Raises:
         ValueError: no such file, other columns, or a cell that is none of its values; names file and line.
@@ -129,12 +129,12 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
             f"{path} has other columns than expected: it lacks {missing}, and has {extra} besides; expected "
             f"{','.join(names)}, in this order."
         )
-    rows = []
+    rows, read = [], _READ | getattr(kind, "READ", {})
     for cells in lines:
         if len(cells) != len(names):
             raise ValueError(f"{path}, line {lines.line_num}: {len(cells)} cells; expected {len(names)}.")
         try:
-            rows.append(kind(**{name: _READ[name](cell) for name, cell in zip(names, cells, strict=True)}))
+            rows.append(kind(**{name: read[name](cell) for name, cell in zip(names, cells, strict=True)}))
         except ValueError as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
     return rows

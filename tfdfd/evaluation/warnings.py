@@ -1,0 +1,66 @@
+"""What a reader of figures must not miss: a model that is no better than a guess, and figures of too little."""
+
+from __future__ import annotations
+
+from tfdfd.evaluation.confusion import Confusion, no_better_than_majority
+from tfdfd.evaluation.coverage import LEAST, Coverage
+
+# Below so many of a class an AUC's 95 % interval is some 0.2 wide even for a good model.
+FEW = 30
+
+
+def warnings_of(figures: dict, where: str) -> list[dict[str, str]]:
+    """Of `tfdfd.evaluation.figures.figures`: dicts `{code, where, message}`, none for a model that passes.
+
+    Codes: `no_scores`, `one_class`, `too_few`, `one_verdict`, `no_better_than_majority`, `no_better_than_chance`,
+    `worse_than_chance`.
+    """
+    found = list(_found(figures))
+    return [{"code": code, "where": where, "message": f"{where}: {message}"} for code, message in found]
+
+
+def coverage_warnings(found: Coverage) -> list[dict[str, str]]:
+    """`low_coverage` where less than 99 % of the videos have a score."""
+    if found.share >= LEAST:
+        return []
+    message = (
+        f"{found.scored:,} of {found.expected:,} videos have a score ({found.share:.1%}): {found.no_face:,} have no "
+        f"face, {found.left_out:,} were left out for several faces, {found.broken:,} could not be read."
+    )
+    return [{"code": "low_coverage", "where": "videos", "message": message}]
+
+
+def _found(told):
+    if not told["n"]:
+        yield "no_scores", "nothing has a score."
+        return
+    counts = {"real": told["n_real"], "fake": told["n_fake"]}
+    absent = [kind for kind, count in counts.items() if not count]
+    if absent:
+        yield "one_class", f"there are no {absent[0]} ones, so that no figure that compares the two is given."
+    for kind, count in counts.items():
+        if 0 < count < FEW:
+            yield "too_few", f"{count} {kind} example{'s' * (count != 1)}; figures of fewer than {FEW} mean little."
+    found = Confusion(**told["confusion"])
+    called_fake = found.real_as_fake + found.fake_as_fake
+    if called_fake in (0, told["n"]):
+        yield "one_verdict", f"all {told['n']:,} are called {'fake' if called_fake else 'real'} at this threshold."
+    if absent:
+        return
+    if no_better_than_majority(found):
+        frequent = "fake" if counts["fake"] >= counts["real"] else "real"
+        yield (
+            "no_better_than_majority",
+            f"THIS MODEL IS NO BETTER THAN A CONSTANT ANSWER: its accuracy is {found.accuracy:.3f}, and calling "
+            f"everything {frequent} has {found.majority:.3f}; its balanced accuracy is {found.balanced_accuracy:.3f}.",
+        )
+    value = told["auc"]["value"]
+    low, high = told["auc"].get("interval") or (value, value)
+    between = f" [{low:.3f}, {high:.3f}]" if low < high else ""
+    if high < 0.5:
+        yield (
+            "worse_than_chance",
+            f"AUC {value:.3f}{between} is below chance (0.5): are labels or P(fake) the wrong way round?",
+        )
+    elif low <= 0.5:
+        yield "no_better_than_chance", f"AUC {value:.3f}{between} cannot be told from chance (0.5)."
