@@ -431,3 +431,53 @@ def test_keras_takes_the_rest_of_an_epoch_and_then_whole_ones(folder):
 def test_a_place_that_no_epoch_has_is_told(folder, place):
     with pytest.raises(ValueError, match="first_batch from 0 to 9, an epoch having 10 batches; received"):
         train_pipeline(folder, SIDE, 32, split=None, **place)
+
+
+@pytest.fixture(scope="module")
+def textured(tmp_path_factory, astronaut):
+    """24 crops of a photograph, and shards of them."""
+    folder = tmp_path_factory.mktemp("textured")
+    for number in range(24):
+        file = folder / "crops" / ("real", "fake")[number % 2] / f"{number:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), astronaut[40 + 4 * number : 88 + 4 * number, 190:238])
+    faces = faces_of(folder / "crops")
+    for _ in write_shards(faces, plan_shards(faces, 2), folder / "shards"):
+        pass
+    return folder
+
+
+def images_of(dataset):
+    return np.concatenate([batch[0] for batch in dataset])
+
+
+@pytest.mark.parametrize("kind", ["crops", "shards"])
+@pytest.mark.parametrize("name", ["s1", "s2", "modern"])
+def test_a_policy_by_name_is_a_function_of_seed_epoch_and_place(textured, kind, name):
+    from tfdfd.augment.on_crops import OnCrops
+
+    build = partial(train_pipeline, textured / kind, 48, 8, split=None, seed=2)
+    untouched, whole = build(), build(augment=name)
+    plain, epochs = ([images_of(dataset) for _ in range(3)] for dataset in (untouched, whole))
+    wanted = np.stack([OnCrops(name, 2)(image, 1, place) for place, image in enumerate(plain[1])])
+    np.testing.assert_array_equal(epochs[1], wanted)
+    assert (epochs[1] != plain[1]).any(axis=(1, 2, 3)).mean() > 0.5
+    later = build(augment=name, first_epoch=1, first_batch=2)
+    np.testing.assert_array_equal(images_of(later), epochs[1][16:])
+    np.testing.assert_array_equal(images_of(later), epochs[2])
+
+
+def test_a_policy_by_name_leaves_labels_and_names(textured):
+    plain, augmented = (
+        list(train_pipeline(textured / "crops", 48, 8, split=None, augment=augment, named=True))
+        for augment in (None, "modern")
+    )
+    for one, other in zip(plain, augmented, strict=True):
+        assert set(one) == set(other) == {"image", "label", "path", "method", "video"}
+        for key in set(one) - {"image"}:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_a_policy_that_is_none_is_told(textured):
+    with pytest.raises(ValueError, match="no augmentation policy 'strong'; expected one of s1, s2, modern"):
+        train_pipeline(textured / "crops", 48, 8, split=None, augment="strong")

@@ -1,7 +1,7 @@
 """What pipelines have in common: crops at given positions or in shards as elements, and elements as batches.
 
 An element is a dict of `image` (uint8 of any size, or float32 of the network's), `label` (int64) and the strings
-`path`, `method`, `video`.
+`path`, `method`, `video`; in training also of its `turn`, int64 `(epoch, place in the order of the epoch)`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def checked_batch(batch_size: int) -> int:
 
 
 def from_files(positions: tf.data.Dataset, faces: Faces, cache: bool, named: bool) -> tf.data.Dataset:
-    """Crops at `positions` (int64), decoded in parallel, in this order.
+    """Crops at `positions` (int64, or pairs of one and its turn), decoded in parallel, in this order.
 
     Decoding is called from Python, one call a crop: only so can an error name its file. TensorFlow lets other threads
     run meanwhile.
@@ -51,29 +51,30 @@ def from_files(positions: tf.data.Dataset, faces: Faces, cache: bool, named: boo
         row = faces.rows[position]
         return tuple(os.fsencode(text) for text in (row.file, row.method, row.video))
 
-    def load(position):
+    def load(position, turn=None):
         image = tf.ensure_shape(tf.numpy_function(pixels, [position], tf.uint8), (None, None, 3))
         element = {"image": image, "label": tf.gather(labels, position)}
         if named:
             strings = tf.numpy_function(names, [position], [tf.string] * len(NAMES))
             element |= {name: tf.ensure_shape(text, ()) for name, text in zip(NAMES, strings, strict=True)}
-        return element
+        return element if turn is None else element | {"turn": turn}
 
     return positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def from_records(records: tf.data.Dataset) -> tf.data.Dataset:
-    """Serialised examples of shards as elements, decoded in parallel, in this order."""
+    """Serialised examples of shards (or pairs of one and its turn) as elements, decoded in parallel, in this order."""
     features = {name: tf.io.FixedLenFeature((), tf.string) for name in ("image", *NAMES)}
     features["label"] = tf.io.FixedLenFeature((), tf.int64)
 
     def pixels(data, path):
         return decode_crop(data, os.fsdecode(path))
 
-    def load(record):
+    def load(record, turn=None):
         element = tf.io.parse_single_example(record, features)
         image = tf.numpy_function(pixels, [element["image"], element["path"]], tf.uint8)
-        return element | {"image": tf.ensure_shape(image, (None, None, 3))}
+        element |= {"image": tf.ensure_shape(image, (None, None, 3))}
+        return element if turn is None else element | {"turn": turn}
 
     return records.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -86,6 +87,22 @@ def resized(elements: tf.data.Dataset, size: tuple[int, int]) -> tf.data.Dataset
         return element | {"image": to_network(element["image"], size), "label": label}
 
     return elements.map(resize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def augmented(elements: tf.data.Dataset, name: str, seed: int) -> tf.data.Dataset:
+    """The same with `image`, already resized, as a named policy makes it for its turn; in parallel, in this order."""
+    from tfdfd.augment.on_crops import OnCrops  # brings Keras with it, which nothing else here needs
+
+    augment = OnCrops(name, seed)
+
+    def changed(image, turn):
+        return augment(image, *turn)
+
+    def change(element):
+        image = tf.numpy_function(changed, [element["image"], element["turn"]], tf.float32)
+        return element | {"image": tf.ensure_shape(image, element["image"].shape)}
+
+    return elements.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def known_length(dataset: tf.data.Dataset, batches: int, first_batch: int = 0) -> tf.data.Dataset:

@@ -100,7 +100,7 @@ def records_in_order(shards: list[Shard]) -> tf.data.Dataset:
 
 
 def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int, int]]) -> tf.data.Dataset:
-    """Serialised examples in an order that depends on the seed and on the epoch that each iteration draws.
+    """Serialised examples with their turns, in an order that depends on the seed and the epoch that an iteration draws.
 
     Each iteration draws from `starts` its epoch and how many of that epoch's examples are left out at its beginning.
 
@@ -112,10 +112,10 @@ def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int,
     def draw():
         epoch, skipped = next(starts)
         generator = np.random.default_rng([seed, epoch])
-        return generator.permutation(len(shards)), generator.integers(2**62), np.int64(skipped)
+        return generator.permutation(len(shards)), generator.integers(2**62), np.int64(epoch), np.int64(skipped)
 
     def epoch(_):
-        order, key, skipped = tf.numpy_function(draw, [], [tf.int64] * 3)
+        order, key, number, skipped = tf.numpy_function(draw, [], [tf.int64] * 4)
         files = tf.data.Dataset.from_tensor_slices(tf.gather(paths, tf.ensure_shape(order, (None,))))
         records = files.interleave(
             tf.data.TFRecordDataset,
@@ -127,7 +127,9 @@ def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int,
         def mixed(number, block):
             return tf.random.experimental.stateless_shuffle(block, tf.stack([tf.ensure_shape(key, ()), number]))
 
-        return records.batch(BUFFER).enumerate().map(mixed).prefetch(1).unbatch().skip(tf.ensure_shape(skipped, ()))
+        mixed_up = records.batch(BUFFER).enumerate().map(mixed).prefetch(1).unbatch().enumerate()
+        turns = mixed_up.map(lambda place, record: (record, tf.stack([tf.ensure_shape(number, ()), place])))
+        return turns.skip(tf.ensure_shape(skipped, ()))
 
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)
 

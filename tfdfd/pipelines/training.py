@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tfdfd.data.crops import Faces, faces_of
-from tfdfd.pipelines.elements import checked_batch, checked_size, from_files, from_records, known_length, resized
+from tfdfd.pipelines.elements import (
+    NAMES,
+    augmented,
+    checked_batch,
+    checked_size,
+    from_files,
+    from_records,
+    known_length,
+    resized,
+)
 from tfdfd.pipelines.orders import shuffled, starts
 from tfdfd.pipelines.records import shuffled_records
 from tfdfd.pipelines.shards import is_packed, open_shards
@@ -24,7 +34,7 @@ def train_pipeline(
     seed: int = 0,
     first_epoch: int = 0,
     first_batch: int = 0,
-    augment: Callable | None = None,
+    augment: str | Callable | None = None,
     cache: bool = False,
     named: bool = False,
 ) -> tf.data.Dataset:
@@ -44,9 +54,11 @@ def train_pipeline(
         first_batch: the batch of that epoch that it begins with, from 0. Crops before it are not decoded. The length
             told is that of a whole epoch, which later iterations have: give Keras's `fit` the rest of the first one by
             itself, with `steps_per_epoch`, for at a sudden end it counts a step too many.
-        augment: called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like: a function
-            of tensors, or a Keras layer such as `tfdfd.augment` has, which is called with `training=True`. Batches
-            pass it one after the other, so that what it draws is reproducible.
+        augment: a policy of `tfdfd.augment` by name: crops are changed in parallel, each by draws that depend on the
+            seed, the epoch and its place in it alone, also where a training goes on (see `tfdfd.augment.on_crops`). Or
+            what is called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like: a
+            function of tensors, or a Keras layer such as `tfdfd.augment` has, which is called with `training=True`.
+            Batches pass it one after the other, so that what it draws is reproducible.
         cache: keep decoded crops in memory (their width x height x 3 bytes each); not for shards.
         named: give dicts, see below.
 
@@ -78,6 +90,10 @@ def train_pipeline(
         begun = starts(first_epoch, first_batch, -(-count // batch_size))
         elements = from_files(_positions(epoch_of, begun, batch_size), faces, cache, named)
 
+    elements = resized(elements, size)
+    if isinstance(augment, str):
+        elements, augment = augmented(elements, augment, seed), None
+
     # Left to itself, a layer within tf.data takes it that nobody trains, and alters nothing.
     arguments = {"training": True} if hasattr(augment, "call") else {}
 
@@ -85,19 +101,25 @@ def train_pipeline(
         image = batch["image"]
         if augment is not None:
             image = tf.ensure_shape(tf.convert_to_tensor(augment(image, **arguments)), (None, *size, 3))
-        return batch | {"image": image} if named else (image, batch["label"])
+        if not named:
+            return image, batch["label"]
+        return {"image": image, "label": batch["label"]} | {name: batch[name] for name in NAMES}
 
-    batches = resized(elements, size).batch(batch_size).map(finish).prefetch(tf.data.AUTOTUNE)
+    batches = elements.batch(batch_size).map(finish).prefetch(tf.data.AUTOTUNE)
     return known_length(batches, -(-count // batch_size), first_batch)
 
 
 def _positions(epoch_of, begun, batch_size):
     def draw():
         epoch, batch = next(begun)
-        return epoch_of(epoch)[batch * batch_size :]
+        positions = epoch_of(epoch)
+        turns = np.stack([np.full(len(positions), epoch), np.arange(len(positions))], axis=1)
+        return positions[batch * batch_size :], turns[batch * batch_size :]
 
     def epoch(_):
-        positions = tf.numpy_function(draw, [], tf.int64)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(positions, (None,)))
+        positions, turns = tf.numpy_function(draw, [], [tf.int64, tf.int64])
+        return tf.data.Dataset.from_tensor_slices(
+            (tf.ensure_shape(positions, (None,)), tf.ensure_shape(turns, (None, 2)))
+        )
 
     return tf.data.Dataset.from_tensors(0).flat_map(epoch)
