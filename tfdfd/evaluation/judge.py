@@ -53,7 +53,7 @@ def judge(
         A dict that JSON holds as it is; the same whatever the order of the rows:
         `protocol`: how; `coverage`; `video` and `frame`: `tfdfd.evaluation.figures.figures`; `per_dataset`,
         `per_method`, `per_compression`: lists with the `video` and `frame` figures of a part, each with all reals of
-        the same data set (of `per_compression`: and the same compression), intervals of the AUC only; `warnings`:
+        the same data set (of `per_compression`, where known: and the same compression), intervals of the AUC only; `warnings`:
         dicts `{code, where, message}`; `hardest`: the ten videos furthest from their label; `curves`: of `video` and
         `frame`. What cannot be told is null with a reason.
 
@@ -77,6 +77,7 @@ def judge(
     datasets = sorted({video.dataset for video in judged})
     parts = {name: [video for video in judged if video.dataset == name] for name in datasets}
     per_dataset = [{"dataset": name} | judging.of(part) for name, part in parts.items()]
+    compressed = {name: part for name, part in parts.items() if any(video.compression for video in part)}
     warnings = coverage_warnings(covered) + warnings_of(whole[VIDEO], "videos") + warnings_of(whole[FRAME], "frames")
     if len(datasets) > 1:
         for told in per_dataset:
@@ -99,7 +100,7 @@ def judge(
         **whole,
         "per_dataset": per_dataset,
         "per_method": _per(parts, "method", judging),
-        "per_compression": _per(parts, "compression", judging),
+        "per_compression": _per(compressed, "compression", judging),
         "warnings": warnings,
         "hardest": hardest(judged, threshold),
         "curves": {VIDEO: curves(*_columns(judged)), FRAME: curves(*_columns(_crops(judged)))},
@@ -107,14 +108,20 @@ def judge(
 
 
 def hardest(videos: Sequence[Video], threshold: float, count: int = HARDEST) -> list[dict]:
-    """The videos furthest from their label, worst first: what a person should look at.
+    """The videos furthest from their label, wrong verdicts first: what a person should look at.
 
     Returns:
         Dicts `{dataset, video, label, method, fake_probability, wrong, files}`; `wrong` tells whether the verdict at
         the threshold is, `files` are its crops furthest from the label, four at most. Only videos with a score.
     """
+
+    def wrong(video):
+        return (video.fake_probability >= threshold) != (video.label == FAKE)
+
+    def ease(video):
+        return not wrong(video), -abs(video.label - video.fake_probability), video.dataset, video.video
+
     scored = [video for video in videos if video.status == OK]
-    worst = sorted(scored, key=lambda video: (-abs(video.label - video.fake_probability), video.dataset, video.video))
     return [
         {
             "dataset": video.dataset,
@@ -122,10 +129,10 @@ def hardest(videos: Sequence[Video], threshold: float, count: int = HARDEST) -> 
             "label": video.label,
             "method": video.method,
             "fake_probability": video.fake_probability,
-            "wrong": (video.fake_probability >= threshold) != (video.label == FAKE),
+            "wrong": wrong(video),
             "files": [crop.file for crop in sorted(video.crops, key=_ease)[:_FILES]],
         }
-        for video in worst[:count]
+        for video in sorted(scored, key=ease)[:count]
     ]
 
 

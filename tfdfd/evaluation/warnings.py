@@ -51,8 +51,8 @@ def _found(told):
         frequent = "fake" if counts["fake"] >= counts["real"] else "real"
         yield (
             "no_better_than_majority",
-            f"THIS MODEL IS NO BETTER THAN A CONSTANT ANSWER: its accuracy is {found.accuracy:.3f}, and calling "
-            f"everything {frequent} has {found.majority:.3f}; its balanced accuracy is {found.balanced_accuracy:.3f}.",
+            f"NO BETTER THAN THE MAJORITY: accuracy {found.accuracy:.3f}, and calling everything {frequent} has "
+            f"{found.majority:.3f}; balanced accuracy {found.balanced_accuracy:.3f}, where 0.5 is chance.",
         )
     value = told["auc"]["value"]
     low, high = told["auc"].get("interval") or (value, value)
