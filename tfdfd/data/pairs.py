@@ -97,7 +97,7 @@ def pair_faces(
         rows: crops of `faces.csv`.
         originals: video of a fake -> video of its original, see `originals_of`. None: the one real video of the same
             data set and compression whose first `source_id` is the first of the fake's; that tells it for
-            FaceForensics++ and DFDC, and not where identities are the sources.
+            FaceForensics++, Celeb-DF and DFDC, and not where many photographs or scenes are one source.
         apart: frames.
 
     Returns:
