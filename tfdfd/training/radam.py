@@ -90,5 +90,6 @@ class RAdam(keras.optimizers.Optimizer):
         """
         limit, scale = 2 / (1 - self.beta_2) - 1, -2 / math.log(self.beta_2)
         x = -math.log(self.beta_2) * step
-        series = (limit - scale) + step - scale * (x**2 / 12 - x**4 / 720 + x**6 / 30240 - x**8 / 1209600)
-        return ops.where(x < 1, series, limit - scale * x / ops.expm1(x))
+        near = ops.minimum(x, 1.0)
+        series = near**2 / 12 - near**4 / 720 + near**6 / 30240 - near**8 / 1209600
+        return ops.where(x < 1, (limit - scale) + step - scale * series, limit - scale * x / ops.expm1(x))

@@ -73,7 +73,7 @@ def computed_decay(
     Raises:
         ValueError: `lowest` leaves no room for a decay.
     """
-    # The logarithms' quotient of 1e-6 and 1e-3 may be 2.9999999999999996.
+    # Of a whole number of decays, the logarithms' quotient may be 2.9999999999999996.
     decays = math.floor(math.log(lowest / initial) / math.log(rate) + 1e-9)
     if decays < 1:
         raise ValueError(

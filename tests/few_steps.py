@@ -1,0 +1,92 @@
+"""A small network after a few steps with each optimizer, at once and in two parts, under any Keras backend.
+
+    python -m tests.few_steps
+
+prints the weights as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tests.seeded import fill
+
+EPOCHS = 6
+# Name: precision, whether weights depend on a backend's random numbers, arguments of `make_optimizer`.
+CASES = {
+    "adam": ("float32", False, {"name": "adam"}),
+    "sgdm": ("float32", False, {"name": "sgdm", "loss_scale": True}),
+    "radam": ("float32", False, {"name": "radam"}),
+    "radam, scaled and recorded": ("float32", False, {"name": "radam", "loss_scale": True, "gradient_flow": True}),
+    "everything": (
+        "mixed_float16",
+        True,
+        {"name": "radam", "loss_scale": True, "gradient_noise": 0.01, "gradient_flow": True, "ema": 0.9, "seed": 3},
+    ),
+}
+
+
+def small_model(case: str):
+    """A compiled network of 6 numbers to one, with weights of known seeds."""
+    import keras
+
+    from tfdfd.training.optimizers import make_optimizer
+    from tfdfd.training.schedules import DividedEvery
+    from tfdfd.weights.saving import named_weights
+
+    precision, _, arguments = CASES[case]
+    image = keras.Input((6,))
+    # A bias before the norm would have gradients of nothing but rounding.
+    x = keras.layers.Dense(5, use_bias=False, name="first", dtype=precision)(image)
+    x = keras.layers.BatchNormalization(name="norm", dtype=precision)(x)
+    x = keras.layers.Activation("relu", name="relu", dtype=precision)(x)
+    model = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="last", dtype="float32")(x))
+    fill(named_weights(model).items())
+    rate = DividedEvery(0.05, every=10)
+    jit = keras.backend.backend() == "jax"  # as in training
+    model.compile(make_optimizer(learning_rate=rate, **arguments), loss="binary_crossentropy", jit_compile=jit)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(model, first: int, last: int) -> None:
+    """Epochs from `first` to before `last`, of four steps each, on the same data."""
+    draw = np.random.default_rng(5)
+    inputs = draw.normal(size=(32, 6)).astype("float32")
+    labels = (inputs[:, :1] + inputs[:, 1:2] * inputs[:, 2:3] > 0).astype("float32")
+    model.fit(inputs, labels, batch_size=8, shuffle=False, initial_epoch=first, epochs=last, verbose=0)
+
+
+def variables(model) -> list:
+    """All that a step depends on."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def values(model) -> list[np.ndarray]:
+    return [np.asarray(variable) for variable in variables(model)]
+
+
+def whole_and_in_parts(case: str):
+    """The values of `variables` after all epochs, and after the same with all of them moved to a new model midway."""
+    whole = small_model(case)
+    train(whole, 0, EPOCHS)
+    begun, going_on = small_model(case), small_model(case)
+    train(begun, 0, EPOCHS // 2)
+    for variable, value in zip(variables(going_on), values(begun), strict=True):
+        variable.assign(value)
+    train(going_on, EPOCHS // 2, EPOCHS)
+    return values(whole), values(going_on)
+
+
+def main() -> None:
+    found = {}
+    for case in CASES:
+        whole, parts = whole_and_in_parts(case)
+        found[case] = [[value.tolist() for value in whole], [value.tolist() for value in parts]]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
