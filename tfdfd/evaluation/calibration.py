@@ -156,7 +156,7 @@ def logits(scores: ArrayLike) -> np.ndarray:
 
 
 def _sigmoid(values):
-    return 1 / (1 + np.exp(-values))
+    return 1 / (1 + np.exp(-np.clip(values, -700, 700)))  # beyond, exp overflows
 
 
 def _temperature(fake, scores, told):
