@@ -1,9 +1,10 @@
-"""Images a second through each augmentation policy, in tf.data, batch after batch.
+"""Images a second through each augmentation policy: as Keras layers in tf.data, batch after batch, and by OpenCV.
 
     python -m benchmarks.augment [--size N] [--batch N] [--rounds N] [--layers]
 
 Reads nothing and decodes nothing: one public-domain portrait, over and over. The best round counts, since the times of
-shared machines drift; the processor's own time for an image says what it costs whatever else runs.
+shared machines drift; the processor's own time for an image says what it costs whatever else runs. By OpenCV
+(`train_pipeline` given a policy's name) is in one thread.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main(argv=None) -> int:
     from skimage.data import astronaut
 
     from tfdfd.augment import POLICIES, policy
+    from tfdfd.augment.on_crops import OnCrops
 
     portrait = cv2.resize(astronaut(), (arguments.size, arguments.size), interpolation=cv2.INTER_AREA)
     images = np.repeat(portrait[None].astype(np.float32) / 255, arguments.batch, axis=0)
@@ -41,6 +43,8 @@ def main(argv=None) -> int:
         for layer in [whole, *(whole.layers if arguments.layers else [])]:
             wall, processor = measured(layer, images, arguments)
             print(f"| {layer.name} | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
+        wall, processor = measured_by_opencv(OnCrops(name), images[0], arguments)
+        print(f"| {name} by OpenCV | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
     return 0
 
 
@@ -57,6 +61,20 @@ def measured(layer, images, arguments):
             pass
         spent.append(([time.perf_counter(), time.process_time()] - begun) / (arguments.batches * len(images)))
     return np.min(spent[1:], axis=0)
+
+
+def measured_by_opencv(augment, image, arguments):
+    """The same of one image after the other."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    count, spent = arguments.batches * arguments.batch, []
+    for epoch in range(arguments.rounds):
+        begun = np.array([time.perf_counter(), time.process_time()])
+        for place in range(count):
+            augment(image, epoch, place)
+        spent.append(([time.perf_counter(), time.process_time()] - begun) / count)
+    return np.min(spent, axis=0)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def test_crops_without_landmarks_are_left_out_and_counted(folder):
         (lambda folder: BlendedPairs(fakes(folder), 48), "no real crop of split 'train'"),
         (lambda folder: next(BlendedPairs(folder, 48).batches(7)), "even size of at least 2; received 7"),
         (lambda folder: next(BlendedPairs(folder, 48).batches(8, first_batch=6)), "has 6 batches; received"),
+        (lambda folder: BlendedPairs(folder, 48).batch(0, 6, 8), "has 6 batches; there is no batch 6"),
     ],
 )
 def test_what_does_not_fit_is_told(folder, make, told):

@@ -145,7 +145,9 @@ class BlendedPairs:
 
     def batch(self, epoch: int, number: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `number` of an epoch, as `batches` yields it."""
-        self.batches_of_epoch(batch_size)
+        last = self.batches_of_epoch(batch_size)
+        if not 0 <= number < last:
+            raise ValueError(f"an epoch has {last} batches; there is no batch {number}.")
         half = batch_size // 2
         crops = self.order(epoch)[number * half : (number + 1) * half]
         return as_batch(np.stack([self.pair(crop, epoch) for crop in crops]))
