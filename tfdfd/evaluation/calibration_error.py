@@ -65,8 +65,9 @@ def calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = BINS, de
         scores: P(fake) in [0, 1], `(n,)`.
         bins: how many.
         debiased: chance alone puts shares off, the more the smaller the bins, and so a perfectly calibrated model has
-            an error, too. With this what chance adds is estimated and taken off: each bin's error d becomes d - (E|X| - d), where X
-            is normal around d with the deviation sqrt(p (1 - p) / n) of the bin's share p of n; at least 0 in sum.
+            an error, too. With this what chance adds is estimated and taken off: each bin's error d becomes
+            d - (E|X| - d), where X is normal around d with the deviation sqrt(p (1 - p) / n) of the bin's share p of
+            n; at least 0 in sum.
             (Kumar, Liang and Ma 2019, for the first power as in their published code, with E|X| in closed form in
             place of draws.) As d itself has the error in it, a part of that remains where the true error is small.
 

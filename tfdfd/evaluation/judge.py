@@ -53,9 +53,9 @@ def judge(
         A dict that JSON holds as it is; the same whatever the order of the rows:
         `protocol`: how; `coverage`; `video` and `frame`: `tfdfd.evaluation.figures.figures`; `per_dataset`,
         `per_method`, `per_compression`: lists with the `video` and `frame` figures of a part, each with all reals of
-        the same data set (of `per_compression`, where known: and the same compression), intervals of the AUC only; `warnings`:
-        dicts `{code, where, message}`; `hardest`: the ten videos furthest from their label; `curves`: of `video` and
-        `frame`. What cannot be told is null with a reason.
+        the same data set (of `per_compression`, where known: and the same compression), intervals of the AUC only;
+        `warnings`: dicts `{code, where, message}`; `hardest`: ten videos, see there; `curves`: of `video` and `frame`.
+        What cannot be told is null with a reason.
 
     Raises:
         LengthError: no rows.
