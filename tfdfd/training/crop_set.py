@@ -19,7 +19,7 @@ from tfdfd.pipelines.blended import blended_eval, blended_pipeline
 from tfdfd.pipelines.evaluation import eval_pipeline
 from tfdfd.pipelines.orders import dual, shuffled, various
 from tfdfd.pipelines.training import train_pipeline
-from tfdfd.training.recipe import BLENDED, Recipe
+from tfdfd.training.recipe import BLENDED, CROPS, Recipe
 
 TRAIN, VAL = "train", "val"
 
@@ -60,6 +60,19 @@ class CropSet:
             split: dict(sorted(Counter(row.method for row in part.rows).items())) for split, part in self._parts.items()
         }
         return {"folder": str(faces.root), "rows_sha256": _digest(self._parts.values()), "crops": counts}
+
+    def faces(self, split: str) -> Faces:
+        """The crops of a split as files, for what keeps or orders them otherwise.
+
+        Raises:
+            ValueError: fakes are blended as they are wanted, and are no files.
+        """
+        if self._pairs:
+            raise ValueError(
+                f"{self._recipe.procedure!r} works on files of crops, and data={BLENDED} makes its fakes as it goes; "
+                f"set data={CROPS}, with a set that has both classes."
+            )
+        return self._parts[split]
 
     def batches(self, epoch: int, first_batch: int = 0):
         """The batches of one epoch from `first_batch` on, `(image, label)`."""

@@ -1,4 +1,4 @@
-"""The curves of a training as a picture: loss, accuracy and area under the ROC curve, and learning rate by epoch."""
+"""The curves of a training as a picture: loss, accuracy and area under the ROC curve, and learning rate."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ _NAMES = {"loss": "training", "accuracy": "training accuracy", "learning_rate": 
 
 
 def draw_curves(path: str | os.PathLike, history: list[dict], title: str) -> None:
-    """Writes a PNG of an epoch's figures, as `log.csv` has them.
+    """Writes a PNG of the figures of epochs (or steps, where rows have `step`), as `log.csv` has them.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
-    epochs = [row["epoch"] + 1 for row in history]
+    unit = "step" if "step" in history[0] else "epoch"
+    # Steps are counted as done, epochs from 0.
+    places = [row[unit] + (unit == "epoch") for row in history]
     for axis, (words, names) in zip(axes, _PLOTS, strict=True):
         for name in names:
             values = [row.get(name) for row in history]
-            axis.plot(epochs, values, label=_NAMES.get(name, name.removeprefix("val_")), marker=".")
-        axis.set(xlabel="epoch", title=words)
+            axis.plot(places, values, label=_NAMES.get(name, name.removeprefix("val_")), marker=".")
+        axis.set(xlabel=unit, title=words)
         axis.grid(alpha=0.3)
         axis.legend()
     axes[-1].set_yscale("log")

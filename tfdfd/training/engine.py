@@ -18,7 +18,7 @@ import numpy as np
 from tfdfd.training.averaging import averaged
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.curves import draw_curves
-from tfdfd.training.errors import TrainingError
+from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.training.gradient_flow import GradientFlow
 from tfdfd.training.optimizers import make_optimizer
 from tfdfd.training.recipe import Recipe
@@ -160,7 +160,7 @@ class _Saver(keras.callbacks.Callback):
 def _one_epoch(model, crops, saver):
     """One epoch, or what is left of it; its training figures."""
     place = saver.place
-    try:
+    with pipeline_errors(f"epoch {place.epoch}"):
         history = model.fit(
             crops.batches(place.epoch, place.step),
             steps_per_epoch=crops.steps - place.step,
@@ -170,15 +170,6 @@ def _one_epoch(model, crops, saver):
             shuffle=False,
             verbose=0,
         ).history
-    except TrainingError:
-        raise
-    except Exception as error:
-        # TensorFlow's errors of the pipeline are classes of its own, and carry a traceback as text.
-        if not type(error).__module__.startswith("tensorflow"):
-            raise
-        told = [line.strip() for line in str(error).splitlines() if "Error: " in line]
-        words = told[-1].partition("Error: ")[2] if told else str(error)
-        raise TrainingError(f"epoch {place.epoch}: {words}. The last saved state stays.") from error
     return {"loss": history["loss"][-1], "accuracy": history["accuracy"][-1]}
 
 

@@ -156,10 +156,12 @@ class Recipe:
         """The same procedure in seconds, on few small crops: to see that it runs, never to judge it."""
         from tfdfd.models import spec
 
-        smallest = spec(self.network).min_size
+        smallest = max(spec(self.network).min_size, 64)
+        # A network that is built on trained ones has their size.
+        shrinks = self.procedure not in ("ensemble", "temporal") and (self.size is None or self.size > smallest)
         return replace(
             self,
-            size=max(smallest, 64) if self.size is None or self.size > 64 else self.size,
+            size=smallest if shrinks else self.size,
             batch_size=min(self.batch_size, 8),
             epochs=1,
             steps=None if self.steps is None else min(self.steps, 20),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def write_scalars(folder: str | os.PathLike, history: list[dict]) -> None:
-    """Writes all epochs so far, anew: a run that was killed and went on has no epoch twice.
+    """Writes all rows so far, by `step` where they have it, else by `epoch`; anew, so that none is in it twice after a
+    run was killed and went on.
 
     Raises:
         ValueError: tensorboard is not installed.
@@ -23,9 +24,10 @@ def write_scalars(folder: str | os.PathLike, history: list[dict]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     writer = Writer(str(partial))
     for row in history:
+        unit = "step" if "step" in row else "epoch"
         for name, value in row.items():
-            if name != "epoch" and value is not None:
-                writer.add_scalar(name, value, step=row["epoch"])
+            if name != unit and value is not None:
+                writer.add_scalar(name, value, step=row[unit])
     writer.close()
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

@@ -30,7 +30,11 @@ def score(model: keras.Model, crops: CropSet, split: str = VAL) -> tuple[list[Fa
 def validate(model: keras.Model, crops: CropSet) -> dict:
     """`val_loss` (binary cross-entropy) and `val_accuracy` (at 0.5) of crops, `val_auc` of crops, `val_video_auc` of
     videos scored by the mean of their crops."""
-    rows, scores = score(model, crops)
+    return figures(*score(model, crops))
+
+
+def figures(rows: list[FaceRow], scores: np.ndarray) -> dict:
+    """The same of scores, `(n,)`, that are there already."""
     labels = np.array([row.label for row in rows])
     video_labels, video_scores = videos_of(rows, scores)
     return {
