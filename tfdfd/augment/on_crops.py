@@ -47,11 +47,11 @@ class OnCrops:
         for (draw, change), layer in self._steps:
             drawn = draw(layer, rng)
             if drawn is not None:
-                image = change(image, *drawn, rng) if change in _DRAWING else change(image, *drawn)
+                image = change(image, *drawn)
         return image
 
 
-# What a layer of ours draws: None where the image is left as it is. Keras's own change every image.
+# What is drawn for a layer: the arguments of its change, or None where the image is left as it is.
 
 
 def _often(draw):
@@ -82,7 +82,7 @@ def _draw_hue(layer, rng):
 
 
 def _draw_erasing(layer, rng):
-    """Left, right, top and bottom as shares of the sides."""
+    """Left, right, top and bottom as shares of the sides, and what draws the noise."""
     if rng.random() >= _range(layer.factor, rng):
         return None
     edges = []
@@ -90,7 +90,7 @@ def _draw_erasing(layer, rng):
         length = np.sqrt(_range(layer.scale, rng))
         start = rng.random() * (1 - length)
         edges += [start, start + length]
-    return tuple(edges)
+    return *edges, rng
 
 
 # What is done with it.
@@ -194,7 +194,6 @@ def _about_centre(image, degrees, factor):
     return np.clip(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR), 0, 1)
 
 
-_DRAWING = {noisy, erased}
 _STEPS = {
     layers.RandomFlip: (_draw_mirror, mirrored),
     layers.RandomBrightness: (lambda layer, rng: (_range(layer.factor, rng),), brightened),
@@ -205,7 +204,7 @@ _STEPS = {
     layers.RandomErasing: (_draw_erasing, erased),
     RandomBlur: (_often(lambda layer, rng: (rng.choice(layer.sizes),)), blurred),
     RandomResize: (_often(lambda layer, rng: (_range(layer.scale, rng),)), resized),
-    RandomNoise: (_often(lambda layer, rng: (_range(layer.deviation, rng),)), noisy),
+    RandomNoise: (_often(lambda layer, rng: (_range(layer.deviation, rng), rng)), noisy),
     RandomJpeg: (_often(lambda layer, rng: (rng.integers(layer.quality[0], layer.quality[1] + 1),)), compressed),
     RandomTurn: (_often(lambda layer, rng: (float(rng.choice(layer.angles)),)), turned),
     RandomScale: (_often(lambda layer, rng: (float(rng.choice(layer.factors)),)), scaled),
