@@ -225,6 +225,9 @@ def test_all_fake_is_no_better_than_the_majority():
     assert not no_better_than_majority(Confusion(40, 10, 10, 40))
     assert no_better_than_majority(Confusion(26, 24, 24, 26))
     assert no_better_than_majority(Confusion(0, 0, 10, 90))
+    # 14 gained and 6 lost: (8 - 1) / sqrt(20) is 1.57, below 1.64; 15 and 6 give 1.75.
+    assert no_better_than_majority(Confusion(14, 36, 6, 94))
+    assert not no_better_than_majority(Confusion(15, 35, 6, 94))
 
 
 def test_chance_passes_the_majority_test_in_five_of_a_hundred():
