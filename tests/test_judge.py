@@ -259,11 +259,11 @@ def test_intervals_over_sources_are_wider_where_videos_share_them():
             score = float(np.clip(0.45 + 0.1 * label + (1 - label) * shown[number % 40], 0, 1))
             method = "x" if label else "original"
             rows.append(ScoreRow(video, "d", video, 0, 0, label, method, (source,), None, None, score))
-    widths = [
-        np.subtract(*judge(rows, 0.5, cluster=c, **QUICK)["video"]["auc"]["interval"]) for c in ("source", "video")
-    ]
-    assert abs(widths[0]) > 1.5 * abs(widths[1])
-    assert "delong" not in judge(rows, 0.5, cluster="source", **QUICK)["video"]["auc"]
+    by_source, by_video = (judge(rows, 0.5, cluster=cluster, **QUICK) for cluster in ("source", "video"))
+    for level in ("video", "frame"):
+        wide, narrow = (np.ptp(found[level]["auc"]["interval"]) for found in (by_source, by_video))
+        assert wide > 1.5 * narrow
+    assert "delong" not in by_source["video"]["auc"]
 
 
 def test_many_videos_in_time():
