@@ -1,0 +1,43 @@
+"""Settings that a search found best, as `tfdfd tune` writes them and `tfdfd train --config` takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from tfdfd.training.recipe import Recipe
+
+
+def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
+    """The recipe with the settings of a file.
+
+    Args:
+        file: JSON with `network` and `settings`: values by key, as `--set` knows them.
+        recipe: of the same network.
+
+    Raises:
+        ValueError: no such file, settings of another network, or some that a recipe does not have.
+    """
+    try:
+        with open(file, encoding="utf-8") as text:
+            told = json.load(text)
+        network, settings = told["network"], dict(told["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{os.fspath(file)} holds no settings, such as best.json of 'tfdfd tune': {type(error).__name__}: {error}."
+        ) from error
+    if network != recipe.network:
+        raise ValueError(
+            f"{os.fspath(file)} has settings for {network}; {recipe.name} trains {recipe.network}. Give a recipe of "
+            f"{network}, such as {told.get('recipe')}."
+        )
+    try:
+        return recipe.changed([f"{key}={_text(value)}" for key, value in settings.items()])
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(file)}: {error}") from error
+
+
+def _text(value):
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list) else str(value)
