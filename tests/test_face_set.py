@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfdfd.data import face_set
+from tfdfd.data import face_work, video_cut
 from tfdfd.data.boxes import read_boxes
 from tfdfd.data.face_options import FaceOptions
+from tfdfd.data.face_record import Record
 from tfdfd.data.face_set import FaceSet
+from tfdfd.data.local_engine import LocalEngine
 from tfdfd.data.safe_names import safe_names
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
 from tfdfd.extract.faces_of import Extraction, FoundFace, FrameFaces
@@ -56,8 +58,8 @@ def bytes_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def extract(clips, folder, index="index.csv", stored=None, **options):
-    with FaceSet(clips / index, clips, folder, FaceOptions(**options), stored, workers=2) as faces:
+def extract(clips, folder, index="index.csv", stored=None, retry=(), **options):
+    with FaceSet(clips / index, clips, folder, FaceOptions(**options), stored, LocalEngine(2), retry) as faces:
         records = list(faces.extract())
         faces.finish()
     return records
@@ -208,14 +210,17 @@ class Canned:
         frames = [FrameFaces(k, k / 25, [FoundFace(f.box, f.score, None, f.crop) for f in faces]) for k in range(2)]
         return Extraction(item.path, "video", "ok", None, 1.0, frames)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         pass
 
 
 @pytest.fixture
 def canned(monkeypatch, tmp_path):
     """A folder with an index of what `Canned` answers."""
-    monkeypatch.setattr(face_set, "FaceExtractor", Canned)
+    monkeypatch.setattr(face_work, "FaceExtractor", Canned)
     root = tmp_path / "root"
     root.mkdir()
     rows = [index_row("a/one.mp4"), index_row("a/broken.mp4"), index_row("empty.mp4")]
@@ -459,7 +464,7 @@ def test_bad_and_odd_inputs_are_a_row_each(clips, tmp_path, run_tfdfd, astronaut
 
 
 def _records(folder):
-    return [face_set.Record(**json.loads(path.read_bytes())) for path in (folder / "records").rglob("*.json")]
+    return [Record(**json.loads(path.read_bytes())) for path in (folder / "records").rglob("*.json")]
 
 
 def test_a_mirrored_tree_has_one_crop_a_video_named_like_it(clips, tmp_path):
@@ -480,7 +485,7 @@ def test_a_mirrored_tree_has_one_crop_a_video_named_like_it(clips, tmp_path):
 
 @pytest.mark.parametrize(("choice", "frames"), [({"all": True}, range(FRAMES)), ({"every_s": 0.2}, (0, 5, 10))])
 def test_long_videos_are_read_in_pieces_that_make_one_whole(clips, tmp_path, monkeypatch, choice, frames):
-    monkeypatch.setattr(face_set, "WINDOW", 4)
+    monkeypatch.setattr(video_cut, "WINDOW", 4)
     write_table(clips / "one.csv", [index_row("real/00.mp4")], IndexRow)
     extract(clips, tmp_path / "pieces", "one.csv", detector="haar", size=32, **choice)
     assert sorted(read_boxes(tmp_path / "pieces" / "boxes" / "real" / "00.json")) == list(frames)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -27,6 +28,28 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Waits until the files in a folder, and their names, are on the disk, where a power cut leaves them as they are.
+
+    Many at once take a file system a fraction of the time that one after another does.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(_sync, [entry.path for entry in os.scandir(folder)]))
+    if os.name == "posix":  # Windows has no such thing for folders
+        _sync(folder, os.O_RDONLY)
+
+
+def _sync(path, mode=os.O_RDWR):
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def locked_folder(folder: str | os.PathLike, work: str) -> int | None:

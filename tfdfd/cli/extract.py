@@ -9,6 +9,8 @@ from tfdfd.cli.limits import add_limits, limits_of
 from tfdfd.cli.outcome import exit_code
 from tfdfd.cli.shown import shown
 
+LOCAL, RAY = "local", "ray"
+
 _DESCRIPTION = """\
 Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
 
@@ -21,6 +23,7 @@ says why); 2 wrong usage."""
 
 def add_parser(verbs) -> None:
     from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
+    from tfdfd.data.face_record import FAILED
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
 
     parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
@@ -73,7 +76,23 @@ def add_parser(verbs) -> None:
     crops.add_argument(
         "--mirror", action="store_true", help="one crop a video, named like it; needs --first --max-faces 1"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+    work = parser.add_argument_group("who does it (the bytes are the same)")
+    work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+    work.add_argument(
+        "--engine",
+        default=LOCAL,
+        choices=(LOCAL, RAY),
+        help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES (default: %(default)s)",
+    )
+    work.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
+    parser.add_argument(
+        "--retry",
+        nargs="+",
+        default=(),
+        choices=FAILED,
+        metavar="STATUS",
+        help=f"do the videos again that ended so before: {', '.join(FAILED)}",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     add_limits(parser)
     parser.set_defaults(run=run)
@@ -84,9 +103,8 @@ def run(arguments) -> int:
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 
     label = lambda record: f"{shown(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
-    with FaceSet(
-        arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes, arguments.workers
-    ) as faces:
+    source = arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes
+    with FaceSet(*source, _engine(arguments), arguments.retry) as faces:
         done_before = len(faces.rows) - len(faces.pending)
         if done_before and not arguments.quiet:
             sys.stderr.write(f"{done_before} of {len(faces.rows)} were done before\n")
@@ -106,6 +124,18 @@ def run(arguments) -> int:
     print(f"{counts['crops']} crops: {os.path.join(arguments.output, 'faces.csv')}")
     good = counts["statuses"].get("ok", 0) + counts["statuses"].get(MULTIPLE, 0)
     return exit_code(good, counts["videos"])
+
+
+def _engine(arguments):
+    if arguments.engine == RAY:
+        from tfdfd.data.ray_engine import RayEngine
+
+        return RayEngine(arguments.workers, arguments.address)
+    if arguments.address is not None:
+        raise ValueError(f"--address is of a Ray cluster; add --engine {RAY}.")
+    from tfdfd.data.local_engine import LocalEngine
+
+    return LocalEngine(arguments.workers)
 
 
 def _options(arguments):
