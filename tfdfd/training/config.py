@@ -32,12 +32,25 @@ def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
             f"{network}, such as {told.get('recipe')}."
         )
     try:
-        return recipe.changed([f"{key}={_text(value)}" for key, value in settings.items()])
+        return recipe.changed([assignment(key, value) for key, value in settings.items()])
     except ValueError as error:
         raise ValueError(f"{os.fspath(file)}: {error}") from error
 
 
-def _text(value):
+def assignment(key: str, value) -> str:
+    """`KEY=VALUE` of which `Recipe.changed` makes this very value, to the last digit."""
     if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, list) else str(value)
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, list | tuple):
+        return f"{key}={','.join(value)}"
+    # A builder's word may be what stands for nothing elsewhere, such as freeze="none".
+    is_ambiguous = isinstance(value, str) and key.startswith("arguments.") and _is_json(value)
+    return f"{key}={json.dumps(value) if is_ambiguous else value}"
+
+
+def _is_json(word):
+    try:
+        json.loads(word)
+    except ValueError:
+        return word.lower() in ("none", "true", "false")
+    return True

@@ -23,6 +23,7 @@ from keras_tuner import Objective, synchronized
 from keras_tuner.engine.trial import Trial
 
 from tfdfd.files import write_atomically
+from tfdfd.training.config import assignment
 from tfdfd.tuning.space import Setting, Space
 
 TUNERS = ("random", "bayesian", "hyperband", "grid")
@@ -252,4 +253,4 @@ def _named(setting: Setting, value):
         return value
     if all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in setting.choices):
         return float(value)
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return assignment(setting.key, value).partition("=")[2]

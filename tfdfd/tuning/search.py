@@ -21,10 +21,11 @@ from pathlib import Path
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import write_atomically
 from tfdfd.models import spec
+from tfdfd.training.config import assignment
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.recipe import BLENDED, Recipe
-from tfdfd.tuning.space import Space, assignment
+from tfdfd.tuning.space import Space
 from tfdfd.version import __version__
 
 SCHEMA = 1

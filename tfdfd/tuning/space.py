@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tfdfd.models import list_models
 from tfdfd.recipes import find_recipe
+from tfdfd.training.config import assignment
 from tfdfd.training.recipe import Recipe
 
 LOG, LINEAR = "log", "linear"
@@ -87,13 +88,6 @@ class Space:
     def without(self, keys: set[str]) -> Space:
         """The space in which these are not varied."""
         return replace(self, search=tuple(setting for setting in self.search if setting.key not in keys))
-
-
-def assignment(key: str, value) -> str:
-    """`KEY=VALUE` as `Recipe.changed` reads it, to the last digit."""
-    if value is None or isinstance(value, bool):
-        return f"{key}={str(value).lower()}"
-    return f"{key}={value}"
 
 
 def read_space(name: str | os.PathLike) -> Space:
