@@ -57,6 +57,9 @@ _RESNET_V2 = "He et al., arXiv:1603.05027"
 _SRM = "Fridrich and Kodovsky, Rich Models, IEEE TIFS 2012, and Zhou et al., arXiv:1805.04953, figure 3"
 _RESEPTION = "Putyra, DeepFake, AGH 2020 (S2)"
 
+# What cards of recurrent networks over clips have for a model: none of those by name, which take single faces.
+CLIPS = "temporal"
+
 # fmt: off
 MODELS = {
     "meso4": ModelSpec(
@@ -172,7 +175,8 @@ def build(name: str, weights: str | os.PathLike | None = None, input_shape=None,
             `"imagenet"` (ImageNet features by Keras's own download, under a new head), or `"imagenet:PATH"` (the same
             from a file of Keras's layout).
         input_shape: `(height, width, 3)`; None for the published size.
-        **arguments: the builder's own, such as `alpha`, `freeze` or `receives`.
+        **arguments: the builder's own, such as `alpha`, `freeze` or `receives`; or `svm`, the number of support
+            vectors of an SVM in the place of the last layer, for weights of a network that was trained so.
 
     Raises:
         ValueError: unknown name or argument, an image too small for the network, or weights that are absent, altered
@@ -219,6 +223,8 @@ def _build(name, input_shape, arguments):
     known = _find(name)
     if input_shape is not None:
         arguments = {**arguments, "input_shape": _checked(name, known, input_shape)}
+    arguments = dict(arguments)
+    support_vectors = arguments.pop("svm", None)
     module, function = known.builder.split(":")
     builder = getattr(importlib.import_module(f"tfdfd.models.{module}"), function)
     accepted = inspect.signature(builder).parameters
@@ -227,7 +233,12 @@ def _build(name, input_shape, arguments):
             near = difflib.get_close_matches(argument, accepted, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise ValueError(f"{name} takes the arguments {', '.join(accepted)}; received {argument!r}{hint}")
-    return builder(**arguments)
+    model = builder(**arguments)
+    if support_vectors is None:
+        return model
+    from tfdfd.models.svm import with_unfitted_svm
+
+    return with_unfitted_svm(model, support_vectors)
 
 
 def _checked(name, known, input_shape):
@@ -245,6 +256,11 @@ def _checked(name, known, input_shape):
 def _find(name):
     if name in MODELS:
         return MODELS[name]
+    if name == CLIPS:
+        raise ValueError(
+            f"a {CLIPS!r} network scores clips, not single faces, so 'tfdfd detect' and its like cannot use it; "
+            "tfdfd.models.temporal.load_temporal gives it as a Keras model."
+        )
     near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(MODELS)}."
     raise ValueError(f"no network is known as {name!r}; {hint}")

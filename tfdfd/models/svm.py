@@ -9,7 +9,7 @@ from keras import ops
 
 from tfdfd.weights.svm_file import SvmArrays
 
-__all__ = ["RbfSvm", "SvmArrays", "with_svm"]
+__all__ = ["RbfSvm", "SvmArrays", "with_svm", "with_unfitted_svm"]
 
 
 def with_svm(model, arrays, name=None, dtype="float32"):
@@ -27,14 +27,30 @@ def with_svm(model, arrays, name=None, dtype="float32"):
     Raises:
         ValueError: no layer `features`, or features of another shape than the SVM takes.
     """
+    return _on_features(model, RbfSvm.from_arrays(arrays, name="fake_probability", dtype=dtype), name)
+
+
+def with_unfitted_svm(model, support_vectors):
+    """`model` with an SVM of so many support vectors, for weights that are loaded next; until then it answers NaN.
+
+    Raises:
+        ValueError: no layer `features`, or a number that is no whole one above 0.
+    """
+    width = _features_of(model).shape[-1]
+    return _on_features(model, RbfSvm(support_vectors, width, name="fake_probability"))
+
+
+def _on_features(model, svm, name=None):
+    return keras.Model(model.input, svm(_features_of(model)), name=name or f"{model.name}_svm")
+
+
+def _features_of(model):
     if "features" not in [layer.name for layer in model.layers]:
         raise ValueError(
             f"with_svm takes a network with a layer named 'features', as tfdfd.models.build makes them; received: "
             f"{model.name}, which has none."
         )
-    features = model.get_layer("features").output
-    output = RbfSvm.from_arrays(arrays, name="fake_probability", dtype=dtype)(features)
-    return keras.Model(model.input, output, name=name or f"{model.name}_svm")
+    return model.get_layer("features").output
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")

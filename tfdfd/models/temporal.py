@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 from keras import layers, ops
 
+from tfdfd.models import CLIPS, build
 from tfdfd.models.bodies import copy_body
 from tfdfd.models.heads import fake_probability
+from tfdfd.weights.loading import load_weights
+from tfdfd.weights.records import WeightRecord
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
 
 
-def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freeze_frames=True, name="temporal"):
+def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freeze_frames=True, name=CLIPS):
     """The `features` of a frame network over a clip, into a recurrent layer, into one score.
 
     For its training see `training_stages`.
@@ -60,3 +65,25 @@ def training_stages(model):
     for stage, trainable, rate in (("head", False, 1e-3), ("everything", True, 1e-5)):
         frame_network.trainable = trainable
         yield stage, rate
+
+
+def load_temporal(record: WeightRecord, path: Path) -> keras.Model:
+    """The network of clips that a run of the procedure `temporal` has made.
+
+    Takes what `tfdfd.weights.store.locate(RUN)` gives::
+
+        model = load_temporal(*locate("runs/temporal"))
+
+    Raises:
+        ValueError: the weights are of a network of single faces, or do not fit.
+    """
+    if record.model != CLIPS:
+        raise ValueError(f"{path} holds weights of {record.model}, which takes single faces: use tfdfd.models.load.")
+    arguments = dict(record.arguments)
+    try:
+        network, of_network = arguments.pop("frame_network"), arguments.pop("frame_arguments")
+    except KeyError as error:
+        raise ValueError(f"the model card of {path} does not say which network its frames go through.") from error
+    model = temporal(build(network, None, record.input_shape, **of_network), **arguments)
+    load_weights(model, record, path)
+    return model

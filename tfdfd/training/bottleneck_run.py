@@ -116,7 +116,6 @@ def run(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
         "values_seconds": round(values_seconds, 2),
         "training_seconds": round(time.monotonic() - begun, 2),
         "bottlenecks": str(cache.path),
-        "history": history,
     }
     return finish(model, recipe, crops, run, told)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +116,9 @@ class CropSet:
                 f"{part.root}: all {len(rows):,} crops of split {split!r} are {only}; a network learns nothing of one "
                 "class. Split again with 'tfdfd split', or add the other class with 'tfdfd merge'."
             )
-        return replace(part, rows=_limited(rows, self._recipe.limit, self._recipe.seed))
+        # Of clips, the limit counts clips.
+        limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
+        return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
 
 
 def blended_row(real: FaceRow) -> FaceRow:
@@ -129,8 +132,8 @@ def _order(recipe):
     return {"shuffled": shuffled, "balanced": balanced}[recipe.order]
 
 
-def _limited(rows: tuple[FaceRow, ...], limit: int | None, seed: int) -> tuple[FaceRow, ...]:
-    """At most `limit` of them, half of each class where there are enough, in their order."""
+def limited(rows: Sequence, limit: int | None, seed: int) -> Sequence:
+    """At most `limit` of what has a `label`, half of each class where there are enough, in their order."""
     if limit is None or len(rows) <= limit:
         return rows
     before, turn = Counter(), {}
@@ -138,7 +141,7 @@ def _limited(rows: tuple[FaceRow, ...], limit: int | None, seed: int) -> tuple[F
         label = rows[place].label
         turn[place] = before[label]
         before[label] += 1
-    return tuple(rows[place] for place in sorted(sorted(turn, key=turn.get)[:limit]))
+    return [rows[place] for place in sorted(sorted(turn, key=turn.get)[:limit])]
 
 
 def _digest(parts):

@@ -177,13 +177,15 @@ def _rate(model):
     return float(np.asarray(model.optimizer.learning_rate))
 
 
-def _is_best(place, row, monitor):
-    """Of epochs that are equally good, as they often are on few videos, the one of smaller loss."""
-    if place.best_epoch is None:
-        return True
+def is_better(row: dict, other: dict, monitor: str) -> bool:
+    """Whether an epoch is better than another; of those that are equally good, as they often are on few videos, the one
+    of smaller loss is."""
     sign = _SIGNS[monitor]
-    one, other = ((sign * some[monitor], -some["val_loss"]) for some in (row, place.history[place.best_epoch]))
-    return one > other
+    return (sign * row[monitor], -row["val_loss"]) > (sign * other[monitor], -other["val_loss"])
+
+
+def _is_best(place, row, monitor):
+    return place.best_epoch is None or is_better(row, place.history[place.best_epoch], monitor)
 
 
 def _is_over(place, recipe):

@@ -26,7 +26,13 @@ from tfdfd.weights.saving import save_weights
 
 
 def finish(
-    model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, told: dict, arguments: dict | None = None
+    model: keras.Model,
+    recipe: Recipe,
+    crops: CropSet,
+    run: RunFolder,
+    told: dict,
+    arguments: dict | None = None,
+    card: dict | None = None,
 ) -> dict:
     """Calibrates, chooses thresholds, writes weights and card, and says in `run.json` what came out.
 
@@ -37,6 +43,7 @@ def finish(
         run: where it goes.
         told: what else the result says, such as `best_epoch`.
         arguments: of the builder, where they are not the recipe's.
+        card: what the model card says otherwise, such as `model` and `handle` of what is built on the recipe's network.
 
     Returns:
         The result: `told`, with figures on validation (`val_...`), `threshold`, and `warnings`.
@@ -68,7 +75,7 @@ def finish(
     }
     band = _band(labels, video_scores, threshold, warnings)
     save_weights(model, run.path / WEIGHTS)
-    run.write_card(_card(model, recipe, crops, result, fitted, band, arguments))
+    run.write_card(_card(recipe, crops, result, fitted, band, arguments) | (card or {}))
     run.finish(result)
     _forget(run.path)
     return result
@@ -105,8 +112,8 @@ def _band(labels, scores, threshold, warnings):
         return None
 
 
-def _card(model, recipe, crops, result, fitted, band, arguments):
-    size = model.input_shape[1]
+def _card(recipe, crops, result, fitted, band, arguments):
+    size = crops.size
     data = crops.digests()
     known = {"arguments": recipe.arguments if arguments is None else arguments}
     if (size, size) != spec(recipe.network).input_shape[:2]:

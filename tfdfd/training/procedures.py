@@ -51,10 +51,17 @@ def train(
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
-            if recipe.procedure == "fit":
-                return _fit(recipe, crops, run, report)
-            procedure = importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}")
-            return procedure.run(recipe, crops, run, report)
+            try:
+                return _procedure(recipe)(recipe, crops, run, report)
+            except ValueError:
+                run.abandon()
+                raise
+
+
+def _procedure(recipe):
+    if recipe.procedure == "fit":
+        return _fit
+    return importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}").run
 
 
 def _fit(recipe, crops, run, report):

@@ -59,7 +59,7 @@ class Recipe:
         patience: epochs without a better one after which training ends, or None.
         calibration: of P(fake), fitted on validation and put into the network's last layer.
         frames: crops of a clip (`temporal`).
-        limit: at most so many crops of a split; None: all.
+        limit: at most so many crops (of `temporal`: clips) of a split; None: all.
         seed: of everything random.
     """
 

@@ -77,6 +77,12 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
+    def abandon(self) -> None:
+        """Forgets a run that came to nothing, so that the folder is free for one with other settings."""
+        names = {file.name for file in self.path.iterdir() if not file.name.startswith(".tfdfd-")}
+        if names == {"run.json"}:
+            (self.path / "run.json").unlink()
+
     def write_log(self, rows: list[dict]) -> None:
         """All epochs so far as `log.csv`: written anew each time, so that no epoch is in it twice."""
         names = list(dict.fromkeys(name for row in rows for name in row))

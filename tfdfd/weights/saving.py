@@ -18,8 +18,9 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
     """
     from safetensors.numpy import save
 
-    arrays = named_weights(model)
-    write_atomically(path, save({name: np.ascontiguousarray(value.numpy()) for name, value in arrays.items()}))
+    # (`ascontiguousarray` would make arrays of single numbers.)
+    arrays = {name: np.array(value.numpy(), order="C") for name, value in named_weights(model).items()}
+    write_atomically(path, save(arrays))
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
