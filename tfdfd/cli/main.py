@@ -10,6 +10,7 @@ from tfdfd.cli import (
     check_leaks,
     data,
     detect,
+    evaluate,
     extract,
     index,
     merge,
@@ -24,7 +25,23 @@ from tfdfd.cli import (
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.version import __version__
 
-VERBS = (detect, index, extract, split, check_leaks, merge, srm, pack, data, recipes, train, tune, models, benchmark)
+VERBS = (
+    detect,
+    index,
+    extract,
+    split,
+    check_leaks,
+    merge,
+    srm,
+    pack,
+    data,
+    recipes,
+    train,
+    tune,
+    evaluate,
+    models,
+    benchmark,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

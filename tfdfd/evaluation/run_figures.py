@@ -1,0 +1,43 @@
+"""What a run says of its own training, for tables that lay it beside the test."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from tfdfd.training.run_folder import finished_run
+from tfdfd.weights.store import RUN
+
+LOG = "log.csv"
+
+
+def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
+    """`train_accuracy` and `val_accuracy` of crops at 0.5, `train_loss`, all of the kept epoch, and `seconds` in all.
+
+    Empty without a run; None for what it does not say.
+
+    Raises:
+        ValueError: the run is not finished, or a file of it is damaged.
+    """
+    if run is None or not os.path.isfile(os.path.join(run, RUN)):
+        return {}
+    result, history = finished_run(run)["result"], _history(Path(run) / LOG)
+    # Without an epoch that was best, the last one was kept.
+    kept = next((row for row in history if row.get("epoch") == result.get("best_epoch")), history[-1])
+    return {
+        "train_accuracy": result.get("train_accuracy", kept.get("accuracy")),
+        "val_accuracy": result.get("val_crop_accuracy", kept.get("val_accuracy")),
+        "train_loss": result.get("train_cross_entropy", kept.get("loss")),
+        "seconds": result.get("training_seconds", history[-1].get("seconds")),
+    }
+
+
+def _history(log):
+    if not log.is_file():
+        return [{}]
+    try:
+        with open(log, encoding="utf-8", newline="") as file:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)] or [{}]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{log} is no log of a training: {error}.") from error
