@@ -260,6 +260,15 @@ def test_a_run_is_the_frozen_network_with_the_trained_head(weights, faces, tmp_p
             np.testing.assert_array_equal(one, other)
 
 
+def test_any_frozen_network_can_be_trained_so(faces, tmp_path):
+    file = tmp_path / "mobilenet_v2.weights.h5"
+    keras.applications.MobileNetV2((64, 64, 3), include_top=False, weights=None).save_weights(file)
+    settings = ["procedure=bottleneck", "steps=30", "optimizer=sgdm", "size=64", f"weights=imagenet:{file}"]
+    result = train(find_recipe("s4-mobilenet-v2-srm").changed(settings), faces, tmp_path / "run")
+    assert result["values_computed"] == 40
+    assert json.loads((tmp_path / "run" / "weights.json").read_text())["model"] == "srm_mobilenet_v2"
+
+
 KILLED = """
 import json, os, sys
 from tests.test_bottlenecks import Silent, bottlenecks, recipe

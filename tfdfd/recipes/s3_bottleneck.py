@@ -1,7 +1,7 @@
 """S3, "Deepfake video forensics based on transfer learning": a new last layer on MobileNetV1's stored features.
 
 α = 0.5 at 128 pixels, 2,500 steps of 5 random images at 0.005 (section IV, table 2). The document's features are the
-1,001 values of TF-slim's classifier; Keras's pooled features are the default here, `arguments.bottleneck=logits` its
+1,001 values of TF-slim's classifier; Keras's pooled features are the default here, `arguments.bottleneck=classes` its
 1,000 values.
 """
 
