@@ -21,7 +21,7 @@ from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run, versions
 from tfdfd.training.validation import score, videos_of
 from tfdfd.tuning.hparams import write_trial
-from tfdfd.tuning.oracles import COMPLETED, FAILED, assignments
+from tfdfd.tuning.oracles import COMPLETED, FAILED, RUNNING, assignments
 from tfdfd.tuning.search import SCHEMA, VIDEO_AUC, Search
 from tfdfd.tuning.trial import epochs_of, read_record, trial_folder, trial_recipe
 from tfdfd.weights.store import locate
@@ -37,7 +37,7 @@ def write_table(search: Search, oracle) -> list[dict]:
     A row has `trial`, `status` (COMPLETED, FAILED or RUNNING), the objective, `best_epoch`, `epochs`, `seconds`, each
     setting that is varied, and `message` of a failed one.
     """
-    rows = [_row(search, trial) for trial in oracle.trials.values()]
+    rows = _rows(search, oracle)
     names = list(dict.fromkeys(name for row in rows for name in row if name != "message"))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*names, "message"], lineterminator="\n")
@@ -45,8 +45,8 @@ def write_table(search: Search, oracle) -> list[dict]:
     writer.writerows(rows)
     write_atomically(search.folder / TABLE, text.getvalue())
     log = search.folder / "tensorboard"
-    for trial in oracle.trials.values():
-        if trial.status in (COMPLETED, FAILED) and not (log / trial.trial_id).is_dir():
+    for trial in [oracle.trials[trial_id] for trial_id in list(oracle.end_order)]:
+        if not (log / trial.trial_id).is_dir():
             values = dict(text.split("=", 1) for text in assignments(trial.hyperparameters.values))
             values |= {key: value for key, value in trial.hyperparameters.values.items() if key in values}
             scores = {} if trial.score is None else {search.objective: trial.score}
@@ -83,15 +83,22 @@ def write_best(search: Search, oracle, command: str) -> dict | None:
         "versions": versions() | _version("keras-tuner"),
         "data": search.digests,
         "searched_with": recipe.settings(),
-        "trials": [_row(search, trial) for trial in oracle.trials.values()],
+        "trials": _rows(search, oracle),
     }
     write_atomically(search.folder / BEST, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
 
 
-def _row(search, trial):
-    row = {"trial": trial.trial_id, "status": trial.status, search.objective: trial.score}
-    if trial.status == COMPLETED:
+def _rows(search, oracle):
+    # A chief's threads change trials meanwhile: those that have ended stay, of others only the values do.
+    trials, ended = list(oracle.trials.values()), list(oracle.end_order)
+    return [_row(search, trial, trial.trial_id in ended) for trial in trials]
+
+
+def _row(search, trial, is_ended):
+    status, score = (trial.status, trial.score) if is_ended else (RUNNING, None)
+    row = {"trial": trial.trial_id, "status": status, search.objective: score}
+    if status == COMPLETED:
         folder = trial_folder(search, trial.trial_id)
         result, log = finished_run(folder)["result"], epochs_of(folder)
         row |= {"best_epoch": result.get("best_epoch"), "epochs": len(log)}

@@ -152,7 +152,7 @@ class _Teller:
         from tfdfd.tuning.outcome import write_table
 
         for row in write_table(self._search, self._oracle):
-            if row["trial"] in self._oracle.end_order and row["trial"] not in self._told:
+            if row["status"] != "RUNNING" and row["trial"] not in self._told:
                 self._told.add(row["trial"])
                 score, objective = row[self._search.objective], self._search.objective
                 came_out = f"{objective} {score:.4f}" if "message" not in row else f"failed: {row['message']}"
