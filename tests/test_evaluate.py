@@ -322,6 +322,33 @@ def test_validation_is_told_and_a_run_without_a_list_is_too(models, faces, tmp_p
         read_seen(run)
 
 
+def test_a_run_of_train_knows_its_training_data_again(tmp_path, run_tfdfd):
+    data = write_set(tmp_path / "set", real=9, fake=9, crops=2)
+    splits = ("train", "val", "test")
+    rewrite(data, lambda number, row: replace(row, split=splits[number // 2 % 3]))
+    run = tmp_path / "run"
+    code, _, err = run_tfdfd("train", "s1-meso4", "--data", data, "-o", run, "--quick", "--set", "size=32")
+    assert code == 0, err
+    words = ("evaluate", "--data", data, "--no-plots", "--resamples", 20)
+    for split, expected in zip(splits, (2, 0, 0), strict=True):
+        code, _, err = run_tfdfd(*words, run, "-o", tmp_path / split, "--split", split)
+        assert code == expected and ("was trained on" in err) == (split == "train"), err
+        assert ("were chosen on part of this set (val)" in err) == (split == "val")
+    assert run_tfdfd(*words, run / "weights.safetensors", "-o", tmp_path / "x", "--split", "train")[0] == 2
+
+
+def test_what_a_run_began_with_is_seen_too(faces, tmp_path):
+    rows = faces_of(faces).rows
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write_seen(tmp_path / "one", {"train": rows[:1], "val": rows[1:2]}, faces)
+    write_seen(tmp_path / "two", {"train": rows[6:7]}, faces, begun_with=[tmp_path / "one", "tfdfd/meso4.df"])
+    one, two = (read_seen(tmp_path / name) for name in ("one", "two"))
+    assert one["train"] < two["train"] and one["val"] == two["val"]
+    assert {rows[0].sha256, rows[6].sha256} <= two["train"]
+    assert "r0.mp4" not in (tmp_path / "two" / FILE).read_text("utf-8")
+
+
 def test_names_of_a_plain_folder_say_nothing_of_another_folder(models, tmp_path):
     for name in ("one", "two"):
         for kind in ("real", "fake"):

@@ -88,8 +88,7 @@ def open_model(model: str | os.PathLike) -> OpenedModel:
         raise ValueError(f"{record.handle} takes {network.input_shape}; expected (batch, size, size, 3): square crops.")
     # Compiling through XLA takes longer than it saves on a processor.
     network.jit_compile = False
-    folder = Path(model)
-    return OpenedModel(record, network, folder if (folder / RUN).is_file() else None)
+    return OpenedModel(record, network, path.parent if (path.parent / RUN).is_file() else None)
 
 
 def score_sets(

@@ -8,12 +8,14 @@ import os
 
 import keras
 
+from tfdfd.data.crops import faces_of
 from tfdfd.models import build, spec
-from tfdfd.training.crop_set import CropSet
+from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.engine import Report, fit
 from tfdfd.training.finishing import finish
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
+from tfdfd.training.seen import write_seen
 
 # Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
 _FILES = {"svm": "svm_run", "bottleneck": "bottleneck_run", "ensemble": "ensemble_run", "temporal": "temporal_run"}
@@ -46,11 +48,14 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     with _precision(recipe.precision):
         size = recipe.size or spec(recipe.network).input_shape[0]
-        crops = CropSet(where, recipe, size, allow_leaks)
+        faces = faces_of(where)
+        crops = CropSet(faces, recipe, size, allow_leaks)
         with RunFolder(folder, recipe, crops.digests(), keras.backend.backend()) as run:
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
+            parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
+            write_seen(run.path, parts, faces.root, begun_with=[*recipe.members, *filter(None, [recipe.weights])])
             try:
                 return _procedure(recipe)(recipe, crops, run, report)
             except ValueError:

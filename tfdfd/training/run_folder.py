@@ -3,6 +3,7 @@
 run.json              recipe, data with digests, versions, seed; in the end the result
 state.safetensors     everything that going on needs, of the last saved step
 best-<epoch>.safetensors   weights of the best epoch so far
+seen.json             by what its data are known again: digests of names and files
 log.csv, curves.png, tensorboard/, gradient_flow.csv   an epoch's figures
 weights.safetensors, weights.json   the trained network and its model card: what `--model` and others take
 """
@@ -20,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tfdfd.files import locked_folder, write_atomically
+from tfdfd.training import seen
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
 
@@ -80,8 +82,9 @@ class RunFolder:
     def abandon(self) -> None:
         """Forgets a run that came to nothing, so that the folder is free for one with other settings."""
         names = {file.name for file in self.path.iterdir() if not file.name.startswith(".tfdfd-")}
-        if names == {"run.json"}:
-            (self.path / "run.json").unlink()
+        if names <= {"run.json", seen.FILE}:
+            for name in names:
+                (self.path / name).unlink()
 
     def write_log(self, rows: list[dict]) -> None:
         """All epochs so far as `log.csv`: written anew each time, so that no epoch is in it twice."""

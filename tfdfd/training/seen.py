@@ -23,16 +23,30 @@ CROP = "file"
 _NAMELESS = "folder"
 
 
-def write_seen(folder: str | os.PathLike, parts: Mapping[str, Iterable[FaceRow]], root: str | os.PathLike) -> None:
+def write_seen(
+    folder: str | os.PathLike,
+    parts: Mapping[str, Iterable[FaceRow]],
+    root: str | os.PathLike,
+    begun_with: Iterable[str | os.PathLike] = (),
+) -> None:
     """Writes what each part (`train`, `val`) of a run's data is known by.
 
     Args:
         folder: of the run.
         parts: rows by name.
         root: folder of the crops.
+        begun_with: models that the run starts from; what those of them that are runs have seen, it has seen, too.
+
+    Raises:
+        ValueError: the list of one of these is damaged.
+        OSError: it cannot be written.
     """
-    marks = {name: sorted({mark for row in rows for _, mark in marks_of(row, root)}) for name, rows in parts.items()}
-    write_atomically(Path(folder) / FILE, json.dumps({"schema": SCHEMA, **marks}) + "\n")
+    marks = {name: {mark for row in rows for _, mark in marks_of(row, root)} for name, rows in parts.items()}
+    for model in begun_with:
+        for name, seen in (read_seen(model) or {}).items():
+            marks.setdefault(name, set()).update(seen)
+    told = {"schema": SCHEMA} | {name: sorted(found) for name, found in marks.items()}
+    write_atomically(Path(folder) / FILE, json.dumps(told) + "\n")
 
 
 def read_seen(folder: str | os.PathLike) -> dict[str, frozenset[str]] | None:
