@@ -21,10 +21,11 @@ from tests.made_faces import make_faces
 from tfdfd.training.errors import TrainingError
 from tfdfd.tuning import chief, oracles, outcome, roles
 from tfdfd.tuning.chief import Chief, Crew, SearchError
-from tfdfd.tuning.oracles import TUNERS, assignments, make_oracle
+from tfdfd.tuning.oracles import assignments, make_oracle
 from tfdfd.tuning.search import make_search, run_trials
 from tfdfd.tuning.space import Setting, Space
 from tfdfd.tuning.trial import MOST_DEATHS, read_record, run_trial
+from tfdfd.tuning.tuners import TUNERS
 
 SPACE = Space(
     network="meso4",
@@ -266,6 +267,16 @@ def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):
     assert [row["message"] for row in rows] == ["MemoryError: no room"] * 2
     assert best is None
     assert not (search.folder / "best.json").exists()
+
+
+def test_a_file_of_imagenet_weights_is_no_setting_for_others(faces, tmp_path):
+    search = search_in(tmp_path, faces, settings=("weights=imagenet:/here/only.h5", "limit=20", "precision=float32"))
+    recipe = search.recipe.changed(["learning_rate=0.002"])
+    assert outcome.settings_of(search, recipe, ["learning_rate=0.002"]) == {
+        "weights": "imagenet",
+        "precision": "float32",
+        "learning_rate": 0.002,
+    }
 
 
 def test_a_full_disk_ends_the_search_and_fails_no_trial(faces, tmp_path):

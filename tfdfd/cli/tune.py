@@ -9,7 +9,6 @@ import sys
 
 from tfdfd.cli.outcome import exit_code
 
-_TUNERS = ("random", "bayesian", "hyperband", "grid")
 _DESCRIPTION = """\
 Searches the settings of a network with KerasTuner: builder, optimizer, augmentation, as tuning/spaces/NETWORK.json says
 or a file of yours. Each trial is a training in a run folder of its own; what is compared is the AUC on validation, of
@@ -30,11 +29,13 @@ Exit code: 0 every trial has a score; 1 none has, or the search could not go on;
 
 
 def add_parser(verbs) -> None:
+    from tfdfd.tuning.tuners import TUNERS
+
     parser = verbs.add_parser("tune", help="search the settings of a network", description=_DESCRIPTION)
     parser.add_argument("space", metavar="SPACE", help="a network by name, such as meso4, or a space: FILE.json")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv with splits, or its folder")
     parser.add_argument("-o", "--output", required=True, metavar="SEARCH", help="folder of the search")
-    parser.add_argument("--tuner", choices=_TUNERS, default="random", help="what chooses values (default: random)")
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="what chooses values (default: random)")
     parser.add_argument("--max-trials", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--workers", type=int, metavar="N", help="processes of this machine (default: this one alone)")
     parser.add_argument(

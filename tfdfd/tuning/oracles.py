@@ -25,8 +25,8 @@ from keras_tuner.engine.trial import Trial
 from tfdfd.files import write_atomically
 from tfdfd.training.config import assignment
 from tfdfd.tuning.space import Setting, Space
+from tfdfd.tuning.tuners import TUNERS
 
-TUNERS = ("random", "bayesian", "hyperband", "grid")
 RUNNING, IDLE, STOPPED, COMPLETED, FAILED = "RUNNING", "IDLE", "STOPPED", "COMPLETED", "FAILED"
 # A worker says every few seconds that it is at its trial (`worker.HEARTBEAT`).
 LOST_AFTER = 120.0

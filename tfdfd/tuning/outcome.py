@@ -74,7 +74,7 @@ def write_best(search: Search, oracle, command: str) -> dict | None:
         "schema": SCHEMA,
         "network": search.space.network,
         "recipe": search.space.recipe,
-        "settings": _settings(search, recipe, assignments(best.hyperparameters.values)),
+        "settings": settings_of(search, recipe, assignments(best.hyperparameters.values)),
         "score": _judged(search, recipe, best, len(done)),
         "tuner": search.tuner,
         "seed": search.seed,
@@ -87,6 +87,25 @@ def write_best(search: Search, oracle, command: str) -> dict | None:
     }
     write_atomically(search.folder / BEST, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
+
+
+def settings_of(search: Search, recipe: Recipe, found: list[str]) -> dict:
+    """What of a trial's recipe is to be set for a training of the same, by key.
+
+    Args:
+        search: which one.
+        recipe: of the trial.
+        found: its values, as `KEY=VALUE`.
+    """
+    told = recipe.settings()
+    # Keras's own weights, from a file that others do not have there.
+    told["weights"] = "imagenet" if (recipe.weights or "").startswith("imagenet:") else recipe.weights
+    keys = [text.partition("=")[0] for text in (*search.changed, *found)]
+    return {
+        key: told["arguments"][key.removeprefix("arguments.")] if key.startswith("arguments.") else told[key]
+        for key in dict.fromkeys(keys)
+        if key not in _OF_THE_SEARCH
+    }
 
 
 def _rows(search, oracle):
@@ -106,16 +125,6 @@ def _row(search, trial, is_ended):
     row |= {key: value for key, value in trial.hyperparameters.values.items() if not key.startswith("tuner/")}
     failed = read_record(search, trial.trial_id)["failed"]
     return row | ({"message": failed["error"]} if failed else {})
-
-
-def _settings(search: Search, recipe: Recipe, found: list[str]) -> dict:
-    told = recipe.settings()
-    keys = [text.partition("=")[0] for text in (*search.changed, *found)]
-    return {
-        key: told["arguments"][key.removeprefix("arguments.")] if key.startswith("arguments.") else told[key]
-        for key in dict.fromkeys(keys)
-        if key not in _OF_THE_SEARCH
-    }
 
 
 def _judged(search, recipe, best, count):

@@ -44,7 +44,7 @@ class Search:
         recipe: what holds in every trial: the space's recipe, with what the user has set.
         data: a face set with splits.
         objective: what is to be great: the validation AUC of videos, or of crops where no video has two.
-        tuner: one of `tfdfd.tuning.oracles.TUNERS`.
+        tuner: one of `tfdfd.tuning.tuners.TUNERS`.
         max_trials: that are begun.
         seed: of what is drawn, and of each training.
         allow_leaks: as for `train`.
@@ -89,7 +89,7 @@ def make_search(
         space: what is varied.
         data: a face set with splits.
         folder: of the search.
-        tuner: one of `tfdfd.tuning.oracles.TUNERS`.
+        tuner: one of `tfdfd.tuning.tuners.TUNERS`.
         max_trials: that are begun.
         seed: of what is drawn, and of each training.
         settings: `KEY=VALUE` of the user: they hold in every trial and are not varied.
