@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,44 +19,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.face_clips import ARGUMENTS, CLIPS, FRAMES, bytes_of, command, index_row, make_clips
 from tfdfd.data import face_work, video_cut
 from tfdfd.data.boxes import read_boxes
 from tfdfd.data.face_options import FaceOptions
-from tfdfd.data.face_record import Record
+from tfdfd.data.face_record import read_record
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.local_engine import LocalEngine
 from tfdfd.data.safe_names import safe_names
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
 from tfdfd.extract.faces_of import Extraction, FoundFace, FrameFaces
 
-FRAMES, CLIPS = 12, 24
-
-
-def index_row(path, label=0, original=None):
-    kind = "image" if path.endswith(".png") else "video"
-    method = "made" if label else "original"
-    return IndexRow(path, "folder", kind, label, method, (Path(path).stem, "b"), "c23", original, split="val")
-
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory, make_video, astronaut):
     """A folder of clips of one moving face, and their index."""
-    root = tmp_path_factory.mktemp("clips")
-    (root / "real").mkdir()
-    (root / "fake").mkdir()
-    rows = []
-    for i in range(CLIPS):
-        path = f"{'fake' if i % 2 else 'real'}/{i // 2:02d}.mp4"
-        frames = [np.roll(astronaut[:192, 128:320], (i % 5 + k, i + k), (0, 1)) for k in range(FRAMES)]
-        make_video(root / path, frames)
-        rows.append(index_row(path, i % 2, path.replace("fake", "real") if i % 2 else None))
-    write_table(root / "index.csv", rows, IndexRow)
-    write_table(root / "few.csv", [rows[i] for i in (0, 1, 6, 7)], IndexRow)
-    return root
-
-
-def bytes_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return make_clips(tmp_path_factory.mktemp("clips"), make_video, astronaut)
 
 
 def extract(clips, folder, index="index.csv", stored=None, retry=(), **options):
@@ -63,10 +42,6 @@ def extract(clips, folder, index="index.csv", stored=None, retry=(), **options):
         records = list(faces.extract())
         faces.finish()
     return records
-
-
-ARGUMENTS = {"detector": "haar", "frames": 4, "size": 64}
-WORDS = ("--detector", "haar", "--frames", "4", "--size", "64", "--workers", "2")
 
 
 @pytest.fixture(scope="session")
@@ -124,22 +99,6 @@ def test_the_crop_is_the_face_of_its_box(clips, whole):
     rim = round(64 * (1 - 1 / 1.3) / 2)
     middle = cv2.resize(crop[rim:-rim, rim:-rim], (32, 32), interpolation=cv2.INTER_AREA)
     assert np.corrcoef(inside.ravel(), middle.ravel())[0, 1] > 0.97
-
-
-def command(clips, folder, *words):
-    return [
-        sys.executable,
-        "-m",
-        "tfdfd",
-        "extract",
-        clips / "index.csv",
-        "--root",
-        clips,
-        "-o",
-        folder,
-        *WORDS,
-        *words,
-    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
@@ -299,6 +258,131 @@ def test_a_full_disk_stops_the_run_with_its_name_and_what_was_done_stays(canned,
     code, out, err = run_tfdfd(*words)
     assert code == 3 and "2 of 4 were done before" in err
     assert bytes_of(tmp_path / "faces") == bytes_of(tmp_path / "whole")
+
+
+def _in_a_small_file_system(size, folder, script, words):
+    """Runs a shell script for which alone `folder` is a file system of that size; skips where there can be none."""
+    mount = f'mount -t tmpfs -o size={size} tmpfs "{folder}" || exit 77; '
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount + script, "sh", *words]
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare")
+    done = subprocess.run(shell, capture_output=True, timeout=120)
+    if done.returncode == 77 or b"unshare: " in done.stderr:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.decode().strip()}")
+    return done
+
+
+def test_a_small_disk_that_gets_full_leaves_what_goes_on_elsewhere(clips, whole, tmp_path):
+    small, kept = tmp_path / "small", tmp_path / "kept"
+    small.mkdir()
+    # A third of what the whole set takes, its faces.csv not counted.
+    script = f'"$@"; code=$?; cp -a "{small}/faces" "{kept}"; exit $code'
+    done = _in_a_small_file_system("300k", small, script, command(clips, small / "faces"))
+    assert done.returncode == 1, done.stderr
+    assert b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
+    records = _records(kept)
+    assert 0 < len(records) < CLIPS and {record.status for record in records} == {"ok"}
+    times = {path: path.stat().st_mtime_ns for path in (kept / "records").rglob("*.json")}
+    assert subprocess.run(command(clips, kept), capture_output=True, timeout=60).returncode == 0
+    assert bytes_of(kept) == bytes_of(whole)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in times.items())
+
+
+def test_a_read_only_folder_is_an_error_with_its_name(clips, whole, tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    script = f'cp -a "{whole}" "{begun}/faces" && rm -r "{begun}/faces/records/fake" && mount -o remount,ro "{begun}"'
+    done = _in_a_small_file_system("4m", begun, f'{script} || exit 77; "$@"', command(clips, begun / "faces"))
+    assert done.returncode == 1, done.stderr
+    assert b"Read-only file system" in done.stderr and str(begun).encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_crops_are_on_the_disk_before_the_record_tells_of_them(canned, tmp_path, monkeypatch):
+    """What a power cut leaves is what was synchronised; the record must be the last of it."""
+    synced, replaced = [], []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def note_replace(source, target):
+        replaced.append((str(source), str(target), set(synced)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    records = extract(canned, tmp_path / "faces", size=8)
+    crops = [move for move in replaced if "/faces/crops/" in move[1]]
+    assert len(crops) == sum(bool(record.crops) for record in records) == 2
+    for source, target, before in crops:
+        names = {path.name for path in Path(target).iterdir()}
+        assert names and {source, *(f"{source}/{name}" for name in names)} <= before
+        record = target.replace("/faces/crops/", "/faces/records/") + ".json"
+        assert [move[1] for move in replaced].index(record) > [move[1] for move in replaced].index(target)
+
+
+def test_what_failed_is_done_again_when_asked_and_the_rest_stays(canned, tmp_path, monkeypatch, run_tfdfd):
+    answer = Canned.extract_one
+    late = {"two": "timeout", "broken": "too_large"}
+
+    def slow(self, item, request):
+        status = late.get(Path(item.path).stem)
+        return Extraction(item.path, "video", status, "it took long") if status else answer(self, item, request)
+
+    monkeypatch.setattr(Canned, "extract_one", slow)
+    words = ["extract", canned / "index.csv", "--root", canned, "-o", tmp_path / "faces", "--size", 8, "--quiet"]
+    assert run_tfdfd(*words)[0] == 3
+    monkeypatch.setattr(Canned, "extract_one", answer)
+    before = bytes_of(tmp_path / "faces")
+    assert run_tfdfd(*words)[0] == 3 and bytes_of(tmp_path / "faces") == before
+    times = {record.video: path.stat().st_mtime_ns for path, record in _records_by_path(tmp_path / "faces")}
+    code, out, err = run_tfdfd(*words, "--retry", "timeout", "not_found")
+    assert code == 3 and "1 no_face, 2 ok, 1 too_large" in out
+    after = {record.video: path.stat().st_mtime_ns for path, record in _records_by_path(tmp_path / "faces")}
+    assert {video for video in times if times[video] != after[video]} == {"b/two.mp4"}
+    assert run_tfdfd(*words, "--retry", "too_large")[0] == 3
+    extract(canned, tmp_path / "whole", size=8)
+    assert bytes_of(tmp_path / "faces") == bytes_of(tmp_path / "whole")
+    assert run_tfdfd(*words, "--retry", "ok")[0] == 2
+
+
+def test_a_fake_is_done_again_with_the_original_whose_boxes_it_lacked(canned, tmp_path, monkeypatch):
+    options = {"size": 8, "boxes_from": "original"}
+    extract(canned, tmp_path / "whole", **options)
+    answer = Canned.extract_one
+
+    def slow(self, item, request):
+        late = item.path.endswith("one.mp4")
+        return Extraction(item.path, "video", "timeout", "it took long") if late else answer(self, item, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Canned, "extract_one", slow)
+        extract(canned, tmp_path / "faces", **options)
+    assert status_rows(tmp_path / "faces")["b/two.mp4"]["boxes"] == "detected"
+    again = extract(canned, tmp_path / "faces", retry=["timeout"], **options)
+    assert [record.video for record in again] == ["a/one.mp4", "b/two.mp4"]
+    assert bytes_of(tmp_path / "faces") == bytes_of(tmp_path / "whole")
+
+
+def test_a_set_that_is_made_again_in_part_does_not_pass_for_finished(canned, tmp_path):
+    extract(canned, tmp_path / "faces", size=8)
+    source = canned / "index.csv", canned, tmp_path / "faces", FaceOptions(size=8)
+    with FaceSet(*source, retry=["decode_error"]) as faces:
+        assert [row.path for row in faces.pending] == ["a/broken.mp4"]
+        with pytest.raises(RuntimeError, match="no record of 'a/broken.mp4'"):
+            faces.finish()
+    assert json.loads((tmp_path / "faces" / "run.json").read_text())["finished"] is False
+
+
+def test_each_record_is_read_once_for_the_tables(canned, tmp_path, monkeypatch):
+    with FaceSet(canned / "index.csv", canned, tmp_path / "faces", FaceOptions(size=8)) as faces:
+        list(faces.extract())
+        read, reads = face_work.read_record, []
+        monkeypatch.setattr(face_work, "read_record", lambda path: reads.append(path) or read(path))
+        faces.finish()
+    assert len(reads) == len(set(reads)) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(canned, tmp_path, run_tfdfd):
@@ -464,7 +548,11 @@ def test_bad_and_odd_inputs_are_a_row_each(clips, tmp_path, run_tfdfd, astronaut
 
 
 def _records(folder):
-    return [Record(**json.loads(path.read_bytes())) for path in (folder / "records").rglob("*.json")]
+    return [record for _, record in _records_by_path(folder)]
+
+
+def _records_by_path(folder):
+    return [(path, read_record(path)) for path in (folder / "records").rglob("*.json")]
 
 
 def test_a_mirrored_tree_has_one_crop_a_video_named_like_it(clips, tmp_path):

@@ -60,6 +60,7 @@ ONLY_IN = {
     "keras": {"augment", "cost", "models", "training", "tuning", "weights"},
     "keras_tuner": {"tuning"},
     "grpc": {"tuning"},
+    "ray": {"data"},
     "cv2": {"augment", "media", "faces", "data", "evaluation", "extract", "report"},
     "sklearn": {"training"},
     "argparse": {"cli"},

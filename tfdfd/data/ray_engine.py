@@ -13,6 +13,7 @@ import heapq
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 from tfdfd.data.face_record import Record
@@ -23,6 +24,7 @@ from tfdfd.data.local_engine import check_workers
 MAX_LOST = 3
 # Records waiting for their turn, besides one a worker.
 AHEAD = 8
+KNOCK_SECONDS = 10
 _OBJECT_STORE = 100_000_000  # bytes; only records pass through it
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -36,13 +38,15 @@ class RayEngine:
             the work, or the one used that this process is connected to.
 
     Raises:
-        ValueError: no such number of workers, or Ray is not installed.
+        ValueError: no such number of workers or address, or Ray is not installed.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None):
         check_workers(workers)
         if importlib.util.find_spec("ray") is None:
             raise ValueError("the engine 'ray' is not installed: run pip install 'tfdfd[cluster]'.")
+        if address is not None and not address.strip():
+            raise ValueError("the address of the Ray cluster is empty; give host:port, auto, or none for this machine.")
         self._workers, self._address = workers, address
 
     def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[Record]:
@@ -72,7 +76,7 @@ class RayEngine:
 
 @contextlib.contextmanager
 def _connected(ray, address, cores):
-    if ray.is_initialized():  # the caller's connection, and his to end
+    if address is None and ray.is_initialized():  # the caller's connection, which stays
         yield
         return
     options = {"address": address, "log_to_driver": False, "configure_logging": False}
@@ -80,9 +84,11 @@ def _connected(ray, address, cores):
         options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
         options["object_store_memory"] = _OBJECT_STORE
     try:
+        if address is not None:
+            _knock(address)
         with _quiet():
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address is None else f"at {address!r}"
         raise RuntimeError(f"there is no Ray to work with {where}: {error}") from error
     try:
@@ -90,6 +96,13 @@ def _connected(ray, address, cores):
     finally:
         with _quiet():
             ray.shutdown()
+
+
+def _knock(address):
+    """Raises `OSError` where nobody listens: Ray itself would try for ever."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,43 @@
+"""What the tests of face sets share: small clips of one moving face, their index, and the command that cuts them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.data.tables import IndexRow, write_table
+
+FRAMES, CLIPS = 12, 24
+ARGUMENTS = {"detector": "haar", "frames": 4, "size": 64}
+_WORDS = ("--detector", "haar", "--frames", "4", "--size", "64", "--workers", "2")
+
+
+def index_row(path, label=0, original=None):
+    kind = "image" if path.endswith(".png") else "video"
+    method = "made" if label else "original"
+    return IndexRow(path, "folder", kind, label, method, (Path(path).stem, "b"), "c23", original, split="val")
+
+
+def make_clips(root, make_video, photograph):
+    """Writes real and fake clips and two indexes, of all and of four of them; returns the folder."""
+    (root / "real").mkdir()
+    (root / "fake").mkdir()
+    rows = []
+    for i in range(CLIPS):
+        path = f"{'fake' if i % 2 else 'real'}/{i // 2:02d}.mp4"
+        frames = [np.roll(photograph[:192, 128:320], (i % 5 + k, i + k), (0, 1)) for k in range(FRAMES)]
+        make_video(root / path, frames)
+        rows.append(index_row(path, i % 2, path.replace("fake", "real") if i % 2 else None))
+    write_table(root / "index.csv", rows, IndexRow)
+    write_table(root / "few.csv", [rows[i] for i in (0, 1, 6, 7)], IndexRow)
+    return root
+
+
+def command(clips, folder, *words):
+    """`tfdfd extract` as a command of the system, with `ARGUMENTS`."""
+    where = clips / "index.csv", "--root", clips, "-o", folder
+    return [sys.executable, "-m", "tfdfd", "extract", *where, *_WORDS, *words]
+
+
+def bytes_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

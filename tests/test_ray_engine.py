@@ -1,0 +1,228 @@
+"""`tfdfd extract --engine ray`: the bytes of the local engine, whichever worker, node or run is lost on the way."""
+
+import errno
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, replace
+
+import psutil
+import pytest
+
+from tests.face_clips import ARGUMENTS, CLIPS, bytes_of, command, make_clips
+from tfdfd.data.face_options import FaceOptions
+from tfdfd.data.face_record import Record
+from tfdfd.data.face_set import FaceSet
+from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
+from tfdfd.data.local_engine import LocalEngine
+from tfdfd.data.ray_engine import MAX_LOST, RayEngine
+from tfdfd.data.tables import IndexRow, read_table
+
+needs_ray = pytest.mark.skipif(
+    os.name != "posix" or importlib.util.find_spec("ray") is None,
+    reason="Ray is not installed (no wheel for this Python or system): pip install 'tfdfd[cluster]'",
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, make_video, astronaut):
+    return make_clips(tmp_path_factory.mktemp("clips"), make_video, astronaut)
+
+
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """The face set of an uninterrupted run of the local engine."""
+    folder = tmp_path_factory.mktemp("whole") / "faces"
+    with FaceSet(clips / "index.csv", clips, folder, FaceOptions(**ARGUMENTS), None, LocalEngine(2)) as faces:
+        assert {record.status for record in faces.extract()} == {"ok"}
+        faces.finish()
+    return folder
+
+
+def started(clips, folder, *words):
+    return subprocess.Popen(command(clips, folder, *words), stderr=subprocess.PIPE, start_new_session=True)
+
+
+def await_videos(process, count):
+    """Reads on until the run has told of so many more videos; returns what it told."""
+    told = b""
+    while count:
+        line = process.stderr.readline()
+        assert line, f"it ended before it was to be disturbed: {told.decode()}"
+        told += line
+        count -= line.startswith(b"[")
+    return told
+
+
+def workers_of(process):
+    """The workers of an embedded Ray, and the decoding processes that they have."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in below if child.name().startswith("ray::_Worker")]
+    return workers, [child for worker in workers for child in worker.children()]
+
+
+def words(clips, tmp_path, *more):
+    return ["extract", clips / "index.csv", "--root", clips, "-o", tmp_path / "faces", *more]
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_no_cluster_there_is_an_error_with_its_address(clips, tmp_path, run_tfdfd, address):
+    code, out, err = run_tfdfd(*words(clips, tmp_path, "--engine", "ray", "--address", address, "--quiet"))
+    assert (code, out) == (1, "") and f"no Ray to work with at '{address}'" in err and "Traceback" not in err
+
+
+def test_without_ray_the_extra_is_named(clips, tmp_path, run_tfdfd, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run_tfdfd(*words(clips, tmp_path, "--engine", "ray"))
+    assert (code, out) == (2, "") and "pip install 'tfdfd[cluster]'" in err
+    assert not (tmp_path / "faces").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--address", "auto"], "add --engine ray"),
+        (["--engine", "ray", "--workers", "0"], "at least 1; received 0"),
+        (["--engine", "spark"], "invalid choice: 'spark'"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(clips, tmp_path, run_tfdfd, more, told):
+    code, out, err = run_tfdfd(*words(clips, tmp_path, *more))
+    assert (code, out) == (2, "") and told in err
+
+
+@needs_ray
+def test_killed_workers_lose_nothing(clips, whole, tmp_path):
+    rng = random.Random(4)
+    killed = []
+    with started(clips, tmp_path / "faces", "--engine", "ray") as process:
+        told = await_videos(process, 2)
+        for turn in range(4):
+            workers, decoders = workers_of(process)
+            victim = rng.choice(sorted(decoders if turn == 1 else workers, key=lambda each: each.pid))
+            victim.send_signal(signal.SIGKILL)
+            killed.append(victim)
+            told += await_videos(process, 3)
+            time.sleep(rng.uniform(0, 0.1))
+        told += process.stderr.read()
+        assert process.wait(60) == 0
+    assert len(set(killed)) == 4
+    # Nothing but progress is told.
+    lines = told.decode().splitlines()
+    assert [line.partition("]")[0] for line in lines] == [f"[{n}/{CLIPS}" for n in range(1, CLIPS + 1)]
+    assert [line.split()[1] for line in lines] == sorted(line.split()[1] for line in lines)
+    assert bytes_of(tmp_path / "faces") == bytes_of(whole)
+
+
+@needs_ray
+@pytest.mark.parametrize("engines", [("ray", "local"), ("local", "ray")])
+def test_a_killed_run_goes_on_with_the_other_engine(clips, whole, tmp_path, engines):
+    with started(clips, tmp_path / "faces", "--engine", engines[0]) as process:
+        await_videos(process, 4)
+        workers, _ = workers_of(process)
+        process.kill()
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "faces" / "records").rglob("*.json")}
+    assert 4 <= len(done) < CLIPS
+    # At once: the workers of the killed run may be at their last video still.
+    words = command(clips, tmp_path / "faces", "--engine", engines[1], "--workers", "1")
+    resumed = subprocess.run(words, capture_output=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done.items())
+    assert bytes_of(tmp_path / "faces") == bytes_of(whole)
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert bytes_of(tmp_path / "faces") == bytes_of(whole)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of a node without processors and those that a test adds."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@needs_ray
+def test_a_lost_node_of_a_cluster_loses_nothing(clips, whole, tmp_path, cluster):
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    with started(clips, tmp_path / "faces", "--engine", "ray", "--address", cluster.address) as process:
+        await_videos(process, 3)
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        process.stderr.read()
+        assert process.wait(60) == 0
+    assert bytes_of(tmp_path / "faces") == bytes_of(whole)
+
+
+@dataclass(frozen=True)
+class Troubled(FaceWork):
+    """The work, but a video whose worker is ended without a word, or for which the disk is full."""
+
+    ends: str | None = None
+    full: str | None = None
+
+    def do(self, job, extractor):
+        if job.row.path == self.ends:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.row.path == self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), job.name)
+        return Record(job.row.path, "ok")
+
+
+@pytest.fixture
+def work(clips, tmp_path):
+    (tmp_path / ".partial").mkdir()
+    return Troubled(FaceOptions(**ARGUMENTS), clips, tmp_path, None, VERSIONS)
+
+
+@pytest.fixture
+def jobs(clips):
+    return [VideoJob(row, row.path) for row in read_table(clips / "index.csv", IndexRow)]
+
+
+@pytest.fixture(scope="module")
+def connected(cluster):
+    """This process as a part of the cluster: what an engine without an address then uses, and leaves as it is."""
+    import ray
+
+    cluster.add_node(num_cpus=2)
+    ray.init(cluster.address, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@needs_ray
+def test_a_video_that_ends_its_workers_is_one_row(connected, work, jobs):
+    records = list(RayEngine(2).run(replace(work, ends=jobs[5].row.path), [jobs[:7], jobs[7:]]))
+    assert [record.video for record in records] == [job.row.path for job in jobs]
+    assert [record.status for record in records] == ["ok"] * 5 + ["decode_error"] + ["ok"] * (CLIPS - 6)
+    assert records[5].message == f"{MAX_LOST} workers ended without a word on this file"
+    assert work.record(jobs[5].name) == records[5]
+    assert connected.is_initialized()
+
+
+@needs_ray
+def test_an_error_of_a_worker_is_that_of_the_run(connected, work, jobs):
+    given = []
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        given.extend(RayEngine(2).run(replace(work, full=jobs[4].row.path), [jobs]))
+    assert caught.value.errno == errno.ENOSPC and len(given) <= 4
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("otherwise", "told"),
+    [
+        ({"versions": VERSIONS | {"opencv": "3.1"}}, "Install the same versions"),
+        ({"root": "elsewhere"}, "has no folder .*elsewhere"),
+    ],
+)
+def test_a_node_that_would_do_something_else_is_refused(connected, work, jobs, tmp_path, otherwise, told):
+    if "root" in otherwise:
+        otherwise = {"root": tmp_path / "elsewhere"}
+    with pytest.raises(RuntimeError, match=told):
+        list(RayEngine(1).run(replace(work, **otherwise), [jobs]))
