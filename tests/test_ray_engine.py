@@ -1,6 +1,7 @@
 """`tfdfd extract --engine ray`: the bytes of the local engine, whichever worker, node or run is lost on the way."""
 
 import errno
+import gc
 import importlib.util
 import os
 import random
@@ -25,6 +26,12 @@ needs_ray = pytest.mark.skipif(
     os.name != "posix" or importlib.util.find_spec("ray") is None,
     reason="Ray is not installed (no wheel for this Python or system): pip install 'tfdfd[cluster]'",
 )
+
+# Ray's own: it leaves files open that it hands to its processes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +152,7 @@ def cluster():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
+    gc.collect()  # what Ray left open is told of here, not in another test
 
 
 @needs_ray

@@ -60,10 +60,12 @@ class RayEngine:
             RuntimeError: no cluster there, or its nodes cannot do the work.
             ValueError, OSError: as `FaceWork.do`.
         """
+        if not phases:
+            return
         import ray
 
-        most = max(map(len, phases), default=0)
-        embedded = min(self._workers or os.cpu_count() or 1, max(1, most))
+        most = max(map(len, phases))
+        embedded = min(self._workers or os.cpu_count() or 1, most)
         with _connected(ray, self._address, embedded):
             cores = int(ray.cluster_resources().get("CPU", 1))
             pool = _Pool(ray, work, max(1, min(self._workers or cores, most)))
