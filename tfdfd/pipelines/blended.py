@@ -25,6 +25,7 @@ def blended_pipeline(
     seed: int = 0,
     first_epoch: int = 0,
     first_batch: int = 0,
+    one_epoch: bool = False,
     landmarks=None,
 ) -> tf.data.Dataset:
     """Batches of one epoch; each time it is iterated, the next epoch's: the bytes of `BlendedPairs.batches`.
@@ -39,6 +40,7 @@ def blended_pipeline(
         seed: of order and pairs.
         first_epoch: the epoch that the first iteration gives, to continue where a training stopped.
         first_batch: the batch of that epoch that it begins with, as for `train_pipeline`.
+        one_epoch: as for `train_pipeline`.
         landmarks: as for `BlendedPairs`.
 
     Returns:
@@ -51,7 +53,7 @@ def blended_pipeline(
     """
     pairs = _pairs_of(faces, size, split, seed, landmarks)
     batches = pairs.batches_of_epoch(batch_size)
-    begun = starts(first_epoch, first_batch, batches)
+    begun = starts(first_epoch, first_batch, batches, one_epoch)
 
     def draw():
         epoch, batch = next(begun)
@@ -73,7 +75,7 @@ def blended_pipeline(
     elements = tf.data.Dataset.from_tensors(0).flat_map(epoch)
     elements = elements.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = elements.batch(batch_size // 2).map(finish).prefetch(tf.data.AUTOTUNE)
-    return known_length(dataset, batches, first_batch)
+    return known_length(dataset, batches, first_batch, one_epoch)
 
 
 def blended_eval(

@@ -105,11 +105,15 @@ def augmented(elements: tf.data.Dataset, name: str, seed: int) -> tf.data.Datase
     return elements.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def known_length(dataset: tf.data.Dataset, batches: int, first_batch: int = 0) -> tf.data.Dataset:
+def known_length(
+    dataset: tf.data.Dataset, batches: int, first_batch: int = 0, one_epoch: bool = False
+) -> tf.data.Dataset:
     """Tells how many batches an epoch has, which flattening hides from Keras's progress bar.
 
-    Where the first epoch is a part of one, the length told is still a whole epoch's; to be called last then.
+    Where only the first epoch is a part of one, the length told is still a whole epoch's; to be called last then.
     """
+    if one_epoch:
+        batches, first_batch = batches - first_batch, 0
     if not first_batch:
         return dataset.apply(tf.data.experimental.assert_cardinality(batches))
     # An asserted length would be an error at the end of the shorter epoch.

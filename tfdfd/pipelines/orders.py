@@ -66,8 +66,10 @@ def various(total_epochs: int, n: int = N, originals: Mapping[str, str] | None =
     return order
 
 
-def starts(first_epoch: int, first_batch: int, batches: int) -> Iterator[tuple[int, int]]:
+def starts(first_epoch: int, first_batch: int, batches: int, one_epoch: bool) -> Iterator[tuple[int, int]]:
     """For each iteration its epoch, and the batch in it with which it begins: 0 from the second iteration on.
+
+    With `one_epoch`, each iteration is like the first.
 
     Raises:
         ValueError: an epoch, which has so many `batches`, has no such batch.
@@ -77,6 +79,8 @@ def starts(first_epoch: int, first_batch: int, batches: int) -> Iterator[tuple[i
             f"first_epoch must be at least 0 and first_batch from 0 to {batches - 1}, an epoch having {batches} "
             f"batches; received {first_epoch} and {first_batch}. After the last batch comes the next epoch's batch 0."
         )
+    if one_epoch:
+        return itertools.repeat((first_epoch, first_batch))
     return itertools.chain([(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0)))
 
 

@@ -34,6 +34,7 @@ def train_pipeline(
     seed: int = 0,
     first_epoch: int = 0,
     first_batch: int = 0,
+    one_epoch: bool = False,
     augment: str | Callable | None = None,
     cache: bool = False,
     named: bool = False,
@@ -52,8 +53,9 @@ def train_pipeline(
         seed: of the order. The same seed gives the same epochs.
         first_epoch: the epoch that the first iteration gives, to continue where a training stopped.
         first_batch: the batch of that epoch that it begins with, from 0. Crops before it are not decoded. The length
-            told is that of a whole epoch, which later iterations have: give Keras's `fit` the rest of the first one by
-            itself, with `steps_per_epoch`, for at a sudden end it counts a step too many.
+            told is that of a whole epoch, which later iterations have.
+        one_epoch: every iteration gives the first one again, and the length told is its own: for Keras's `fit`, which
+            may look at a batch before it begins, and counts a step too many at a sudden end.
         augment: a policy of `tfdfd.augment` by name: crops are changed in parallel, each by draws that depend on the
             seed, the epoch and its place in it alone, also where a training goes on (see `tfdfd.augment.on_crops`). Or
             what is called on each batch of images, float32 `(batch, height, width, 3)`, and returns the like: a
@@ -81,13 +83,13 @@ def train_pipeline(
             )
         shards = open_shards(faces, split)
         count = sum(shard.examples for shard in shards)
-        begun = starts(first_epoch, first_batch, -(-count // batch_size))
+        begun = starts(first_epoch, first_batch, -(-count // batch_size), one_epoch)
         elements = from_records(shuffled_records(shards, seed, ((epoch, at * batch_size) for epoch, at in begun)))
     else:
         faces = faces_of(faces, split)
         epoch_of = order(faces.rows, batch_size, seed)
         count = len(epoch_of(0))
-        begun = starts(first_epoch, first_batch, -(-count // batch_size))
+        begun = starts(first_epoch, first_batch, -(-count // batch_size), one_epoch)
         elements = from_files(_positions(epoch_of, begun, batch_size), faces, cache, named)
 
     elements = resized(elements, size)
@@ -106,7 +108,7 @@ def train_pipeline(
         return {"image": image, "label": batch["label"]} | {name: batch[name] for name in NAMES}
 
     batches = elements.batch(batch_size).map(finish).prefetch(tf.data.AUTOTUNE)
-    return known_length(batches, -(-count // batch_size), first_batch)
+    return known_length(batches, -(-count // batch_size), first_batch, one_epoch)
 
 
 def _positions(epoch_of, begun, batch_size):

@@ -36,6 +36,7 @@ class CropSet:
 
     Attributes:
         size: of what it gives, pixels.
+        count: of crops to train on, blended ones included.
         steps: batches of an epoch.
 
     Raises:
@@ -52,6 +53,7 @@ class CropSet:
             self._pairs = {
                 split: BlendedPairs(part, size, split=None, seed=recipe.seed) for split, part in self._parts.items()
             }
+        self.count = 2 * len(self._pairs[TRAIN].rows) if self._pairs else len(self._parts[TRAIN].rows)
         self.steps = len(self.batches(0))
 
     def digests(self) -> dict:
@@ -77,7 +79,7 @@ class CropSet:
 
     def batches(self, epoch: int, first_batch: int = 0):
         """The batches of one epoch from `first_batch` on, `(image, label)`."""
-        recipe, place = self._recipe, {"first_epoch": epoch, "first_batch": first_batch}
+        recipe, place = self._recipe, {"first_epoch": epoch, "first_batch": first_batch, "one_epoch": True}
         if self._pairs:
             return blended_pipeline(self._pairs[TRAIN], self.size, recipe.batch_size, **place)
         return train_pipeline(

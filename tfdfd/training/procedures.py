@@ -54,6 +54,8 @@ def train(
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
+            if crops.count < recipe.batch_size:
+                report.note(f"the {crops.count} crops to train on are fewer than a batch of {recipe.batch_size}")
             parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
             write_seen(run.path, parts, faces.root, begun_with=[*recipe.members, *filter(None, [recipe.weights])])
             try:

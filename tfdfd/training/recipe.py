@@ -193,8 +193,8 @@ def _typed(key, text, kind):
 
 
 def _plain(text):
-    """A builder's argument: a number, true, false, none, or a word."""
+    """A builder's argument: a number, true, false, null, or a word (`none` is one: `freeze` takes it)."""
     try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else "null" if text == "none" else text)
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:
         return text
