@@ -13,12 +13,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from tfdfd.detect.verdict import verdict_of
-from tfdfd.evaluation.calibration import METHODS, Isotonic, Platt, Temperature, calibrator_of, fit, logits, to_dict
-from tfdfd.evaluation.confusion import confusion
-from tfdfd.evaluation.errors import CalibrationError, OneClassError, ScoreError, TooFewError
-from tfdfd.evaluation.inconclusive import inconclusive_band
-from tfdfd.evaluation.metrics import auc, log_loss
-from tfdfd.evaluation.operating_points import operating_points
+from tfdfd.metrics.calibration import METHODS, Isotonic, Platt, Temperature, calibrator_of, fit, logits, to_dict
+from tfdfd.metrics.confusion import confusion
+from tfdfd.metrics.errors import CalibrationError, OneClassError, ScoreError, TooFewError
+from tfdfd.metrics.inconclusive import inconclusive_band
+from tfdfd.metrics.metrics import auc, log_loss
+from tfdfd.metrics.operating_points import operating_points
 
 EXACT = {"rel": 0, "abs": 1e-9}
 

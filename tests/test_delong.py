@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tfdfd.evaluation.delong import auc_difference, auc_variance
-from tfdfd.evaluation.errors import LengthError, OneClassError, TooFewError
-from tfdfd.evaluation.metrics import auc
+from tfdfd.metrics.delong import auc_difference, auc_variance
+from tfdfd.metrics.errors import LengthError, OneClassError, TooFewError
+from tfdfd.metrics.metrics import auc
 
 EXACT = {"rel": 0, "abs": 1e-9}
 

@@ -16,13 +16,13 @@ from tfdfd.data.crops import faces_of
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.tables import FaceRow, IndexRow, write_table
 from tfdfd.evaluation import evaluating, report_json, scoring
-from tfdfd.evaluation.aggregate import AGGREGATIONS
-from tfdfd.evaluation.comparison import compare
-from tfdfd.evaluation.coverage import POLICIES
 from tfdfd.evaluation.evaluating import Options, evaluate
 from tfdfd.evaluation.opening_sets import open_set
-from tfdfd.evaluation.scores import read_scores
 from tfdfd.evaluation.scoring import EvaluationError, open_model, score_sets
+from tfdfd.metrics.aggregate import AGGREGATIONS
+from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.coverage import POLICIES
+from tfdfd.metrics.scores import read_scores
 from tfdfd.training.seen import FILE, read_seen, write_seen
 
 SIZE = 32

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tfdfd.evaluation import document_tables, evaluating, report_json
-from tfdfd.evaluation.errors import MetricError
 from tfdfd.evaluation.evaluating import Options, judge_again, write_report
 from tfdfd.evaluation.hardest_crops import pictures_told, thumbnails
 from tfdfd.evaluation.report_json import as_json, histogram_of, make_report
 from tfdfd.evaluation.report_markdown import as_markdown_report
-from tfdfd.evaluation.scores import ScoreRow, write_scores
 from tfdfd.evaluation.table import Table, as_markdown, as_text
+from tfdfd.metrics.errors import MetricError
+from tfdfd.metrics.scores import ScoreRow, write_scores
 
 SCHEMA = json.loads(Path(report_json.__file__).with_name("report.schema.json").read_text("utf-8"))
 MODEL = {"handle": "tfdfd/meso4.x", "network": "meso4", "sha256": "9f" * 32, "threshold": 0.5}

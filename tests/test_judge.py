@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc as area_below
 
-from tfdfd.evaluation.calibration import Platt, Temperature
-from tfdfd.evaluation.comparison import compare
-from tfdfd.evaluation.errors import LabelError, LengthError, ScoreError
-from tfdfd.evaluation.judge import judge
-from tfdfd.evaluation.metrics import auc
-from tfdfd.evaluation.scores import ScoreRow
-from tfdfd.evaluation.videos import videos_of
+from tfdfd.metrics.calibration import Platt, Temperature
+from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.errors import LabelError, LengthError, ScoreError
+from tfdfd.metrics.judge import judge
+from tfdfd.metrics.metrics import auc
+from tfdfd.metrics.scores import ScoreRow
+from tfdfd.metrics.videos import videos_of
 
 QUICK = {"resamples": 200}
 

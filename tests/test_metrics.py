@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as arrays
 from scipy.optimize import brentq
 from sklearn import metrics as reference
 
-from tfdfd.evaluation.calibration_error import calibration_error, debiased_calibration_error, reliability
-from tfdfd.evaluation.confusion import Confusion, class_table, confusion, no_better_than_majority
-from tfdfd.evaluation.curves import precision_recall_curve, roc_curve, thinned
-from tfdfd.evaluation.errors import LabelError, LengthError, MetricError, OneClassError, ScoreError, TooFewError
-from tfdfd.evaluation.metrics import (
+from tfdfd.metrics.calibration_error import calibration_error, debiased_calibration_error, reliability
+from tfdfd.metrics.confusion import Confusion, class_table, confusion, no_better_than_majority
+from tfdfd.metrics.curves import precision_recall_curve, roc_curve, thinned
+from tfdfd.metrics.errors import LabelError, LengthError, MetricError, OneClassError, ScoreError, TooFewError
+from tfdfd.metrics.metrics import (
     accuracy,
     auc,
     average_precision,

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdfd.data.face_set import MULTIPLE
-from tfdfd.evaluation.aggregate import AGGREGATIONS
-from tfdfd.evaluation.coverage import coverage, filled, require_coverage
-from tfdfd.evaluation.errors import CoverageError, LabelError, LengthError, ScoreError
-from tfdfd.evaluation.scores import LEFT_OUT, ScoreRow, read_scores, write_scores
-from tfdfd.evaluation.videos import videos_of
+from tfdfd.metrics.aggregate import AGGREGATIONS
+from tfdfd.metrics.coverage import coverage, filled, require_coverage
+from tfdfd.metrics.errors import CoverageError, LabelError, LengthError, ScoreError
+from tfdfd.metrics.scores import LEFT_OUT, ScoreRow, read_scores, write_scores
+from tfdfd.metrics.videos import videos_of
 
 
 def crop(video, frame=0, track=0, score=0.5, label=1, **other):

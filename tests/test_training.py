@@ -370,7 +370,7 @@ def test_settings_reach_the_builder():
     recipe = find_recipe("s3-mobilenet-v1-bottleneck").changed(
         ["arguments.alpha=0.25", "arguments.freeze=none", "arguments.resolution=null"]
     )
-    assert recipe.arguments == {"alpha": 0.25, "freeze": "none", "resolution": None}
+    assert recipe.arguments == {"alpha": 0.25, "freeze": "none"}
     assert Recipe.from_settings(recipe.settings()) == recipe
 
 

@@ -12,7 +12,7 @@ from tfdfd.data.crops import Faces
 from tfdfd.data.landmarks import PARTIAL, landmarks_of
 from tfdfd.data.tables import REAL, FaceRow
 from tfdfd.evaluation.judged_set import JudgedSet
-from tfdfd.evaluation.scores import NO_FACE, OK
+from tfdfd.metrics.scores import NO_FACE, OK
 from tfdfd.training.crop_set import blended_row
 
 

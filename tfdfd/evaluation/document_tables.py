@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.evaluation.judge import FRAME, VIDEO
-from tfdfd.evaluation.metrics import LOG_LOSS_CLIP
-from tfdfd.evaluation.scores import OK, ScoreRow
 from tfdfd.evaluation.table import NOTHING, Table, counted, number, percent
 from tfdfd.evaluation.tables import protocol_line
-from tfdfd.evaluation.videos import videos_of
+from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.metrics import LOG_LOSS_CLIP
+from tfdfd.metrics.scores import OK, ScoreRow
+from tfdfd.metrics.videos import videos_of
 
 _SRM = "srm_"
 _HARDEST = 10
@@ -31,7 +31,7 @@ class Judged:
         name: of the model.
         network: of `tfdfd.models`.
         rows: scores.
-        judged: of `tfdfd.evaluation.judge.judge`.
+        judged: of `tfdfd.metrics.judge.judge`.
         trained: of its run: `train_accuracy`, `val_accuracy`, `train_loss`, `seconds`; None where it is not known.
     """
 

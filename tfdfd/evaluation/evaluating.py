@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.evaluation.aggregate import AGGREGATIONS, max_of_track_means
-from tfdfd.evaluation.coverage import POLICIES
 from tfdfd.evaluation.hardest_crops import Pictures, pictures_of, pictures_told, thumbnails
 from tfdfd.evaluation.judged_set import JudgedSet
 from tfdfd.evaluation.opening_sets import open_set
@@ -24,10 +22,12 @@ from tfdfd.evaluation.plots import check_matplotlib, draw_plots
 from tfdfd.evaluation.report_json import as_json, make_report
 from tfdfd.evaluation.report_markdown import as_markdown_report
 from tfdfd.evaluation.run_figures import training_figures
-from tfdfd.evaluation.scores import read_scores
 from tfdfd.evaluation.scoring import about_scores, open_model, score_sets
 from tfdfd.evaluation.training_overlap import overlap, overlap_warnings, refuse_overlap
 from tfdfd.files import write_atomically
+from tfdfd.metrics.aggregate import AGGREGATIONS, max_of_track_means
+from tfdfd.metrics.coverage import POLICIES
+from tfdfd.metrics.scores import read_scores
 
 MODELS = ("scores", "second")
 

@@ -47,7 +47,7 @@ def pictures_told(sets: Iterable[dict]) -> Pictures:
 
 
 def thumbnails(hardest: Iterable[dict], pictures: Pictures) -> list[list[bytes]]:
-    """For each video of `tfdfd.evaluation.judge.hardest`, JPEGs of its files, at most 128 pixels a side."""
+    """For each video of `tfdfd.metrics.judge.hardest`, JPEGs of its files, at most 128 pixels a side."""
     return [
         [
             _jpeg(pixels)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FaceRow
-from tfdfd.evaluation.scores import ScoreRow
+from tfdfd.metrics.scores import ScoreRow
 from tfdfd.pipelines.decoding import read_crop
 from tfdfd.pipelines.evaluation import eval_pipeline
 

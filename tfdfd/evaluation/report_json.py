@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfdfd.evaluation.comparison import compare
-from tfdfd.evaluation.coverage import filled
 from tfdfd.evaluation.document_tables import Judged, document_tables
-from tfdfd.evaluation.intervals import RESAMPLES
-from tfdfd.evaluation.judge import FRAME, VIDEO, judge
-from tfdfd.evaluation.scores import NO_FACE, OK, ScoreRow
-from tfdfd.evaluation.videos import videos_of
+from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.coverage import filled
+from tfdfd.metrics.intervals import RESAMPLES
+from tfdfd.metrics.judge import FRAME, VIDEO, judge
+from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
+from tfdfd.metrics.videos import videos_of
 from tfdfd.version import __version__
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ def make_report(
         sets: what `scores.json` says of the sets.
         threshold: of P(fake), for the first model; None: its own. The second one is always read at its own.
         table: `s0` ... `s4`: the tables of a document besides.
-        aggregation, missing, cluster, resamples, seed: as for `tfdfd.evaluation.judge.judge`.
+        aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.judge.judge`.
         leaks: of `tfdfd.evaluation.training_overlap.overlap`.
         warnings: what is known already, `{code, where, message}`.
         trained: for each model what its run says of its training, for `s3`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from tfdfd.evaluation.judge import FRAME, VIDEO
 from tfdfd.evaluation.table import Table, as_markdown, one_line
 from tfdfd.evaluation.tables import (
     class_table,
@@ -16,6 +15,7 @@ from tfdfd.evaluation.tables import (
     main_table,
     part_tables,
 )
+from tfdfd.metrics.judge import FRAME, VIDEO
 
 
 def report_tables(report: dict) -> list[Table]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from tfdfd.evaluation.judged_set import JudgedSet
-from tfdfd.evaluation.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.files import locked_folder, write_atomically
+from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.models import CLIPS, load
 from tfdfd.models.temporal import load_temporal
 from tfdfd.version import __version__

@@ -76,7 +76,7 @@ def counted(value: int) -> str:
 
 
 def figure(told: dict, digits: int = 3) -> str:
-    """A figure of `tfdfd.evaluation.figures` with its interval: `0.912 [0.880, 0.941]`."""
+    """A figure of `tfdfd.metrics.figures` with its interval: `0.912 [0.880, 0.941]`."""
     text = number(told["value"], digits)
     interval = told.get("interval")
     return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tfdfd.evaluation.judge import FRAME, VIDEO
 from tfdfd.evaluation.table import NOTHING, Table, counted, figure, number, percent
+from tfdfd.metrics.judge import FRAME, VIDEO
 
 LEVELS = (VIDEO, FRAME)
 _FIGURES = {
@@ -33,7 +33,7 @@ def protocol_line(judged: dict, level: str | None = None, part: dict | None = No
     """Data, split, counts, level, threshold, aggregation: what stands beside each figure.
 
     Args:
-        judged: of `tfdfd.evaluation.judge.judge`.
+        judged: of `tfdfd.metrics.judge.judge`.
         level: `video` or `frame`; None for both, with how intervals were made.
         part: of `judged["per_dataset"]`, where the figures are of one data set only.
     """

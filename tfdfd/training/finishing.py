@@ -10,12 +10,12 @@ from pathlib import Path
 
 import keras
 
-from tfdfd.evaluation import calibration
-from tfdfd.evaluation.confusion import confusion, no_better_than_majority
-from tfdfd.evaluation.errors import CalibrationError, TooFewError
-from tfdfd.evaluation.inconclusive import BOUND, inconclusive_band
-from tfdfd.evaluation.metrics import auc
-from tfdfd.evaluation.operating_points import BALANCED, operating_points
+from tfdfd.metrics import calibration
+from tfdfd.metrics.confusion import confusion, no_better_than_majority
+from tfdfd.metrics.errors import CalibrationError, TooFewError
+from tfdfd.metrics.inconclusive import BOUND, inconclusive_band
+from tfdfd.metrics.metrics import auc
+from tfdfd.metrics.operating_points import BALANCED, operating_points
 from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import BLENDED, Recipe

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.evaluation.metrics import auc, log_loss
+from tfdfd.metrics.metrics import auc, log_loss
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.errors import TrainingError
 

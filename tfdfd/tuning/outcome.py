@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from tfdfd.data.blended_pairs import METHOD
-from tfdfd.evaluation.intervals import LEVEL, bootstrap_interval
-from tfdfd.evaluation.metrics import auc
 from tfdfd.files import write_atomically
+from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
+from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.recipe import Recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import check_threshold, checked
-from tfdfd.evaluation.metrics import check_resolution
+from tfdfd.metrics.checked import check_threshold, checked
+from tfdfd.metrics.metrics import check_resolution
 
 BOUND = 0.05
 

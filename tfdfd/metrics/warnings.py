@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tfdfd.evaluation.confusion import Confusion, no_better_than_majority
-from tfdfd.evaluation.coverage import LEAST, Coverage
+from tfdfd.metrics.confusion import Confusion, no_better_than_majority
+from tfdfd.metrics.coverage import LEAST, Coverage
 
 # With so many of each class the 95 % interval of an AUC of 0.85 is 0.2 wide (Hanley and McNeil 1982).
 FEW = 30
 
 
 def warnings_of(figures: dict, where: str) -> list[dict[str, str]]:
-    """Of `tfdfd.evaluation.figures.figures`: dicts `{code, where, message}`, none for a model that passes.
+    """Of `tfdfd.metrics.figures.figures`: dicts `{code, where, message}`, none for a model that passes.
 
     Codes: `no_scores`, `one_class`, `too_few`, `one_verdict`, `no_better_than_majority`, `no_better_than_chance`,
     `worse_than_chance`.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import check_threshold, checked
+from tfdfd.metrics.checked import check_threshold, checked
 
 # One-sided 5 % of the normal distribution.
 _SURE = 1.6448536269514722

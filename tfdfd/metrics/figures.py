@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from tfdfd.evaluation.calibration_error import calibration_error, debiased_calibration_error, reliability
-from tfdfd.evaluation.confusion import class_table, confusion
-from tfdfd.evaluation.curves import precision_recall_curve, roc_curve, thinned
-from tfdfd.evaluation.delong import auc_variance
-from tfdfd.evaluation.errors import MetricError, TooFewError
-from tfdfd.evaluation.intervals import RESAMPLES, bootstrap, percentiles
-from tfdfd.evaluation.metrics import (
+from tfdfd.metrics.calibration_error import calibration_error, debiased_calibration_error, reliability
+from tfdfd.metrics.confusion import class_table, confusion
+from tfdfd.metrics.curves import precision_recall_curve, roc_curve, thinned
+from tfdfd.metrics.delong import auc_variance
+from tfdfd.metrics.errors import MetricError, TooFewError
+from tfdfd.metrics.intervals import RESAMPLES, bootstrap, percentiles
+from tfdfd.metrics.metrics import (
     accuracy,
     auc,
     average_precision,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked_scores
-from tfdfd.evaluation.errors import LengthError
+from tfdfd.metrics.checked import checked_scores
+from tfdfd.metrics.errors import LengthError
 
 TRIMMED = 0.1
 

@@ -1,6 +1,6 @@
 """Labels and P(fake) in, one number out. `labels` are 0 (real) or 1 (fake), `scores` P(fake) in [0, 1], both `(n,)`.
 
-All raise a `MetricError` where there is no such number, see `tfdfd.evaluation.errors`; none returns NaN.
+All raise a `MetricError` where there is no such number, see `tfdfd.metrics.errors`; none returns NaN.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import check_both, checked
-from tfdfd.evaluation.confusion import confusion
-from tfdfd.evaluation.curves import precision_recall_curve, roc_curve
-from tfdfd.evaluation.errors import TooFewError
+from tfdfd.metrics.checked import check_both, checked
+from tfdfd.metrics.confusion import confusion
+from tfdfd.metrics.curves import precision_recall_curve, roc_curve
+from tfdfd.metrics.errors import TooFewError
 
 LOG_LOSS_CLIP = 1e-15
 
@@ -73,7 +73,7 @@ def check_resolution(count: int, rate: float, kind: str = "real") -> None:
 
 
 def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float:
-    """Share of right verdicts. Never shown without the majority's share: `tfdfd.evaluation.confusion`."""
+    """Share of right verdicts. Never shown without the majority's share: `tfdfd.metrics.confusion`."""
     return confusion(labels, scores, threshold).accuracy
 
 

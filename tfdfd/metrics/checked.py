@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.errors import LabelError, LengthError, OneClassError, ScoreError
+from tfdfd.metrics.errors import LabelError, LengthError, OneClassError, ScoreError
 
 
 def checked(labels: ArrayLike, scores: ArrayLike, both: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from tfdfd.data.splitting import SOURCE, groups
-from tfdfd.evaluation.coverage import filled
-from tfdfd.evaluation.delong import auc_difference
-from tfdfd.evaluation.errors import LabelError, LengthError, MetricError
-from tfdfd.evaluation.intervals import LEVEL, RESAMPLES, bootstrap_difference
-from tfdfd.evaluation.metrics import auc, brier, equal_error_rate, log_loss
-from tfdfd.evaluation.scores import ScoreRow
-from tfdfd.evaluation.videos import videos_of
+from tfdfd.metrics.coverage import filled
+from tfdfd.metrics.delong import auc_difference
+from tfdfd.metrics.errors import LabelError, LengthError, MetricError
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, bootstrap_difference
+from tfdfd.metrics.metrics import auc, brier, equal_error_rate, log_loss
+from tfdfd.metrics.scores import ScoreRow
+from tfdfd.metrics.videos import videos_of
 
 _METRICS = {"auc": auc, "eer": equal_error_rate, "log_loss": log_loss, "brier": brier}
 
@@ -31,7 +31,7 @@ def compare(
     Args:
         rows: of one model.
         others: of the other, on the same set.
-        aggregation: of `tfdfd.evaluation.aggregate.AGGREGATIONS`, for both.
+        aggregation: of `tfdfd.metrics.aggregate.AGGREGATIONS`, for both.
         cluster: what the bootstrap is over: `video` or `source`. DeLong's test takes videos as independent.
         resamples: of the bootstrap.
         seed: of the bootstrap.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked
-from tfdfd.evaluation.errors import LengthError
-from tfdfd.evaluation.metrics import auc
+from tfdfd.metrics.checked import checked
+from tfdfd.metrics.errors import LengthError
+from tfdfd.metrics.metrics import auc
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -51,7 +51,7 @@ def bootstrap(
     """The metric of every resample, float64 `(resamples,)`. The same examples and seed draw the same resamples.
 
     Args:
-        metric: `metric(labels, scores) -> float`, of `tfdfd.evaluation.metrics` or any; the AUC has a fast way.
+        metric: `metric(labels, scores) -> float`, of `tfdfd.metrics.metrics` or any; the AUC has a fast way.
         labels: 0 (real) or 1 (fake), `(n,)`.
         scores: P(fake) in [0, 1], `(n,)`.
         clusters: for each example the name of what it belongs to; None: each on its own.

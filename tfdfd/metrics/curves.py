@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked
+from tfdfd.metrics.checked import checked
 
 
 @dataclass(frozen=True)

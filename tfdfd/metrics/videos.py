@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tfdfd.evaluation.aggregate import AGGREGATIONS
-from tfdfd.evaluation.errors import LabelError
-from tfdfd.evaluation.scores import OK, ScoreRow
+from tfdfd.metrics.aggregate import AGGREGATIONS
+from tfdfd.metrics.errors import LabelError
+from tfdfd.metrics.scores import OK, ScoreRow
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def videos_of(rows: Iterable[ScoreRow], aggregation: str = "mean") -> list[Video
 
     Args:
         rows: of one model on one set.
-        aggregation: of `tfdfd.evaluation.aggregate.AGGREGATIONS`.
+        aggregation: of `tfdfd.metrics.aggregate.AGGREGATIONS`.
 
     Raises:
         ValueError: no such aggregation; names the near ones.

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked, checked_scores
-from tfdfd.evaluation.errors import CalibrationError
+from tfdfd.metrics.checked import checked, checked_scores
+from tfdfd.metrics.errors import CalibrationError
 
 # Float32 sigmoids end in exact 0 and 1, whose logits are infinite; scores are clipped to [this, 1 - this] before.
 LOGIT_CLIP = 1e-7

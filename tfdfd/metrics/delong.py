@@ -12,8 +12,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked
-from tfdfd.evaluation.errors import TooFewError
+from tfdfd.metrics.checked import checked
+from tfdfd.metrics.errors import TooFewError
 
 
 @dataclass(frozen=True)

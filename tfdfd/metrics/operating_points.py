@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.evaluation.checked import checked
-from tfdfd.evaluation.confusion import confusion
-from tfdfd.evaluation.curves import roc_curve
-from tfdfd.evaluation.errors import TooFewError
-from tfdfd.evaluation.metrics import check_resolution
+from tfdfd.metrics.checked import checked
+from tfdfd.metrics.confusion import confusion
+from tfdfd.metrics.curves import roc_curve
+from tfdfd.metrics.errors import TooFewError
+from tfdfd.metrics.metrics import check_resolution
 
 RATES = {"fpr_1": 0.01, "fpr_5": 0.05}
 EER, BALANCED = "eer", "balanced"

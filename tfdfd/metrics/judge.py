@@ -9,15 +9,15 @@ import numpy as np
 
 from tfdfd.data.splitting import SOURCE, groups
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.evaluation.calibration import Calibrator, to_dict
-from tfdfd.evaluation.checked import check_threshold
-from tfdfd.evaluation.coverage import coverage, filled
-from tfdfd.evaluation.errors import LengthError
-from tfdfd.evaluation.figures import AUC, NAMES, curves, figures
-from tfdfd.evaluation.intervals import LEVEL, RESAMPLES
-from tfdfd.evaluation.scores import OK, ScoreRow
-from tfdfd.evaluation.videos import Video, videos_of
-from tfdfd.evaluation.warnings import coverage_warnings, warnings_of
+from tfdfd.metrics.calibration import Calibrator, to_dict
+from tfdfd.metrics.checked import check_threshold
+from tfdfd.metrics.coverage import coverage, filled
+from tfdfd.metrics.errors import LengthError
+from tfdfd.metrics.figures import AUC, NAMES, curves, figures
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES
+from tfdfd.metrics.scores import OK, ScoreRow
+from tfdfd.metrics.videos import Video, videos_of
+from tfdfd.metrics.warnings import coverage_warnings, warnings_of
 
 SCHEMA = 1
 VIDEO, FRAME = "video", "frame"
@@ -42,16 +42,16 @@ def judge(
     Args:
         rows: of one model on one set: a row a crop, and one for each video, image or crop without a score.
         threshold: from which up the verdict is fake, for crops and videos; never chosen on these rows.
-        aggregation: of `tfdfd.evaluation.aggregate.AGGREGATIONS`.
+        aggregation: of `tfdfd.metrics.aggregate.AGGREGATIONS`.
         calibrator: applied to crops, before they are put together; fitted on the validation crops.
-        missing: what videos without a score count as, of `tfdfd.evaluation.coverage.POLICIES`; never for frames.
+        missing: what videos without a score count as, of `tfdfd.metrics.coverage.POLICIES`; never for frames.
         cluster: what bootstrap intervals are over: `video`, or `source` (videos that show the same original).
         resamples: of the bootstrap; 0 for no intervals.
         seed: of the bootstrap.
 
     Returns:
         A dict that JSON holds as it is; the same whatever the order of the rows:
-        `protocol`: how; `coverage`; `video` and `frame`: `tfdfd.evaluation.figures.figures`; `per_dataset`,
+        `protocol`: how; `coverage`; `video` and `frame`: `tfdfd.metrics.figures.figures`; `per_dataset`,
         `per_method`, `per_compression`: lists with the `video` and `frame` figures of a part, each with all reals of
         the same data set (of `per_compression`, where known: and the same compression), intervals of the AUC only;
         `warnings`: dicts `{code, where, message}`; `hardest`: ten videos, see there; `curves`: of `video` and `frame`.

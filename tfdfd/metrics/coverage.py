@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from tfdfd.evaluation.errors import CoverageError
-from tfdfd.evaluation.scores import LEFT_OUT, NO_FACE, OK
-from tfdfd.evaluation.videos import Video
+from tfdfd.metrics.errors import CoverageError
+from tfdfd.metrics.scores import LEFT_OUT, NO_FACE, OK
+from tfdfd.metrics.videos import Video
 
 # P(fake) that a figure takes a video without a score for.
 POLICIES = {"exclude": None, "as-real": 0.0, "as-fake": 1.0, "as-chance": 0.5}
