@@ -41,6 +41,7 @@ bench: $(STAMP)-test
 	$(BIN)/python -m benchmarks.pipelines
 	$(BIN)/python -m benchmarks.self_blend
 	$(BIN)/python -m benchmarks.augment
+	$(BIN)/python -m benchmarks.bottleneck
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html

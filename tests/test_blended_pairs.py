@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tfdfd.data.blended_pairs import BlendedPairs
+from tfdfd.data.blended_set import write_blended_set
 from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import FaceLandmarks, landmarks_of
@@ -229,3 +230,42 @@ def test_real_crops_blend(data, tmp_path):
     images, _ = joined(pairs.batches(4))
     assert len(images) == 2 * len(pairs) >= 16
     assert (np.abs(images[::2] - images[1::2]).max(axis=(1, 2, 3)) > 0.02).all()
+
+
+def test_a_set_of_files_has_each_crop_and_its_fake(folder, tmp_path, run_tfdfd):
+    code, out, err = run_tfdfd("data", "blend", folder, "-o", tmp_path / "set", "--size", SIZE, "--seed", 3, "--quiet")
+    assert code == 0, err
+    assert f"{REAL + 3} real crops and as many fakes; left out: none" in out
+    faces = faces_of(tmp_path / "set")
+    assert Counter((row.split, row.method) for row in faces.rows) == {
+        ("train", "original"): REAL,
+        ("train", "self-blended"): REAL,
+        ("val", "original"): 3,
+        ("val", "self-blended"): 3,
+    }
+    fixed = BlendedPairs(folder, SIZE, split=None, seed=3)
+    for number in (0, REAL + 2):
+        real, fake = (read_pixels(faces.path(2 * number + one)) for one in (0, 1))
+        np.testing.assert_array_equal(np.stack([real, fake]), fixed.pair(number, None))
+
+
+def test_a_set_of_files_goes_on_where_it_was_stopped(folder, tmp_path, run_tfdfd):
+    words = ["data", "blend", folder, "--size", SIZE, "--quiet", "-o"]
+    assert run_tfdfd(*words, tmp_path / "whole")[0] == 0
+    partly = write_blended_set(BlendedPairs(folder, SIZE, split=None), tmp_path / "partly")
+    for _ in range(5):
+        next(partly)
+    partly.close()
+    assert not (tmp_path / "partly/faces.csv").exists()
+    assert run_tfdfd(*words, tmp_path / "partly")[0] == 0
+    whole, partly = (
+        {file.relative_to(base): file.read_bytes() for file in base.rglob("*") if file.is_file()}
+        for base in (tmp_path / "whole", tmp_path / "partly")
+    )
+    assert whole == partly
+    code, _, err = run_tfdfd(*words, tmp_path / "whole", "--seed", 1)
+    assert code == 2
+    assert "begun otherwise (seed differ)" in err
+    code, _, err = run_tfdfd(*words, folder)
+    assert code == 2
+    assert "holds no such set" in err

@@ -11,6 +11,7 @@ import pytest
 from tests.made_faces import make_faces
 from tests.test_bottlenecks import log_of
 from tests.test_training import Silent
+from tfdfd.data.blended_pairs import blended_row
 from tfdfd.data.clips import clips_of
 from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow
@@ -20,7 +21,7 @@ from tfdfd.pipelines.clips import clip_pipeline
 from tfdfd.pipelines.evaluation import eval_pipeline
 from tfdfd.recipes import find_recipe
 from tfdfd.training.clip_set import ClipSet
-from tfdfd.training.crop_set import CropSet, blended_row
+from tfdfd.training.crop_set import CropSet
 from tfdfd.training.errors import TrainingError
 from tfdfd.training.svm import fit_svm
 from tfdfd.training.svm_run import _groups

@@ -26,6 +26,13 @@ A run that was stopped goes on when the same command is given again. Crops whose
 those without a face are listed with their status and left out of training.
 
 Exit code: 0 all have landmarks; 1 none has; 3 some have none; 2 wrong usage or input."""
+_BLEND = """\
+Writes a face set of the real crops and one self-blended fake of each, for what trains on files of both classes: the
+bottleneck learner, an SVM, or any recipe. Splits, sources and people stay; give a set with splits.
+
+A run that was stopped goes on when the same command is given again.
+
+Exit code: 0 written; 1 it could not be; 2 wrong usage or input."""
 _TOLD = 100  # crops at a time on the progress bar
 
 
@@ -46,6 +53,13 @@ def add_parser(verbs) -> None:
     )
     landmarks.add_argument("--quiet", action="store_true", help="no progress on standard error")
     landmarks.set_defaults(run=_landmarks)
+    blend = actions.add_parser("blend", help="a face set with self-blended fakes", description=_BLEND)
+    blend.add_argument("faces", metavar="FACES", help="faces.csv, its folder, or a folder with real/")
+    blend.add_argument("-o", "--output", required=True, metavar="SET", help="folder of the new set")
+    blend.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of a crop (default: %(default)s)")
+    blend.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other fakes (default: 0)")
+    blend.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    blend.set_defaults(run=_blend)
 
 
 def _preview(arguments) -> int:
@@ -104,3 +118,22 @@ def _landmarks(arguments) -> int:
 def _parts(found):
     while part := list(itertools.islice(found, _TOLD)):
         yield part
+
+
+def _blend(arguments) -> int:
+    from tfdfd.cli.progress import tracked
+    from tfdfd.cli.shown import shown
+    from tfdfd.data.blended_pairs import BlendedPairs
+    from tfdfd.data.blended_set import write_blended_set
+
+    pairs = BlendedPairs(arguments.faces, arguments.size, split=None, seed=arguments.seed)
+    parts = _parts(write_blended_set(pairs, arguments.output))
+    label = lambda part: f"up to {shown(part[-1].file)}"  # noqa: E731
+    count = 0
+    for part in tracked(parts, -(-len(pairs) // _TOLD), label, arguments.quiet):
+        count += len(part)
+    left_out = ", ".join(f"{number:,} {status}" for status, number in sorted(pairs.left_out.items())) or "none"
+    print(
+        f"{os.path.join(arguments.output, 'faces.csv')}: {count:,} real crops and as many fakes; left out: {left_out}"
+    )
+    return 0

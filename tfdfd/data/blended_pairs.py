@@ -11,6 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
 from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
-from tfdfd.data.tables import REAL
+from tfdfd.data.tables import FAKE, REAL, FaceRow
 
 METHOD = "self-blended"
 # The sides of crops over the longer side of the face: around the 1.3 that `tfdfd detect` cuts with, but not so wide
@@ -163,3 +164,8 @@ def as_batch(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs, uint8 `(n, 2, size, size, 3)`, as images float32 `(2 n, size, size, 3)` and labels float32 `(2 n, 1)`."""
     images = pairs.reshape(-1, *pairs.shape[2:]).astype(np.float32) / np.float32(255)
     return images, np.tile(np.float32([[0], [1]]), (len(pairs), 1))
+
+
+def blended_row(real: FaceRow) -> FaceRow:
+    """What is known of the fake that was made of a real crop; it is a video of its own."""
+    return replace(real, label=FAKE, method=METHOD, video=f"{real.video}#{METHOD}", sha256=None)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdfd.data.blended_pairs import METHOD, BlendedPairs
+from tfdfd.data.blended_pairs import BlendedPairs, blended_row
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.leaks import refuse_leaks
-from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.data.tables import FAKE, REAL
 from tfdfd.pipelines.balanced import balanced
 from tfdfd.pipelines.blended import blended_eval, blended_pipeline
 from tfdfd.pipelines.evaluation import eval_pipeline
@@ -121,11 +121,6 @@ class CropSet:
         # Of clips, the limit counts clips.
         limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
         return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
-
-
-def blended_row(real: FaceRow) -> FaceRow:
-    """What is known of the fake that was made of a real crop, a video of its own."""
-    return replace(real, label=FAKE, method=METHOD, video=f"{real.video}#{METHOD}", sha256=None)
 
 
 def _order(recipe):

@@ -1,0 +1,92 @@
+"""Every experiment from beginning to end, on few small crops: that it runs, and that what it leaves loads again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.made_faces import make_faces
+from tests.test_training import Silent
+from tfdfd.recipes import list_recipes
+
+# Both optimizers of these networks differ in nothing but the optimizer, which is tested by itself.
+LARGE = ("resnet152", "resnext101_32x8d", "efficientnet_b5")
+RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure not in ("ensemble", "temporal")}
+
+
+def marks(recipe):
+    slow = recipe.network in LARGE and not (recipe.name.startswith("s2-") and recipe.optimizer == "radam")
+    return [pytest.mark.slow] if slow else []
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    make_faces(folder, videos=36, frames=2, side=96)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_faces(tmp_path_factory, astronaut):
+    """Crops of one portrait, with their landmarks: what fakes are blended of."""
+    import cv2
+
+    from tfdfd.data.crops import faces_of
+    from tfdfd.data.landmarks import landmarks_of
+    from tfdfd.data.tables import FaceRow, write_table
+
+    folder, rows = tmp_path_factory.mktemp("real"), []
+    for number in range(16):
+        name = f"{number:02}.png"
+        shift = number // 4
+        cv2.imwrite(str(folder / name), astronaut[50 + number % 4 : 170 + number % 4, 150 + shift : 290 + shift, ::-1])
+        split = "train" if number < 10 else "val"
+        rows.append(FaceRow(name, "made", name, 0, 0.0, 0, (0, 0, 9, 9), 1.0, 0, "original", (name,), split=split))
+    write_table(folder / "faces.csv", rows, FaceRow)
+    landmarks_of(faces_of(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_given_back():
+    """The largest networks have 350 MB of weights, and as much again for each value that an optimizer keeps of them."""
+    yield
+    import gc
+
+    import keras
+
+    keras.utils.clear_session()
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks(recipe)) for name, recipe in RECIPES.items()], ids=list(RECIPES)
+)
+def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
+    import keras
+
+    from tfdfd.models import load
+    from tfdfd.training.procedures import train
+    from tfdfd.weights.store import locate
+
+    recipe = RECIPES[name].quick()
+    # ImageNet's weights are a download; what is trained on them is the same without.
+    recipe = recipe.changed(["weights=none", "limit=12"] if recipe.procedure == "fit" else ["weights=none"])
+    data = real_faces if recipe.data == "self-blended" else faces
+    result = train(recipe, data, tmp_path / "run", Silent(), allow_leaks=True)
+    assert 0 <= result["val_auc"] <= 1
+    assert 0 <= result["threshold"] <= 1
+    log = (tmp_path / "run/log.csv").read_text().splitlines()
+    assert len(log) >= 2
+    assert "nan" not in log[1]
+    record, path = locate(tmp_path / "run")
+    assert record.model == recipe.network
+    assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["name"] == name
+    model = load(record, path)
+    image = np.random.default_rng(0).random((1, *model.input_shape[1:]), dtype=np.float32)
+    assert 0 <= float(keras.ops.convert_to_numpy(model(image))[0, 0]) <= 1
+
+
+def test_ensemble_and_clips_are_tested_by_themselves():
+    rest = set(list_recipes()) - set(RECIPES)
+    assert rest == {"s2-reseption-ensemble", "temporal-lstm"}  # tests/test_procedures.py
