@@ -49,9 +49,10 @@ def _found(told):
         return
     if no_better_than_majority(found):
         frequent = "fake" if counts["fake"] >= counts["real"] else "real"
+        how = "NO BETTER" if found.accuracy <= found.majority else "NOT SHOWN TO BE BETTER"
         yield (
             "no_better_than_majority",
-            f"NO BETTER THAN THE MAJORITY: accuracy {found.accuracy:.3f}, and calling everything {frequent} has "
+            f"{how} THAN THE MAJORITY: accuracy {found.accuracy:.3f}, and calling everything {frequent} has "
             f"{found.majority:.3f}; balanced accuracy {found.balanced_accuracy:.3f}, where 0.5 is chance.",
         )
     value = told["auc"]["value"]

@@ -57,9 +57,9 @@ def finish(
     found = confusion(labels, video_scores, threshold)
     if no_better_than_majority(found):
         warnings.append(
-            f"on validation the network is no better than calling everything "
-            f"{'fake' if found.n_fake >= found.n_real else 'real'}: accuracy {found.accuracy:.3f}, majority "
-            f"{found.majority:.3f}."
+            f"on validation the network is not shown to be better than calling everything "
+            f"{'fake' if found.n_fake >= found.n_real else 'real'}: accuracy {found.accuracy:.3f}, and that has "
+            f"{found.majority:.3f} (McNemar's test, 5 %)."
         )
     result = told | {
         "val_crops": len(rows),

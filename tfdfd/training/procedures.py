@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 
 import keras
@@ -45,6 +46,7 @@ def train(
         TrainingError: it cannot go on; the last saved state stays.
         OSError: the folder cannot be written.
     """
+    _check_libraries()
     keras.utils.set_random_seed(recipe.seed)
     with _precision(recipe.precision):
         size = recipe.size or spec(recipe.network).input_shape[0]
@@ -63,6 +65,13 @@ def train(
             except ValueError:
                 run.abandon()
                 raise
+
+
+def _check_libraries():
+    """Before hours of training, not after its first epoch."""
+    missing = [name for name in ("matplotlib", "scipy", "tensorboard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"training needs {', '.join(missing)}, not installed here: run pip install 'tfdfd[train]'.")
 
 
 def _procedure(recipe):
