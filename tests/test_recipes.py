@@ -9,14 +9,14 @@ from tests.made_faces import make_faces
 from tests.test_training import Silent
 from tfdfd.recipes import list_recipes
 
-# Both optimizers of these networks differ in nothing but the optimizer, which is tested by itself.
-LARGE = ("resnet152", "resnext101_32x8d", "efficientnet_b5")
-RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure not in ("ensemble", "temporal")}
+# Minutes each on two cores: one of each family is tried here, the others with 'make test-slow'.
+LARGE = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d", "reseption_v1", "reseption_v2")
+TRIED = ("s2-xception-radam", "s2-inception-v3-sgdm", "s2-reseption-v1")
+RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure in ("fit", "svm")}
 
 
 def marks(recipe):
-    slow = recipe.network in LARGE and not (recipe.name.startswith("s2-") and recipe.optimizer == "radam")
-    return [pytest.mark.slow] if slow else []
+    return [pytest.mark.slow] if recipe.network in LARGE and recipe.name not in TRIED else []
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
 
     recipe = RECIPES[name].quick()
     # ImageNet's weights are a download; what is trained on them is the same without.
-    recipe = recipe.changed(["weights=none", "limit=12"] if recipe.procedure == "fit" else ["weights=none"])
+    recipe = recipe.changed(["weights=none", "limit=12" if recipe.procedure == "fit" else "limit=24"])
     data = real_faces if recipe.data == "self-blended" else faces
     result = train(recipe, data, tmp_path / "run", Silent(), allow_leaks=True)
     assert 0 <= result["val_auc"] <= 1
@@ -87,6 +87,6 @@ def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
     assert 0 <= float(keras.ops.convert_to_numpy(model(image))[0, 0]) <= 1
 
 
-def test_ensemble_and_clips_are_tested_by_themselves():
+def test_what_needs_trained_weights_is_tested_by_itself():
     rest = set(list_recipes()) - set(RECIPES)
-    assert rest == {"s2-reseption-ensemble", "temporal-lstm"}  # tests/test_procedures.py
+    assert rest == {"s2-reseption-ensemble", "s3-mobilenet-v1-bottleneck", "temporal-lstm"}  # tests/test_procedures.py
