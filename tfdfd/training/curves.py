@@ -12,7 +12,15 @@ _PLOTS = (
     ("accuracy (at 0.5) and AUC", ("accuracy", "val_accuracy", "val_auc", "val_video_auc")),
     ("learning rate", ("learning_rate",)),
 )
-_NAMES = {"loss": "training", "accuracy": "training accuracy", "learning_rate": "rate"}
+_NAMES = {
+    "loss": "training",
+    "val_loss": "validation",
+    "accuracy": "training accuracy",
+    "val_accuracy": "validation accuracy",
+    "val_auc": "validation AUC, crops",
+    "val_video_auc": "validation AUC, videos",
+    "learning_rate": "rate",
+}
 
 
 def draw_curves(path: str | os.PathLike, history: list[dict], title: str) -> None:
@@ -29,7 +37,7 @@ def draw_curves(path: str | os.PathLike, history: list[dict], title: str) -> Non
     for axis, (words, names) in zip(axes, _PLOTS, strict=True):
         for name in names:
             values = [row.get(name) for row in history]
-            axis.plot(places, values, label=_NAMES.get(name, name.removeprefix("val_")), marker=".")
+            axis.plot(places, values, label=_NAMES[name], marker=".")
         axis.set(xlabel=unit, title=words)
         axis.grid(alpha=0.3)
         axis.legend()
