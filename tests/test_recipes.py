@@ -89,4 +89,8 @@ def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
 
 def test_what_needs_trained_weights_is_tested_by_itself():
     rest = set(list_recipes()) - set(RECIPES)
-    assert rest == {"s2-reseption-ensemble", "s3-mobilenet-v1-bottleneck", "temporal-lstm"}  # test_procedures, test_bottlenecks
+    assert rest == {
+        "s2-reseption-ensemble",
+        "s3-mobilenet-v1-bottleneck",
+        "temporal-lstm",
+    }  # test_procedures, test_bottlenecks

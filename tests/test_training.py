@@ -367,10 +367,9 @@ def test_settings_are_typed(setting, message):
 
 
 def test_settings_reach_the_builder():
-    recipe = find_recipe("s3-mobilenet-v1-bottleneck").changed(
-        ["arguments.alpha=0.25", "arguments.freeze=none", "arguments.resolution=null"]
-    )
-    assert recipe.arguments == {"alpha": 0.25, "freeze": "none"}
+    settings = ["arguments.alpha=0.25", "arguments.freeze=none", "arguments.resolution=null"]
+    recipe = find_recipe("s3-mobilenet-v1-bottleneck").changed(settings)
+    assert recipe.arguments == {"alpha": 0.25, "freeze": "none", "resolution": None}
     assert Recipe.from_settings(recipe.settings()) == recipe
 
 

@@ -17,12 +17,20 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     Raises:
         ValueError: it cannot be read or decoded; names the file.
     """
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The bytes of a crop's file.
+
+    Raises:
+        ValueError: it cannot be read; names it.
+    """
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
-        raise ValueError(f"{_printable(path)} cannot be read: {error.strerror}") from error
-    return decoded(data, path)
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror}") from error
 
 
 def decoded(data: bytes, name: str | os.PathLike) -> np.ndarray:
@@ -38,9 +46,9 @@ def decoded(data: bytes, name: str | os.PathLike) -> np.ndarray:
     # OpenCV fills what a cut JPEG lacks with grey and says nothing.
     cut = data[:2] == _JPEG and _JPEG_END not in data[-_TRAILER:]
     if pixels is None or cut:
-        raise ValueError(f"{_printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
+        raise ValueError(f"{printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
     return pixels
 
 
-def _printable(path):
+def printable(path):
     return os.fsencode(path).decode("utf-8", "backslashreplace")

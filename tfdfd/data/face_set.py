@@ -33,6 +33,7 @@ from tfdfd.data.safe_names import safe_names
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
 from tfdfd.faces.detectors import NO_DETECTOR
 from tfdfd.files import locked_folder, write_atomically
+from tfdfd.settings import differences
 
 SCHEMA = 1
 # Where the boxes are stored ones, these are of the run that stored them.
@@ -254,13 +255,11 @@ class FaceSet:
         try:
             before = json.loads(run.read_bytes())
             finished = bool(before["finished"])
-            before = _flat({key: before[key] for key in self._settings})
+            before = {key: before[key] for key in self._settings}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{run} is no record of a face set: {type(error).__name__}: {error}.") from error
-        now = _flat(json.loads(json.dumps(self._settings)))
-        differing = [key for key in now | before if now.get(key) != before.get(key)]
-        if differing:
-            told = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        told = differences(before, self._settings)
+        if told:
             raise ValueError(
                 f"{self._folder} was begun otherwise: {told}. Give the same again to go on, or another folder."
             )
@@ -309,10 +308,3 @@ def _status_row(record):
         record.boxes,
         record.message,
     )
-
-
-def _flat(values, prefix=""):
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat

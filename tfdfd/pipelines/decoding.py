@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import tensorflow as tf
+
+from tfdfd.data.crop_pixels import printable, read_bytes
 
 _JPEG = b"\xff\xd8"
 
@@ -16,12 +16,7 @@ def read_crop(path: str) -> np.ndarray:
     Raises:
         ValueError: it cannot be read or decoded; names the file.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise ValueError(f"{_printable(path)} cannot be read: {error.strerror}") from error
-    return decode_crop(data, path)
+    return decode_crop(read_bytes(path), path)
 
 
 def decode_crop(data: bytes, name: str) -> np.ndarray:
@@ -37,7 +32,7 @@ def decode_crop(data: bytes, name: str) -> np.ndarray:
         return tf.io.decode_png(data, channels=3).numpy()
     except tf.errors.OpError as error:
         raise ValueError(
-            f"{_printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG: {error.message}"
+            f"{printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG: {error.message}"
         ) from error
 
 
@@ -56,7 +51,3 @@ def to_network(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     pixels = tf.cond(tf.reduce_all(shape == tf.constant(size)), lambda: pixels, resized)
     return tf.clip_by_value(tf.ensure_shape(pixels, (*size, 3)), 0.0, 1.0)
-
-
-def _printable(path):
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

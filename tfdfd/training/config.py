@@ -39,11 +39,13 @@ def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
 
 def assignment(key: str, value) -> str:
     """`KEY=VALUE` of which `Recipe.changed` makes this very value, to the last digit."""
+    if key.startswith("arguments.") and value is None:
+        return f"{key}=null"
     if value is None or isinstance(value, bool):
         return f"{key}={str(value).lower()}"
     if isinstance(value, list | tuple):
         return f"{key}={','.join(value)}"
-    # A builder's word may be what stands for nothing elsewhere, such as freeze="none".
+    # A builder's word may be a number or a truth elsewhere, such as "1".
     is_ambiguous = isinstance(value, str) and key.startswith("arguments.") and _is_json(value)
     return f"{key}={json.dumps(value) if is_ambiguous else value}"
 
@@ -52,5 +54,5 @@ def _is_json(word):
     try:
         json.loads(word)
     except ValueError:
-        return word.lower() in ("none", "true", "false")
+        return word.lower() in ("true", "false")
     return True

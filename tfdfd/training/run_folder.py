@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tfdfd.files import locked_folder, write_atomically
+from tfdfd.settings import differences
 from tfdfd.training import seen
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
@@ -116,10 +117,8 @@ class RunFolder:
             self._write()
             return None
         told = read_run(self.path)
-        before, now = _flat({key: told.get(key) for key in self._settings}), _flat(self._settings)
-        differing = [key for key in now | before if now.get(key) != before.get(key)]
-        if differing:
-            words = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5])
+        words = differences({key: told.get(key) for key in self._settings}, self._settings)
+        if words:
             raise ValueError(
                 f"{self.path} was begun otherwise: {words}. Give the same again to go on, or another folder."
             )
@@ -164,11 +163,3 @@ def versions() -> dict:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _flat(nested, prefix=""):
-    flat = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

@@ -21,6 +21,7 @@ from pathlib import Path
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import write_atomically
 from tfdfd.models import spec
+from tfdfd.settings import differences
 from tfdfd.training.config import assignment
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
@@ -162,13 +163,10 @@ def compare(search: Search) -> None:
     """
     file = search.folder / "search.json"
     try:
-        before = _flat(json.loads(file.read_bytes()))
+        words = differences(json.loads(file.read_bytes()), search.settings())
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{file} is no search of 'tfdfd tune': {error}.") from error
-    now = _flat(search.settings())
-    differing = [key for key in now | before if now.get(key) != before.get(key)]
-    if differing:
-        words = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5])
+    if words:
         raise ValueError(
             f"{search.folder} was begun otherwise: {words}. Give the same again to go on, or another folder."
         )
@@ -199,11 +197,3 @@ def run_trials(search: Search, oracle, tuner_id: str, run: Callable, ended: Call
             trial.status = "COMPLETED"
         oracle.end_trial(trial)
         ended()
-
-
-def _flat(nested, prefix=""):
-    flat = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
