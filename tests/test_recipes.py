@@ -11,12 +11,16 @@ from tfdfd.recipes import list_recipes
 
 # Minutes each on two cores: one of each family is tried here, the others with 'make test-slow'.
 LARGE = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d", "reseption_v1", "reseption_v2")
-TRIED = ("s2-xception-radam", "s2-inception-v3-sgdm", "s2-reseption-v1")
+TRIED = ("s2-xception-radam", "s2-reseption-v1")
+# Of self-blended training these are tried here: it differs from a document's in its data alone.
+BLENDED = ("meso4", "meso_inception4", "mobilenet_v1", "mobilenet_v3")
 RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure in ("fit", "svm")}
 
 
 def marks(recipe):
-    return [pytest.mark.slow] if recipe.network in LARGE and recipe.name not in TRIED else []
+    large = recipe.network in LARGE and recipe.name not in TRIED
+    again = recipe.data == "self-blended" and recipe.network not in BLENDED
+    return [pytest.mark.slow] if large or again else []
 
 
 @pytest.fixture(scope="module")
