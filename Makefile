@@ -33,7 +33,12 @@ test: lint
 test-slow: $(STAMP)-test
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)-test
+# The rival of the training benchmark is PyTorch: gigabytes, which no test needs.
+$(STAMP)-bench: $(STAMP)-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	touch $@
+
+bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.detect
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.reseption
@@ -42,6 +47,7 @@ bench: $(STAMP)-test
 	$(BIN)/python -m benchmarks.self_blend
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.bottleneck
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html
