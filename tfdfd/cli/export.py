@@ -1,0 +1,53 @@
+"""`tfdfd export`: a trained network in a format that others run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_DESCRIPTION = """\
+Writes a trained network as a SavedModel (for tensorflow_hub and TensorFlow Serving; with the network without its head
+in feature_vector/), or for LiteRT, ONNX or OpenVINO. Its answers are compared with the Keras model's before the folder
+appears: on noise, on faces of the carried clips, and on the crops of --data. The difference stands in model_card.json.
+
+Exit code: 0 written and proved; 1 it could not be written; 2 wrong usage, weights of no use, or other answers."""
+
+# As `tfdfd.publishing.formats` has them, which imports NumPy.
+FORMATS = ("savedmodel", "litert", "onnx", "openvino")
+
+
+def add_parser(verbs) -> None:
+    parser = verbs.add_parser("export", help="a trained network for TF Hub, TF Serving, LiteRT, ONNX or OpenVINO",
+                              description=_DESCRIPTION)  # fmt: skip
+    parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; a new one")
+    parser.add_argument("--format", choices=FORMATS, default="savedmodel", help="default: savedmodel")
+    parser.add_argument("--data", metavar="SET", help="a face set whose crops are compared, too")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    from tfdfd.cli.progress import silenced
+
+    if not arguments.quiet:
+        sys.stderr.write(f"tfdfd export: {arguments.model} as {arguments.format}, and the proof\n")
+    with silenced():  # TensorFlow's start, and converters, write what no setting turns off
+        from tfdfd.publishing.exporting import export
+
+        card = export(arguments.model, arguments.output, arguments.format, arguments.data)
+    for line in summary(card, arguments.output):
+        print(line)
+    return 0
+
+
+def summary(card: dict, folder: str) -> list[str]:
+    """What a person wants to know at the end."""
+    files = card["files"]
+    lines = [f"{name}: {apart:.1e} from Keras at most" for name, apart in card["max_difference"].items()]
+    return [
+        *lines,
+        f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed",
+        f"{len(files)} files, {sum(file['bytes'] for file in files.values()):,} bytes: {folder}",
+        f"model card: {os.path.join(folder, 'model_card.json')}",
+    ]

@@ -1,0 +1,169 @@
+"""The formats that a network is exported to: each is written, opened again by the library that will run it, and asked.
+
+A writer takes the Keras model, an empty folder, and what the model answers; it returns what a user of the files must
+know: `inputs`, `outputs`, and `max_difference` from the Keras model for each output.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.publishing.equality import check_equal, in_batches
+
+EXTRA = "tfdfd[export]"
+_UNIT = {"dtype": "float32", "is": "face crops, RGB in [0, 1]"}
+_BYTES = {"dtype": "uint8", "is": "face crops, RGB"}
+_ENCODED = {"dtype": "string", "shape": [None], "is": "face crops of any size, each a JPEG or PNG"}
+_SCORE = {"dtype": "float32", "shape": [None, 1], "is": "P(fake), 1 = fake"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the Keras model answers for the crops of the proof.
+
+    Attributes:
+        crops: uint8 RGB `(n, size, size, 3)`.
+        scores: P(fake), `(n, 1)`.
+        features: `(n, d)`.
+    """
+
+    crops: np.ndarray
+    scores: np.ndarray
+    features: np.ndarray
+
+
+def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
+    """`saved_model.pb` and its variables, warm-up requests, and in `feature_vector/` the network without its head."""
+    import tensorflow as tf
+
+    from tfdfd.publishing.allowed_operations import check_operations
+    from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model
+    from tfdfd.publishing.warm_up import write_requests
+
+    vectors = folder / "feature_vector"
+    write_saved_model(model, folder)
+    write_feature_vector(model, vectors)
+    for written in (folder, vectors):
+        check_operations(written)
+    write_requests(folder, expected.crops)
+    loaded, of_features = tf.saved_model.load(str(folder)), tf.saved_model.load(str(vectors))
+    encode = tf.io.encode_png
+    asked = {
+        "fake_probability": (lambda crops: loaded(_unit(crops)), expected.scores),
+        "serving_default": (
+            lambda crops: loaded.signatures["serving_default"](image=tf.constant(_unit(crops)))["fake_probability"],
+            expected.scores,
+        ),
+        "image_bytes": (
+            lambda crops: loaded.signatures["image_bytes"](image_bytes=tf.stack([encode(crop) for crop in crops]))[
+                "fake_probability"
+            ],
+            expected.scores,
+        ),
+        "features": (
+            lambda crops: loaded.signatures["features"](image=tf.constant(_unit(crops)))["features"],
+            expected.features,
+        ),
+        "feature_vector": (lambda crops: of_features(_unit(crops)), expected.features),
+    }
+    return {
+        "inputs": {"image": _image(model, _UNIT), "image_bytes": _ENCODED},
+        "outputs": {
+            "fake_probability": _SCORE,
+            "features": {"dtype": "float32", "shape": [None, expected.features.shape[1]]},
+        },
+        "max_difference": _differences("the SavedModel", asked, expected.crops),
+    }
+
+
+def write_litert(model, folder: Path, expected: Expected) -> dict:
+    """`model.tflite`, float32, the batch free."""
+    runtime = _library("ai_edge_litert.interpreter", "LiteRT")
+    import tempfile
+
+    import tensorflow as tf
+
+    from tfdfd.publishing.saved_model import write_saved_model
+
+    with tempfile.TemporaryDirectory(prefix="tfdfd-") as saved_model:
+        # Straight from a Keras 3 model the conversion has failed in one version of TensorFlow after the other.
+        write_saved_model(model, saved_model)
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
+        (folder / "model.tflite").write_bytes(converter.convert())
+    score = runtime.Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
+    asked = {"fake_probability": (lambda crops: score(image=_unit(crops))["fake_probability"], expected.scores)}
+    return _facts(model, _UNIT, _differences("the LiteRT model", asked, expected.crops))
+
+
+def write_onnx(model, folder: Path, expected: Expected) -> dict:
+    """`model.onnx`, float32, the batch free."""
+    runtime = _library("onnxruntime", "ONNX")
+    _library("tf2onnx", "ONNX")
+    path = str(folder / "model.onnx")
+    model(_unit(expected.crops[:1]), training=False)  # Keras takes no model that was never called
+    model.export(path, format="onnx", verbose=False)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = (one.name for one in session.get_inputs())
+    asked = {"fake_probability": (lambda crops: session.run(None, {given: _unit(crops)})[0], expected.scores)}
+    return _facts(model, _UNIT, _differences("the ONNX model", asked, expected.crops))
+
+
+def write_openvino(model, folder: Path, expected: Expected) -> dict:
+    """`model.xml` and `model.bin`: the graph that `tfdfd detect` runs, which takes bytes."""
+    from tfdfd.runtime.names import OPENVINO, is_installed
+    from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert
+
+    if not is_installed(OPENVINO):  # imported by us, it would report to its makers
+        raise ValueError(_needs("OpenVINO", "openvino"))
+    for suffix, part in zip((".xml", ".bin"), convert(model), strict=True):
+        (folder / f"model{suffix}").write_bytes(part)
+    network = OpenvinoNetwork(model.name, *((folder / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")))
+    asked = {"fake_probability": (lambda crops: network(np.ascontiguousarray(crops))[:, None], expected.scores)}
+    return _facts(model, _BYTES, _differences("the OpenVINO model", asked, expected.crops))
+
+
+FORMATS: dict[str, Callable[[object, Path, Expected], dict]] = {
+    "savedmodel": write_savedmodel,
+    "litert": write_litert,
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+}
+
+
+def _unit(crops):
+    return crops / np.float32(255)
+
+
+def _image(model, pixels):
+    return pixels | {"shape": [None, *model.input_shape[1:]]}
+
+
+def _facts(model, pixels, differences):
+    return {
+        "inputs": {"image": _image(model, pixels)},
+        "outputs": {"fake_probability": _SCORE},
+        "max_difference": differences,
+    }
+
+
+def _differences(what, asked, crops):
+    return {
+        name: check_equal(f"{name} of {what}", in_batches(function, crops), answers)
+        for name, (function, answers) in asked.items()
+    }
+
+
+def _library(name, words):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(_needs(words, name.split(".")[0])) from error
+
+
+def _needs(words, library):
+    return f"exporting to {words} needs {library}: pip install '{EXTRA}'."

@@ -1,0 +1,118 @@
+"""A Keras network as a SavedModel that `hub.KerasLayer` trains and TensorFlow Serving serves.
+
+What Keras's own `model.export` writes is neither callable nor trainable once loaded.
+"""
+
+from __future__ import annotations
+
+import os
+
+import keras
+import tensorflow as tf
+
+from tfdfd.publishing.crop_bytes import decode_crops
+
+IMAGE, IMAGE_BYTES = "image", "image_bytes"
+FEATURES, FAKE_PROBABILITY = "features", "fake_probability"
+
+
+def write_saved_model(model, folder: str | os.PathLike) -> None:
+    """Writes a classification network: `__call__(image, training=False)` and three signatures.
+
+    Images are RGB float32 `(batch, height, width, 3)` in [0, 1], with the network's height and width; the batch is
+    free. Every answer is float32. Signatures: `serving_default` (`image` -> `fake_probability` `(batch, 1)`),
+    `image_bytes` (`image_bytes`: string `(batch,)`, see `tfdfd.publishing.crop_bytes` -> the same) and `features`
+    (`image` -> `features` `(batch, n)`). `variables`, `trainable_variables` and `regularization_losses` are those of
+    the network, so what is frozen in it stays frozen.
+
+    Args:
+        model: a Keras 3 model of `tfdfd.models` with a layer `features`, on the TensorFlow backend.
+        folder: made, or filled where it is there.
+
+    Raises:
+        ValueError: another backend, or another kind of network.
+    """
+    features = _part(model, FEATURES)
+    root = _root(model)
+    image, size = _image(model), model.input_shape[1:3]
+
+    @tf.function(input_signature=[image])
+    def serving_default(image):
+        return {FAKE_PROBABILITY: model(image, training=False)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
+    def image_bytes(image_bytes):
+        return {FAKE_PROBABILITY: model(decode_crops(image_bytes, size), training=False)}
+
+    @tf.function(input_signature=[image])
+    def of_features(image):
+        return {FEATURES: features(image, training=False)}
+
+    signatures = {"serving_default": serving_default, "image_bytes": image_bytes, "features": of_features}
+    _save(root, folder, signatures)
+
+
+def write_feature_vector(model, folder: str | os.PathLike) -> None:
+    """Writes the network up to its layer `features`: `__call__(image, training=False)` gives `(batch, n)` float32.
+
+    Its one signature is `serving_default` (`image` -> `features`).
+
+    Raises:
+        ValueError: as `write_saved_model`.
+    """
+    features = _part(model, FEATURES)
+
+    @tf.function(input_signature=[_image(model)])
+    def serving_default(image):
+        return {FEATURES: features(image, training=False)}
+
+    _save(_root(features), folder, {"serving_default": serving_default})
+
+
+def _save(root, folder, signatures):
+    tf.saved_model.save(root, os.fspath(folder), signatures=signatures)
+    # TensorFlow makes it for files beside the graph. There are none, and an empty folder gets lost on its way.
+    os.rmdir(os.path.join(folder, "assets"))
+
+
+def _root(model):
+    """What `tf.saved_model.load` gives back: all that a reusable SavedModel has, and nothing of Keras."""
+    image = _image(model)
+
+    @tf.function
+    def call(image, training=False):
+        return model(image, training=training)
+
+    for training in (False, True):
+        call.get_concrete_function(image, training=training)
+    root = tf.train.Checkpoint()
+    root.__call__ = call
+    root.variables = [variable.value for variable in model.variables]
+    root.trainable_variables = [variable.value for variable in model.trainable_variables]
+    root.regularization_losses = [tf.function(loss, input_signature=[]) for loss in _regularization(model)]
+    return root
+
+
+def _regularization(model):
+    """A function without arguments for each weight that the network keeps small."""
+    for variable in model.trainable_variables:
+        if variable.regularizer is not None:
+            yield lambda variable=variable: variable.regularizer(variable.value)
+
+
+def _image(model):
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(f"{model.name} takes {shape}; only networks for images of one size can be published.")
+    return tf.TensorSpec(shape, tf.float32, name=IMAGE)
+
+
+def _part(model, name):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"a SavedModel is written by TensorFlow, but Keras runs on {keras.backend.backend()}; set "
+            "KERAS_BACKEND=tensorflow."
+        )
+    if name not in [layer.name for layer in model.layers]:
+        raise ValueError(f"{model.name} has no layer {name!r}; expected a network of tfdfd.models.")
+    return keras.Model(model.input, model.get_layer(name).output, name=f"{model.name}_{name}")
