@@ -59,8 +59,8 @@ def _has_graph(layer):
 
 def _opened(model, prefix, times):
     found, by_node, times_of = [], {}, {}
-    for node in _nodes(model):
-        before = [_node_of(tensor) for tensor in node.input_tensors]
+    for node in nodes(model):
+        before = [node_of(tensor) for tensor in node.input_tensors]
         sources = [by_node[id(source)] for source in before if id(source) in by_node]
         shapes = _shapes(node.input_tensors), _shapes(node.outputs)
         runs = max((times_of[id(source)] for source in before if id(source) in times_of), default=times)
@@ -102,11 +102,11 @@ def _of_one(layer, input_shapes, output_shapes, prefix, times):
     return [Call(layer, name, next(iter(input_shapes), None), output_shapes[0], times=times)]
 
 
-def _nodes(model):
+def nodes(model):
     """The graph's nodes, each after those it depends on."""
-    given = {_key(tensor) for tensor in model.inputs}
+    given = {key_of(tensor) for tensor in model.inputs}
     seen = set()
-    stack = [(_node_of(tensor), False) for tensor in reversed(model.outputs) if _key(tensor) not in given]
+    stack = [(node_of(tensor), False) for tensor in reversed(model.outputs) if key_of(tensor) not in given]
     while stack:
         node, is_complete = stack.pop()
         if is_complete:
@@ -114,15 +114,15 @@ def _nodes(model):
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            stack += [(_node_of(t), False) for t in reversed(node.input_tensors) if _key(t) not in given]
+            stack += [(node_of(t), False) for t in reversed(node.input_tensors) if key_of(t) not in given]
 
 
-def _key(tensor):
+def key_of(tensor):
     operation, node_index, tensor_index = tensor._keras_history
     return id(operation), node_index, tensor_index
 
 
-def _node_of(tensor):
+def node_of(tensor):
     operation, node_index, _ = tensor._keras_history
     return operation._inbound_nodes[node_index]
 

@@ -40,6 +40,8 @@ class RunFolder:
         recipe: what is run.
         data: what it is run on: anything JSON holds, with digests.
         backend: of Keras.
+        more: what else the work is told by, such as `pruning`: anything JSON holds.
+        work: what is done, for whoever comes second.
 
     Attributes:
         path: of the folder.
@@ -52,7 +54,15 @@ class RunFolder:
         OSError: it cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike, recipe: Recipe, data: dict, backend: str):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        recipe: Recipe,
+        data: dict,
+        backend: str,
+        more: dict | None = None,
+        work: str = "tfdfd train",
+    ):
         self.path = Path(folder)
         self._settings = {
             "schema": SCHEMA,
@@ -60,8 +70,8 @@ class RunFolder:
             "recipe": recipe.settings(),
             "data": data,
             "backend": backend,
-        }
-        self._lock = locked_folder(self.path, "tfdfd train")
+        } | (more or {})
+        self._lock = locked_folder(self.path, work)
         try:
             self.result = self._open()
         except BaseException:
