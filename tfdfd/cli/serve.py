@@ -1,0 +1,155 @@
+"""`tfdfd serve`: a model server for one machine, for clients of TensorFlow Serving."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tfdfd.cli.parser import size
+
+_DESCRIPTION = """\
+Serves SavedModels over gRPC and REST as TensorFlow Serving does: Predict, Classify, Regress, metadata, states, health,
+metrics for Prometheus. For one machine, tests and demonstrations; README.md says when to move to the real one.
+
+A model is a folder with a folder for each version, named by its number (as 'tfdfd publish' writes them), NAME=FOLDER,
+or a handle. The highest version that can be loaded is served; folders are followed: a new version is loaded, warmed up
+and switched to without a failed request, and a broken one is told in its state while the old one goes on.
+
+SIGTERM ends the server once accepted requests are answered.
+
+Exit code: 0 ended as asked; 1 an address or a model could not be had; 2 wrong usage."""
+
+
+def add_parser(verbs) -> None:
+    parser = verbs.add_parser("serve", help="serve models to clients of TensorFlow Serving", description=_DESCRIPTION)
+    parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's own; followed")
+    parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all (default: 1)")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="MODEL:LABEL=VERSION", help="such as meso:stable=1; repeat it"
+    )
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8500, metavar="N", help="of gRPC; 0 for any (default: 8500)")
+    parser.add_argument("--rest-port", type=int, default=8501, metavar="N", help="0 any, -1 none (default: 8501)")
+    parser.add_argument("--poll-seconds", type=float, default=1.0, metavar="S", help="between looks into the folders")
+    parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="that a stop waits for requests")
+    parser.add_argument("--allow-reload", action="store_true", help="clients may say which models are served")
+    parser.add_argument("--allow-any-graph", action="store_true", help="SavedModels need not be harmless")
+    parser.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
+    limits = parser.add_argument_group("limits (bytes as a number, or such as 50M or 2GiB)")
+    limits.add_argument("--max-batch", type=int, default=16, metavar="N", help="rows of one call (default: 16)")
+    limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch (default: 0)")
+    limits.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="calls at a time (default: all)"
+    )
+    limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows of one request (default: 256)")
+    limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="waiting at a time (default: 512)")
+    limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="of those (default: 1GiB)")
+    limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="of one (default: 32MiB)")
+    limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="of each side (default: 512)")
+    tls = parser.add_argument_group("TLS, for both sides (PEM files)")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
+    tls.add_argument("--client-ca", type=Path, metavar="FILE", help="clients must show a certificate of this authority")
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    import asyncio
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from tfdfd.cli.progress import silenced
+
+    with silenced():  # TensorFlow's start
+        try:
+            from tfdfd.serve import server
+        except ImportError as error:
+            raise RuntimeError(
+                f"{error.name} is needed to serve models; install it with: pip install 'tfdfd[serve]'"
+            ) from error
+    configs, settings = _configs(arguments), _settings(arguments)
+    if not server.is_loopback(settings.host) and (settings.tls is None or settings.tls.client_authority is None):
+        sys.stderr.write(
+            f"tfdfd serve: {settings.host} is reached from other machines, and nobody is asked who they are; "
+            "put a gateway before it that asks, or use --client-ca.\n"
+        )
+
+    def ready(port, rest_port):
+        rest = "" if rest_port is None else f", REST at {_address(settings, rest_port)}"
+        print(f"serving: gRPC at {_address(settings, port)}{rest}", flush=True)
+
+    def note(text):
+        if not arguments.quiet:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    asyncio.run(server.serve(configs, settings, ready, note))
+    return 0
+
+
+def _configs(arguments):
+    from dataclasses import replace
+
+    from tfdfd.serve.model_configs import config_of, read_configs
+
+    if bool(arguments.models) == bool(arguments.model_config):
+        raise ValueError("expected --models or --model-config, and not both.")
+    if arguments.model_config:
+        if arguments.label or arguments.versions != "1":
+            raise ValueError("--versions and --label stand in the file of --model-config.")
+        return read_configs(arguments.model_config)
+    latest = None
+    if arguments.versions != "all":
+        if not arguments.versions.isdecimal():
+            raise ValueError(f"--versions expects a number or 'all'; received {arguments.versions!r}.")
+        latest = int(arguments.versions)
+    configs = {}
+    for word in arguments.models:
+        config = config_of(word, latest)
+        if config.name in configs:
+            raise ValueError(f"two models have the name {config.name!r}; name one of them: OTHER={word}.")
+        configs[config.name] = config
+    for label in arguments.label:
+        name, _, rest = label.partition(":")
+        key, _, version = rest.partition("=")
+        if name not in configs or not key or not version.isdecimal():
+            raise ValueError(
+                f"--label expects MODEL:LABEL=VERSION with one of the models {', '.join(configs)}; received {label!r}."
+            )
+        configs[name] = replace(configs[name], labels=configs[name].labels | {key: int(version)})
+    return list(configs.values())
+
+
+def _settings(arguments):
+    from tfdfd.serve.batching import Limits
+    from tfdfd.serve.server import Settings, Tls
+
+    if bool(arguments.tls_cert) != bool(arguments.tls_key) or (arguments.client_ca and not arguments.tls_cert):
+        raise ValueError("--tls-cert and --tls-key belong together, and --client-ca needs them.")
+    tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.client_ca) if arguments.tls_cert else None
+    return Settings(
+        host=arguments.host,
+        port=arguments.port,
+        rest_port=None if arguments.rest_port == -1 else arguments.rest_port,
+        limits=Limits(
+            max_batch=arguments.max_batch,
+            max_wait=arguments.max_wait_ms / 1000,
+            threads=arguments.threads,
+            max_rows=arguments.max_rows,
+            max_requests=arguments.max_requests,
+            max_bytes=arguments.max_bytes,
+        ),
+        max_message=arguments.max_message,
+        max_connections=arguments.max_connections,
+        poll_seconds=arguments.poll_seconds,
+        grace_seconds=arguments.grace_seconds,
+        may_reload=arguments.allow_reload,
+        tls=tls,
+        config_file=arguments.model_config,
+    )
+
+
+def _address(settings, port):
+    return f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"

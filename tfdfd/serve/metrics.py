@@ -1,0 +1,90 @@
+"""Counts and times for Prometheus, under TensorFlow Serving's names where it has one."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+
+# Microseconds: 100 µs to a minute and a half.
+_BOUNDS = tuple(100 * 2**power for power in range(20))
+# A model that is not served must not make a line of its own: any client could fill the memory with names.
+_UNKNOWN = "unknown"
+
+
+class Metrics:
+    """Counts requests; told of each in the event loop."""
+
+    def __init__(self):
+        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._requests = Counter()
+        self._times = defaultdict(_Histogram)
+        self._batch_rows, self._waits = _Histogram(tuple(2**power for power in range(11))), _Histogram()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def request(self, model: str, is_known: bool, method: str, way: str, code: str, seconds: float) -> None:
+        """A request was answered."""
+        model = model if is_known else _UNKNOWN
+        self._requests[model, code] += 1
+        self._times[model, method, way].add(seconds * 1e6)
+
+    def batch(self, rows: int, requests: int, waited: float) -> None:
+        """A call of a model begins."""
+        self._batch_rows.add(rows)
+        self._waits.add(waited * 1e6)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Shows what `value` gives as `tfdfd_serve_NAME`."""
+        self._gauges[name] = text, value
+
+    def text(self) -> bytes:
+        """All of it as Prometheus reads it."""
+        return exposition.generate_latest(self._registry)
+
+    def describe(self) -> list:
+        """Nothing is known beforehand, and asking would count."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        counts = Metric(":tensorflow:serving:request_count", "Requests by model and status.", "counter")
+        for (model, code), count in self._requests.items():
+            counts.add_sample(counts.name, {"model_name": model, "status": code}, count)
+        yield counts
+        times = HistogramMetricFamily(
+            ":tensorflow:serving:request_latency",
+            "Microseconds from a request's arrival to its answer.",
+            labels=["model_name", "API", "entrypoint"],
+        )
+        for labels, histogram in self._times.items():
+            times.add_metric(labels, *histogram.cumulated())
+        yield times
+        for name, text, histogram in (
+            ("batching_session:queuing_latency", "Microseconds that the first of a batch waited.", self._waits),
+            ("batching_session:processed_batch_size", "Rows of a call.", self._batch_rows),
+        ):
+            family = HistogramMetricFamily(f":tensorflow:serving:{name}", text)
+            family.add_metric([], *histogram.cumulated())
+            yield family
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(f"tfdfd_serve_{name}", text, value=value())
+
+
+class _Histogram:
+    def __init__(self, bounds=_BOUNDS):
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def add(self, value):
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def cumulated(self):
+        """Buckets as prometheus_client wants them, and the sum."""
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return buckets, self._sum

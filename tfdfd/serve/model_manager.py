@@ -1,0 +1,263 @@
+"""The versions that are served: found, loaded, warmed up, switched to, and let go when nobody uses them.
+
+Everything here happens in the event loop; only loading and freeing have a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
+from tfdfd.serve.loaded_model import LoadedModel
+from tfdfd.serve.model_configs import ModelConfig
+from tfdfd.serve.version_folders import state_of, version_folders
+
+State = ModelVersionStatus.State
+# Of versions that are no more, so many are remembered of a model.
+_MOST_ENDED = 100
+
+
+class Version:
+    """A version that is loaded.
+
+    Args:
+        name: of the model.
+        number: of the version.
+        model: what answers.
+    """
+
+    def __init__(self, name: str, number: int, model: LoadedModel):
+        self.name, self.number, self.model = name, number, model
+        self._users, self._unused = 0, asyncio.Event()
+        self._unused.set()
+
+    @contextlib.contextmanager
+    def in_use(self):
+        """Within, it stays loaded."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def unused(self) -> None:
+        await self._unused.wait()
+
+
+@dataclass
+class VersionState:
+    """What GetModelStatus tells of a version."""
+
+    state: int = State.START
+    code: str = "OK"
+    message: str = ""
+
+
+@dataclass
+class _Served:
+    """A model."""
+
+    config: ModelConfig
+    loaded: dict[int, Version] = field(default_factory=dict)
+    states: dict[int, VersionState] = field(default_factory=dict)
+    # Of what could not be loaded, the files as they were.
+    broken: dict[int, tuple] = field(default_factory=dict)
+
+
+class ModelManager:
+    """Loads what the configurations ask for, and follows their folders.
+
+    Args:
+        configs: the models.
+        load: a version's folder -> model, warmed up; called in a thread.
+        forget: told of a model before it is freed.
+        note: told in words of what is loaded, let go, or broken.
+    """
+
+    def __init__(
+        self,
+        configs: Iterable[ModelConfig],
+        load: Callable[[Path], LoadedModel],
+        forget: Callable[[LoadedModel], None],
+        note: Callable[[str], None],
+    ):
+        self._models = {config.name: _Served(config) for config in configs}
+        self._load_folder, self._forget, self._note = load, forget, note
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._at_work = asyncio.Lock()
+        self._leaving: set[asyncio.Task] = set()
+
+    @property
+    def configs(self) -> list[ModelConfig]:
+        return [served.config for served in self._models.values()]
+
+    async def update(self) -> None:
+        """Looks into all folders once: loads, switches, lets go. A version that cannot be loaded stops no other."""
+        async with self._at_work:
+            for served in list(self._models.values()):
+                await self._update(served)
+
+    async def configure(self, configs: Iterable[ModelConfig]) -> None:
+        """Other models from now on; those that stay are not interrupted."""
+        async with self._at_work:
+            wanted = {config.name: config for config in configs}
+            for name in [name for name in self._models if name not in wanted]:
+                served = self._models.pop(name)
+                for number in list(served.loaded):
+                    self._let_go(served, number)
+            for name, config in wanted.items():
+                if name not in self._models:
+                    self._models[name] = _Served(config)
+                elif self._models[name].config.base != config.base:
+                    served = self._models[name]
+                    served.config = config
+                    for number in list(served.loaded):
+                        self._let_go(served, number)
+                else:
+                    self._models[name].config = config
+            for served in list(self._models.values()):
+                await self._update(served)
+
+    def resolve(self, spec: ModelSpec) -> Version:
+        """The version that a request means: by number, by label, or the highest.
+
+        Raises:
+            ServingError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
+        """
+        if not spec.name:
+            raise ServingError(INVALID_ARGUMENT, "ModelSpec has no name specified.")
+        served = self._models.get(spec.name)
+        number = self._number(spec)
+        asked = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+        loaded = {} if served is None else served.loaded
+        if number is None and loaded:
+            number = max(loaded)
+        if number not in loaded:
+            raise ServingError(NOT_FOUND, f"Servable not found for request: {asked}")
+        return loaded[number]
+
+    def states(self, spec: ModelSpec) -> dict[int, VersionState]:
+        """State of each version of a model, or of the one that `spec` means, the highest first.
+
+        Raises:
+            ServingError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
+        """
+        served = self._models.get(spec.name)
+        number = self._number(spec)
+        states = {} if served is None else served.states
+        if number is not None:
+            if number not in states:
+                raise ServingError(NOT_FOUND, f"Could not find version {number} of model {spec.name}")
+            return {number: states[number]}
+        if not states:
+            raise ServingError(NOT_FOUND, f"Could not find any versions of model {spec.name}")
+        return dict(sorted(states.items(), reverse=True))
+
+    def knows(self, name: str) -> bool:
+        """Whether a model of that name is configured."""
+        return name in self._models
+
+    def loaded(self) -> dict[str, list[int]]:
+        """Model -> versions that answer."""
+        return {name: sorted(served.loaded) for name, served in self._models.items()}
+
+    def failure(self, name: str) -> str:
+        """Why a model has no version, in words."""
+        served = self._models[name]
+        broken = {number: state.message for number, state in served.states.items() if state.message}
+        if not broken:
+            return f"{served.config.base} has no folder that is named by a version's number"
+        return "; ".join(f"version {number}: {message}" for number, message in broken.items())
+
+    async def close(self) -> None:
+        """Waits for whoever is being answered, and frees everything."""
+        async with self._at_work:
+            for served in self._models.values():
+                for number in list(served.loaded):
+                    self._let_go(served, number)
+            await asyncio.gather(*self._leaving)
+        self._thread.shutdown()
+
+    def _number(self, spec):
+        choice = spec.WhichOneof("version_choice")
+        if choice == "version_label":
+            served = self._models.get(spec.name)
+            number = None if served is None else served.config.labels.get(spec.version_label)
+            if number is None:
+                raise ServingError(INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
+            return number
+        return spec.version.value if choice == "version" else None
+
+    async def _update(self, served):
+        config = served.config
+        try:
+            folders = version_folders(config.base)
+        except OSError as error:
+            self._note(f"{config.name}: {config.base} cannot be read: {error}; what is loaded stays.")
+            return
+        wanted = []
+        for number in config.versions or folders:
+            if not config.versions and config.latest is not None and len(wanted) == config.latest:
+                break
+            if number in served.loaded or await self._loads(served, number, folders.get(number)):
+                wanted.append(number)
+        if not wanted:
+            return  # what there was goes on
+        for number in set(served.loaded) - set(wanted):
+            self._let_go(served, number)
+
+    async def _loads(self, served, number, folder):
+        """Loads a version; whether it is there now."""
+        config = served.config
+        found = () if folder is None else state_of(folder)
+        if served.broken.get(number) == found:
+            return False
+        state = served.states[number] = VersionState(State.LOADING)
+        try:
+            if folder is None:
+                raise ServingError(NOT_FOUND, f"there is no folder {config.base / str(number)}.")
+            model = await asyncio.get_running_loop().run_in_executor(self._thread, self._load_folder, folder)
+        except ServingError as error:
+            state.state, state.code, state.message = State.END, error.code, error.message
+        except Exception as error:
+            state.state, state.code, state.message = State.END, INTERNAL, f"{type(error).__name__}: {error}"
+        else:
+            served.loaded[number] = Version(config.name, number, model)
+            served.broken.pop(number, None)
+            state.state = State.AVAILABLE
+            self._note(f"{config.name} version {number}: available")
+            return True
+        served.broken[number] = found
+        self._note(f"{config.name} version {number}: not loaded: {state.message}")
+        return False
+
+    def _let_go(self, served, number):
+        """No new request gets it; it is freed once those under way are answered."""
+        version = served.loaded.pop(number)
+        served.states[number].state = State.UNLOADING
+        task = asyncio.get_running_loop().create_task(self._free(served, version))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _free(self, served, version):
+        await version.unused()
+        self._forget(version.model)
+        await asyncio.get_running_loop().run_in_executor(self._thread, version.model.close)
+        state = served.states.get(version.number)
+        if state is not None and state.state == State.UNLOADING:
+            state.state = State.END
+        ended = sorted(number for number, state in served.states.items() if state.state == State.END)
+        for number in ended[:-_MOST_ENDED]:
+            del served.states[number]
+        self._note(f"{version.name} version {version.number}: let go")

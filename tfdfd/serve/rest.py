@@ -1,0 +1,177 @@
+"""The REST side: TensorFlow Serving's addresses over aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import sys
+import time
+import traceback
+from urllib.parse import unquote
+
+from aiohttp import web
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
+
+from tfdfd.serve import rest_json
+from tfdfd.serve.errors import DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
+from tfdfd.serve.metrics import Metrics
+from tfdfd.serve.prediction import signature_of
+from tfdfd.serve.service import SIGNATURE_DEF, Service
+
+METRICS = "/monitoring/prometheus/metrics"
+_MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1,18})|(?i:/labels)/(?P<label>[^/:]+))?"
+_ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
+_LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
+_ENTRY = "REST"
+
+
+class RestSide:
+    """Serves the REST interface.
+
+    Args:
+        service: answers.
+        metrics: told of each request, and shown.
+        max_body: bytes of a request.
+        timeout: seconds until a request must have come and been answered; idle connections are closed then, too.
+        max_connections: at a time; whoever comes then is hung up on.
+    """
+
+    def __init__(
+        self, service: Service, metrics: Metrics, max_body: int, timeout: float = 30.0, max_connections: int = 512
+    ):
+        self._service, self._metrics = service, metrics
+        self._max_body, self._timeout = max_body, timeout
+        self._handler = _Bounded(
+            self._handle,
+            most=max_connections,
+            handler_cancellation=True,  # who has gone needs no answer
+            keepalive_timeout=timeout,
+            lingering_time=1.0,
+            access_log=None,
+        )
+        self._server = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        """Listens; the port that was had.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        options = {"ssl_handshake_timeout": 10.0} if tls else {}
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._handler, host, port, ssl=tls, backlog=256, **options)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def stop(self, grace: float) -> None:
+        """Nobody new comes in; whoever is in is answered, for at most `grace` seconds."""
+        self._server.close()
+        self._handler.pre_shutdown()
+        await self._handler.shutdown(grace)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        begun = time.perf_counter()
+        match, method, code, status = None, "", "OK", 200
+        try:
+            # As it was sent: a name may have an escaped '/'.
+            path = request.rel_url.raw_path
+            if request.method == "GET" and path == METRICS:
+                return web.Response(body=self._metrics.text(), content_type="text/plain", charset="utf-8")
+            if request.method == "POST" and (match := _ASK.fullmatch(path)):
+                method = match["method"].capitalize()
+                answer = await asyncio.wait_for(self._ask(match, request), self._timeout)
+            elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
+                method = "GetModelMetadata" if match["metadata"] else "GetModelStatus"
+                answer = self._look(match)
+            elif not path.lower().startswith("/v1/"):
+                raise ServingError(NOT_FOUND, f"Not found: {request.method} {path}")
+            else:
+                raise ServingError(INVALID_ARGUMENT, f"Malformed request: {request.method} {path}")
+        except ServingError as error:
+            code, status, answer = error.code, error.http_status, {"error": error.message}
+        except web.HTTPException as error:
+            code, status, answer = INVALID_ARGUMENT, error.status, {"error": error.text}
+        except asyncio.TimeoutError:
+            code, status = DEADLINE_EXCEEDED, 504
+            answer = {"error": f"the request was not answered within {self._timeout:g} s."}
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            code, status, answer = INTERNAL, 500, {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            if match:
+                name = unquote(match["name"])
+                known = self._service.manager.knows(name)
+                self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - begun)
+        return web.json_response(answer, status=status)
+
+    async def _body(self, request):
+        declared = request.content_length
+        if declared is not None and declared > self._max_body:
+            raise self._too_large(declared)
+        parts, size = [], 0
+        async for part in request.content.iter_any():
+            size += len(part)
+            if size > self._max_body:
+                raise self._too_large(size)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _too_large(self, size):
+        return web.HTTPRequestEntityTooLarge(
+            self._max_body, size, text=f"Received message larger than max ({size} vs. {self._max_body})"
+        )
+
+    async def _ask(self, match, request):
+        until = time.monotonic() + self._timeout
+        parsed = rest_json.parse(await self._body(request))
+        spec = _spec(match)
+        spec.signature_name = rest_json.signature_name(parsed)
+        if match["method"] == "predict":
+            request = PredictRequest(model_spec=spec)
+            signature = signature_of(self._service.manager.resolve(spec).model, spec.signature_name)
+            form = rest_json.fill_inputs(request, parsed, signature)
+            return rest_json.predictions(await self._service.predict(request, until), form)
+        if match["method"] == "classify":
+            request = ClassificationRequest(model_spec=spec)
+            rest_json.fill_examples(request.input, parsed)
+            return rest_json.classifications(await self._service.classify(request, until))
+        request = RegressionRequest(model_spec=spec)
+        rest_json.fill_examples(request.input, parsed)
+        return rest_json.regressions(await self._service.regress(request, until))
+
+    def _look(self, match):
+        spec = _spec(match)
+        if match["metadata"]:
+            request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
+            return rest_json.metadata(self._service.metadata(request))
+        return rest_json.status(self._service.status(GetModelStatusRequest(model_spec=spec)))
+
+
+class _Bounded(web.Server):
+    """Hangs up on whoever comes when the house is full."""
+
+    def __init__(self, handler, most, **options):
+        super().__init__(handler, **options)
+        self._most = most
+
+    def connection_made(self, handler, transport):
+        super().connection_made(handler, transport)
+        if len(self.connections) > self._most:
+            transport.abort()
+
+
+def _spec(match):
+    spec = ModelSpec(name=unquote(match["name"]))
+    if match["version"]:
+        spec.version.value = int(match["version"])
+    elif match["label"]:
+        spec.version_label = unquote(match["label"])
+    return spec
