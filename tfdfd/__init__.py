@@ -2,11 +2,19 @@
 
 import importlib
 
+from tfdfd.hub.registering import register as _register
 from tfdfd.version import __version__
 
-__all__ = ["Detection", "Detector", "Limits", "__version__"]
+__all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__"]
 
-_HOMES = {"Detector": "tfdfd.detect.detector", "Detection": "tfdfd.detect.results", "Limits": "tfdfd.media.limits"}
+_HOMES = {
+    "Detector": "tfdfd.detect.detector",
+    "Detection": "tfdfd.detect.results",
+    "HubLayer": "tfdfd.hub.layer",
+    "Limits": "tfdfd.media.limits",
+}
+# hub.load and hub.KerasLayer take "tfdfd/..." from here on.
+_register()
 
 
 def __getattr__(name):

@@ -39,7 +39,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
         OSError: the disk is full or broken.
     """
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(_sync, [entry.path for entry in os.scandir(folder)]))
+        list(threads.map(_sync, [entry.path for entry in os.scandir(folder) if entry.is_file()]))
     if os.name == "posix":  # Windows has no such thing for folders
         _sync(folder, os.O_RDONLY)
 
@@ -52,12 +52,13 @@ def _sync(path, mode=os.O_RDWR):
         os.close(descriptor)
 
 
-def locked_folder(folder: str | os.PathLike, work: str) -> int | None:
+def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> int | None:
     """Makes the folder and keeps others out of it for as long as the descriptor is open, which a kill ends, too.
 
     Args:
         folder: where the work is done.
         work: what is done, for the error of whoever comes second.
+        wait: whether whoever comes second waits instead.
 
     Returns:
         The descriptor, for `os.close`; None where the system or the file system has no locks.
@@ -73,7 +74,7 @@ def locked_folder(folder: str | os.PathLike, work: str) -> int | None:
         return None
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         with contextlib.suppress(OSError):
             os.close(lock)

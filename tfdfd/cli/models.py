@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tfdfd.cli.outcome import check_writable, exit_code, write_json
+from tfdfd.cli.shown import shown
 
 _TABLE = """\
 What each network costs: parameters, multiply-accumulates, size on disk, and latency measured now.
@@ -17,6 +18,13 @@ safetensors; ms: median of one call on a whole batch, from uint8 crops to scores
 libraries included.
 
 Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
+
+_VERIFY = """\
+Checks each version of a hub: that its folder holds the files of the manifest and no others, with these digests; that
+the graphs use no operation that reads files, opens connections or runs code; that there is a model card. Of an address,
+models are fetched into the cache. $TFDFD_HUB_SHA256 says which manifest it must be.
+
+Exit code: 0 all versions are as they should be; 1 none is; 3 some are not; 2 no such hub, or no manifest to go by."""
 
 
 def add_parser(verbs) -> None:
@@ -48,6 +56,13 @@ def add_parser(verbs) -> None:
     fetch = actions.add_parser("pull", help="fetch published weights into the cache and check their digest")
     fetch.add_argument("handles", nargs="+", metavar="HANDLE")
     fetch.set_defaults(run=_pull)
+    checked = actions.add_parser(
+        "verify", help="check published models: digests, operations, cards", description=_VERIFY
+    )
+    checked.add_argument(
+        "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: what the package carries)"
+    )
+    checked.set_defaults(run=_verify)
 
 
 def _list(_) -> int:
@@ -190,3 +205,16 @@ def _pull(arguments) -> int:
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle)}")
     return 0
+
+
+def _verify(arguments) -> int:
+    from tfdfd.hub.verifying import verify
+
+    outcomes = []
+    for outcome in verify(arguments.place):
+        outcomes.append(outcome)
+        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.place}"
+        print(f"{'broken' if outcome.error else 'ok':6} {outcome.handle}  {shown(outcome.error or told)}", flush=True)
+    if not outcomes:
+        raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
+    return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))

@@ -1,0 +1,116 @@
+"""A published version as an upload for Kaggle Models. Nothing is sent: that is the user's to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from tfdfd.files import write_atomically
+from tfdfd.hub.errors import HubError
+from tfdfd.hub.handles import PREFIX, Handle
+
+MODEL, VARIATION = "model-metadata.json", "model-instance-metadata.json"
+FRAMEWORK = "tensorFlow2"
+OWNER, LICENCE = "INSERT_OWNER_SLUG_HERE", "INSERT_LICENSE_HERE"
+# Kaggle's names for licences; for another one, its owner says whether and under which the model may go there.
+_LICENCES = {"Apache-2.0": "Apache 2.0", "MIT": "MIT", "BSD-3-Clause": "BSD-3-Clause"}
+
+
+def prepare_kaggle(handle: Handle, folder: Path, target: str | os.PathLike) -> str:
+    """Writes `target`: the metadata of the model, and beside it, in a folder of its own, the variation with its files.
+
+    Args:
+        handle: of the version.
+        folder: where it lies.
+        target: made by this call.
+
+    Returns:
+        The Python that uploads it, to be run by the user, with the owner's name to be filled in.
+
+    Raises:
+        HubError: `target` is there already.
+        OSError: it cannot be written.
+    """
+    target = Path(target).absolute()
+    if os.path.lexists(target):
+        raise HubError(f"{target} is there already; give a new folder for the upload to Kaggle.")
+    card = json.loads((folder / "model_card.json").read_text("utf-8"))
+    name, _, tag = handle.model.partition(".")
+    slug, variation = _slug(f"tfdfd-{name}"), _slug(tag or "default")
+    licence = _LICENCES.get(card["licence"], LICENCE)
+    partial = target.with_name(f".tfdfd-kaggle-{secrets.token_hex(8)}")
+    partial.mkdir(parents=True)
+    try:
+        shutil.copytree(folder, partial / variation)
+        write_atomically(partial / MODEL, _json(_of_model(slug, name, card)))
+        write_atomically(partial / variation / VARIATION, _json(_of_variation(slug, variation, handle, card, licence)))
+        os.rename(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return (
+        "import kagglehub\n"
+        f"kagglehub.model_upload({f'{OWNER}/{slug}/{FRAMEWORK}/{variation}'!r}, {str(target / variation)!r}, "
+        f"license_name={licence!r}, version_notes={str(handle)!r}, ignore_patterns=[{VARIATION!r}])"
+    )
+
+
+def _of_model(slug, name, card):
+    return {
+        "ownerSlug": OWNER,
+        "title": f"tfdfd {name}",
+        "slug": slug,
+        "subtitle": "P(fake) of a face, 1 = fake: deepfake detection in Keras and TensorFlow",
+        "isPrivate": True,
+        "description": _description(name, card),
+        "publishTime": "",
+        "provenanceSources": card.get("source", ""),
+    }
+
+
+def _of_variation(slug, variation, handle, card, licence):
+    return {
+        "ownerSlug": OWNER,
+        "modelSlug": slug,
+        "instanceSlug": variation,
+        "framework": FRAMEWORK,
+        "overview": f"Reusable SavedModel {handle}: RGB face crops, float32 in [0, 1], to P(fake).",
+        "usage": _USAGE,
+        "licenseName": licence,
+        "fineTunable": True,
+        "trainingData": [card["training_data"]],
+        "modelInstanceType": "Unspecified",
+        "baseModelInstance": "",
+        "externalBaseModelUrl": "",
+    }
+
+
+_USAGE = """\
+```python
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer("${PATH}", trainable=True)  # in a tf_keras model; P(fake), 1 = fake
+features = hub.KerasLayer("${PATH}/feature_vector")
+```"""
+
+
+def _description(name, card):
+    limits = "\n".join(f"- {limit}" for limit in card.get("limits", []))
+    return (
+        f"# {name}\n\nP(fake) of face crops, 1 = fake. Handle in tfdfd: `{card.get('handle', PREFIX + name)}`.\n\n"
+        f"**Training data**: {card['training_data']}\n\n**Licence**: {card['licence']}\n\n"
+        f"**Threshold**: {card['threshold']}\n\n**Limits**\n{limits}\n\n"
+        f"The whole card is `model_card.json`."
+    )
+
+
+def _slug(text):
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _json(told):
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,94 @@
+"""A published model as a layer of Keras 3, which `hub.KerasLayer` is not."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdfd.hub.errors import HubError
+from tfdfd.hub.finding import find
+from tfdfd.models import build
+from tfdfd.publishing.equality import check_equal
+from tfdfd.runtime.opening import proof_crops
+
+_PROOFS = 2
+
+
+@keras.saving.register_keras_serializable(package="tfdfd")
+class HubLayer(keras.layers.Layer):
+    """A published network, built by this package and filled with the published variables.
+
+    Its weights are those of a Keras network: `fit` trains them, `save_weights` and `load_weights` take them along.
+    When it is made, it is proved to answer what the published SavedModel answers, to 1e-5.
+
+    Args:
+        handle: `tfdfd/<model>`, `tfdfd/<model>/<version>`, either with `/feature_vector` behind it.
+        trainable: whether `fit` changes it: all but what the network was trained with as frozen (setting the attribute
+            later frees that, too, as with any layer). False: its norms use their stored statistics, too.
+
+    Input shape: `(batch, height, width, 3)`, RGB float32 in [0, 1], at the network's size.
+    Output shape: `(batch, 1)`, P(fake), 1 = fake; with `/feature_vector` `(batch, n)`.
+
+    Raises:
+        HubError: the handle is of no use, what was found is not what was published, or this version of the package
+            builds another network by that name.
+
+    Attributes:
+        handle: with the version that was found, so that a saved model asks for the same one.
+        network: the Keras model inside.
+    """
+
+    def __init__(self, handle: str, trainable: bool = False, **kwargs):
+        # What it is proved to answer is in float32, whatever the model around it computes in.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(trainable=trainable, **kwargs)
+        found = find(handle)
+        self.handle = str(found.handle)
+        self.network = _network(found)
+        if not trainable:
+            self.network.trainable = False
+
+    def call(self, inputs, training=None):
+        return self.network(inputs, training=bool(training) and self.trainable)
+
+    def compute_output_shape(self, input_shape):
+        return self.network.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "handle": self.handle}
+
+
+def _network(found):
+    card = json.loads((found.folder / "model_card.json").read_text("utf-8"))
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {}))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if found.handle.features:
+        model = keras.Model(model.input, model.get_layer("features").output, name=f"{model.name}_features")
+    published = tf.saved_model.load(str(found.path))
+    values = [variable.numpy() for variable in published.variables]
+    shapes, expected = [value.shape for value in values], [tuple(variable.shape) for variable in model.variables]
+    if shapes != expected:
+        raise HubError(_other_network(found, card, f"{len(expected)} variables, {len(shapes)} were published"))
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+    crops = proof_crops(model.input_shape[1], _PROOFS) / np.float32(255)
+    answers = [np.asarray(answer) for answer in (model(crops, training=False), published(crops, training=False))]
+    try:
+        check_equal("the network", *answers)
+    except ValueError as error:
+        raise HubError(_other_network(found, card, error)) from error
+    return model
+
+
+def _other_network(found, card, why):
+    return (
+        f"this tfdfd does not build the network of {found.handle} ({why}); tfdfd {card.get('tfdfd')} published it. "
+        "hub.KerasLayer runs it as it is, in a tf_keras model."
+    )

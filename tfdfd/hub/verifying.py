@@ -1,0 +1,81 @@
+"""Checks published models as whoever loads them would, and what no loader looks at besides: operations and cards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tfdfd.hub.errors import HubError
+from tfdfd.hub.finding import carried, hub_at, look_up
+from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
+from tfdfd.hub.pinning import pin_of_user
+from tfdfd.publishing.allowed_operations import check_operations
+from tfdfd.weights.records import WeightRecord
+
+CARD = "model_card.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one version.
+
+    Attributes:
+        handle: with its version.
+        place: where it is, in words.
+        error: what is wrong with it, or None.
+        files: how many it has.
+        bytes: of all of them.
+    """
+
+    handle: str
+    place: str
+    error: str | None
+    files: int
+    bytes: int
+
+
+def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
+    """Checks digests, operations and card of each version.
+
+    Args:
+        place: a hub's folder or address, or a handle; None: what the package carries.
+
+    Raises:
+        HubError: there is no such hub or handle, or its manifest is of no use.
+        OSError: the cache, which models of an address go to, cannot be written.
+    """
+    text = None if place is None else os.fspath(place)
+    if text is not None and text.startswith(PREFIX):
+        yield _outcome(*look_up(Handle.parse(text)))
+        return
+    hub = carried() if text is None else hub_at(text, pin_of_user())
+    for model, versions in sorted(hub.manifest().models.items()):
+        for number, version in sorted(versions.items()):
+            yield _outcome(hub, Handle(model, number), version)
+
+
+def _outcome(hub, handle, version):
+    try:
+        folder = hub.folder_of(handle.model, handle.version, version)
+        _check_card(folder, handle)
+        check_operations(folder)
+        if version.has_features:
+            check_operations(folder / FEATURE_VECTOR)
+        error = None
+    except ValueError as reason:
+        error = str(reason)
+    handle = Handle(handle.model, handle.version)
+    return Outcome(str(handle), hub.words, error, len(version.files), sum(file.bytes for file in version.files))
+
+
+def _check_card(folder, handle):
+    path = folder / CARD
+    if not path.is_file():
+        raise HubError(f"{handle} has no {CARD}: publish it again with 'tfdfd publish'.")
+    try:
+        card = json.loads(path.read_text("utf-8"))
+        WeightRecord.from_card({**card, **card.get("weights", {})})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise HubError(f"{path} is no model card: {error}") from error
