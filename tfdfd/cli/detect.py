@@ -52,6 +52,21 @@ def add_parser(verbs) -> None:
         choices=(AUTO, *RUNTIMES),
         help="what runs the network (default: %(default)s, the fastest installed; openvino: pip install 'tfdfd[edge]')",
     )
+    remote = parser.add_argument_group(
+        "scores from a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found here)"
+    )
+    remote.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        help="its gRPC interface; --model is then NAME, HANDLE, either with /VERSION, or the model_card.json "
+        "published beside the model",
+    )
+    remote.add_argument(
+        "--server-timeout", type=float, metavar="S", help="of a request, retries included (default: 30)"
+    )
+    remote.add_argument("--server-ca", metavar="PEM", help="encrypted: the authority of the server's certificate")
+    remote.add_argument("--server-cert", metavar="PEM", help="this side's certificate, where one is wanted")
+    remote.add_argument("--server-key", metavar="PEM", help="its private key")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     add_limits(parser)
     parser.set_defaults(run=run)
@@ -84,6 +99,7 @@ def run(arguments) -> int:
         detector_options=options,
         workers=arguments.workers,
         runtime=arguments.runtime,
+        server=_server(arguments),
     ) as detector:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
@@ -104,6 +120,20 @@ def run(arguments) -> int:
     return exit_code(scored, len(detections))
 
 
+def _server(arguments):
+    options = {name: getattr(arguments, f"server_{name}") for name in ("timeout", "ca", "cert", "key")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if arguments.server is None:
+        if given:
+            raise ValueError(f"--server-{next(iter(given))} is for --server HOST:PORT, which is not given.")
+        return None
+    from tfdfd.remote.scorer import Server
+
+    if "timeout" in given:
+        given["timeout_s"] = given.pop("timeout")
+    return Server(arguments.server, **given)
+
+
 def _pictures(arguments):
     """Of how many scored inputs the crops are kept: as many as the report shows."""
     if not arguments.report:
@@ -122,6 +152,8 @@ def _write(arguments, detector, detections, limits):
             "card": detector.record.card,
         }
         settings = {"tfdfd": __version__, "detector": arguments.detector, "frames": arguments.frames}
+        if arguments.server:
+            settings["scored by"] = arguments.server
         settings |= limits.to_dict()
         write_report(arguments.report, detections, model, settings=settings)
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")

@@ -20,6 +20,8 @@ from tfdfd.media.inputs import Inputs, list_inputs
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import FRAMES
 from tfdfd.models import spec
+from tfdfd.remote.scorer import RemoteScorer, Server
+from tfdfd.remote.served import check_served, find_served
 from tfdfd.runtime.names import AUTO, check_runtime
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
@@ -41,10 +43,12 @@ class Detector:
         workers: decoding processes; None: as many as help.
         runtime: what runs the network: `tensorflow`, `openvino` (extra `edge`) or `auto`, the fastest installed.
             Their scores agree to 1e-4; the same runtime gives the same scores each time.
+        server: a model server that scores the crops in place of this machine; `model` then is as
+            `tfdfd.remote.served.find_served` takes it, and scoring may raise `tfdfd.remote.scorer.RemoteError`.
 
     Attributes:
-        runtime_note: why `auto` did not use the fastest runtime that is installed, known after the first score;
-            else None. It is a `RuntimeWarning`, too.
+        runtime_note: why `auto` did not use the fastest runtime that is installed, or why nothing proves that the
+            server has these weights, known after the first score; else None. It is a `RuntimeWarning`, too.
 
     Raises:
         ValueError: an argument is of no use, or the weights are unknown, absent or altered.
@@ -63,18 +67,25 @@ class Detector:
         detector_options: dict | None = None,
         workers: int | None = None,
         runtime: str = AUTO,
+        server: Server | None = None,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
         check_detector(detector)
         check_runtime(runtime)
         self._detector = detector
-        self.record, self._weights = locate(model)
+        if server is None:
+            self.record, self._weights = locate(model)
+        elif runtime != AUTO:
+            raise ValueError(f"the runtime is the server's choice; received {runtime!r} with a server.")
+        else:
+            self._served = find_served(model)
+            self.record = self._served.record
         self.threshold = self.record.threshold if threshold is None else threshold
         # A threshold of one's own leaves nothing open.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers)
-        self._runtime = runtime
+        self._runtime, self._server = runtime, server
         self.runtime_note: str | None = None
         self._loaded = None
         self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
@@ -87,8 +98,11 @@ class Detector:
         self.close()
 
     def close(self) -> None:
-        """Ends the decoding processes."""
+        """Ends the decoding processes, and the connection to a server."""
         self._extractor.close()
+        if self._server and self._loaded:
+            self._loaded.close()
+            self._loaded = None
 
     def detect(self, path: str | os.PathLike) -> Detection:
         """The outcome of one image or video (for a folder use `detect_many`)."""
@@ -130,14 +144,25 @@ class Detector:
     @property
     def _scorer(self):
         if self._loaded is None:
-            from tfdfd.detect.scorer import Scorer
-            from tfdfd.runtime.opening import open_network
-
-            network, self.runtime_note = open_network(self.record, self._weights, self._runtime)
+            self._loaded, self.runtime_note = self._open_remote() if self._server else self._open()
             if self.runtime_note:
                 warnings.warn(self.runtime_note, RuntimeWarning, stacklevel=2)
-            self._loaded = Scorer(network)
         return self._loaded
+
+    def _open(self):
+        from tfdfd.detect.scorer import Scorer
+        from tfdfd.runtime.opening import open_network
+
+        network, note = open_network(self.record, self._weights, self._runtime)
+        return Scorer(network), note
+
+    def _open_remote(self):
+        scorer = RemoteScorer(self._server, self._served.name, self._served.version, self._request.size)
+        try:
+            return scorer, check_served(scorer, self._served, self._server.address)
+        except BaseException:
+            scorer.close()
+            raise
 
     def _score(self, extraction: Extraction) -> Detection:
         begun = time.monotonic()
