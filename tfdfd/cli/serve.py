@@ -146,6 +146,7 @@ def _settings(arguments):
         poll_seconds=arguments.poll_seconds,
         grace_seconds=arguments.grace_seconds,
         may_reload=arguments.allow_reload,
+        any_graph=arguments.allow_any_graph,
         tls=tls,
         config_file=arguments.model_config,
     )

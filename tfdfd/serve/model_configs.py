@@ -11,8 +11,10 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tfdfd.serve.loaded_model import SAVED_MODEL
+from tfdfd.serve.sources import FolderSource, HubSource
 
 _MAX_CONFIG_BYTES = 1 << 20
+_HANDLES = "tfdfd/"
 # As TensorFlow Serving allows in addresses.
 _LABEL = re.compile("[A-Za-z0-9_]+")
 
@@ -23,14 +25,14 @@ class ModelConfig:
 
     Args:
         name: in requests.
-        base: folder with a folder for each version, named by its number.
+        source: of its versions.
         latest: how many versions, from the highest down; None for all.
         versions: these alone, when not empty.
         labels: label -> version.
     """
 
     name: str
-    base: Path
+    source: FolderSource | HubSource
     latest: int | None = 1
     versions: tuple[int, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)
@@ -46,22 +48,38 @@ class ModelConfig:
 
 
 def config_of(word: str, latest: int | None = 1) -> ModelConfig:
-    """A model as the command line names it: `DIR` or `NAME=DIR`.
+    """A model as the command line names it: `DIR`, `NAME=DIR`, or a handle, `NAME=tfdfd/MODEL[/VERSION]`.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or no such handle.
     """
-    name, equals, folder = word.partition("=")
+    name, equals, place = word.partition("=")
     if not equals:
-        name, folder = "", word
-    base = Path(os.path.abspath(folder))
+        name, place = "", word
+    if place.startswith(_HANDLES):
+        return _of_handle(name, place, latest)
+    base = Path(os.path.abspath(place))
     if not base.is_dir():
-        raise ValueError(f"there is no folder {folder!r}; give one with a folder for each version, such as {word}/1.")
-    version = ()
+        raise ValueError(
+            f"there is no folder {place!r}; give one with a folder for each version, such as {place}/1, or a handle."
+        )
+    versions = ()
     if (base / SAVED_MODEL).is_file() and base.name.isdecimal():
         # One version of a model that may have others.
-        base, version = base.parent, (int(base.name),)
-    return ModelConfig(name or base.name, base, latest, version)
+        base, versions = base.parent, (int(base.name),)
+    return ModelConfig(name or base.name, FolderSource(base), latest, versions)
+
+
+def _of_handle(name, text, latest):
+    from tfdfd.hub.finding import look_up
+    from tfdfd.hub.handles import Handle
+
+    handle = Handle.parse(text)
+    if handle.features:
+        raise ValueError(f"{text} is served as the signature 'features' of tfdfd/{handle.model}; give that.")
+    look_up(handle)  # says what is wrong with it
+    versions = () if handle.version is None else (handle.version,)
+    return ModelConfig(name or handle.model, HubSource(handle.model), latest, versions)
 
 
 def read_configs(file: str | os.PathLike) -> list[ModelConfig]:
@@ -118,4 +136,4 @@ def _config(given):
         latest = None
     elif kind == "latest":
         latest = policy.latest.num_versions or 1
-    return ModelConfig(given.name, Path(given.base_path), latest, versions, dict(given.version_labels))
+    return ModelConfig(given.name, FolderSource(Path(given.base_path)), latest, versions, dict(given.version_labels))

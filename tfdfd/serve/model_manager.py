@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
+from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.model_configs import ModelConfig
-from tfdfd.serve.version_folders import state_of, version_folders
+from tfdfd.serve.sources import FolderSource, HubSource
 
 State = ModelVersionStatus.State
 # Of versions that are no more, so many are remembered of a model.
 _MOST_ENDED = 100
+_SECONDS_UNTIL_AGAIN = 60.0
 
 
 class Version:
@@ -71,8 +72,8 @@ class _Served:
     config: ModelConfig
     loaded: dict[int, Version] = field(default_factory=dict)
     states: dict[int, VersionState] = field(default_factory=dict)
-    # Of what could not be loaded, the files as they were.
-    broken: dict[int, tuple] = field(default_factory=dict)
+    # Of what could not be loaded: its state then, and when to try again though it is the same.
+    broken: dict[int, tuple[object, float]] = field(default_factory=dict)
 
 
 class ModelManager:
@@ -80,7 +81,7 @@ class ModelManager:
 
     Args:
         configs: the models.
-        load: a version's folder -> model, warmed up; called in a thread.
+        load: source and version -> model, warmed up; called in a thread.
         forget: told of a model before it is freed.
         note: told in words of what is loaded, let go, or broken.
     """
@@ -88,12 +89,12 @@ class ModelManager:
     def __init__(
         self,
         configs: Iterable[ModelConfig],
-        load: Callable[[Path], LoadedModel],
+        load: Callable[[FolderSource | HubSource, int], LoadedModel],
         forget: Callable[[LoadedModel], None],
         note: Callable[[str], None],
     ):
         self._models = {config.name: _Served(config) for config in configs}
-        self._load_folder, self._forget, self._note = load, forget, note
+        self._load, self._forget, self._note = load, forget, note
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._at_work = asyncio.Lock()
         self._leaving: set[asyncio.Task] = set()
@@ -119,7 +120,7 @@ class ModelManager:
             for name, config in wanted.items():
                 if name not in self._models:
                     self._models[name] = _Served(config)
-                elif self._models[name].config.base != config.base:
+                elif self._models[name].config.source != config.source:
                     served = self._models[name]
                     served.config = config
                     for number in list(served.loaded):
@@ -177,7 +178,7 @@ class ModelManager:
         served = self._models[name]
         broken = {number: state.message for number, state in served.states.items() if state.message}
         if not broken:
-            return f"{served.config.base} has no folder that is named by a version's number"
+            return f"{served.config.source} has no version"
         return "; ".join(f"version {number}: {message}" for number, message in broken.items())
 
     async def close(self) -> None:
@@ -202,45 +203,47 @@ class ModelManager:
     async def _update(self, served):
         config = served.config
         try:
-            folders = version_folders(config.base)
-        except OSError as error:
-            self._note(f"{config.name}: {config.base} cannot be read: {error}; what is loaded stays.")
+            found = await self._in_thread(config.source.versions)
+        except (OSError, ValueError) as error:
+            self._note(f"{config.name}: {config.source} cannot be read: {error}; what is loaded stays.")
             return
         wanted = []
-        for number in config.versions or folders:
+        for number in config.versions or found:
             if not config.versions and config.latest is not None and len(wanted) == config.latest:
                 break
-            if number in served.loaded or await self._loads(served, number, folders.get(number)):
+            if number in served.loaded or await self._loads(served, number, found.get(number)):
                 wanted.append(number)
         if not wanted:
             return  # what there was goes on
         for number in set(served.loaded) - set(wanted):
             self._let_go(served, number)
 
-    async def _loads(self, served, number, folder):
+    async def _loads(self, served, number, found):
         """Loads a version; whether it is there now."""
-        config = served.config
-        found = () if folder is None else state_of(folder)
-        if served.broken.get(number) == found:
+        config, now = served.config, time.monotonic()
+        as_before, again = served.broken.get(number, (None, 0.0))
+        if number in served.broken and as_before == found and now < again:
             return False
-        state = served.states[number] = VersionState(State.LOADING)
+        state = served.states.setdefault(number, VersionState())
+        state.state = State.LOADING
         try:
-            if folder is None:
-                raise ServingError(NOT_FOUND, f"there is no folder {config.base / str(number)}.")
-            model = await asyncio.get_running_loop().run_in_executor(self._thread, self._load_folder, folder)
-        except ServingError as error:
-            state.state, state.code, state.message = State.END, error.code, error.message
+            model = await self._in_thread(self._load, config.source, number)
         except Exception as error:
-            state.state, state.code, state.message = State.END, INTERNAL, f"{type(error).__name__}: {error}"
-        else:
-            served.loaded[number] = Version(config.name, number, model)
-            served.broken.pop(number, None)
-            state.state = State.AVAILABLE
-            self._note(f"{config.name} version {number}: available")
-            return True
-        served.broken[number] = found
-        self._note(f"{config.name} version {number}: not loaded: {state.message}")
-        return False
+            # Whatever is wrong with files of others must not end the server.
+            code, message = _told(error)
+            if message != state.message:
+                self._note(f"{config.name} version {number}: not loaded: {message}")
+            state.state, state.code, state.message = State.END, code, message
+            served.broken[number] = found, now + _SECONDS_UNTIL_AGAIN
+            return False
+        served.loaded[number] = Version(config.name, number, model)
+        served.broken.pop(number, None)
+        served.states[number] = VersionState(State.AVAILABLE)
+        self._note(f"{config.name} version {number}: available")
+        return True
+
+    async def _in_thread(self, call, *arguments):
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     def _let_go(self, served, number):
         """No new request gets it; it is freed once those under way are answered."""
@@ -253,7 +256,7 @@ class ModelManager:
     async def _free(self, served, version):
         await version.unused()
         self._forget(version.model)
-        await asyncio.get_running_loop().run_in_executor(self._thread, version.model.close)
+        await self._in_thread(version.model.close)
         state = served.states.get(version.number)
         if state is not None and state.state == State.UNLOADING:
             state.state = State.END
@@ -261,3 +264,12 @@ class ModelManager:
         for number in ended[:-_MOST_ENDED]:
             del served.states[number]
         self._note(f"{version.name} version {version.number}: let go")
+
+
+def _told(error):
+    """Status and words."""
+    if isinstance(error, ServingError):
+        return error.code, error.message
+    if isinstance(error, (ValueError, OSError)):
+        return FAILED_PRECONDITION, str(error)
+    return INTERNAL, f"{type(error).__name__}: {error}"

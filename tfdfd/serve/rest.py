@@ -70,6 +70,8 @@ class RestSide:
 
     async def stop(self, grace: float) -> None:
         """Nobody new comes in; whoever is in is answered, for at most `grace` seconds."""
+        if self._server is None:
+            return
         self._server.close()
         self._handler.pre_shutdown()
         await self._handler.shutdown(grace)

@@ -18,6 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from tensorflow_serving.apis.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server
 
+from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
 from tfdfd.serve.grpc_services import ModelService, PredictionService
 from tfdfd.serve.loaded_model import LoadedModel
@@ -66,7 +67,7 @@ class Settings:
         poll_seconds: how often folders are looked into.
         grace_seconds: what a stop waits for accepted requests.
         may_reload: whether clients may say which models are served.
-        check_graph: called with a version's folder before it is loaded; raises what is wrong with it.
+        any_graph: whether SavedModels may hold operations that could do more than compute.
         tls: None for none.
         config_file: a `models.config`, followed while serving.
     """
@@ -80,7 +81,7 @@ class Settings:
     poll_seconds: float = 1.0
     grace_seconds: float = 30.0
     may_reload: bool = False
-    check_graph: Callable[[Path], None] | None = None
+    any_graph: bool = False
     tls: Tls | None = None
     config_file: Path | None = None
 
@@ -106,9 +107,10 @@ async def serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
 
-    def load(folder):
-        if settings.check_graph is not None:
-            settings.check_graph(folder)
+    def load(source, number):
+        folder = source.folder(number)
+        if not settings.any_graph:
+            check_operations(folder)
         model = LoadedModel(folder)
         warm_up(model)
         return model
