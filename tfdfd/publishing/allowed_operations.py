@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -21,14 +23,14 @@ _NETWORK = """
     StatelessRandomGetKeyCounter StatelessRandomUniformV2 """
 # What decodes and resizes crops, and what graphs are held together by.
 _PLUMBING = """
-    All Any Assert Cast Const DecodeJpeg DecodePng DecodeRaw EnsureShape Equal ExtractJpegShape Floor FloorDiv FloorMod
-    GatherV2 Greater GreaterEqual Identity IdentityN If Less LessEqual LogicalAnd LogicalNot LogicalOr NoOp Pack
-    PartitionedCall Placeholder Prod Range Rank Reshape ResizeArea RightShift Round Select SelectV2 Shape Size
-    Slice Split Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice StringLength Substr
-    TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile Unpack While
-    ZerosLike """
+    All Any Assert Cast Const DecodeJpeg DecodePng DecodeRaw EnsureShape Equal ExtractJpegShape Fill Floor
+    FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If Less LessEqual LogicalAnd LogicalNot
+    LogicalOr NoOp Pack PartitionedCall Placeholder Prod Range Rank Reshape ResizeArea ReverseV2 RightShift Round
+    Select SelectV2 Shape Size Slice Split Squeeze StatefulPartitionedCall StatelessIf StatelessWhile
+    StaticRegexFullMatch StridedSlice StringJoin StringLength Substr TensorListFromTensor TensorListGetItem
+    TensorListReserve TensorListSetItem TensorListStack Tile Unpack Where While ZerosLike """
 _VARIABLES = " AssignVariableOp ReadVariableOp VarHandleOp "
-_SAVING = " DisableCopyOnRead MergeV2Checkpoints SaveV2 ShardedFilename StaticRegexFullMatch StringJoin "
+_SAVING = " DisableCopyOnRead MergeV2Checkpoints SaveV2 ShardedFilename "
 ALLOWED = frozenset((_NETWORK + _PLUMBING + _VARIABLES).split())
 # Only within the two functions by which TensorFlow itself saves and restores the variables beside the graph.
 _SAVE, _RESTORE = ALLOWED | frozenset(_SAVING.split()), ALLOWED | {"RestoreV2"}
@@ -94,39 +96,83 @@ def _check_objects(folder, meta):
         name = node.user_object.identifier if kind == "user_object" else kind
         if kind not in _KINDS or (kind == "user_object" and name not in _OBJECTS) or node.registered_name:
             raise ForbiddenOperation(f"{folder} holds an object of the kind {node.registered_name or name!r}.")
+        if node.saveable_objects:
+            raise ForbiddenOperation(f"{folder} holds an object that is restored by a function of its own.")
 
 
 def _check_graph(folder, meta):
     functions = {function.signature.name: function for function in meta.graph_def.library.function}
-    special = _saver_functions(meta, functions)
-    # Each of the two may be called once, by the node that the saver names: from elsewhere it would reach any file.
-    calls = [(None, meta.graph_def.node)] + [(name, function.node_def) for name, function in functions.items()]
-    saver_nodes = {meta.saver_def.restore_op_name, meta.saver_def.save_tensor_name.partition(":")[0]}
-    for place, nodes in calls:
-        allowed = special.get(place, ALLOWED)
+    names = [
+        *(one.signature.name for one in meta.graph_def.library.function),
+        *(one.name for one in meta.graph_def.node),
+    ]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ForbiddenOperation(f"{folder} has several functions or nodes named {twice[0]!r}.")
+    savers = _savers(meta, functions)
+    allowed_in = {saver.function: saver.allowed for saver in savers}
+    for place, nodes in [("", meta.graph_def.node), *((name, one.node_def) for name, one in functions.items())]:
         for node in nodes:
-            if node.op not in allowed:
-                # A function may be called by its name alone.
-                if node.op in functions and node.op not in special:
-                    continue
+            if node.op not in allowed_in.get(place, ALLOWED):
                 where = f"function {place}" if place else "graph"
                 raise ForbiddenOperation(f"{folder}: the {where} has the operation {node.op!r} ({node.name}).")
-            called = set(_called(node))
-            if called & special.keys() and not (place is None and node.name in saver_nodes):
-                raise ForbiddenOperation(f"{folder}: {node.name} calls what restores variables from files.")
-    for name in special:
-        _check_file_names(folder, functions[name])
+            is_saver = not place and node.name in {saver.node for saver in savers}
+            if not is_saver and allowed_in.keys() & set(_called(node)):
+                raise ForbiddenOperation(f"{folder}: {node.name} calls what reads and writes the variables' files.")
+    _check_savers(folder, meta, functions, savers)
 
 
-def _saver_functions(meta, functions):
-    """Names of the functions that save and restore, with the operations that each may have."""
-    found = {}
-    for node_name, allowed in ((meta.saver_def.save_tensor_name, _SAVE), (meta.saver_def.restore_op_name, _RESTORE)):
-        node = next((node for node in meta.graph_def.node if node.name == node_name.partition(":")[0]), None)
-        name = node.attr["f"].func.name if node is not None else None
-        if name in functions:
-            found[name] = allowed
+class _Saver(NamedTuple):
+    """A node that only the loader may run, the function that it calls, and the operations of that function."""
+
+    node: str
+    function: str
+    allowed: frozenset
+
+
+def _savers(meta, functions):
+    """The two nodes by which TensorFlow saves and restores variables, as the SavedModel names them."""
+    nodes = {node.name: node for node in meta.graph_def.node}
+    named = ((meta.saver_def.save_tensor_name, _SAVE), (meta.saver_def.restore_op_name, _RESTORE))
+    found = []
+    for name, allowed in ((_node_of(name), allowed) for name, allowed in named):
+        called = nodes[name].attr["f"].func.name if name in nodes else None
+        if called in functions:
+            found.append(_Saver(name, called, allowed))
     return found
+
+
+def _check_savers(folder, meta, functions, savers):
+    """The file that is restored or written is the one that the loader names, and nobody else can run these nodes."""
+    names = {saver.node for saver in savers}
+    file_name = _node_of(meta.saver_def.filename_tensor_name)
+    for node in meta.graph_def.node:
+        if node.name in names and (not node.input or _node_of(node.input[0]) != file_name):
+            raise ForbiddenOperation(f"{folder}: {node.name} does not take the loader's file name first.")
+        if node.name == file_name and node.op != "Placeholder":
+            raise ForbiddenOperation(f"{folder}: the loader's file name is overruled by {node.op!r} ({node.name}).")
+        if names & {_node_of(given) for given in node.input}:
+            raise ForbiddenOperation(f"{folder}: {node.name} runs what reads and writes the variables' files.")
+    for key, signature in meta.signature_def.items():
+        tensors = [*signature.inputs.values(), *signature.outputs.values()]
+        if (names | {file_name}) & {_node_of(tensor.name) for tensor in tensors}:
+            raise ForbiddenOperation(f"{folder}: the signature {key!r} reads and writes the variables' files.")
+    for key, collection in meta.collection_def.items():
+        if names & {_node_of(name) for name in collection.node_list.value}:
+            raise ForbiddenOperation(f"{folder}: the collection {key!r} runs what reads the variables' files.")
+    reached = {saver.function for saver in savers} & meta.object_graph_def.concrete_functions.keys()
+    if reached:
+        raise ForbiddenOperation(f"{folder}: {', '.join(reached)} can be called once it is loaded.")
+    for saver in savers:
+        function = functions[saver.function]
+        given = [argument.name for argument in function.signature.input_arg][:1]
+        for node in function.node_def:
+            if node.op == "RestoreV2" and list(node.input)[:1] != given:
+                raise ForbiddenOperation(f"{folder}: {node.name} restores from a file of its own choice.")
+
+
+def _node_of(tensor):
+    return tensor.removeprefix("^").partition(":")[0]
 
 
 def _called(node):
@@ -134,13 +180,3 @@ def _called(node):
         if value.HasField("func"):
             yield value.func.name
         yield from (function.name for function in value.list.func)
-
-
-def _check_file_names(folder, function):
-    """What is restored comes from the file that the loader names, the function's first argument, and no other."""
-    if not function.signature.input_arg:
-        raise ForbiddenOperation(f"{folder}: {function.signature.name} takes no file name.")
-    given = function.signature.input_arg[0].name
-    for node in function.node_def:
-        if node.op == "RestoreV2" and (not node.input or node.input[0] != given):
-            raise ForbiddenOperation(f"{folder}: {node.name} restores from a file of its own choice.")

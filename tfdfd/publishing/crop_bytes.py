@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfdfd.publishing.resizing import resize_crop
+from tfdfd.publishing.upright import upright
 
 # Of one crop: 50 MB decoded. A picture's header is asked before it is decoded.
 MAX_PIXELS = 4096 * 4096
@@ -12,17 +13,20 @@ MAX_PIXELS = 4096 * 4096
 MAX_BATCH = 1024
 # Pictures decoded at a time; more would only hold more memory.
 _AT_ONCE = 16
+# As much of a file as is looked at before it is decoded.
+_HEAD = 24
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 def decode_crops(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """string `(batch,)`, each a JPEG or PNG of any size -> RGB float32 `(batch, height, width, 3)` in [0, 1].
 
-    Grey becomes RGB, an alpha channel is dropped, 16 bits become 8. Of an animated PNG the first picture counts.
+    Grey becomes RGB, an alpha channel is dropped, 16 bits become 8, and what EXIF says is turned is turned upright. Of
+    an animated PNG the first picture counts.
 
     Raises (when the graph runs):
-        InvalidArgumentError: something that is neither, cut short, or of more than `MAX_PIXELS` pixels; more than
-            `MAX_BATCH` pictures.
+        InvalidArgumentError: something that is neither, is cut short, in CMYK, or of more than `MAX_PIXELS` pixels;
+            more than `MAX_BATCH` pictures.
     """
     few = tf.debugging.Assert(
         tf.size(encoded) <= MAX_BATCH, [f"image_bytes holds more than {MAX_BATCH} pictures; send fewer a call"]
@@ -40,34 +44,32 @@ def decode_crops(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 def _decode(data):
     # By its first bytes alone: TensorFlow's decoders of one format take the others, too.
-    return tf.cond(
-        tf.strings.substr(data, 0, len(_JPEG)) == _JPEG,
-        lambda: _decode_jpeg(data),
-        lambda: _decode_png(data),
-    )
+    head = tf.strings.join([tf.strings.substr(data, 0, _HEAD), "\0" * _HEAD])
+    is_jpeg = tf.strings.substr(head, 0, len(_JPEG)) == _JPEG
+    return tf.cond(is_jpeg, lambda: _decode_jpeg(data), lambda: _decode_png(data, head))
 
 
 def _decode_jpeg(data):
-    shape = tf.image.extract_jpeg_shape(data)
-    with tf.control_dependencies([_small_enough(shape[0], shape[1])]):
+    height, width, channels = tf.unstack(tf.image.extract_jpeg_shape(data))
+    # OpenCV and TensorFlow turn CMYK into other colours.
+    rgb = tf.debugging.Assert(channels <= 3, ["image_bytes holds a CMYK picture; expected RGB or grey"])
+    with tf.control_dependencies([rgb, _small_enough(height, width)]):
         data = tf.identity(data)
     # TensorFlow's default is the fast transform, which is off by up to 15 of 255.
-    return tf.image.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    return upright(tf.image.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), data, b"Exif\0\0")
 
 
-def _decode_png(data):
-    # Width and height are the first of the header, which is the first of all chunks.
-    known = tf.strings.substr(data, 0, len(_PNG)) == _PNG
+def _decode_png(data, head):
+    # The header is the first of all chunks: its length and name, then width and height.
     known = tf.debugging.Assert(
-        known & (tf.strings.length(data) > 24) & (tf.strings.substr(data, 12, 4) == b"IHDR"),
+        (tf.strings.substr(head, 0, len(_PNG)) == _PNG) & (tf.strings.substr(head, 12, 4) == b"IHDR"),
         ["image_bytes holds something that is neither a JPEG nor a PNG"],
     )
     with tf.control_dependencies([known]):
-        data = tf.identity(data)
-    sides = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+        sides = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
     with tf.control_dependencies([_small_enough(sides[1], sides[0])]):
         data = tf.identity(data)
-    return tf.image.decode_png(data, channels=3)
+    return upright(tf.image.decode_png(data, channels=3), data, b"eXIf")
 
 
 def _small_enough(height, width):
