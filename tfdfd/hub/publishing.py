@@ -103,9 +103,7 @@ def _opened(root):
     if not path.exists():
         others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".tfdfd-"))
         if others:
-            raise HubError(
-                f"{root} is not empty and holds no hub ({others[0]!r} is in it); give a new or empty folder."
-            )
+            raise HubError(f"{root} holds {others[0]!r}, but no hub; give the folder of one, or a new or empty one.")
         write_atomically(path, Manifest().encoded())
     for entry in root.iterdir():
         # Ours is the lock, so nobody is at work in these.

@@ -1,0 +1,307 @@
+"""Publishing: a version is whole and in the manifest, or the hub is as it was."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tfdfd.hub import publishing
+from tfdfd.hub.checking import check_folder
+from tfdfd.hub.errors import HubError
+from tfdfd.hub.kaggle import prepare_kaggle
+from tfdfd.hub.manifest import Manifest
+from tfdfd.hub.publishing import publish
+from tfdfd.weights.records import DEFAULT_MODEL
+
+ROOT = Path(__file__).parent.parent
+MODEL = "meso_inception4"
+EXPORTED = ROOT / "saved_models" / MODEL / "1"
+
+posix = pytest.mark.skipif(os.name != "posix", reason="kills")
+
+
+def copy(_, folder):
+    """In the place of the export, which takes seconds and is tested with it."""
+    shutil.copytree(EXPORTED, folder)
+
+
+def check_hub(root):
+    """Raises unless all that the manifest names is whole; returns what it names."""
+    manifest = Manifest.decode((root / "manifest.json").read_bytes(), "manifest")
+    for model, versions in manifest.models.items():
+        for number, version in versions.items():
+            check_folder(root, root / model / str(number), version, model)
+    return {model: sorted(versions) for model, versions in manifest.models.items()}
+
+
+def test_a_version_is_added_and_the_others_stay(tmp_path):
+    first = publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy)
+    second = publish(DEFAULT_MODEL, tmp_path / "hub", 3, export=copy)
+    assert check_hub(tmp_path / "hub") == {MODEL: [1, 3]}
+    assert str(second.handle) == f"{DEFAULT_MODEL}/3" and first.manifest_sha256 != second.manifest_sha256
+    assert not [entry for entry in os.listdir(tmp_path / "hub") if entry.startswith(".")]
+
+
+def test_a_version_is_never_written_over(tmp_path):
+    publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(HubError, match="a version is never changed; the next free one is 3"):
+        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_that_the_manifest_does_not_name_is_not_written_over(tmp_path):
+    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    (tmp_path / MODEL / "2").mkdir()
+    with pytest.raises(HubError, match="is there, but .* does not name it"):
+        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.odt").write_text("")
+    with pytest.raises(HubError, match="holds 'thesis.odt', but no hub"):
+        publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    assert os.listdir(tmp_path) == ["thesis.odt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "hub").write_text("")
+    with pytest.raises(HubError, match="is no folder"):
+        publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy)
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9, 1.5, True, "1"])
+def test_versions_are_numbers(tmp_path, number):
+    with pytest.raises(HubError, match="whole numbers from 1 on"):
+        publish(DEFAULT_MODEL, tmp_path, number, export=copy)
+
+
+@pytest.mark.parametrize("name", ["../x", "Meso", "a/b", "1x", "x" * 200, "meso4.", ".x", "manifest.json/x"])
+def test_names_are_plain(tmp_path, name):
+    with pytest.raises(HubError, match="is named like a network"):
+        publish(DEFAULT_MODEL, tmp_path, 1, name, export=copy)
+
+
+def test_weights_that_are_unknown_are_an_error_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="no weights are known as"):
+        publish("tfdfd/reseption_v1", tmp_path / "hub", 1)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_an_export_that_fails_leaves_the_hub_as_it_was(tmp_path):
+    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+
+    def fails(model, folder):
+        copy(model, folder)
+        raise ValueError("not equal")
+
+    with pytest.raises(ValueError, match="not equal"):
+        publish(DEFAULT_MODEL, tmp_path, 2, export=fails)
+    assert check_hub(tmp_path) == {MODEL: [1]} and sorted(os.listdir(tmp_path)) == ["manifest.json", MODEL]
+
+
+def test_a_link_in_what_was_exported_is_refused(tmp_path):
+    def links(model, folder):
+        copy(model, folder)
+        (folder / "extra").symlink_to("/etc/passwd")
+
+    with pytest.raises(HubError, match="is a link"):
+        publish(DEFAULT_MODEL, tmp_path, 1, export=links)
+    assert check_hub(tmp_path) == {}
+
+
+def test_an_altered_manifest_is_not_written_over(tmp_path):
+    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(HubError, match="is no JSON"):
+        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+    assert (tmp_path / "manifest.json").read_text() == "{"
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_and_die(root, where):
+    if where == "in the export":
+
+        def export(model, folder):
+            copy(model, folder)
+            (folder / "saved_model.pb").unlink()
+            die()
+
+        publish(DEFAULT_MODEL, root, 2, export=export)
+    rename, write = os.rename, publishing.write_atomically
+
+    def dying_rename(*names):
+        if where == "before the rename":
+            die()
+        rename(*names)
+        die()
+
+    def dying_write(path, data):
+        if where == "half of the manifest":
+            (path.parent / ".tfdfd-0.tmp").write_bytes(data[: len(data) // 2])
+            die()
+        write(path, data)
+        die()
+
+    if "rename" in where:
+        publishing.os.rename = dying_rename
+    else:
+        publishing.write_atomically = dying_write
+    publish(DEFAULT_MODEL, root, 2, export=copy)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("where", "after"),
+    [
+        ("in the export", [1]),
+        ("before the rename", [1]),
+        ("after the rename", [1]),
+        ("half of the manifest", [1]),
+        ("after the manifest", [1, 2]),
+    ],
+)
+def test_a_publisher_that_is_killed_leaves_a_hub(tmp_path, where, after):
+    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    child = multiprocessing.get_context("spawn").Process(target=publish_and_die, args=(tmp_path, where))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert check_hub(tmp_path) == {MODEL: after}
+    # TF Serving looks at numbers only, and finds whole versions under them.
+    for folder in (tmp_path / MODEL).iterdir():
+        assert folder.name.isdigit() and (folder / "saved_model.pb").is_file()
+    publish(DEFAULT_MODEL, tmp_path, 5, export=copy)
+    assert check_hub(tmp_path) == {MODEL: [*after, 5]}
+    assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".tfdfd-publish-")]
+
+
+@posix
+def test_the_first_publisher_that_is_killed_leaves_an_empty_hub(tmp_path):
+    child = multiprocessing.get_context("spawn").Process(
+        target=publish_and_die, args=(tmp_path / "hub", "in the export")
+    )
+    child.start()
+    child.join(60)
+    assert check_hub(tmp_path / "hub") == {}
+    publish(DEFAULT_MODEL, tmp_path / "hub", 2, export=copy)
+    assert check_hub(tmp_path / "hub") == {MODEL: [2]}
+
+
+def publish_as_told(root, number, told):
+    try:
+        publish(DEFAULT_MODEL, root, number, export=copy)
+        told.put("done")
+    except HubError as error:
+        told.put(str(error))
+
+
+@posix
+@pytest.mark.parametrize(("numbers", "done"), [([1, 2, 3, 4, 5, 6], 6), ([7, 7, 7, 7], 1)])
+def test_many_publish_at_once(tmp_path, numbers, done):
+    context = multiprocessing.get_context("spawn")
+    told = context.SimpleQueue()
+    children = [context.Process(target=publish_as_told, args=(tmp_path, number, told)) for number in numbers]
+    for child in children:
+        child.start()
+    answers = [told.get() for _ in children]
+    for child in children:
+        child.join(60)
+    assert answers.count("done") == done and check_hub(tmp_path) == {MODEL: sorted(set(numbers))}
+    assert all("never changed" in answer for answer in answers if answer != "done")
+
+
+# Kaggle
+
+
+def test_an_upload_to_kaggle_is_prepared_and_not_sent(tmp_path):
+    done = publish(DEFAULT_MODEL, tmp_path / "hub", 4, export=copy)
+    call = prepare_kaggle(done.handle, done.folder, tmp_path / "upload")
+    model = json.loads((tmp_path / "upload" / "model-metadata.json").read_text("utf-8"))
+    variation = json.loads((tmp_path / "upload" / "default" / "model-instance-metadata.json").read_text("utf-8"))
+    assert model["slug"] == variation["modelSlug"] == "tfdfd-meso-inception4" and model["isPrivate"] is True
+    assert variation["framework"] == "tensorFlow2" and variation["instanceSlug"] == "default"
+    # Kaggle has no name for the licence of these weights, so none is claimed.
+    assert variation["licenseName"] == "INSERT_LICENSE_HERE" and "research use only" in model["description"]
+    files = {path.relative_to(done.folder) for path in done.folder.rglob("*") if path.is_file()}
+    target = tmp_path / "upload" / "default"
+    uploaded = {path.relative_to(target) for path in target.rglob("*") if path.is_file()}
+    assert uploaded - files == {Path("model-instance-metadata.json")} and not files - uploaded
+    calls = []
+    stand_in = type("kagglehub", (), {"model_upload": lambda *words, **names: calls.append((words, names))})
+    exec(call.replace("import kagglehub\n", ""), {"kagglehub": stand_in})
+    ((handle, folder), names) = calls[0]
+    assert handle == "INSERT_OWNER_SLUG_HERE/tfdfd-meso-inception4/tensorFlow2/default" and folder == str(target)
+    assert names["version_notes"] == f"{DEFAULT_MODEL}/4"
+
+
+def test_an_upload_is_not_written_over(tmp_path):
+    (tmp_path / "upload").mkdir()
+    with pytest.raises(HubError, match="is there already"):
+        prepare_kaggle(publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy).handle, EXPORTED, tmp_path / "upload")
+
+
+# The command line
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    monkeypatch.setattr("tfdfd.publishing.exporting.export", copy)
+
+
+def test_the_command_says_what_to_set(run_tfdfd, exported, tmp_path):
+    code, out, _ = run_tfdfd("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")
+    assert code == 0 and "tfdfd/mine.v-1/1: " in out and f"TFDFD_HUB={tmp_path / 'hub'}" in out
+    assert run_tfdfd("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")[0] == 2
+
+
+def test_the_command_prepares_for_kaggle(run_tfdfd, exported, tmp_path):
+    words = ("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--kaggle", tmp_path / "upload", "--version")
+    code, out, _ = run_tfdfd(*words, 1)
+    assert code == 0 and "kagglehub.model_upload(" in out and (tmp_path / "upload" / "model-metadata.json").is_file()
+    assert run_tfdfd(*words, 2)[0] == 2
+    assert check_hub(tmp_path / "hub") == {MODEL: [1]}
+
+
+def test_verify_tells_all_some_none(run_tfdfd, tmp_path, monkeypatch):
+    monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
+    monkeypatch.delenv("TFDFD_HUB", raising=False)
+    for number in (1, 2):
+        publish(DEFAULT_MODEL, tmp_path / "hub", number, export=copy)
+    verify = ("models", "verify", tmp_path / "hub")
+    code, out, _ = run_tfdfd(*verify)
+    assert code == 0 and out.count("ok ") == 2
+    (tmp_path / "hub" / MODEL / "1" / "model_card.json").write_text("{}")
+    code, out, _ = run_tfdfd(*verify)
+    assert code == 3 and f"broken {DEFAULT_MODEL}/1" in out and f"ok     {DEFAULT_MODEL}/2" in out
+    monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
+    assert run_tfdfd("models", "verify", f"{DEFAULT_MODEL}/2")[0] == 0
+    assert run_tfdfd("models", "verify", f"{DEFAULT_MODEL}/1")[0] == 1
+    shutil.rmtree(tmp_path / "hub" / MODEL / "2")
+    assert run_tfdfd(*verify)[0] == 1
+    assert run_tfdfd("models", "verify", tmp_path / "absent")[0] == 2
+    (tmp_path / "hub" / "manifest.json").write_text("{")
+    assert run_tfdfd(*verify)[0] == 2
+
+
+def test_verify_wants_a_card(run_tfdfd, tmp_path, monkeypatch):
+    def without(model, folder):
+        copy(model, folder)
+        (folder / "model_card.json").write_text(json.dumps({"model": "meso4"}))
+
+    monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
+    publish(DEFAULT_MODEL, tmp_path, 1, export=without)
+    code, out, _ = run_tfdfd("models", "verify", tmp_path)
+    assert code == 1 and "model_card.json is no model card" in out
+
+
+def test_the_carried_models_are_verified(run_tfdfd):
+    code, out, _ = run_tfdfd("models", "verify")
+    assert code == 0 and f"ok     {DEFAULT_MODEL}/1" in out
