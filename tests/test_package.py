@@ -19,6 +19,14 @@ CARRIED = [
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",
 ]
+# Published models are beside the package in a checkout, and in it where it is installed.
+PUBLISHED = [
+    "saved_models/manifest.json",
+    "saved_models/meso_inception4/1/saved_model.pb",
+    "saved_models/meso_inception4/1/model_card.json",
+    "saved_models/meso_inception4/1/variables/variables.index",
+    "saved_models/meso_inception4/1/feature_vector/saved_model.pb",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def built(tmp_path_factory):
 
 def test_wheel_carries_sample_model_schema_and_template(built):
     names = zipfile.ZipFile(built[0]).namelist()
-    assert not set(CARRIED) - set(names)
+    assert not {*CARRIED, *(f"tfdfd/{name}" for name in PUBLISHED)} - set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"tfdfd"}
     assert any(name.endswith("LICENSE") for name in names) and any(name.endswith("NOTICE") for name in names)
 
@@ -42,8 +50,8 @@ def test_wheel_carries_sample_model_schema_and_template(built):
 def test_sdist_carries_the_same(built):
     with tarfile.open(built[1]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert not set(CARRIED) - names
-    assert {"setup.cfg", "README.md", "LICENSE"} <= names
+    assert not {*CARRIED, *PUBLISHED} - names
+    assert {"setup.cfg", "setup.py", "README.md", "LICENSE"} <= names
 
 
 def test_wheel_is_small(built):
@@ -71,9 +79,25 @@ def test_wheel_runs_away_from_the_checkout(built, tmp_path):
     assert done.stdout.count("\n") == 2 and (tmp_path / "page.html").stat().st_size > 10_000
 
 
+def test_wheel_finds_its_published_models_away_from_the_checkout(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from tfdfd.cli.main import main; from tfdfd.hub.finding "
+        "import carried; print(carried().folder_of('meso_inception4', 1, carried().manifest().models"
+        "['meso_inception4'][1])); raise SystemExit(main(['models', 'verify']))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TFDFD_HUB_SHA256")}
+    command = [sys.executable, "-c", code, str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "site" / "tfdfd" / "saved_models"))
+    assert "ok     tfdfd/meso_inception4/1" in done.stdout
+
+
 @pytest.mark.slow
 def test_wheel_installs_into_an_empty_environment(built, tmp_path):
-    """As a user does: a new virtual environment, the wheel and its dependencies from the registry, one command."""
+    """As a user does: a new virtual environment, the wheel and its dependencies from the registry, one command; then
+    the carried model through TensorFlow Hub."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", built[0]], check=True)
@@ -82,3 +106,11 @@ def test_wheel_installs_into_an_empty_environment(built, tmp_path):
     command = [tmp_path / "venv" / "bin" / "tfdfd", "detect", samples.strip()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("\n") == 2, done.stderr
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{built[0]}[hub]"], check=True)
+    code = (
+        "import tensorflow_hub as hub, tfdfd, numpy as np; image = np.random.rand(2, 256, 256, 3).astype('float32'); "
+        "print(np.abs(hub.KerasLayer('tfdfd/meso_inception4')(image) - tfdfd.HubLayer('tfdfd/meso_inception4')(image))"
+        ".max() < 1e-5)"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "True\n", done.stderr

@@ -1,0 +1,188 @@
+"""Published models in the frameworks: `hub.KerasLayer` in a process of its own, as a user has it, and our layer."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfdfd
+from tfdfd.hub.checking import version_in
+from tfdfd.hub.errors import HubError
+from tfdfd.hub.manifest import Manifest
+from tfdfd.models import build
+from tfdfd.weights.records import DEFAULT_MODEL
+
+ROOT = Path(__file__).parent.parent
+CARRIED = ROOT / "saved_models" / "meso_inception4" / "1"
+
+# A folder of the handle's name lies in the current folder, and nothing can be connected to.
+IN_TF_KERAS = """
+import json, socket
+def offline(*_): raise AssertionError("the network was asked")
+socket.getaddrinfo = socket.socket.connect = offline
+import tensorflow_hub as hub, tfdfd
+import numpy as np, tf_keras
+from PIL import Image
+
+crop = np.asarray(Image.open("crop.png"))[None] / np.float32(255)
+layer = hub.KerasLayer("tfdfd/meso_inception4")
+told = {"score": float(layer(crop)[0, 0]), "frozen": len(layer.trainable_weights)}
+with tfdfd.Detector(detector="none", runtime="tensorflow") as detector:
+    told["detect"] = detector.detect("crop.png").fake_probability
+told["features"] = list(hub.load("tfdfd/meso_inception4/1/feature_vector")(crop).shape)
+
+tf_keras.utils.set_random_seed(1)
+tuned = hub.KerasLayer("tfdfd/meso_inception4/1", trainable=True)
+model = tf_keras.Sequential([tf_keras.layers.Input((256, 256, 3)), tuned])
+model.compile(tf_keras.optimizers.Adam(1e-3), "binary_crossentropy")
+before = [variable.numpy() for variable in tuned.trainable_weights]
+images, labels = np.load("images.npy"), np.load("labels.npy")
+told["losses"] = model.fit(images, labels, batch_size=4, epochs=8, verbose=0).history["loss"]
+told["changed"] = sum(bool((old != new.numpy()).any()) for old, new in zip(before, tuned.trainable_weights))
+told["trainable"] = len(before)
+told["untouched"] = float(layer(crop)[0, 0])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def crop(astronaut):
+    """A face, uint8 (256, 256, 3)."""
+    return np.ascontiguousarray(astronaut[:256, 96:352])
+
+
+@pytest.fixture(scope="module")
+def examples(crop):
+    """Float32 images (4, 256, 256, 3): plain ones, and noisy ones, which are to be called fake."""
+    noise = np.random.default_rng(0)
+    real = np.stack([crop, np.roll(crop, 8, axis=1)])
+    fake = np.clip(real + noise.normal(0, 60, real.shape), 0, 255)
+    return np.concatenate([real, fake]).astype(np.float32) / 255, np.repeat([0.0, 1.0], 2).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    for variable in ("TFDFD_HUB", "TFDFD_HUB_SHA256"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="module")
+def layer():
+    return tfdfd.HubLayer(DEFAULT_MODEL)
+
+
+def test_keras_layer_scores_as_detect_and_is_tuned(tmp_path, crop, examples):
+    pytest.importorskip("tensorflow_hub", reason="pip install 'tfdfd[hub]'")
+    Image.fromarray(crop).save(tmp_path / "crop.png")
+    np.save(tmp_path / "images.npy", examples[0])
+    np.save(tmp_path / "labels.npy", examples[1])
+    (tmp_path / "tfdfd" / "meso_inception4" / "1").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TF_KERAS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TFHUB_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert abs(told["score"] - told["detect"]) <= 1e-5
+    assert told["frozen"] == 0 and told["features"] == [1, 16]
+    assert told["changed"] >= 0.9 * told["trainable"] > 0
+    assert min(told["losses"][-2:]) < 0.7 * told["losses"][0]
+    assert told["untouched"] == told["score"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_our_layer_scores_as_the_network(layer, crop, examples):
+    network = build("meso_inception4", weights=DEFAULT_MODEL)
+    expected = np.asarray(network(examples[0], training=False))
+    np.testing.assert_allclose(np.asarray(layer(examples[0])), expected, atol=1e-6)
+    # Frozen is frozen, also where the model around it trains.
+    np.testing.assert_allclose(np.asarray(layer(examples[0], training=True)), expected, atol=1e-6)
+    assert layer.trainable_weights == [] and len(layer.weights) == len(network.weights)
+
+
+def test_our_layer_is_tuned_saved_and_loaded(layer, examples, tmp_path):
+    keras.utils.set_random_seed(1)
+    tuned = tfdfd.HubLayer(f"{DEFAULT_MODEL}/1", trainable=True)
+    model = keras.Sequential([keras.Input((256, 256, 3)), tuned])
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    before = [keras.ops.convert_to_numpy(weight) for weight in tuned.trainable_weights]
+    losses = model.fit(*examples, batch_size=4, epochs=8, verbose=0).history["loss"]
+    assert min(losses[-2:]) < 0.7 * losses[0]
+    after = [keras.ops.convert_to_numpy(weight) for weight in tuned.trainable_weights]
+    changed = sum(bool((old != new).any()) for old, new in zip(before, after, strict=True))
+    assert changed >= 0.9 * len(before) > 0
+    scores = model.predict(examples[0], verbose=0)
+
+    model.save_weights(tmp_path / "tuned.weights.h5")
+    fresh = keras.Sequential([keras.Input((256, 256, 3)), tfdfd.HubLayer(DEFAULT_MODEL)])
+    assert np.abs(fresh.predict(examples[0], verbose=0) - scores).max() > 1e-3
+    fresh.load_weights(tmp_path / "tuned.weights.h5")
+    np.testing.assert_allclose(fresh.predict(examples[0], verbose=0), scores, atol=1e-6)
+
+    model.save(tmp_path / "tuned.keras")
+    loaded = keras.models.load_model(tmp_path / "tuned.keras")
+    assert loaded.layers[-1].handle == f"{DEFAULT_MODEL}/1" and loaded.layers[-1].trainable
+    np.testing.assert_allclose(loaded.predict(examples[0], verbose=0), scores, atol=1e-6)
+
+
+def test_our_feature_layer_takes_a_head(examples):
+    image = keras.Input((256, 256, 3))
+    features = tfdfd.HubLayer(f"{DEFAULT_MODEL}/feature_vector")(image)
+    assert features.shape == (None, 16)
+    model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
+    assert len(model.trainable_weights) == 2
+    network = build("meso_inception4", weights=DEFAULT_MODEL)
+    expected = keras.Model(network.input, network.get_layer("features").output)(examples[0], training=False)
+    found = keras.Model(image, features)(examples[0], training=False)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
+
+
+def test_our_layer_computes_in_float32_within_a_mixed_model(layer, examples):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = tfdfd.HubLayer(DEFAULT_MODEL)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_array_equal(np.asarray(mixed(examples[0])), np.asarray(layer(examples[0])))
+
+
+def test_another_network_of_that_name_is_refused(tmp_path, monkeypatch):
+    """As if another version of the package built another network by the name in the card."""
+    folder = tmp_path / "meso_inception4" / "1"
+    shutil.copytree(CARRIED, folder)
+    card = json.loads((folder / "model_card.json").read_text("utf-8"))
+    (folder / "model_card.json").write_text(json.dumps(card | {"model": "meso4"}), encoding="utf-8")
+    manifest = Manifest().with_version("meso_inception4", 1, version_in(folder, "m"))
+    (tmp_path / "manifest.json").write_bytes(manifest.encoded())
+    monkeypatch.setenv("TFDFD_HUB", str(tmp_path))
+    with pytest.raises(HubError, match="does not build the network of .* variables.*hub.KerasLayer runs it"):
+        tfdfd.HubLayer(DEFAULT_MODEL)
+
+
+def test_other_answers_than_the_published_ones_are_refused(monkeypatch):
+    """As if a layer of it computed something else: the variables fit, the scores do not."""
+
+    def other(*words, **arguments):
+        network = build(*words, **arguments)
+        image = keras.Input(network.input_shape[1:])
+        return keras.Model(image, network(1 - image))
+
+    monkeypatch.setattr("tfdfd.hub.layer.build", other)
+    with pytest.raises(HubError, match="does not build the network of .* from the Keras model"):
+        tfdfd.HubLayer(DEFAULT_MODEL)
+
+
+def test_a_published_handle_is_wanted():
+    with pytest.raises(HubError, match="nobody has trained weights for tfdfd/reseption_v1"):
+        tfdfd.HubLayer("tfdfd/reseption_v1")
