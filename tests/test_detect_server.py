@@ -18,6 +18,7 @@ from tfdfd.remote.messages import PredictRequest, PredictResponse
 from tfdfd.remote.scorer import MAX_REQUEST_BYTES, RemoteError, RemoteScorer, Server
 from tfdfd.remote.served import find_served
 from tfdfd.runtime.opening import open_network, proof_crops
+from tfdfd.weights.records import list_records
 from tfdfd.weights.store import locate
 
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
@@ -236,10 +237,19 @@ def test_a_card_tells_threshold_and_proves_the_weights(run_tfdfd, scores, scorer
         assert (code, stdout) == (1, "")
         assert "is not tfdfd/meso_inception4" in stderr and "apart" in stderr
 
-        card_of(tmp_path)
+        card_of(tmp_path, proof_scores=None)
         code, stdout, stderr = run_tfdfd(*words)
         assert code == 0
         assert f"it is not proved that {address} serves the weights" in stderr
+
+
+@pytest.mark.parametrize("handle", [handle for handle, record in list_records().items() if record.carried])
+def test_carried_cards_tell_what_their_networks_answer(handle):
+    record, path = locate(handle)
+    network, _ = open_network(record, path)
+    found = network(proof_crops(network.size))
+    told = record.card.get("proof_scores")
+    assert told == pytest.approx(found.tolist(), abs=1e-4), "run 'python -m tools.proof_scores'"
 
 
 def test_polarity_the_other_way_round_is_found_out(run_tfdfd, scores, scorer, face, tmp_path):

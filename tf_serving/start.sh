@@ -71,7 +71,8 @@ while read -r key value; do
 done < <(sed -nE \
   -e 's/^[[:space:]]*name:[[:space:]]*"([^"]+)".*/name \1/p' \
   -e 's/.*versions:[[:space:]]*([0-9]+).*/version \1/p' "$here/models.config")
-[[ -z $missing ]] || fail "models.config names what $hub does not hold:$missing; publish them, or change models.config"
+[[ -z $missing ]] || fail "models.config names what $hub does not hold:$missing; publish them, or write
+  another: python -m tf_serving.models_config $hub > tf_serving/models.config"
 
 run() {
   if [[ -n $print ]]; then
@@ -106,6 +107,7 @@ elif command -v docker >/dev/null && docker compose version >/dev/null 2>&1 && d
   run env TFDFD_HUB="$hub" TFDFD_PORT="$port" TFDFD_REST_PORT="$rest_port" \
     docker compose -f "$here/docker-compose.yml" up
 else
+  folders=$(sed -nE "s|^[[:space:]]*name:[[:space:]]*\"([^\"]+)\".*| $hub/\\1|p" "$here/models.config" | tr -d '\n')
   fail "neither tensorflow_model_server nor a running Docker is here; for one machine, tests and demos:
-  tfdfd serve --models $hub --port $port --rest-port $rest_port"
+  tfdfd serve --models$folders --port $port --rest-port $rest_port"
 fi

@@ -17,6 +17,7 @@ from tfdfd.models import load
 from tfdfd.publishing.equality import TOLERANCE, in_batches
 from tfdfd.publishing.formats import FORMATS, Expected
 from tfdfd.publishing.proof_images import proof_images
+from tfdfd.runtime.opening import PROOF_CROPS
 from tfdfd.version import __version__
 from tfdfd.weights.store import locate
 
@@ -97,6 +98,8 @@ def _card(record, format, facts, expected, folder):
         **facts,
         "tolerance": TOLERANCE,
         "proof_crops": len(expected.crops),
+        # By which `tfdfd detect --server` knows the model again.
+        "proof_scores": [round(float(score), 6) for score in expected.scores[:PROOF_CROPS, 0]],
         "tfdfd": __version__,
         "libraries": {name: version(name) for name in ("keras", "tensorflow")},
         "files": {path.relative_to(folder).as_posix(): _facts_of(path) for path in files},

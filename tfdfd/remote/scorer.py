@@ -22,7 +22,7 @@ _RETRIES = {
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.2s",
-                "maxBackoff": "5s",
+                "maxBackoff": "2s",
                 "backoffMultiplier": 3,
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },

@@ -20,6 +20,7 @@ from tfdfd.weights.records import WeightRecord
 
 # How far P(fake) of a converted network may be from that of the Keras model.
 TOLERANCE = 1e-4
+PROOF_CROPS = 8
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -47,7 +48,7 @@ def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple
         return KerasNetwork(model), f"openvino cannot run {record.handle}: {error}; tensorflow did."
 
 
-def proof_crops(size: int, count: int = 8) -> np.ndarray:
+def proof_crops(size: int, count: int = PROOF_CROPS) -> np.ndarray:
     """Crops to compare runtimes on, the same each time: coarse and fine noise of rising strength, uint8."""
     draw = np.random.default_rng(0)
     cell = np.arange(size) * 8 // size

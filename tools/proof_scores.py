@@ -1,0 +1,35 @@
+"""Tells in the card of each carried set of weights what its network answers for the crops of the proof.
+
+    python -m tools.proof_scores
+
+`tfdfd detect --server` asks the server for the same crops, and so finds out whether it has these weights. To be run
+again when carried weights change; a test compares.
+"""
+
+import json
+
+from tfdfd.files import write_atomically
+from tfdfd.models import load
+from tfdfd.runtime.opening import proof_crops
+from tfdfd.runtime.with_keras import KerasNetwork
+from tfdfd.weights.records import CARRIED, list_records
+from tfdfd.weights.store import locate
+
+
+def proof_scores(handle: str) -> list[float]:
+    """P(fake) of the crops of the proof, by the Keras model, to six digits."""
+    network = KerasNetwork(load(*locate(handle)))
+    return [round(float(score), 6) for score in network(proof_crops(network.size))]
+
+
+def main():
+    cards = {json.loads(path.read_text("utf-8"))["handle"]: path for path in CARRIED.glob("*.json")}
+    for handle, record in list_records().items():
+        if record.carried:
+            card = json.loads(cards[handle].read_text("utf-8")) | {"proof_scores": proof_scores(handle)}
+            write_atomically(cards[handle], json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+            print(f"{handle}: {card['proof_scores']}")
+
+
+if __name__ == "__main__":
+    main()
