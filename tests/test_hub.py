@@ -438,6 +438,14 @@ def test_a_hub_that_does_not_answer_is_told_and_the_package_does(monkeypatch):
             find("tfdfd/reseption_v1")
 
 
+def test_a_hub_that_accepts_and_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("tfdfd.hub.address_hub.TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("TFDFD_HUB", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.warns(UserWarning, match="could not be fetched"):
+            assert find(f"tfdfd/{MODEL}").folder == CARRIED / MODEL / "1"
+
+
 def test_under_a_pin_the_cache_answers_only_with_what_came_by_it(served, hub, monkeypatch):
     find(f"tfdfd/{MODEL}/2")
     monkeypatch.setenv("TFDFD_HUB_SHA256", digest_of_manifest(hub))

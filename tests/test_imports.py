@@ -58,7 +58,7 @@ MAY_IMPORT = {
         "version",
         "weights",
     },
-    "hub": {"files", "models", "publishing", "recipes", "runtime", "version", "weights"},
+    "hub": {"files", "models", "publishing", "recipes", "runtime", "weights"},
     "__init__": {"hub", "version"},
     "__main__": {"cli"},
 }
