@@ -32,6 +32,7 @@ def add_parser(verbs) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1")
     parser.add_argument("--port", type=int, default=8500, metavar="N", help="of gRPC; 0 for any (default: 8500)")
     parser.add_argument("--rest-port", type=int, default=8501, metavar="N", help="0 any, -1 none (default: 8501)")
+    parser.add_argument("--rest-seconds", type=float, default=30.0, metavar="S", help="of one request to REST")
     parser.add_argument("--poll-seconds", type=float, default=1.0, metavar="S", help="between looks into the folders")
     parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="that a stop waits for requests")
     parser.add_argument("--allow-reload", action="store_true", help="clients may say which models are served")
@@ -143,6 +144,7 @@ def _settings(arguments):
         ),
         max_message=arguments.max_message,
         max_connections=arguments.max_connections,
+        rest_seconds=arguments.rest_seconds,
         poll_seconds=arguments.poll_seconds,
         grace_seconds=arguments.grace_seconds,
         may_reload=arguments.allow_reload,

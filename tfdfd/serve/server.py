@@ -64,6 +64,7 @@ class Settings:
         limits: of batches and queues.
         max_message: bytes of a request.
         max_connections: at a time, of each side.
+        rest_seconds: until a request to REST must have come and been answered; silent connections are closed then.
         poll_seconds: how often folders are looked into.
         grace_seconds: what a stop waits for accepted requests.
         may_reload: whether clients may say which models are served.
@@ -78,6 +79,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     max_message: int = 32 << 20
     max_connections: int = 512
+    rest_seconds: float = 30.0
     poll_seconds: float = 1.0
     grace_seconds: float = 30.0
     may_reload: bool = False
@@ -121,7 +123,10 @@ async def serve(
     metrics.gauge("bytes_in_flight", "Bytes of the arrays of those.", lambda: batcher.bytes)
     manager = ModelManager(configs, load, batcher.forget, note)
     service = Service(manager, batcher, settings.may_reload)
-    grpc_side, rest_side = _grpc_server(settings), RestSide(service, metrics, settings.max_message)
+    grpc_side, rest_side = (
+        _grpc_server(settings),
+        RestSide(service, metrics, settings.max_message, settings.rest_seconds, settings.max_connections),
+    )
     tasks = []
     try:
         add_PredictionServiceServicer_to_server(PredictionService(service, metrics), grpc_side)
