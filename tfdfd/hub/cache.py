@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from tfdfd.files import locked_folder, sync_folder, write_atomically
+from tfdfd.files import sync_folder, write_atomically
 from tfdfd.hub.checking import check_folder
 from tfdfd.hub.errors import HubError
+from tfdfd.hub.locking import locked
 from tfdfd.hub.manifest import FILE, File, Manifest, Version
 from tfdfd.weights.store import digest
 
@@ -87,13 +87,13 @@ class Cache:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_owner()
         if not folder.exists():
-            with _locked(self.root):
+            with locked(self.root):
                 if not folder.exists():
                     self._fetch(folder, model, number, version, fetch)
         self.folder_of(model, number, version)
         told = self._told().models.get(model, {}).get(number)
         if told != version or told.source != source:
-            with _locked(self.root):
+            with locked(self.root):
                 known = Version(version.files, source)
                 write_atomically(self.root / FILE, self._told().with_version(model, number, known).encoded())
         return folder
@@ -145,13 +145,3 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfdfd", "hub").absolute()
     except RuntimeError as error:
         raise HubError(f"there is no home folder for a cache ({error}); set ${VARIABLE}.") from error
-
-
-@contextlib.contextmanager
-def _locked(folder) -> Iterator[None]:
-    lock = locked_folder(folder, "tfdfd", wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)

@@ -53,13 +53,18 @@ def version_in(folder: Path, name: str) -> Version:
     return version_of(files, name)
 
 
-def _files(root, folder, name):
-    """Paths of the plain files by relative path; links are refused on the way to the folder, too."""
+def refuse_links(root: Path, path: Path, name: str) -> None:
+    """Raises `HubError` where `path`, or a folder between it and `root`, is a link; `name` is for errors."""
     place = root
-    for part in folder.relative_to(root).parts:
+    for part in path.relative_to(root).parts:
         place = place / part
         if place.is_symlink():
             raise HubError(f"{place} is a link: what {name} consists of must lie there itself.")
+
+
+def _files(root, folder, name):
+    """Paths of the plain files by relative path."""
+    refuse_links(root, folder, name)
     if not folder.is_dir():
         raise HubError(f"there is no folder {folder}, which the manifest names for {name}: publish or copy it again.")
     files = {}

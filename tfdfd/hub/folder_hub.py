@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tfdfd.hub.cache import Cache
-from tfdfd.hub.checking import check_folder
+from tfdfd.hub.checking import check_folder, refuse_links
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.manifest import FILE, MAX_BYTES, Manifest, Version
 from tfdfd.hub.pinning import check_pin
@@ -62,14 +62,10 @@ class FolderHub:
         return Cache().keep(model, number, version, self._digest, self._copy)
 
     def _copy(self, model, number, file, target):
-        source = self._root / model / str(number) / file.path
-        for place in (source, *source.parents):
-            if place == self._root:
-                break
-            if place.is_symlink():
-                raise HubError(f"{place} is a link: what tfdfd/{model}/{number} consists of must lie there itself.")
+        name, source = f"tfdfd/{model}/{number}", self._root / model / str(number) / file.path
+        refuse_links(self._root, source, name)
         if not source.is_file():
-            raise HubError(f"tfdfd/{model}/{number} lacks {source}: publish or copy it again.")
+            raise HubError(f"{name} lacks {source}: publish or copy it again.")
         if source.stat().st_size != file.bytes:
             raise HubError(f"{source} has {source.stat().st_size:,} bytes, but the manifest says {file.bytes:,}.")
         shutil.copyfile(source, target)

@@ -10,8 +10,8 @@ from tfdfd.hub.errors import HubError
 PREFIX = "tfdfd/"
 FEATURE_VECTOR = "feature_vector"
 _NAME = r"[a-z][a-z0-9_]{0,63}(?:\.[a-z0-9][a-z0-9_-]{0,63})?"
-_VERSION = r"[1-9][0-9]{0,8}"
-_PATTERN = re.compile(rf"{PREFIX}(?P<model>{_NAME})(?:/(?P<version>{_VERSION}))?(?P<features>/{FEATURE_VECTOR})?")
+VERSION = r"[1-9][0-9]{0,8}"
+_PATTERN = re.compile(rf"{PREFIX}(?P<model>{_NAME})(?:/(?P<version>{VERSION}))?(?P<features>/{FEATURE_VECTOR})?")
 
 
 @dataclass(frozen=True)

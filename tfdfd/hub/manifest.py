@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from tfdfd.hub.errors import HubError
-from tfdfd.hub.handles import FEATURE_VECTOR, check_name
+from tfdfd.hub.handles import FEATURE_VECTOR, VERSION, check_name
 
 FILE = "manifest.json"
 SCHEMA = 1
@@ -110,7 +110,7 @@ def _versions(model, told):
     if not isinstance(told, dict):
         raise HubError(f"the versions of {model} must be an object; received {type(told).__name__}.")
     for number in told:
-        if not re.fullmatch("[1-9][0-9]{0,8}", number):
+        if not re.fullmatch(VERSION, number):
             raise HubError(f"{number!r} is no version of {model}; versions are whole numbers from 1 on.")
     return {int(number): _version(f"{model}/{number}", version) for number, version in told.items()}
 

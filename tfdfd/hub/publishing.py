@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import write_atomically
 from tfdfd.hub.checking import version_in
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.handles import PREFIX, Handle, check_name, check_version
+from tfdfd.hub.locking import locked
 from tfdfd.hub.manifest import FILE, MAX_BYTES, Manifest, Version
 from tfdfd.weights.store import locate
 
@@ -69,8 +70,7 @@ def publish(
     root = Path(hub).absolute()
     if root.exists() and not root.is_dir():
         raise HubError(f"{root} is no folder; a hub is one.")
-    lock = locked_folder(root, "tfdfd publish", wait=True)
-    try:
+    with locked(root):
         manifest = _opened(root)
         folder = root / name / str(number)
         _check_free(manifest, root, folder, name, number)
@@ -85,9 +85,6 @@ def publish(
             raise
         data = manifest.with_version(name, number, version).encoded()
         write_atomically(root / FILE, data)
-    finally:
-        if lock is not None:
-            os.close(lock)
     return Published(Handle(name, number), folder, version, hashlib.sha256(data).hexdigest())
 
 
@@ -106,7 +103,7 @@ def _opened(root):
             raise HubError(f"{root} holds {others[0]!r}, but no hub; give the folder of one, or a new or empty one.")
         write_atomically(path, Manifest().encoded())
     for entry in root.iterdir():
-        # Ours is the lock, so nobody is at work in these.
+        # The lock is ours, so nobody is at work in these.
         if entry.name.startswith((_TEMPORARY, f".{_TEMPORARY}")) and not entry.is_symlink() and entry.is_dir():
             shutil.rmtree(entry)
     if path.is_symlink() or path.stat().st_size > MAX_BYTES:
