@@ -218,6 +218,35 @@ def test_many_publish_at_once(tmp_path, numbers, done):
     assert all("never changed" in answer for answer in answers if answer != "done")
 
 
+@pytest.mark.slow
+def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch):
+    """Nothing in the place of anything: a run's folder, the export, the hub, the layer."""
+    from tfdfd.weights.store import locate
+
+    record, weights = locate(DEFAULT_MODEL)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    shutil.copy(weights, run / "weights.safetensors")
+    card = record.card | {"file": "weights.safetensors", "handle": "tfdfd/meso_inception4.s1-meso-inception4"}
+    (run / "weights.json").write_text(json.dumps(card))
+    code, out, _ = run_tfdfd("publish", run, "--to", tmp_path / "hub", "--version", 8)
+    assert code == 0 and f"{DEFAULT_MODEL}/8: " in out
+    monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
+    monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
+    assert run_tfdfd("models", "verify", tmp_path / "hub")[0] == 0
+
+    import numpy as np
+
+    import tfdfd
+    from tfdfd.models import build
+
+    images = np.random.default_rng(0).random((2, 256, 256, 3), np.float32)
+    layer, network = tfdfd.HubLayer(DEFAULT_MODEL), build("meso_inception4", weights=DEFAULT_MODEL)
+    assert layer.handle == f"{DEFAULT_MODEL}/8"
+    np.testing.assert_allclose(np.asarray(layer(images)), np.asarray(network(images, training=False)), atol=1e-6)
+
+
 # Kaggle
 
 
