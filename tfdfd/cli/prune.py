@@ -93,6 +93,16 @@ def summary(told: dict, folder: str) -> list[str]:
     return [*lines, f"weights: {os.path.join(folder, 'weights.safetensors')}"]
 
 
+def int8_lines(told: dict) -> list[str]:
+    """Of the network in 8 bits."""
+    return [
+        f"int8: {told['bytes']:,} bytes, gzip {told['gzip_bytes']:,}; P(fake) at most {told['apart']:.3f} apart, "
+        f"{told['apart_mean']:.4f} on average, on {told['crops']:,} crops",
+        *(f"int8: {line}" for line in _auc(told["auc"])),
+        f"int8: {told['file']}",
+    ]
+
+
 def _auc(told):
     for name in ("delong", "auc"):
         if told[name] is None:
@@ -105,13 +115,3 @@ def _auc(told):
             f"AUC on validation: {before:.4f} before, {after:.4f} after; loss {before - after:+.4f} "
             f"[{low:+.4f}, {high:+.4f}] ({how}, 95 %)"
         )
-
-
-def int8_lines(told: dict) -> list[str]:
-    """Of the network in 8 bits."""
-    return [
-        f"int8: {told['bytes']:,} bytes, gzip {told['gzip_bytes']:,}; P(fake) at most {told['apart']:.3f} apart, "
-        f"{told['apart_mean']:.4f} on average, on {told['crops']:,} crops; AUC {told['auc'][0]:.4f} before, "
-        f"{told['auc'][1]:.4f} after",
-        f"int8: {told['file']}",
-    ]

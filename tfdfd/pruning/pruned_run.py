@@ -5,34 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.scores import ScoreRow
 from tfdfd.models import load
 from tfdfd.pruning.child import answers, check_libraries, give, run_twin
-from tfdfd.pruning.described import describe
+from tfdfd.pruning.judged import judged
 from tfdfd.pruning.options import PruneOptions
 from tfdfd.pruning.proof import differences
 from tfdfd.pruning.source import is_run, recipe_for, refuse_known
-from tfdfd.pruning.zeros import lacks_pattern, prunable, sizes, zeros
+from tfdfd.pruning.zeros import lacks_pattern, prunable, zeros
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.errors import TrainingError
 from tfdfd.training.finishing import finish
-from tfdfd.training.run_folder import WEIGHTS, RunFolder
+from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.seen import write_seen
-from tfdfd.training.validation import score
 from tfdfd.weights.loading import load_safetensors, read_safetensors
-from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import digest, locate
 
 REPORT = "pruning.json"
@@ -99,8 +93,8 @@ def prune(
         else:
             report.note(f"{folder} was finished before")
         if not (run.path / REPORT).exists():
-            found = _judged(record, weights, crops, run)
-            found = {"schema": SCHEMA} | told | found | {"warnings": [*run.result["warnings"], *filter(None, [warning])]}
+            found = {"schema": SCHEMA} | told | judged(load(record, weights), crops, run)
+            found |= {"warnings": [*run.result["warnings"], *filter(None, [warning])]}
             write_atomically(run.path / REPORT, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(run.path / WORK, ignore_errors=True)
         return json.loads((run.path / REPORT).read_text("utf-8"))
@@ -159,41 +153,3 @@ def _card(record, options, crops):
         "initial_weights": {"handle": record.handle, "sha256": record.sha256},
         "pruning": {"zeros": how} | options.settings(),
     }
-
-
-def _judged(record, weights, crops, run):
-    """What pruning gave and took, measured on the files that are there now."""
-    dense = load(record, weights)
-    rows, before = score(dense, crops)
-    _, after = score(load(*locate(run.path)), crops)
-    return {
-        "proof": run.result["proof"],
-        "zeros": zeros(read_safetensors(run.path / WEIGHTS), prunable(describe(dense))),
-        "sizes": _sizes(dense, run.path / WEIGHTS),
-        "auc": compare(_score_rows(rows, before), _score_rows(rows, after), cluster="source"),
-        "protocol": f"validation split, {len(rows):,} crops, a video's score the mean of its crops; values and "
-        "differences are before less after, intervals of 95 %: DeLong's over videos, the paired bootstrap's over "
-        "sources; epoch, calibration and threshold of the pruned network were chosen on this split",
-    }
-
-
-def _sizes(dense, pruned):
-    # The source's own file may be of another layout.
-    with tempfile.TemporaryDirectory() as folder:
-        save_weights(dense, Path(folder) / WEIGHTS)
-        before = sizes(Path(folder) / WEIGHTS)
-    after = sizes(pruned)
-    return {
-        "dense": before,
-        "pruned": after,
-        "gzip_to_dense": after["gzip_bytes"] / before["bytes"],
-        "gzip_to_gzip": after["gzip_bytes"] / before["gzip_bytes"],
-    }
-
-
-def _score_rows(rows, scores):
-    names = ("file", "dataset", "video", "frame", "track", "label", "method", "source_id", "compression", "split")
-    return [
-        ScoreRow(**{name: getattr(row, name) for name in names}, fake_probability=float(value))
-        for row, value in zip(rows, scores, strict=True)
-    ]

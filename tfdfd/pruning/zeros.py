@@ -17,7 +17,9 @@ PRUNABLE = {"Conv2D": ("kernel",), "Dense": ("kernel",), "SeparableConv2D": ("po
 def prunable(described: dict) -> list[str]:
     """Names of the kernels of a described network that are pruned (`tfdfd.pruning.described.describe`)."""
     return [
-        layer["weights"][weight] for layer in described["layers"].values() for weight in PRUNABLE.get(layer["class"], ())
+        layer["weights"][weight]
+        for layer in described["layers"].values()
+        for weight in PRUNABLE.get(layer["class"], ())
     ]
 
 
