@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,14 +218,16 @@ def memory_of(pid: int) -> Callable[[], int]:
     return lambda: process.memory_info().rss
 
 
-def grpc_senders(server: str, model: str, bodies: list[list[bytes]], count: int, **options) -> list[Callable[[], None]]:
+@contextmanager
+def grpc_senders(server: str, model: str, bodies: list[list[bytes]], count: int, **options) -> Iterator[list[Callable]]:
     """Senders for the loops, each with a connection of its own that sends the bodies in turn.
 
-    Requests are encoded once and answers only looked at for their length: the load is to be the server's.
+    Requests are encoded once and answers are not decoded: the load is to be the server's. One request goes ahead, so
+    that a server that is away or refuses is told at once.
 
     Args:
         bodies: encoded crops, one list a request.
-        options: of `GrpcClient`.
+        options: of `GrpcClient`, without those for TLS.
     """
     import grpc
 
@@ -235,36 +238,42 @@ def grpc_senders(server: str, model: str, bodies: list[list[bytes]], count: int,
         client.predict(bodies[0])
     deadline = options.get("deadline_s", 10)
 
-    def sender(first):
-        # Otherwise gRPC leads all channels to one address over one connection.
-        channel = grpc.insecure_channel(server, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)])
+    def sender(channel, turn):
         predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        turn = itertools.cycle(requests[first:] + requests[:first])
 
         def send():
             try:
-                answer = predict(next(turn), timeout=deadline)
+                predict(next(turn), timeout=deadline)
             except grpc.RpcError as error:
                 raise ServingError(error.code().name, error.details()) from error
-            if not answer:
-                raise ServingError("INTERNAL", "an empty answer")
 
         return send
 
-    return [sender(number % len(requests)) for number in range(count)]
+    # Otherwise gRPC leads all channels to one address over one connection.
+    settings = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    with ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(server, settings)) for _ in range(count)]
+        yield [sender(channel, _from(requests, number)) for number, channel in enumerate(channels)]
 
 
-def rest_senders(server: str, model: str, bodies: list[list[bytes]], count: int, **options) -> list[Callable[[], None]]:
-    """The same over REST."""
+@contextmanager
+def rest_senders(server: str, model: str, bodies: list[list[bytes]], count: int, **options) -> Iterator[list[Callable]]:
+    """The same over REST, with all options of `RestClient`."""
     from tf_serving.client_rest import RestClient
 
-    def sender(turn: Iterator[list[bytes]]):
-        client = RestClient(server, model, attempts=1, **options)
+    def sender(client, turn):
         return lambda: client.predict(next(turn))
 
-    with RestClient(server, model, **options) as client:
-        client.predict(bodies[0])
-    return [sender(itertools.cycle(bodies[i % len(bodies) :] + bodies[: i % len(bodies)])) for i in range(count)]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RestClient(server, model, attempts=1, **options)) for _ in range(count)]
+        clients[0].predict(bodies[0])
+        yield [sender(client, _from(bodies, number)) for number, client in enumerate(clients)]
+
+
+def _from(values, number):
+    """The values again and again, not all senders beginning with the same."""
+    first = number % len(values)
+    return itertools.cycle(values[first:] + values[:first])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -285,9 +294,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pid", type=int, help="process of the server on this machine, for its memory")
     parser.add_argument("--json", metavar="FILE|-", help="write the figures as JSON")
     arguments = parser.parse_args(argv)
-    clients = arguments.clients or (128 if arguments.rate else 16)
-    if min(clients, arguments.batch, arguments.seconds, arguments.rate or 1) <= 0 or arguments.warmup < 0:
-        parser.error("--clients, --batch, --seconds and --rate must be greater than 0, and --warmup not negative")
+    clients = arguments.clients
+    if clients is None:
+        clients = 16 if arguments.rate is None else 128
+    rate = 1 if arguments.rate is None else arguments.rate
+    positive = (clients, arguments.batch, arguments.seconds, rate, arguments.deadline)
+    if not (all(0 < value < 1e9 for value in positive) and 0 <= arguments.warmup < 1e9):
+        parser.error("--clients, --batch, --seconds, --rate and --deadline must be above 0, and --warmup not negative")
     try:
         figures = _measured(arguments, clients)
     except (OSError, ValueError, ServingError) as error:
@@ -308,13 +321,13 @@ def _measured(arguments, clients):
     bodies = [list(itertools.islice(turn, arguments.batch)) for _ in crops]
     options = {"version": arguments.version, "label": arguments.label, "deadline_s": arguments.deadline}
     make = rest_senders if "://" in arguments.server else grpc_senders
-    senders = make(arguments.server, arguments.model, bodies, clients, **options)
     settings = {"requests": arguments.requests, "warmup_s": arguments.warmup}
     settings["memory"] = memory_of(arguments.pid) if arguments.pid else None
-    if arguments.rate:
-        load = open_loop(senders, arguments.rate, arguments.seconds, **settings)
-    else:
-        load = closed_loop(senders, arguments.seconds, **settings)
+    with make(arguments.server, arguments.model, bodies, clients, **options) as senders:
+        if arguments.rate:
+            load = open_loop(senders, arguments.rate, arguments.seconds, **settings)
+        else:
+            load = closed_loop(senders, arguments.seconds, **settings)
     how = {"loop": "open" if arguments.rate else "closed", "rate": arguments.rate, "clients": clients}
     how |= {"server": arguments.server, "model": arguments.model, "batch": arguments.batch}
     return how | {"warmup_s": arguments.warmup} | load.to_dict()
