@@ -114,7 +114,7 @@ def test_our_layer_is_tuned_saved_and_loaded(layer, examples, tmp_path):
     keras.utils.set_random_seed(1)
     tuned = tfdfd.HubLayer(f"{DEFAULT_MODEL}/1", trainable=True)
     model = keras.Sequential([keras.Input((256, 256, 3)), tuned])
-    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", jit_compile=False)
     before = [keras.ops.convert_to_numpy(weight) for weight in tuned.trainable_weights]
     losses = model.fit(*examples, batch_size=4, epochs=8, verbose=0).history["loss"]
     assert min(losses[-2:]) < 0.7 * losses[0]
@@ -175,11 +175,11 @@ def test_other_answers_than_the_published_ones_are_refused(monkeypatch):
 
     def other(*words, **arguments):
         network = build(*words, **arguments)
-        image = keras.Input(network.input_shape[1:])
-        return keras.Model(image, network(1 - image))
+        next(layer for layer in network.layers if isinstance(layer, keras.layers.LeakyReLU)).negative_slope = 0.2
+        return network
 
     monkeypatch.setattr("tfdfd.hub.layer.build", other)
-    with pytest.raises(HubError, match="does not build the network of .* from the Keras model"):
+    with pytest.raises(HubError, match="does not build the network of .*its answers are .* apart"):
         tfdfd.HubLayer(DEFAULT_MODEL)
 
 

@@ -34,7 +34,7 @@ def run(arguments) -> int:
     done = publish(arguments.model, arguments.to, arguments.version, arguments.name)
     size = sum(file.bytes for file in done.version.files)
     print(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
-    print(f"TFDFD_HUB={arguments.to}")
+    print(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
     print(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
     if arguments.kaggle:
         print(prepare_kaggle(done.handle, done.folder, arguments.kaggle))
