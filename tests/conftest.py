@@ -74,6 +74,16 @@ def toy_weights(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The folder of the default model as a SavedModel, as `tfdfd export` writes it. Not to be changed."""
+    from tfdfd.publishing.exporting import export
+
+    folder = tmp_path_factory.mktemp("exported") / "1"
+    export("tfdfd/meso_inception4", folder)
+    return folder
+
+
 @pytest.fixture
 def run_tfdfd(capfd):
     """The command line in this process: `run_tfdfd(*words) -> (exit code, stdout, stderr)`."""

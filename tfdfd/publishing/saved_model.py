@@ -38,11 +38,11 @@ def write_saved_model(model, folder: str | os.PathLike) -> None:
 
     @tf.function(input_signature=[image])
     def serving_default(image):
-        return {FAKE_PROBABILITY: model(image, training=False)}
+        return {FAKE_PROBABILITY: root.__call__(image)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
     def image_bytes(image_bytes):
-        return {FAKE_PROBABILITY: model(decode_crops(image_bytes, size), training=False)}
+        return {FAKE_PROBABILITY: root.__call__(decode_crops(image_bytes, size))}
 
     @tf.function(input_signature=[image])
     def of_features(image):
@@ -60,13 +60,13 @@ def write_feature_vector(model, folder: str | os.PathLike) -> None:
     Raises:
         ValueError: as `write_saved_model`.
     """
-    features = _part(model, FEATURES)
+    root = _root(_part(model, FEATURES))
 
     @tf.function(input_signature=[_image(model)])
     def serving_default(image):
-        return {FEATURES: features(image, training=False)}
+        return {FEATURES: root.__call__(image)}
 
-    _save(_root(features), folder, {"serving_default": serving_default})
+    _save(root, folder, {"serving_default": serving_default})
 
 
 def _save(root, folder, signatures):
@@ -89,15 +89,15 @@ def _root(model):
     root.__call__ = call
     root.variables = [variable.value for variable in model.variables]
     root.trainable_variables = [variable.value for variable in model.trainable_variables]
-    root.regularization_losses = [tf.function(loss, input_signature=[]) for loss in _regularization(model)]
+    root.regularization_losses = [
+        _penalty(variable) for variable in model.trainable_variables if variable.regularizer is not None
+    ]
     return root
 
 
-def _regularization(model):
-    """A function without arguments for each weight that the network keeps small."""
-    for variable in model.trainable_variables:
-        if variable.regularizer is not None:
-            yield lambda variable=variable: variable.regularizer(variable.value)
+def _penalty(variable):
+    """A function without arguments: what the network adds to the loss to keep this weight small."""
+    return tf.function(lambda: variable.regularizer(variable.value), input_signature=[])
 
 
 def _image(model):

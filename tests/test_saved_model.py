@@ -1,0 +1,247 @@
+"""The SavedModel contract: what TensorFlow Hub and TensorFlow Serving rely on, for every network there is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.seeded import fill, seeded
+from tfdfd.models import build, list_models
+from tfdfd.models.svm import SvmArrays, with_svm
+from tfdfd.publishing.allowed_operations import check_operations
+from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model
+from tfdfd.weights.saving import named_weights
+
+# One of each way to build them; the others, which take longer, with `make test-slow`.
+QUICK = ("meso4", "srm_vgg16")
+
+
+def images_of(model, count=3):
+    return np.random.default_rng(5).random((count, *model.input_shape[1:]), np.float32)
+
+
+def layer_output(model, name, images):
+    return keras.Model(model.input, model.get_layer(name).output)(images, training=False).numpy()
+
+
+def kept(tmp_path, model):
+    """The two SavedModels of a network, loaded."""
+    write_saved_model(model, tmp_path / "classifier")
+    write_feature_vector(model, tmp_path / "vector")
+    for name in ("classifier", "vector"):
+        check_operations(tmp_path / name)
+    return tf.saved_model.load(str(tmp_path / "classifier")), tf.saved_model.load(str(tmp_path / "vector"))
+
+
+def check_contract(tmp_path, model):
+    """The whole contract; the images are not square, so that height and width cannot be confused."""
+    classifier, vector = kept(tmp_path, model)
+    images = images_of(model)
+    scores, features = model(images, training=False).numpy(), layer_output(model, "features", images)
+    assert np.ptp(scores) > 1e-4  # or everything would be equal to everything
+    scale = max(1, np.abs(features).max())
+    for count in (3, 1):  # the batch is free
+        signatures = {name: function(image=tf.constant(images[:count])) for name, function in
+                      classifier.signatures.items() if name != "image_bytes"}  # fmt: skip
+        np.testing.assert_allclose(classifier(images[:count]), scores[:count], atol=1e-5)
+        np.testing.assert_allclose(signatures["serving_default"]["fake_probability"], scores[:count], atol=1e-5)
+        np.testing.assert_allclose(signatures["features"]["features"] / scale, features[:count] / scale, atol=1e-5)
+        np.testing.assert_allclose(vector(images[:count]) / scale, features[:count] / scale, atol=1e-5)
+    assert set(classifier.signatures) == {"serving_default", "image_bytes", "features"}
+    assert set(vector.signatures) == {"serving_default"}
+    pixels = (images * 255).astype(np.uint8)
+    pngs = tf.stack([tf.io.encode_png(image) for image in pixels])
+    answer = classifier.signatures["image_bytes"](image_bytes=pngs)["fake_probability"]
+    np.testing.assert_allclose(answer, model(pixels / np.float32(255), training=False), atol=1e-5)
+    names = [variable.name.partition(":")[0] for variable in classifier.trainable_variables]
+    assert names == [variable.value.name.partition(":")[0] for variable in model.trainable_variables]
+    assert len(classifier.variables) == len(model.variables)
+    assert classifier(images, training=True).shape == (3, 1)
+    return classifier, vector
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in list_models()]
+)
+def test_every_network_keeps_the_contract(tmp_path, name):
+    assert set(QUICK) <= set(list_models())
+    check_contract(tmp_path, seeded(name))
+
+
+def test_regularization_losses_are_those_of_keras(tmp_path):
+    model = small(kernel_regularizer=keras.regularizers.L2(0.01))
+    write_saved_model(model, tmp_path)
+    loaded = tf.saved_model.load(str(tmp_path))
+    losses = [float(loss()) for loss in loaded.regularization_losses]
+    assert len(losses) == 1 and losses[0] > 0
+    np.testing.assert_allclose(losses, [float(loss) for loss in model.losses], rtol=1e-6)
+    kernel = next(variable for variable in loaded.trainable_variables if "conv" in variable.name)
+    kernel.assign(2 * kernel)  # they follow the weights, whoever changes them
+    np.testing.assert_allclose([float(loss()) for loss in loaded.regularization_losses], [4 * losses[0]], rtol=1e-6)
+
+
+def small(**of_convolution):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="swish", name="conv", **of_convolution)(image)
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid", name="fake_probability")(x))
+    fill(named_weights(model).items())
+    return model
+
+
+class TestTraining:
+    @pytest.fixture
+    def model(self):
+        keras.utils.set_random_seed(0)
+        return build("mobilenet_v1", input_shape=(32, 32, 3), alpha=0.25)
+
+    def test_what_is_frozen_stays_frozen(self, tmp_path, model):
+        assert 0 < len(model.trainable_variables) < len(model.variables)
+        write_saved_model(model, tmp_path)
+        loaded = tf.saved_model.load(str(tmp_path))
+        assert [v.shape for v in loaded.trainable_variables] == [v.shape for v in model.trainable_variables]
+        before = [variable.numpy() for variable in loaded.variables]
+        loaded(images_of(model), training=True)
+        for variable, old in zip(loaded.variables, before, strict=True):
+            if "seed" not in variable.name:
+                np.testing.assert_array_equal(variable, old)  # statistics of frozen norms are frozen, too
+
+    def test_norms_follow_the_batch_in_training_only(self, tmp_path):
+        model = build("meso4", input_shape=(32, 32, 3))
+        write_saved_model(model, tmp_path)
+        loaded, images = tf.saved_model.load(str(tmp_path)), images_of(model, 8)
+        statistics = {v.name: v for v in loaded.variables if "moving" in v.name}
+        assert len(statistics) == 8
+        before = {name: variable.numpy() for name, variable in statistics.items()}
+        loaded(images)
+        assert all((variable.numpy() == before[name]).all() for name, variable in statistics.items())
+        loaded(images, training=True)
+        model(images, training=True)
+        wanted = {v.value.name: v.numpy() for v in model.variables if "moving" in v.path}
+        for name, variable in statistics.items():
+            assert (variable.numpy() != before[name]).any()
+            np.testing.assert_allclose(variable, wanted[name], rtol=1e-5, atol=1e-6)
+
+    def test_gradients_are_those_of_keras(self, tmp_path):
+        """Through swish as well, whose gradient TensorFlow does not derive but is told."""
+        model = small()
+        write_saved_model(model, tmp_path)
+        loaded, images = tf.saved_model.load(str(tmp_path)), tf.constant(images_of(model, 4))
+        found, wanted = (
+            gradients(function, variables, images)
+            for function, variables in (
+                (loaded, loaded.trainable_variables),
+                (model, [variable.value for variable in model.trainable_variables]),
+            )
+        )
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert np.abs(theirs).max() > 0
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def gradients(function, variables, images):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(function(images, training=True) - 1))
+    return [gradient.numpy() for gradient in tape.gradient(loss, variables)]
+
+
+class TestHub:
+    def test_layers_score_fine_tune_and_freeze(self, exported):
+        """In a process of its own: tf_keras is not to come where our tests use Keras 3."""
+        code = """
+import sys
+import numpy as np
+import tensorflow_hub as hub
+import tf_keras
+
+folder = sys.argv[1]
+tf_keras.utils.set_random_seed(0)
+images = np.random.default_rng(0).random((16, 256, 256, 3), np.float32)
+labels = np.tile([0.0, 1.0], 8)[:, None]
+frozen = hub.KerasLayer(folder)
+assert frozen.trainable_weights == [] and len(frozen.weights) > 0
+before = np.asarray(frozen(images))
+tuned = hub.KerasLayer(folder, trainable=True)
+model = tf_keras.Sequential([tf_keras.layers.Input((256, 256, 3)), tuned])
+assert len(model.trainable_weights) == 44, len(model.trainable_weights)
+np.testing.assert_allclose(model.predict(images, verbose=0), before, atol=1e-5)
+olds = [weight.numpy() for weight in model.weights]
+model.compile(tf_keras.optimizers.Adam(1e-3), "binary_crossentropy")
+losses = model.fit(images, labels, batch_size=16, epochs=3, verbose=0).history["loss"]
+assert losses[-1] < losses[0], losses
+changed = {weight.name for weight, old in zip(model.weights, olds) if (weight.numpy() != old).any()}
+assert sum("moving" in name for name in changed) == 8, changed
+assert sum("kernel" in name for name in changed) >= 15, changed
+assert np.abs(model.predict(images, verbose=0) - before).max() > 1e-3
+vector = hub.KerasLayer(folder + "/feature_vector", trainable=True)
+head = tf_keras.Sequential([tf_keras.layers.Input((256, 256, 3)), vector, tf_keras.layers.Dense(1)])
+head.compile("sgd", "mse")
+head.fit(images, labels, verbose=0)
+print(np.asarray(vector(images)).shape)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(exported)],
+            capture_output=True, text=True, timeout=300, check=False,
+            env=os.environ | {"TF_USE_LEGACY_KERAS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.strip() == "(16, 16)"
+
+
+def test_saved_model_cli_shows_the_three_signatures(exported):
+    command = Path(sys.executable).with_name("saved_model_cli")
+    done = subprocess.run(
+        [command, "show", "--dir", exported, "--all"], capture_output=True, text=True, timeout=120, check=True
+    )
+    for name in ("serving_default", "image_bytes", "features"):
+        assert f"signature_def['{name}']" in done.stdout
+    assert "inputs['image_bytes'] tensor_info:\n        dtype: DT_STRING\n        shape: (-1)" in done.stdout
+    assert "outputs['fake_probability'] tensor_info:\n        dtype: DT_FLOAT\n        shape: (-1, 1)" in done.stdout
+    assert "inputs['image'] tensor_info:\n        dtype: DT_FLOAT\n        shape: (-1, 256, 256, 3)" in done.stdout
+
+
+class TestSvm:
+    def test_in_the_place_of_the_head_keeps_the_contract(self, tmp_path):
+        model = with_svm(seeded("meso4"), svm_arrays(16))
+        classifier, _ = check_contract(tmp_path, model)
+        assert not any("vectors" in variable.name for variable in classifier.trainable_variables)
+
+
+def svm_arrays(width, count=12):
+    draw = np.random.default_rng(2)
+    return SvmArrays(
+        mean=draw.normal(0, 0.1, width), scale=draw.uniform(0.5, 2, width),
+        support_vectors=draw.normal(0, 1, (count, width)), dual_coef=draw.normal(0, 1, count),
+        intercept=0.1, gamma=0.02, slope=1.5, offset=0.2,
+    )  # fmt: skip
+
+
+class TestRefusal:
+    def test_of_a_network_of_any_size(self, tmp_path):
+        image = keras.Input((None, None, 3))
+        features = keras.layers.GlobalAveragePooling2D(name="features")(image)
+        model = keras.Model(image, keras.layers.Dense(1, name="fake_probability")(features))
+        with pytest.raises(ValueError, match="images of one size"):
+            write_saved_model(model, tmp_path / "x")
+
+    def test_of_a_network_without_features(self, tmp_path):
+        image = keras.Input((8, 8, 3))
+        model = keras.Model(image, keras.layers.Flatten()(image))
+        with pytest.raises(ValueError, match="no layer 'features'"):
+            write_saved_model(model, tmp_path / "x")
+
+    def test_of_another_size_when_it_is_called(self, exported):
+        loaded = tf.saved_model.load(str(exported))
+        with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)):
+            loaded(np.zeros((1, 128, 128, 3), np.float32))
+
+    def test_of_another_backend(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+        with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
+            write_saved_model(small(), tmp_path / "x")
+        assert not (tmp_path / "x").exists()
