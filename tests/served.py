@@ -1,6 +1,7 @@
 """A server of `tfdfd serve` in a process of its own, and a model so small that its answers are known."""
 
 import contextlib
+import io
 import os
 import queue
 import re
@@ -12,6 +13,9 @@ import urllib.error
 import urllib.request
 
 import grpc
+import numpy as np
+import pytest
+from PIL import Image
 from tensorflow.core.framework.types_pb2 import DT_FLOAT, DT_INT32, DT_STRING
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, ModelVersionStatus
 from tensorflow_serving.apis.model_pb2 import ModelSpec
@@ -75,6 +79,20 @@ def write_model(folder, scale=1.0):
     signatures = {"serving_default": tiny.of_image, "image_bytes": tiny.of_bytes, "slow": tiny.slow, "echo": tiny.echo}
     signatures |= {"classify": tiny.classify, "regress": tiny.regress}
     tf.saved_model.save(tiny, os.fspath(folder), signatures=signatures)
+
+
+def picture(value=255, size=SIZE, kind="JPEG"):
+    """An encoded picture of one grey."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def refused(call, *arguments, **keywords):
+    """Status and message of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments, **keywords)
+    return caught.value.code().name, caught.value.details()
 
 
 def request(values, name="image_bytes", signature="image_bytes", model="tiny", shape=None, version=None, label=None):

@@ -1,16 +1,13 @@
 """`tfdfd serve` asked as TensorFlow Serving is asked: every call of the official stubs, health, and REST."""
 
 import base64
-import io
 import json
 import shutil
 
-import grpc
 import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from PIL import Image
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -19,14 +16,7 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from tests.served import SIZE, Server, State, fill_spec, request, until, write_model
-
-
-def jpeg(value, size=SIZE, kind="JPEG"):
-    """A picture of one grey."""
-    file = io.BytesIO()
-    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, kind, quality=100)
-    return file.getvalue()
+from tests.served import SIZE, Server, State, fill_spec, picture, refused, request, until, write_model
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +37,8 @@ def server(models):
         yield started
 
 
-def refused(call, *arguments, **keywords):
-    """Status and message of a call that must fail."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*arguments, **keywords)
-    return caught.value.code().name, caught.value.details()
-
-
 def test_predict_answers_with_the_highest_version(server):
-    answer = server.predict(request([jpeg(0), jpeg(102, kind="PNG"), jpeg(255)]))
+    answer = server.predict(request([picture(0), picture(102, kind="PNG"), picture(255)]))
     assert answer.model_spec.version.value == 2
     assert answer.model_spec.name == "tiny"
     assert answer.model_spec.signature_name == "image_bytes"
@@ -69,7 +52,7 @@ def test_predict_answers_with_the_highest_version(server):
     ("which", "expected"), [({"version": 1}, 1), ({"label": "stable"}, 1), ({"label": "canary"}, 0.5)]
 )
 def test_versions_and_labels(server, which, expected):
-    assert server.scores([jpeg(255)], **which) == pytest.approx([expected], abs=1e-3)
+    assert server.scores([picture(255)], **which) == pytest.approx([expected], abs=1e-3)
 
 
 def test_tensors_as_content_as_values_and_as_one_value(server):
@@ -214,7 +197,7 @@ def test_rest_metadata(server):
 
 
 def test_rest_predict_by_row_and_by_column(server):
-    path, bytes_ = "/v1/models/tiny/versions/1:predict", [encoded(jpeg(0)), encoded(jpeg(255))]
+    path, bytes_ = "/v1/models/tiny/versions/1:predict", [encoded(picture(0)), encoded(picture(255))]
     by_row = rest(server, path, signature_name="image_bytes", instances=bytes_)
     assert by_row == (200, {"predictions": [[0.0], [1.0]]})
     named = [{"image_bytes": one} for one in bytes_]
@@ -247,8 +230,8 @@ def test_rest_classify_and_regress(server):
 
 
 def test_metrics(server):
-    server.scores([jpeg(255)])
-    refused(server.scores, [jpeg(255)], model="nobody-knows-this")
+    server.scores([picture(255)])
+    refused(server.scores, [picture(255)], model="nobody-knows-this")
     status, text = server.get("/monitoring/prometheus/metrics")
     assert status == 200
     assert b':tensorflow:serving:request_count{model_name="tiny",status="OK"}' in text
@@ -262,22 +245,22 @@ def test_new_version_is_switched_to_and_a_broken_one_is_told(models, tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(models / "1", folder / "1")
     with Server("--models", folder, "--allow-any-graph", "--poll-seconds", 0.2) as server:
-        assert server.scores([jpeg(255)]) == pytest.approx([1], abs=1e-3)
+        assert server.scores([picture(255)]) == pytest.approx([1], abs=1e-3)
         (folder / "3").mkdir()
         (folder / "3" / "saved_model.pb").write_bytes(b"no model")
         until(lambda: 3 in server.states() and server.states()[3].state == State.END)
         status = server.states()[3].status
         assert status.error_code != 0 and status.error_message
         assert server.available() == {1}
-        assert server.scores([jpeg(255)]) == pytest.approx([1], abs=1e-3)
-        assert refused(server.scores, [jpeg(255)], version=3) == (
+        assert server.scores([picture(255)]) == pytest.approx([1], abs=1e-3)
+        assert refused(server.scores, [picture(255)], version=3) == (
             "NOT_FOUND",
             "Servable not found for request: Specific(tiny, 3)",
         )
         shutil.copytree(models / "2", folder / ".2")
         (folder / ".2").rename(folder / "2")
         until(lambda: server.available() == {2})
-        assert server.scores([jpeg(255)]) == pytest.approx([0.5], abs=1e-3)
+        assert server.scores([picture(255)]) == pytest.approx([0.5], abs=1e-3)
         until(lambda: server.states()[1].state == State.END)
         # Repaired, it is loaded.
         shutil.rmtree(folder / "3")

@@ -47,6 +47,7 @@ def add_parser(verbs) -> None:
     limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows of one request (default: 256)")
     limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="waiting at a time (default: 512)")
     limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="of those (default: 1GiB)")
+    limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="of one call (default: 60)")
     limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="of one (default: 32MiB)")
     limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="of each side (default: 512)")
     tls = parser.add_argument_group("TLS, for both sides (PEM files)")
@@ -141,6 +142,7 @@ def _settings(arguments):
             max_rows=arguments.max_rows,
             max_requests=arguments.max_requests,
             max_bytes=arguments.max_bytes,
+            max_seconds=arguments.max_seconds,
         ),
         max_message=arguments.max_message,
         max_connections=arguments.max_connections,

@@ -37,6 +37,7 @@ class Limits:
         max_rows: rows of one request.
         max_requests: accepted and not yet answered.
         max_bytes: of the arrays of those.
+        max_seconds: of one call; a model that takes longer is stopped.
     """
 
     max_batch: int = 16
@@ -45,11 +46,14 @@ class Limits:
     max_rows: int = 256
     max_requests: int = 512
     max_bytes: int = 1 << 30
+    max_seconds: float = 60.0
 
     def __post_init__(self):
         for name in ("max_batch", "threads", "max_rows", "max_requests", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        if not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be above 0; received {self.max_seconds}.")
         if not 0 <= self.max_wait <= 10:
             raise ValueError(f"max_wait must lie in [0, 10] seconds; received {self.max_wait}.")
 
@@ -226,7 +230,7 @@ class Batcher:
     def _work(self, signature, batch):
         """In a thread: one answer or error for each request."""
         try:
-            answers = _answers(signature, batch, self.limits.max_batch)
+            answers = _answers(signature, batch, self.limits)
         except BaseException as error:
             answers = [ServingError(INTERNAL, f"{type(error).__name__}: {error}")] * len(batch)
         self._loop.call_soon_threadsafe(self._done, batch, answers)
@@ -243,31 +247,32 @@ class Batcher:
                 request.answer.set_result(answer)
 
 
-def _answers(signature, batch, most):
+def _answers(signature, batch, limits):
     try:
-        return _run(signature, batch, most)
+        return _run(signature, batch, limits)
     except ServingError as error:
-        if len(batch) == 1:
-            return [error]
+        if len(batch) == 1 or error.code == DEADLINE_EXCEEDED:
+            return [error] * len(batch)
     # One of them is bad: the others must not suffer for it.
     answers = []
     for request in batch:
         try:
-            answers += _run(signature, [request], most)
+            answers += _run(signature, [request], limits)
         except ServingError as error:
             answers.append(error)
     return answers
 
 
-def _run(signature, batch, most):
+def _run(signature, batch, limits):
+    seconds, most = _seconds(batch, limits), limits.max_batch
     if not signature.takes_batches:
-        return [signature.run(request.arrays) for request in batch]
+        return [signature.run(request.arrays, seconds) for request in batch]
     arrays = batch[0].arrays
     if len(batch) > 1:
         arrays = {name: np.concatenate([request.arrays[name] for request in batch]) for name in arrays}
     rows = sum(request.rows for request in batch)
     parts = [
-        signature.run({name: array[start : start + most] for name, array in arrays.items()})
+        signature.run({name: array[start : start + most] for name, array in arrays.items()}, seconds)
         for start in range(0, rows, most)
     ]
     outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
@@ -279,3 +284,10 @@ def _run(signature, batch, most):
         answers.append({name: array[start : start + request.rows] for name, array in outputs.items()})
         start += request.rows
     return answers
+
+
+def _seconds(batch, limits):
+    """As long as anyone waits."""
+    if any(request.until is None for request in batch):
+        return limits.max_seconds
+    return min(limits.max_seconds, max(request.until for request in batch) - time.monotonic())

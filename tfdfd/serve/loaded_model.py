@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from tfdfd.serve.errors import INTERNAL, ServingError
+from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError
 from tfdfd.serve.tensors import shape_of
 
 SAVED_MODEL = "saved_model.pb"
@@ -30,31 +30,36 @@ class Signature:
 
     Args:
         definition: names of the tensors.
-        call: takes arrays in the order of `inputs`, gives arrays in the order of `outputs`.
+        session: the model's.
     """
 
-    def __init__(self, definition: SignatureDef, call):
-        self.definition = definition
+    def __init__(self, definition: SignatureDef, session: tf.compat.v1.Session):
         self.inputs, self.outputs = dict(definition.inputs), dict(definition.outputs)
-        self._call = call
+        self._session = session
+        self._wanted = {name: info.name for name, info in self.outputs.items()}
         shapes = [shape_of(info) for info in (*self.inputs.values(), *self.outputs.values())]
         # Whether requests can be laid end to end: every tensor has a first size, which is free.
         self.takes_batches = bool(self.inputs) and all(shape and shape[0] == -1 for shape in shapes)
 
-    def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, arrays: dict[str, np.ndarray], seconds: float) -> dict[str, np.ndarray]:
         """Outputs by name.
 
+        Args:
+            arrays: one for each input, by name.
+            seconds: after which it is stopped.
+
         Raises:
-            ServingError: TensorFlow refused, with its status.
+            ServingError: TensorFlow refused, with its status; DEADLINE_EXCEEDED when it was stopped.
         """
+        given = {info.name: arrays[name] for name, info in self.inputs.items()}
+        options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * seconds)))
         try:
-            values = self._call(*(arrays[name] for name in self.inputs))
+            return self._session.run(self._wanted, given, options=options)
         except tf.errors.OpError as error:
-            raise as_serving_error(error) from error
+            raise _as_serving_error(error) from error
         except (TypeError, ValueError) as error:
             # An array that no tensor can be made of.
-            raise ServingError("INVALID_ARGUMENT", str(error)) from error
-        return dict(zip(self.outputs, values, strict=True))
+            raise ServingError(INVALID_ARGUMENT, str(error)) from error
 
 
 class LoadedModel:
@@ -75,33 +80,25 @@ class LoadedModel:
             with graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], os.fspath(folder))
                 self.signatures = {
-                    name: Signature(definition, self._callable(definition))
+                    name: Signature(definition, self._session)
                     for name, definition in meta_graph.signature_def.items()
                     if name != _INIT
                 }
             self.definitions = {name: meta_graph.signature_def[name] for name in meta_graph.signature_def}
         except tf.errors.OpError as error:
             self._session.close()
-            raise as_serving_error(error) from error
+            raise _as_serving_error(error) from error
         except Exception as error:
             # Whatever is wrong with files of others must not end the server.
             self._session.close()
             raise ServingError(INTERNAL, f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
-    def _callable(self, definition):
-        return self._session.make_callable(
-            [info.name for info in definition.outputs.values()],
-            feed_list=[info.name for info in definition.inputs.values()],
-        )
-
     def close(self) -> None:
         """Frees its memory; nothing may be running."""
-        for signature in self.signatures.values():
-            signature._call = None
         self._session.close()
 
 
-def as_serving_error(error: tf.errors.OpError) -> ServingError:
+def _as_serving_error(error: tf.errors.OpError) -> ServingError:
     """TensorFlow's status, with the sentence that says what is wrong and without the names of its nodes."""
     return ServingError(_CODES.get(error.error_code, INTERNAL), _sentence(error.message))
 

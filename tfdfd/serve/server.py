@@ -114,7 +114,7 @@ async def serve(
         if not settings.any_graph:
             check_operations(folder)
         model = LoadedModel(folder)
-        warm_up(model)
+        warm_up(model, settings.limits.max_seconds)
         return model
 
     metrics = Metrics()

@@ -37,8 +37,12 @@ def warm_up_logs(folder: Path) -> Iterator[PredictionLog]:
         raise ServingError(INVALID_ARGUMENT, f"{file} cannot be read: {error}") from error
 
 
-def warm_up(model: LoadedModel) -> None:
+def warm_up(model: LoadedModel, seconds: float) -> None:
     """Runs the requests that the model brings; what they answer is thrown away.
+
+    Args:
+        model: loaded.
+        seconds: that each may take.
 
     Raises:
         ServingError: one of them fails, as it would for clients.
@@ -50,4 +54,4 @@ def warm_up(model: LoadedModel) -> None:
         request = log.predict_log.request
         signature = signature_of(model, request.model_spec.signature_name)
         check_inputs(request, signature, _MOST)
-        signature.run(arrays_of(request, signature))
+        signature.run(arrays_of(request, signature), seconds)

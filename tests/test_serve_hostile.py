@@ -1,0 +1,323 @@
+"""What a server meets that nobody wants to send: each is told what is wrong, and everyone else is served as before."""
+
+import contextlib
+import io
+import json
+import socket
+import struct
+import threading
+import time
+import zlib
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+from tests.served import SIZE, Server, fill_spec, picture, refused, request, until, write_model
+
+MANY = 50
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(folder / "1")
+    words = ("--models", folder, "--label", "tiny:gone=7", "--allow-any-graph", "--rest-seconds", 3)
+    with Server(
+        *words, "--max-requests", 40, "--max-message", "2M", "--max-bytes", "8M", "--threads", 2, "--max-seconds", 3
+    ) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _goes_on(server):
+    """After each: others are answered, and nothing is left behind."""
+    yield
+    assert server.scores([picture()]) == pytest.approx([1], abs=1e-3)
+    until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 0)
+    assert server.metric("tfdfd_serve_bytes_in_flight") == 0
+
+
+def png_bomb(side=60_000):
+    """A few bytes that say they are a picture of gigabytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def gif():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "GIF")
+    return file.getvalue()
+
+
+IMAGES = {
+    "truncated JPEG": picture(size=64)[:200],
+    "end of a JPEG": picture(size=64)[200:],
+    "PNG bomb": png_bomb(),
+    "GIF": gif(),
+    "text": b"this is no picture, but it is long enough to be taken for one",
+    "nothing": b"",
+    "a name of a file": b"/etc/passwd",
+}
+
+
+@pytest.mark.parametrize("data", IMAGES.values(), ids=IMAGES)
+def test_what_is_no_picture(server, data):
+    code, message = refused(server.predict, request([data]))
+    assert code == "INVALID_ARGUMENT" and message
+    # One of them in a batch: the batch is one request, and it is refused.
+    assert refused(server.predict, request([picture(), data]))[0] == "INVALID_ARGUMENT"
+
+
+def test_bad_pictures_among_good_ones_harm_nobody_else(server):
+    bad = list(IMAGES.values())
+    wanted = [request([bad[n % len(bad)] if n % 3 == 0 else picture()]) for n in range(36)]
+    calls = [server.stub.Predict.future(one, timeout=30) for one in wanted]
+    codes = [call.code().name for call in calls]
+    assert codes == ["INVALID_ARGUMENT" if n % 3 == 0 else "OK" for n in range(36)]
+
+
+def with_image(values=(0.5,), shape=(1, SIZE, SIZE, 3)):
+    return request(list(values), "image", "", shape=shape)
+
+
+def wrong_content():
+    wanted = with_image((), (1, SIZE, SIZE, 3))
+    wanted.inputs["image"].tensor_content = b"123"
+    return wanted
+
+
+def unknown_type():
+    wanted = with_image()
+    wanted.inputs["image"].dtype = 77
+    return wanted
+
+
+def other_type():
+    wanted = request([b"x"])
+    wanted.model_spec.signature_name = "serving_default"
+    wanted.inputs["image"].CopyFrom(wanted.inputs["image_bytes"])
+    del wanted.inputs["image_bytes"]
+    return wanted
+
+
+def another_input():
+    wanted = with_image()
+    wanted.inputs["more"].CopyFrom(wanted.inputs["image"])
+    return wanted
+
+
+TENSORS = {
+    "wrong type": (other_type, "expects DT_FLOAT; received DT_STRING"),
+    "unknown type": (unknown_type, "received type 77"),
+    "wrong name": (lambda: request([b"x"], signature="serving_default"), "Sent extra: {image_bytes}. Missing but"),
+    "one input too many": (another_input, "Sent extra: {more}"),
+    "no input": (
+        lambda: PredictRequest(model_spec=fill_spec(PredictRequest().model_spec)),
+        "Missing but required: {im",
+    ),
+    "wrong height": (lambda: with_image(shape=(1, 9, SIZE, 3)), "[any, 8, 8, 3]; received [1, 9, 8, 3]"),
+    "wrong rank": (lambda: with_image(shape=(SIZE, SIZE, 3)), "[any, 8, 8, 3]; received [8, 8, 3]"),
+    "no shape": (lambda: with_image(shape=()), "received []"),
+    "size below 0": (lambda: with_image(shape=(-1, SIZE, SIZE, 3)), "no size may be below 0"),
+    "content too short": (wrong_content, "does not hold the values of its shape"),
+    "too many values": (lambda: with_image([0.5] * 1000), "does not hold the values of its shape"),
+    "too many strings": (lambda: request([b"x", b"y"], shape=[1]), "2 strings"),
+    "no strings": (lambda: request([], shape=[3]), "0 strings"),
+    "empty batch of strings": (lambda: request([]), "batch is empty"),
+    "empty batch of images": (lambda: with_image((), (0, SIZE, SIZE, 3)), "batch is empty"),
+    "10,000 images": (lambda: request([picture()] * 1 + [b"x"] * 9999), "Task size 10000 is larger than maximum"),
+    "10,000 images in one value": (lambda: with_image(shape=(10_000, SIZE, SIZE, 3)), "Task size 10000 is larger"),
+    "more images than numbers": (lambda: with_image(shape=(1 << 62, SIZE, SIZE, 3)), "Task size 4611686018427387904"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), TENSORS.values(), ids=TENSORS)
+def test_tensors_that_the_signature_does_not_take(server, make, words):
+    code, message = refused(server.predict, make())
+    assert code == "INVALID_ARGUMENT"
+    assert words in message
+
+
+SPECS = {
+    "model": ({"model": "other"}, "NOT_FOUND", "Servable not found for request: Latest(other)"),
+    "no model": ({"model": ""}, "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+    "version": ({"version": 9}, "NOT_FOUND", "Servable not found for request: Specific(tiny, 9)"),
+    "version of nothing": ({"model": "x", "version": 9}, "NOT_FOUND", "Servable not found for request: Specific(x, 9)"),
+    "label": ({"label": "nope"}, "INVALID_ARGUMENT", "Unrecognized servable version label: nope"),
+    "label of a version that is not there": (
+        {"label": "gone"}, "NOT_FOUND", "Servable not found for request: Specific(tiny, 7)",
+    ),
+    "signature": ({"signature": "other"}, "FAILED_PRECONDITION", 'Serving signature key "other" not found'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("which", "code", "words"), SPECS.values(), ids=SPECS)
+def test_what_is_not_served(server, which, code, words):
+    found, message = refused(server.predict, request([picture()], **which))
+    assert found == code
+    assert message.startswith(words)
+
+
+def test_an_oversized_message(server):
+    code, message = refused(server.predict, request([bytes(3_000_000)]))
+    assert code == "RESOURCE_EXHAUSTED" and "larger than max" in message
+    status, answer = server.get("/v1/models/tiny:predict", b"[" * 3_000_000)
+    assert status == 413
+    assert "larger than max" in json.loads(answer)["error"]
+
+
+def test_one_value_that_stands_for_many_bytes(server):
+    # 200 rows of 1 MB each, of which the wire carries one.
+    wanted = request([bytes(1_000_000)], "text", "echo", shape=[200])
+    code, message = refused(server.predict, wanted)
+    assert code == "RESOURCE_EXHAUSTED" and "8,000,000 bytes" in message
+
+
+def test_a_full_queue_and_who_has_gone(server):
+    begun = server.metric(":tensorflow:serving:batching_session:processed_batch_size_count")
+    slow = [server.stub.Predict.future(request([200_000_000], "steps", "slow"), timeout=60) for _ in range(40)]
+    until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 40)
+    code, message = refused(server.predict, request([picture()]))
+    assert code == "RESOURCE_EXHAUSTED" and "40 requests are waiting" in message
+    body = json.dumps({"signature_name": "echo", "instances": ["a"]}).encode()
+    status, answer = server.get("/v1/models/tiny:predict", body)
+    assert status == 429 and "40 requests are waiting" in json.loads(answer)["error"]
+    for call in slow:
+        call.cancel()
+    until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 0)
+    # Two or so were computing; nobody computed the others.
+    assert server.metric(":tensorflow:serving:batching_session:processed_batch_size_count") - begun < 10
+
+
+def test_deadlines(server):
+    code, _ = refused(server.predict, request([200_000_000], "steps", "slow"), timeout=0.1)
+    assert code == "DEADLINE_EXCEEDED"
+
+
+MALFORMED = {
+    "no JSON": (b"{", 400, "JSON Parse error"),
+    "nothing": (b"", 400, "JSON Parse error"),
+    "no text": (b"\xff\xfe{\x00}\x00", 400, "JSON Parse error"),
+    "deep": (b"[" * 100_000, 400, "JSON Parse error"),
+    "deep values": (b'{"instances": [' + b"[" * 500 + b"]" * 500 + b"]}", 400, "input 'image'"),
+    "no object": (b"[1]", 400, "expected a JSON object"),
+    "neither key": (b"{}", 400, "'instances' and 'inputs'"),
+    "both keys": (b'{"instances": [1], "inputs": [1]}', 400, "'instances' and 'inputs'"),
+    "no list": (b'{"instances": 1}', 400, "to be a list"),
+    "empty list": (b'{"instances": []}', 400, "at least one"),
+    "text for numbers": (b'{"instances": ["a"]}', 400, "DT_FLOAT"),
+    "null": (b'{"instances": [null]}', 400, "DT_FLOAT"),
+    "ragged": (b'{"instances": [[1, 2], [3]]}', 400, "DT_FLOAT"),
+    "mixed forms": (b'{"instances": [{"image": 1}, 1]}', 400, "mixes forms"),
+    "other name": (b'{"instances": [{"other": 1}]}', 400, "Keys must be equal to: image"),
+    "other column": (b'{"inputs": {"other": 1}}', 400, "does not have named input: other"),
+    "number for a signature": (b'{"signature_name": 1, "instances": [1]}', 400, "must be a string"),
+    "other signature": (b'{"signature_name": "x", "instances": [1]}', 400, 'Serving signature key "x"'),
+    "no base64": (b'{"signature_name": "image_bytes", "instances": [{"b64": "?"}]}', 400, "base64"),
+    "number for bytes": (b'{"signature_name": "image_bytes", "instances": [1]}', 400, "b64"),
+    "no picture": (
+        b'{"signature_name": "image_bytes", "instances": ["no picture at all, but text"]}',
+        400,
+        "image_bytes",
+    ),
+    "infinity": (b'{"signature_name": "slow", "instances": [Infinity]}', 400, "DT_INT32"),
+    "too large a number": (b'{"signature_name": "slow", "instances": [3000000000]}', 400, "outside"),
+    "a number without end": (b'{"instances": [' + b"9" * 5000 + b"]}", 400, "JSON Parse error"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "words"), MALFORMED.values(), ids=MALFORMED)
+def test_rest_bodies(server, body, status, words):
+    found, answer = server.get("/v1/models/tiny:predict", body)
+    assert found == status
+    assert words in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/models/other:predict", 404),
+        ("/v1/models/tiny/versions/9:predict", 404),
+        ("/v1/models/tiny/versions/99999999999999999999:predict", 400),
+        ("/v1/models/tiny/labels/nope:predict", 400),
+        ("/v1/models/tiny:explain", 400),
+        ("/v1/models", 400),
+        ("/v1/models/../../etc/passwd", 400),
+        ("/", 404),
+    ],
+)
+def test_rest_paths(server, path, status):
+    body = json.dumps({"signature_name": "echo", "instances": ["a"]}).encode()
+    found, answer = server.get(path, body)
+    assert found == status
+    assert json.loads(answer)["error"]
+
+
+def test_half_open_connections_are_hung_up_on(server):
+    with contextlib.ExitStack() as stack:
+        begun = time.monotonic()
+        silent = [socket.create_connection(("127.0.0.1", server.rest_port)) for _ in range(MANY)]
+        also = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MANY)]
+        for connection in silent + also:
+            stack.enter_context(connection)
+        for number, connection in enumerate(silent):
+            # Nothing, half a head, and a body that never comes.
+            head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+            connection.sendall((b"", b"POST /v1/models/ti", head)[number % 3])
+            connection.settimeout(20)
+        assert server.scores([picture()]) == pytest.approx([1], abs=1e-3)
+        assert server.get("/v1/models/tiny")[0] == 200
+        for number, connection in enumerate(silent):
+            said = b""
+            while block := connection.recv(1000):
+                said += block
+            assert said.startswith(b"HTTP/1.1 504" if number % 3 == 2 else b"")
+        assert 2 < time.monotonic() - begun < 18
+
+
+def test_heads_that_come_a_letter_at_a_time(server):
+    with socket.create_connection(("127.0.0.1", server.rest_port)) as connection:
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < begun + 15:
+                connection.sendall(b"G")
+                time.sleep(0.2)
+        assert time.monotonic() - begun < 12
+
+
+def test_noise_at_both_doors(server):
+    noise = np.random.default_rng(0).bytes(10_000)
+    for port in (server.port, server.rest_port):
+        with socket.create_connection(("127.0.0.1", port)) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(noise)
+            connection.settimeout(10)
+            while connection.recv(1000):
+                pass
+
+
+def test_a_message_that_is_none(server):
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff" * 100, timeout=10)
+    assert caught.value.code().name in ("INTERNAL", "INVALID_ARGUMENT")
+
+
+def test_two_servers_do_not_share_an_address(server, tmp_path):
+    write_model(tmp_path / "tiny" / "1")
+    words = ("--models", tmp_path / "tiny", "--allow-any-graph")
+    for ports, side in (({"port": server.port}, "gRPC"), ({"rest_port": server.rest_port}, "REST")):
+        with pytest.raises(AssertionError, match=f"{side} cannot have the address"):
+            Server(*words, **ports)
+    assert threading.active_count() < 200
