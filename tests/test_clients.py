@@ -1,14 +1,18 @@
 """The clients of `tf_serving/` against a server of the official stubs: scores, retries, deadlines, bad answers, TLS."""
 
 import ast
+import http.client
 import io
 import json
+import re
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -42,8 +46,6 @@ def kind(request):
 @pytest.fixture
 def connect(kind):
     """A function that makes a server with some steps and a client of it."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         def connect(steps=(), scores=brightness, **options):
@@ -364,3 +366,57 @@ def test_the_rest_client_starts_at_once_and_alone():
     program = "import sys, tf_serving.client_rest; print({'numpy', 'grpc', 'tensorflow', 'tfdfd'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=FOLDER.parent, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+def test_through_the_proxy_with_its_limits(certificates, crops, tmp_path):
+    """nginx.conf as it is, but for ports and paths: who has a certificate scores, and nothing but scoring passes."""
+    nginx = shutil.which("nginx")
+    if not nginx:
+        pytest.skip("nginx is not installed")
+    with ExitStack() as stack:
+        script = Script(brightness)
+        ports = {
+            "8500": stack.enter_context(grpc_server(script)),
+            "8501": stack.enter_context(rest_server(script, states={"toy": "AVAILABLE"})),
+        }
+        ports = {old: address.rsplit(":")[1] for old, address in ports.items()}
+        for old in ("9500", "9501"):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                ports[old] = str(free.getsockname()[1])
+        text = (FOLDER / "nginx.conf").read_text().replace("/tmp/nginx.pid", str(tmp_path / "pid"))
+        text = text.replace("/etc/nginx/tls/clients-ca.crt", str(certificates / "ca.crt"))
+        text = text.replace("/etc/nginx/tls", str(certificates))
+        text = re.sub(r"\b(8500|8501|9500|9501)\b", lambda found: ports[found[0]], text)
+        folders = " ".join(
+            f"{name}_temp_path {tmp_path}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (tmp_path / "nginx.conf").write_text("daemon off;\n" + text.replace("http {", f"http {{ {folders}", 1))
+        words = [nginx, "-p", tmp_path, "-e", "stderr", "-c", tmp_path / "nginx.conf"]
+        running = stack.enter_context(subprocess.Popen(words, stderr=subprocess.DEVNULL))
+        stack.callback(running.terminate)
+        mine = {"ca": str(certificates / "ca.crt")}
+        known = mine | {"cert": str(certificates / "client.crt"), "key": str(certificates / "client.key")}
+        crop = [crops[0].read_bytes()]
+        addresses = {GrpcClient: f"localhost:{ports['9500']}", RestClient: f"localhost:{ports['9501']}"}
+        for make, address in addresses.items():
+            with make(address, "toy", **known) as client:
+                assert client.predict(crop) == pytest.approx([level(crops[0])], abs=0.01)
+            with make(address, "toy", deadline_s=1, **mine) as client, pytest.raises(ServingError):
+                client.predict(crop)
+        context = ssl.create_default_context(cafile=known["ca"])
+        context.load_cert_chain(known["cert"], known["key"])
+        for path, status in (("/v1/models/toy", 200), ("/monitoring/prometheus/metrics", 403)):
+            connection = http.client.HTTPSConnection(addresses[RestClient], context=context, timeout=5)
+            connection.request("GET", path)
+            assert connection.getresponse().status == status
+            connection.close()
+        read = [Path(known[name]).read_bytes() for name in ("ca", "key", "cert")]
+        with grpc.secure_channel(addresses[GrpcClient], grpc.ssl_channel_credentials(*read)) as channel:
+            reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+            with pytest.raises(grpc.RpcError) as caught:
+                reload(b"", timeout=5)
+            assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        before = len(script.requests)
+        with RestClient(addresses[RestClient], "toy", **known) as client, pytest.raises(ServingError):
+            client.predict([bytes(5 << 20)])
+        assert len(script.requests) == before
