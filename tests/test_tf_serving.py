@@ -149,7 +149,9 @@ def hub(tmp_path):
     ("words", "expected"),
     [
         ([], ([10], 10, 10)),
-        (["--canary", "meso4=2"], ([1, 2], 1, 2)),
+        (["--stable", "meso4=1", "--also", "meso4=2"], ([1, 2], 1, 1)),
+        (["--stable", "meso4=1", "--canary", "meso4=2"], ([1, 2], 1, 2)),
+        (["--also", "meso4=1", "--also", "meso4=2"], ([1, 2, 10], 10, 10)),
         (["--stable", "meso4=2", "--canary", "meso4=10"], ([2, 10], 2, 10)),
         (["--stable", "meso4=2"], ([2], 2, 2)),
     ],
@@ -171,6 +173,7 @@ def test_several_models_and_a_version_on_trial(hub, capsys, words, expected):
     ("words", "told"),
     [
         (["--stable", "meso4=7"], "no version 7 of meso4; there are 1, 2, 10"),
+        (["--also", "meso4=7"], "no version 7 of meso4; there are 1, 2, 10"),
         (["--canary", "meso=1"], "no model meso; there are meso4"),
         (["--stable", "meso4"], "expected MODEL=VERSION"),
     ],
