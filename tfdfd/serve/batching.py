@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -161,9 +161,10 @@ class Batcher:
         self._start()
         return await request.answer
 
-    def forget(self, signature: Signature) -> None:
-        """For a signature that nobody asks any more."""
-        self._queues.pop(signature, None)
+    def forget(self, signatures: Iterable[Signature]) -> None:
+        """For signatures that nobody asks any more."""
+        for signature in signatures:
+            self._queues.pop(signature, None)
 
     def close(self) -> None:
         """Whoever still waits is told; calls under way are waited for."""

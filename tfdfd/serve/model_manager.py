@@ -169,17 +169,9 @@ class ModelManager:
         """Whether a model of that name is configured."""
         return name in self._models
 
-    def loaded(self) -> dict[str, list[int]]:
-        """Model -> versions that answer."""
-        return {name: sorted(served.loaded) for name, served in self._models.items()}
-
-    def failure(self, name: str) -> str:
-        """Why a model has no version, in words."""
-        served = self._models[name]
-        broken = {number: state.message for number, state in served.states.items() if state.message}
-        if not broken:
-            return f"{served.config.source} has no version"
-        return "; ".join(f"version {number}: {message}" for number, message in broken.items())
+    def missing(self) -> str:
+        """Models without a version that answers, and why, in words; empty where every model has one."""
+        return "; ".join(_why(served) for served in self._models.values() if not served.loaded)
 
     async def close(self) -> None:
         """Waits for whoever is being answered, and frees everything."""
@@ -198,7 +190,12 @@ class ModelManager:
             if number is None:
                 raise ServingError(INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
             return number
-        return spec.version.value if choice == "version" else None
+        if choice != "version":
+            return None
+        number = spec.version.value
+        # Clients of OpenVINO's server, which speaks this protocol, too, write 0 where they mean the highest.
+        states = self._models[spec.name].states if spec.name in self._models else {}
+        return None if number == 0 and 0 not in states else number
 
     async def _update(self, served):
         config = served.config
@@ -273,3 +270,8 @@ def _told(error):
     if isinstance(error, (ValueError, OSError)):
         return FAILED_PRECONDITION, str(error)
     return INTERNAL, f"{type(error).__name__}: {error}"
+
+
+def _why(served):
+    broken = [f"version {number}: {state.message}" for number, state in served.states.items() if state.message]
+    return f"{served.config.name} ({'; '.join(broken) or f'{served.config.source} has no version'})"

@@ -121,7 +121,7 @@ async def serve(
     batcher = Batcher(settings.limits, metrics.batch)
     metrics.gauge("requests_in_flight", "Requests accepted and not yet answered.", lambda: batcher.requests)
     metrics.gauge("bytes_in_flight", "Bytes of the arrays of those.", lambda: batcher.bytes)
-    manager = ModelManager(configs, load, batcher.forget, note)
+    manager = ModelManager(configs, load, lambda model: batcher.forget(model.signatures.values()), note)
     service = Service(manager, batcher, settings.may_reload)
     grpc_side, rest_side = (
         _grpc_server(settings),
@@ -237,10 +237,9 @@ async def _listen_rest(side, settings):
 
 
 def _check_loaded(manager):
-    missing = [name for name, versions in manager.loaded().items() if not versions]
+    missing = manager.missing()
     if missing:
-        reasons = "; ".join(f"{name}: {manager.failure(name)}" for name in missing)
-        raise ServeError(f"no version could be loaded of {', '.join(missing)}. {reasons}")
+        raise ServeError(f"no version could be loaded of {missing}")
 
 
 async def _follow(manager, settings, note):

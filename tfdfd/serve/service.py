@@ -16,9 +16,9 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
-from tfdfd.serve import errors, examples
+from tfdfd.serve import examples
 from tfdfd.serve.batching import Batcher
-from tfdfd.serve.errors import INVALID_ARGUMENT, PERMISSION_DENIED, ServingError
+from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED, ServingError
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version
@@ -82,7 +82,7 @@ class Service:
                 answer = await self.regress(one, until)
                 result.regression_result.CopyFrom(answer.result)
             else:
-                raise ServingError(errors.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+                raise ServingError(UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
             result.model_spec.CopyFrom(answer.model_spec)
         return response
 
@@ -126,6 +126,8 @@ class Service:
         except ValueError as error:
             raise ServingError(INVALID_ARGUMENT, str(error)) from error
         await self.manager.configure(configs)
+        if missing := self.manager.missing():
+            raise ServingError(FAILED_PRECONDITION, f"no version could be loaded of {missing}")
         response = ReloadConfigResponse()
         response.status.error_code = 0
         return response

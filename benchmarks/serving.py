@@ -1,0 +1,209 @@
+"""`tfdfd serve` against the same SavedModel called in one's own process, in one run, with the hardware.
+
+    python -m benchmarks.serving [--model HANDLE] [--rounds N] [--seconds S] [--requests N]
+
+Both get the same 256 px JPEG crops. In process, the model is called with batches of 1 to 64 and counts by its best
+size; the server is asked for one crop at a time by 16 clients in a process of their own. The two take turns, since
+times on shared machines drift, and each counts by its best round. Server and clients share the machine's cores.
+
+Then, at 70 % of the rate that the server has just reached, requests come when they come (an open loop): the latency,
+and the same once more while the model's next version appears, which must fail no request. At last so many requests that
+a leak would be seen: the slope of the resident memory over them, from the second fifth on.
+
+Bounds are the project's: 0.8 of the throughput, p99 under 5 times the median, no failed request; memory that grows by
+less than 1 kB a request counts as flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.detect import hardware
+from tfdfd.hub.finding import find
+
+CLIENTS, LOAD, SIZES = 16, 0.7, (1, 4, 8, 16, 32, 64)
+CROPS = 64
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tfdfd/meso_inception4", metavar="HANDLE", help="a published model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a round, and of a third of the open loop")
+    parser.add_argument("--requests", type=int, default=20_000, help="over which memory is looked at")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        hub, crops = Path(folder, "model"), Path(folder, "crops")
+        write_crops(crops)
+        shutil.copytree(find(arguments.model).folder, hub / "1")
+        with Server(hub) as server:
+            rows, rate = throughput(server, hub / "1", crops, arguments)
+            rows += latency(server, crops, LOAD * rate, 3 * arguments.seconds)
+            rows += swap(server, hub, crops, LOAD * rate, 2 * arguments.seconds)
+            rows += memory(server, crops, arguments.requests)
+    print(f"{arguments.model}, {CLIENTS} clients; {hardware()}, Python {platform.python_version()}\n")
+    print("| what | measured | bound | |\n|---|---|---|---|")
+    for name, measured, bound, held in rows:
+        print(f"| {name} | {measured} | {bound} | {'-' if held is None else 'ok' if held else 'MISSED'} |")
+    return 0 if all(row[-1] is not False for row in rows) else 1
+
+
+def write_crops(folder):
+    """Windows of the frames of a clip that the package carries, as JPEGs of 256 px."""
+    import cv2
+
+    import tfdfd
+
+    folder.mkdir()
+    clip = cv2.VideoCapture(str(Path(tfdfd.__file__).parent / "samples" / "genuine.mp4"))
+    for number in range(CROPS):
+        _, frame = clip.read()
+        top, left = number * 7 % (frame.shape[0] - 256), number * 13 % (frame.shape[1] - 256)
+        window = frame[top : top + 256, left : left + 256]
+        cv2.imwrite(str(folder / f"{number:03}.jpg"), window, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    clip.release()
+
+
+def throughput(server, folder, crops, arguments):
+    """Rows on the best of both ways, and the rate that the server reached."""
+    own, served, spent = {}, [], []
+    for _ in range(arguments.rounds):
+        words = [str(folder), str(crops), str(arguments.seconds / len(SIZES)), *map(str, SIZES)]
+        for size, rate in json.loads(run([sys.executable, "-m", "benchmarks.serving_in_process", *words])).items():
+            own[size] = max(own.get(size, 0), rate)
+        before = server.processor_s()
+        seen = clients(server, crops, "closed", "--seconds", arguments.seconds)
+        check(seen)
+        served.append(len(seen["times"]) / seen["seconds"])
+        spent.append((server.processor_s() - before) / len(seen["times"]))
+    size, best = max(own.items(), key=lambda pair: pair[1])
+    rate = max(served)
+    rows = [
+        ("in process, by batch size", ", ".join(f"{key}: {value:.0f}/s" for key, value in own.items()), "-", None),
+        ("served, 16 clients", f"{rate:.0f}/s (rounds {', '.join(f'{value:.0f}' for value in served)})", "-", None),
+        ("processor time of the server a request", f"{1000 * min(spent):.2f} ms", "-", None),
+        (f"served / in process at batch {size}", f"{rate / best:.2f}", ">= 0.8", rate >= 0.8 * best),
+    ]
+    return rows, rate
+
+
+def latency(server, crops, rate, seconds):
+    """Rows on answers to an open loop."""
+    seen = clients(server, crops, "open", "--rate", rate, "--seconds", seconds)
+    check(seen)
+    middle, high = np.percentile(seen["times"], (50, 99))
+    told = f"p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
+    return [(f"latency at {rate:.0f}/s, open loop", told, "p99 < 5 x p50", high < 5 * middle)]
+
+
+def swap(server, models, crops, rate, seconds):
+    """Rows on the next version appearing under the same load."""
+    seen = {}
+    thread = threading.Thread(
+        target=lambda: seen.update(clients(server, crops, "open", "--rate", rate, "--seconds", seconds))
+    )
+    thread.start()
+    time.sleep(seconds / 3)
+    shutil.copytree(models / "1", models / ".2")
+    (models / ".2").rename(models / "2")
+    thread.join()
+    failed, versions = sum(seen["errors"].values()), seen["versions"]
+    middle, high = np.percentile(seen["times"], (50, 99))
+    told = (
+        f"{failed} failed of {failed + len(seen['times'])} ({versions.get('1', 0)} by 1, {versions.get('2', 0)} by 2)"
+    )
+    told += f", p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
+    return [("hot swap under that load", told, "0 failed, both versions", failed == 0 and set(versions) == {"1", "2"})]
+
+
+def memory(server, crops, requests):
+    """Rows on resident memory over many requests."""
+    points, over = [], threading.Event()
+
+    def look():
+        while not over.wait(0.5):
+            points.append((server.requests_done(), server.resident_bytes()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        seen = clients(server, crops, "closed", "--requests", requests)
+    finally:
+        over.set()
+        thread.join()
+    check(seen)
+    done, resident = np.array([point for point in points if point[0] >= points[0][0] + requests / 5], float).T
+    slope = np.polyfit(done, resident, 1)[0]
+    told = f"{slope:+.0f} B a request, {resident[0] / 1e6:.0f} MB to {resident[-1] / 1e6:.0f} MB"
+    return [(f"memory over {requests:,} requests", told, "< 1000 B a request", slope < 1000)]
+
+
+class Server:
+    """`tfdfd serve` on ports of its own choice."""
+
+    def __init__(self, models):
+        import psutil
+
+        command = [sys.executable, "-m", "tfdfd", "serve", "--models", f"model={models}", "--port", "0"]
+        self._process = subprocess.Popen([*command, "--rest-port", "0", "--quiet"], stdout=subprocess.PIPE, text=True)
+        found = re.search(r"gRPC at (\S+), REST at (\S+)", self._process.stdout.readline())
+        if found is None:
+            raise SystemExit("the server did not start")
+        self.address, self._rest = found[1], found[2]
+        self._seen = psutil.Process(self._process.pid)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def processor_s(self):
+        times = self._seen.cpu_times()
+        return times.user + times.system
+
+    def resident_bytes(self):
+        return self._seen.memory_info().rss
+
+    def requests_done(self):
+        """As its metrics tell."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://{self._rest}/monitoring/prometheus/metrics", timeout=60) as reply:  # noqa: S310
+            text = reply.read().decode()
+        return float(re.search(r'request_count\{model_name="model",status="OK"\} (\S+)', text)[1])
+
+
+def clients(server, crops, *words):
+    """What clients in a process of their own saw."""
+    command = [sys.executable, "-m", "benchmarks.serving_clients", server.address, "model", str(crops)]
+    return json.loads(run([*command, *map(str, words), "--clients", str(CLIENTS)]))
+
+
+def check(seen):
+    """Nothing may fail but where failing is what is measured."""
+    if seen["errors"]:
+        raise SystemExit(f"requests failed: {seen['errors']}")
+
+
+def run(command):
+    """Standard output of a command that must succeed."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
