@@ -217,7 +217,7 @@ def svm_arrays(width, count=12):
     return SvmArrays(
         mean=draw.normal(0, 0.1, width), scale=draw.uniform(0.5, 2, width),
         support_vectors=draw.normal(0, 1, (count, width)), dual_coef=draw.normal(0, 1, count),
-        intercept=0.1, gamma=0.02, slope=1.5, offset=0.2,
+        intercept=-3.5, gamma=0.02, slope=1.5, offset=0.2,
     )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; received {format!r}.")
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    folder = Path(os.path.abspath(folder))
+    if any(folder.iterdir()) if folder.is_dir() else folder.exists():
         raise ValueError(f"{folder} is there already; give a new folder.")
     record, path = locate(model)
     network = load(record, path)

@@ -39,6 +39,7 @@ class Expected:
 
 def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
     """`saved_model.pb` and its variables, warm-up requests, and in `feature_vector/` the network without its head."""
+    _library("tensorflow_serving.apis", "a SavedModel (its warm-up requests)")
     import tensorflow as tf
 
     from tfdfd.publishing.allowed_operations import check_operations
@@ -52,23 +53,19 @@ def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
         check_operations(written)
     write_requests(folder, expected.crops)
     loaded, of_features = tf.saved_model.load(str(folder)), tf.saved_model.load(str(vectors))
-    encode = tf.io.encode_png
+
+    def answer(signature, output, **given):
+        return loaded.signatures[signature](**{name: tf.constant(value) for name, value in given.items()})[output]
+
+    def encoded(crops):
+        return [tf.io.encode_png(crop).numpy() for crop in crops]
+
+    score = "fake_probability"
     asked = {
-        "fake_probability": (lambda crops: loaded(_unit(crops)), expected.scores),
-        "serving_default": (
-            lambda crops: loaded.signatures["serving_default"](image=tf.constant(_unit(crops)))["fake_probability"],
-            expected.scores,
-        ),
-        "image_bytes": (
-            lambda crops: loaded.signatures["image_bytes"](image_bytes=tf.stack([encode(crop) for crop in crops]))[
-                "fake_probability"
-            ],
-            expected.scores,
-        ),
-        "features": (
-            lambda crops: loaded.signatures["features"](image=tf.constant(_unit(crops)))["features"],
-            expected.features,
-        ),
+        score: (lambda crops: loaded(_unit(crops)), expected.scores),
+        "serving_default": (lambda crops: answer("serving_default", score, image=_unit(crops)), expected.scores),
+        "image_bytes": (lambda crops: answer("image_bytes", score, image_bytes=encoded(crops)), expected.scores),
+        "features": (lambda crops: answer("features", "features", image=_unit(crops)), expected.features),
         "feature_vector": (lambda crops: of_features(_unit(crops)), expected.features),
     }
     return {
@@ -107,9 +104,10 @@ def write_onnx(model, folder: Path, expected: Expected) -> dict:
     path = str(folder / "model.onnx")
     model(_unit(expected.crops[:1]), training=False)  # Keras takes no model that was never called
     model.export(path, format="onnx", verbose=False)
+    _name_output(path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,) = (one.name for one in session.get_inputs())
-    asked = {"fake_probability": (lambda crops: session.run(None, {given: _unit(crops)})[0], expected.scores)}
+    name = "fake_probability"
+    asked = {name: (lambda crops: session.run([name], {"image": _unit(crops)})[0], expected.scores)}
     return _facts(model, _UNIT, _differences("the ONNX model", asked, expected.crops))
 
 
@@ -133,6 +131,21 @@ FORMATS: dict[str, Callable[[object, Path, Expected], dict]] = {
     "onnx": write_onnx,
     "openvino": write_openvino,
 }
+
+
+def _name_output(path):
+    """Gives the output its name, which Keras's export to ONNX does not keep."""
+    import onnx
+
+    written = onnx.load(path)
+    (output,) = written.graph.output
+    for node in written.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == output.name:
+                    names[place] = "fake_probability"
+    output.name = "fake_probability"
+    onnx.save(written, path)
 
 
 def _unit(crops):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfdfd.publishing.saved_model import FAKE_PROBABILITY, IMAGE, IMAGE_BYTES
 
@@ -19,16 +20,7 @@ def write_requests(folder: Path, crops: np.ndarray) -> None:
     Args:
         folder: of a SavedModel.
         crops: uint8 RGB `(n, height, width, 3)`; at least as many as the larger batch.
-
-    Raises:
-        ValueError: TensorFlow Serving's messages are not installed.
     """
-    try:
-        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-    except ImportError as error:
-        raise ValueError(
-            "warm-up requests need the messages of TensorFlow Serving: pip install 'tfdfd[export]'."
-        ) from error
     requests = []
     for size in BATCH_SIZES:
         # One number stands for all of them: pixels as floats would make the file megabytes large.
