@@ -164,11 +164,13 @@ def test_a_refusal_is_told_and_not_repeated(run_tfdfd, scores, face, status, tol
     assert len(script.requests) == 1
 
 
-def test_a_busy_server_is_asked_again(run_tfdfd, scores, face):
+def test_a_busy_server_is_asked_again(run_tfdfd, scores, face, tmp_path):
     script = Script(scores, [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
     with grpc_server(script) as address:
-        code, stdout, _ = run_tfdfd("detect", face, "--detector", "haar", "--server", address)
+        words = ["--detector", "haar", "--server", address, "--report", tmp_path / "a.html"]
+        code, stdout, _ = run_tfdfd("detect", face, *words)
     assert code == 0 and "1 of 1 frames" in stdout
+    assert address in (tmp_path / "a.html").read_text()
 
 
 def test_a_server_that_fails_on_the_way_leaves_no_answer(run_tfdfd, scores, face, tmp_path):
@@ -237,6 +239,11 @@ def test_a_card_tells_threshold_and_proves_the_weights(run_tfdfd, scores, scorer
         assert (code, stdout) == (1, "")
         assert "is not tfdfd/meso_inception4" in stderr and "apart" in stderr
 
+        for wrong in (expected[:7], 0.5, "scores", [*expected[:7], "x"]):
+            card_of(tmp_path, proof_scores=wrong)
+            code, stdout, stderr = run_tfdfd(*words)
+            assert (code, stdout) == (2, "") and "Traceback" not in stderr
+
         card_of(tmp_path, proof_scores=None)
         code, stdout, stderr = run_tfdfd(*words)
         assert code == 0
@@ -267,7 +274,9 @@ def test_a_version_is_asked_for(scores, face):
     assert {request.model_spec.signature_name for request in script.requests} == {"image_bytes"}
 
 
-def test_weights_need_not_be_here():
+def test_weights_need_not_be_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meso4.df").mkdir()  # as in a hub
     served = find_served("meso4.df")
     assert (served.record.handle, served.name, served.version) == ("tfdfd/meso4.df", "meso4.df", None)
 
