@@ -330,16 +330,18 @@ def test_channels_made_alike_give_the_same_score():
         joined = keras.Model(network.input, network.get_layer("block2_concat").output)(crops, training=False)
         return np.abs(np.asarray(joined)).max(axis=(0, 1, 2))
 
-    assert np.ptp(np.log2(ranges(model))) > 4
-    found = ranges(alike)
-    assert found.min() >= 0.7
-    assert found.max() <= 1.42
+    before, after = ranges(model), ranges(alike)
+    used = before > 0
+    assert used.sum() >= 10
+    assert np.ptp(np.log2(before[used])) > 4
+    assert after[used].min() >= 0.7
+    assert after.max() <= 1.42
 
 
 def test_a_network_that_8_bits_are_too_few_for_is_not_written(trained, monkeypatch, tmp_path):
     model = load(*locate(trained))
     crops = np.random.default_rng(0).random((9, SIZE, SIZE, 3), dtype=np.float32)
-    monkeypatch.setattr(int8, "LARGEST", 1e-9)
-    with pytest.raises(ValueError, match="on 9 crops; 1e-09 and 0.07 are allowed"):
+    monkeypatch.setattr(int8, "LARGEST", -1)  # scores of 0 and 1 may be the same to the last bit
+    with pytest.raises(ValueError, match="on 9 crops; -1 and 0.07 are allowed"):
         int8.quantise_int8(model, crops, [crops[:4], crops[4:]], tmp_path / "int8.tflite")
     assert not list(tmp_path.iterdir())

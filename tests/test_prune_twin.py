@@ -19,8 +19,9 @@ from tfdfd.weights.saving import named_weights
 # The small ones with every test run, in one process.
 SMALL = ("meso4", "meso_inception4", "mobilenet_v1", "mobilenet_v3_r3")
 LARGE = (
-    "mobilenet_v2", "srm_mobilenet_v2", "mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "vgg16", "srm_vgg16", "resnet50v2", "srm_resnet50v2", "xception", "inception_v3", "efficientnet_b5", "resnet152",
-    "resnext101_32x8d", "reseption_v1", "reseption_v2", "reseption_ensemble",
+    "mobilenet_v2", "srm_mobilenet_v2", "mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "vgg16", "srm_vgg16",
+    "resnet50v2", "srm_resnet50v2", "xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d",
+    "reseption_v1", "reseption_v2", "reseption_ensemble",
 )  # fmt: skip
 CROPS = np.random.default_rng(11).random((2, *SHAPE), dtype=np.float32)
 
