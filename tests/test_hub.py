@@ -1,6 +1,7 @@
 """Handles of published models: where they are looked for, what is believed of it, and what is refused."""
 
 import dataclasses
+import hashlib
 import http.server
 import json
 import os
@@ -24,6 +25,7 @@ from tfdfd.hub.finding import carried, find
 from tfdfd.hub.handles import Handle
 from tfdfd.hub.manifest import File, Manifest, Version
 from tfdfd.hub.resolver import Resolver
+from tfdfd.weights.records import DEFAULT_MODEL, find_record
 
 ROOT = Path(__file__).parent.parent
 CARRIED = ROOT / "saved_models"
@@ -62,8 +64,6 @@ def write_manifest(root, numbers=(1, 2)):
 
 
 def digest_of_manifest(root):
-    import hashlib
-
     return hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -216,6 +216,8 @@ def test_the_carried_hub_is_whole():
     for model, versions in models.items():
         for number, version in versions.items():
             carried().folder_of(model, number, version)
+    card = json.loads((CARRIED / MODEL / "1" / "model_card.json").read_text("utf-8"))
+    assert card["weights"]["sha256"] == find_record(DEFAULT_MODEL).sha256
 
 
 # What is believed of a folder
