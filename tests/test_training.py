@@ -207,6 +207,17 @@ def test_jax_resumes_to_the_same_bits_and_shares_a_batch_between_devices(faces, 
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+def test_validation_is_logged_in_the_recipes_own_loss():
+    from tfdfd.data.tables import FaceRow
+    from tfdfd.training.validation import figures
+
+    box = (0, 0, 9, 9)
+    rows = [FaceRow(f"{n}.png", "made", f"{n}.mp4", 0, 0.0, 0, box, 1.0, n % 2, "made", ()) for n in range(4)]
+    scores = np.array([0.1, 0.8, 0.4, 0.9])
+    assert figures(rows, scores, "mean_squared_error")["val_loss"] == pytest.approx((0.01 + 0.04 + 0.16 + 0.01) / 4)
+    assert figures(rows, scores)["val_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.6, 0.9]).mean())
+
+
 def test_a_finished_run_is_not_run_again(trained, faces):
     folder, result, _ = trained
     report = Silent()

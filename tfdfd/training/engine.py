@@ -94,7 +94,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         row = {"epoch": epoch, "learning_rate": _rate(model)}
         row |= _one_epoch(model, crops, saver)
         with averaged(model, recipe.ema):
-            row |= validate(model, crops)
+            row |= validate(model, crops, recipe.loss)
             if _is_best(place, row, recipe.monitor):
                 save_weights(model, _best(run.path, epoch))
                 place.best_epoch = epoch

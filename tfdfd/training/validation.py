@@ -6,9 +6,13 @@ import keras
 import numpy as np
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.metrics.metrics import auc, log_loss
+from tfdfd.metrics.metrics import auc, brier, log_loss
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.errors import TrainingError
+
+CROSS_ENTROPY = "binary_crossentropy"
+# The squared error of a probability is its Brier score.
+_LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
 
 
 def score(model: keras.Model, crops: CropSet, split: str = VAL) -> tuple[list[FaceRow], np.ndarray]:
@@ -27,18 +31,24 @@ def score(model: keras.Model, crops: CropSet, split: str = VAL) -> tuple[list[Fa
     return rows, scores
 
 
-def validate(model: keras.Model, crops: CropSet) -> dict:
-    """`val_loss` (binary cross-entropy) and `val_accuracy` (at 0.5) of crops, `val_auc` of crops, `val_video_auc` of
-    videos scored by the mean of their crops."""
-    return figures(*score(model, crops))
+def validate(model: keras.Model, crops: CropSet, loss: str = CROSS_ENTROPY) -> dict:
+    """`val_loss` and `val_accuracy` (at 0.5) of crops, `val_auc` of crops, `val_video_auc` of videos scored by the mean
+    of their crops.
+
+    Args:
+        model: the network.
+        crops: the set.
+        loss: the recipe's, so that a curve of it can be read beside that of training.
+    """
+    return figures(*score(model, crops), loss)
 
 
-def figures(rows: list[FaceRow], scores: np.ndarray) -> dict:
+def figures(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict:
     """The same of scores, `(n,)`, that are there already."""
     labels = np.array([row.label for row in rows])
     video_labels, video_scores = videos_of(rows, scores)
     return {
-        "val_loss": log_loss(labels, scores),
+        "val_loss": _LOSSES[loss](labels, scores),
         "val_accuracy": float(((scores >= 0.5) == labels).mean()),
         "val_auc": auc(labels, scores),
         "val_video_auc": auc(video_labels, video_scores),
