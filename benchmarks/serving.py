@@ -78,11 +78,13 @@ def write_crops(folder):
 
 def throughput(server, folder, crops, arguments):
     """Rows on the best of both ways, and the rate that the server reached."""
-    own, served, spent = {}, [], []
+    own, price, served, spent = {}, {}, [], []
     for _ in range(arguments.rounds):
         words = [str(folder), str(crops), str(arguments.seconds / len(SIZES)), *map(str, SIZES)]
-        for size, rate in json.loads(run([sys.executable, "-m", "benchmarks.serving_in_process", *words])).items():
+        seen = json.loads(run([sys.executable, "-m", "benchmarks.serving_in_process", *words]))
+        for size, (rate, seconds) in seen.items():
             own[size] = max(own.get(size, 0), rate)
+            price[size] = min(price.get(size, seconds), seconds)
         before = server.processor_s()
         seen = clients(server, crops, "closed", "--seconds", arguments.seconds)
         check(seen)
@@ -90,10 +92,11 @@ def throughput(server, folder, crops, arguments):
         spent.append((server.processor_s() - before) / len(seen["times"]))
     size, best = max(own.items(), key=lambda pair: pair[1])
     rate = max(served)
+    told = f"{1000 * min(spent):.2f} ms, in process {1000 * price[size]:.2f} ms"
     rows = [
         ("in process, by batch size", ", ".join(f"{key}: {value:.0f}/s" for key, value in own.items()), "-", None),
         ("served, 16 clients", f"{rate:.0f}/s (rounds {', '.join(f'{value:.0f}' for value in served)})", "-", None),
-        ("processor time of the server a request", f"{1000 * min(spent):.2f} ms", "-", None),
+        ("processor time of the server a crop", told, "-", None),
         (f"served / in process at batch {size}", f"{rate / best:.2f}", ">= 0.8", rate >= 0.8 * best),
     ]
     return rows, rate
