@@ -48,6 +48,6 @@ def summary(card: dict, folder: str) -> list[str]:
     return [
         *lines,
         f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed",
-        f"{len(files)} files, {sum(file['bytes'] for file in files.values()):,} bytes: {folder}",
+        f"files: {len(files)}, of {sum(file['bytes'] for file in files.values()):,} bytes: {folder}",
         f"model card: {os.path.join(folder, 'model_card.json')}",
     ]
