@@ -48,6 +48,7 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.bottleneck
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.serving
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html

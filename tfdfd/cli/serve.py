@@ -39,7 +39,9 @@ def add_parser(verbs) -> None:
     parser.add_argument("--allow-any-graph", action="store_true", help="SavedModels need not be harmless")
     parser.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
     limits = parser.add_argument_group("limits (bytes as a number, or such as 50M or 2GiB)")
-    limits.add_argument("--max-batch", type=int, default=16, metavar="N", help="rows of one call (default: 16)")
+    limits.add_argument(
+        "--max-batch", type=int, default=4, metavar="N", help="rows of one call (default: 4; more for a GPU)"
+    )
     limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch (default: 0)")
     limits.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="calls at a time (default: all)"

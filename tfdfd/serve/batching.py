@@ -31,7 +31,8 @@ class Limits:
     """What waits, and what is run at once.
 
     Args:
-        max_batch: rows of one call; a request of more is run in several.
+        max_batch: rows of one call; a request of more is run in several. On CPUs more than a few rows make nothing
+            faster, and the answers later.
         max_wait: seconds that the first of a batch waits for others though the processor is free.
         threads: calls at a time.
         max_rows: rows of one request.
@@ -40,7 +41,7 @@ class Limits:
         max_seconds: of one call; a model that takes longer is stopped.
     """
 
-    max_batch: int = 16
+    max_batch: int = 4
     max_wait: float = 0.0
     threads: int = 2
     max_rows: int = 256
