@@ -9,18 +9,10 @@ from tests.made_faces import make_faces
 from tests.test_training import Silent
 from tfdfd.recipes import list_recipes
 
-# Minutes each on two cores: one of each family is tried here, the others with 'make test-slow'.
+# TensorFlow takes a minute to trace each of these; all but one of a family take their steps without being traced.
 LARGE = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d", "reseption_v1", "reseption_v2")
-TRIED = ("s2-xception-radam", "s2-reseption-v1")
-# Of self-blended training these are tried here: it differs from a document's in its data alone.
-BLENDED = ("meso4", "meso_inception4", "mobilenet_v1", "mobilenet_v3")
+TRACED = ("s2-xception-radam", "s2-reseption-v1")
 RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure in ("fit", "svm")}
-
-
-def marks(recipe):
-    large = recipe.network in LARGE and recipe.name not in TRIED
-    again = recipe.data == "self-blended" and recipe.network not in BLENDED
-    return [pytest.mark.slow] if large or again else []
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +55,18 @@ def _memory_is_given_back():
     gc.collect()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=marks(recipe)) for name, recipe in RECIPES.items()], ids=list(RECIPES)
-)
+@pytest.fixture
+def traced_where_quick(name):
+    import tensorflow as tf
+
+    eagerly = RECIPES[name].network in LARGE and name not in TRACED
+    tf.config.run_functions_eagerly(eagerly)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("traced_where_quick")
+@pytest.mark.parametrize("name", RECIPES)
 def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
     import keras
 
