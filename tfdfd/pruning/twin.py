@@ -33,11 +33,9 @@ from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.validation import validate
+from tfdfd.training.validation import is_better, validate
 
 _sparsity = tfmot.sparsity.keras
-# Of losses the smallest is best, of areas the largest.
-_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1}
 
 
 class SRM(tf_keras.layers.Layer):
@@ -236,14 +234,7 @@ def _share_of_zeros(model):
 
 
 def _is_best(place, row, monitor):
-    if place["best"] is None:
-        return True
-    best = place["history"][place["best"]]
-    return _rank(row, monitor) > _rank(best, monitor)
-
-
-def _rank(row, monitor):
-    return _SIGNS[monitor] * row[monitor], -row["val_loss"]
+    return place["best"] is None or is_better(row, place["history"][place["best"]], monitor)
 
 
 def _is_over(place, recipe):

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfdfd.files import locked_folder
+from tfdfd.files import locked_folder, sync_folder
 from tfdfd.models import load
 from tfdfd.publishing.equality import TOLERANCE, in_batches
 from tfdfd.publishing.formats import FORMATS, Expected
@@ -62,7 +62,9 @@ def export(
         facts = FORMATS[format](network, partial, expected)
         card = _card(record, format, facts, expected, partial)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _sync(partial)
+        # Whole after a power cut, too: all of it is on the disk before it is renamed.
+        for place, _, _ in os.walk(partial, topdown=False):
+            sync_folder(place)
         os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,14 +119,3 @@ def _clear(folder):
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _sync(folder):
-    """Waits until all of it is on the disk, so that a power cut after the renaming leaves it whole."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for path in (*(os.path.join(place, name) for name in names), place):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -26,14 +26,12 @@ from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.schedules import schedule_of
 from tfdfd.training.state import load_state, save_state
 from tfdfd.training.tensorboard import write_scalars
-from tfdfd.training.validation import validate
+from tfdfd.training.validation import is_better, validate
 from tfdfd.weights.loading import load_safetensors
 from tfdfd.weights.saving import save_weights
 
 STATE = "state.safetensors"
 SECONDS_BETWEEN_SAVES = 300.0
-# What is best: of losses the smallest, of areas the largest.
-_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1}
 
 
 class Report(Protocol):
@@ -175,13 +173,6 @@ def _one_epoch(model, crops, saver):
 
 def _rate(model):
     return float(np.asarray(model.optimizer.learning_rate))
-
-
-def is_better(row: dict, other: dict, monitor: str) -> bool:
-    """Whether an epoch is better than another; of those that are equally good, as they often are on few videos, the one
-    of smaller loss is."""
-    sign = _SIGNS[monitor]
-    return (sign * row[monitor], -row["val_loss"]) > (sign * other[monitor], -other["val_loss"])
 
 
 def _is_best(place, row, monitor):

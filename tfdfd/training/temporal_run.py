@@ -15,12 +15,13 @@ from tfdfd.models.temporal import temporal, training_stages
 from tfdfd.training.clip_set import ClipSet
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.curves import draw_curves
-from tfdfd.training.engine import Report, fit, is_better
+from tfdfd.training.engine import Report, fit
 from tfdfd.training.finishing import finish
 from tfdfd.training.members import members_of
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.tensorboard import write_scalars
+from tfdfd.training.validation import is_better
 
 
 class _Stage:

@@ -10,6 +10,8 @@ from tfdfd.metrics.metrics import auc, brier, log_loss
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.errors import TrainingError
 
+# What is best: of losses the smallest, of areas the largest.
+_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1}
 CROSS_ENTROPY = "binary_crossentropy"
 # The squared error of a probability is its Brier score.
 _LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
@@ -53,6 +55,13 @@ def figures(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) 
         "val_auc": auc(labels, scores),
         "val_video_auc": auc(video_labels, video_scores),
     }
+
+
+def is_better(row: dict, other: dict, monitor: str) -> bool:
+    """Whether an epoch is better than another; of those that are equally good, as they often are on few videos, the one
+    of smaller loss is."""
+    sign = _SIGNS[monitor]
+    return (sign * row[monitor], -row["val_loss"]) > (sign * other[monitor], -other["val_loss"])
 
 
 def videos_of(rows: list[FaceRow], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
