@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfdfd.weights.compact import expand
 from tfdfd.weights.records import WeightRecord
 from tfdfd.weights.saving import named_weights
 
@@ -72,12 +73,12 @@ def _nan_like(values):
 
 
 def load_safetensors(model: keras.Model, path: Path) -> None:
-    """Fills `model` from a file of `tfdfd.weights.saving.save_weights`.
+    """Fills `model` from a file of `tfdfd.weights.saving.save_weights`, of any form.
 
     Raises:
-        ValueError: its names or shapes are others.
+        ValueError: its names or shapes are others, or its compact arrays are of no use.
     """
-    stored = read_safetensors(path)
+    stored = expand(read_safetensors(path), str(path))
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
         absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())

@@ -8,19 +8,25 @@ import keras
 import numpy as np
 
 from tfdfd.files import write_atomically
+from tfdfd.weights.compact import compact
 
 
-def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
+def save_weights(model: keras.Model, path: str | os.PathLike, form: str = "float32") -> None:
     """Writes all weights of `model`, each under `<layer>/<weight>`; `load_weights` reads them back by these names.
 
+    Args:
+        model: a network of ours.
+        path: of the file.
+        form: `float32`, or smaller: `float16` or `int8`, see `tfdfd.weights.compact`.
+
     Raises:
-        ValueError: two weights have one name, which layers named by hand rule out.
+        ValueError: two weights have one name, which layers named by hand rule out; or the form cannot hold a weight.
     """
     from safetensors.numpy import save
 
     # (`ascontiguousarray` would make arrays of single numbers.)
     arrays = {name: np.array(value.numpy(), order="C") for name, value in named_weights(model).items()}
-    write_atomically(path, save(arrays))
+    write_atomically(path, save(compact(arrays, form)))
 
 
 def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
