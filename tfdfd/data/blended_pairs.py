@@ -20,8 +20,11 @@ from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
 from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
 from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.data.varied_fakes import vary
 
 METHOD = "self-blended"
+FAKES = PLAIN, VARIED = "plain", "varied"
+MEDIA = PHOTO, VIDEO = "photo", "video"
 # The sides of crops over the longer side of the face: around the 1.3 that `tfdfd detect` cuts with, but not so wide
 # that a picture which is a crop already would be mirrored to show a second pair of eyes.
 MARGIN = (0.95, 1.4)
@@ -39,6 +42,8 @@ class BlendedPairs:
         seed: the same one gives the same pairs.
         landmarks: of the crops, by file (`landmarks_of`), or the file that keeps them; None: `landmarks.csv` beside
             the crops. Missing ones are found here and now, unless a mapping is given.
+        fakes: `plain`, or `varied` beyond colour, sharpness and place (`tfdfd.data.varied_fakes`).
+        medium: what pairs are degraded as: `photo`, or `video`, most of them through H.264 (`degrade_pair`).
 
     Attributes:
         rows: `FaceRow`s of the crops that pairs are made from.
@@ -56,11 +61,16 @@ class BlendedPairs:
         split: str | None = "train",
         seed: int = 0,
         landmarks: Mapping[str, FaceLandmarks] | str | os.PathLike | None = None,
+        fakes: str = PLAIN,
+        medium: str = PHOTO,
     ):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be the side of a square in pixels, as pairs are square; received {size!r}.")
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number from 0; received {seed!r}.")
+        for name, value, known in (("fakes", fakes, FAKES), ("medium", medium, MEDIA)):
+            if value not in known:
+                raise ValueError(f"{name} must be {' or '.join(known)}; received {value!r}.")
         faces = faces_of(faces, split)
         real = Faces(faces.root, tuple(row for row in faces.rows if row.label == REAL))
         if not real.rows:
@@ -76,7 +86,8 @@ class BlendedPairs:
                 f"none of the {len(real.rows)} real crops of {faces.root} has landmarks of a face: "
                 f"{dict(self.left_out)}."
             )
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.fakes, self.medium = size, seed, fakes, medium
+        self._vary = vary if fakes == VARIED else None
         self._landmarks = [landmarks[row.file] for row in self.rows]
         self._order = None, None
 
@@ -107,8 +118,9 @@ class BlendedPairs:
         path = self._faces.path(number)
         pixels = read_pixels(path)
         try:
-            real, fake, _ = self_blend(pixels, found.points, rng)
-            return np.stack(crop_alike(degrade_pair(real, fake, rng), found.box, rng, MARGIN, size=self.size))
+            real, fake, _ = self_blend(pixels, found.points, rng, vary=self._vary)
+            pair = degrade_pair(real, fake, rng, video=self.medium == VIDEO)
+            return np.stack(crop_alike(pair, found.box, rng, MARGIN, size=self.size))
         except ValueError as error:
             raise ValueError(f"no self-blended pair can be made from {path}: {error}") from error
 

@@ -15,12 +15,14 @@ right eye, nose, left and right mouth corner, where left means left in the pictu
 import cv2
 import numpy as np
 
+from tfdfd.data.h264 import filmed
 from tfdfd.faces.crop import MARGIN, resize_crop, square_around
 
 REGIONS = ("face", "lower_face", "mouth", "eyes")
 REGION_SHARES = (0.64, 0.16, 0.1, 0.1)
 # Each as likely as the next: most swaps replace a face entirely. (The paper goes down to 0.25.)
 STRENGTHS = (0.5, 0.75, 1.0, 1.0, 1.0, 1.0)
+_VIDEO_SHARE = 0.75
 _LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 # Outline of each region in the face's own frame: the eyes lie at (-0.5, 0) and (0.5, 0), the mouth's middle at (0, 1).
@@ -44,7 +46,7 @@ _OUTLINES = {
 }  # fmt: skip
 
 
-def self_blend(image, landmarks, rng, region=None, strength=None):
+def self_blend(image, landmarks, rng, region=None, strength=None, vary=None):
     """One photograph -> a real picture and the fake blended from it.
 
     Args:
@@ -53,6 +55,7 @@ def self_blend(image, landmarks, rng, region=None, strength=None):
         rng: `np.random.Generator`.
         region: one of `REGIONS`; None draws one with the shares `REGION_SHARES`.
         strength: share of the altered face in the middle of the mask, in (0, 1]; None draws one of `STRENGTHS`.
+        vary: changes the copy further before it is blended in: `tfdfd.data.varied_fakes.vary`, or None.
 
     Returns:
         `(real, fake, mask)`: two uint8 images of the input's shape and the float32 mask `(height, width)` in [0, 1].
@@ -72,6 +75,8 @@ def self_blend(image, landmarks, rng, region=None, strength=None):
     if rng.random() < 0.65:
         source = _lose_detail(source, rng, smallest=0.25, largest=0.65)
     eyes_apart = float(np.linalg.norm(landmarks[1] - landmarks[0]))
+    if vary is not None:
+        source = vary(source, target, eyes_apart, rng)
     source = _misplace(source, landmarks.mean(axis=0), eyes_apart, rng)
     mask = mask * np.float32(rng.choice(STRENGTHS) if strength is None else strength)
     return target, _blended(source, target, mask), mask
@@ -158,16 +163,23 @@ def alter_appearance(image, rng):
     return _sharpen(image, rng) if rng.random() < 0.4 else _lose_detail(image, rng, smallest=0.4, largest=0.9)
 
 
-def degrade_pair(real, fake, rng):
+def degrade_pair(real, fake, rng, video=False):
     """What recording and sharing do to a picture, with the same draws for both: two uint8 images in, two out.
 
     Light, blur, loss of size, noise and JPEG (quality 40 to 100), each with some probability. The size stays the same:
     a picture that lost detail is scaled back up.
+
+    Args:
+        real, fake: of one shape.
+        rng: see the module's docstring.
+        video: whether three of four pairs are frames of videos instead: down to a third in size, then H.264 (CRF 16 to
+            38), each the last of two frames (`tfdfd.data.h264.filmed`).
     """
     if real.shape != fake.shape:
         raise ValueError(f"real is {real.shape} and fake is {fake.shape}; a pair has one shape")
     pair = [real, fake]
     height, width = real.shape[:2]
+    of_video = video and rng.random() < _VIDEO_SHARE
     if rng.random() < 0.5:
         gains = (rng.uniform(0.85, 1.15) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
         offset = np.float32(rng.uniform(-15, 15))
@@ -176,7 +188,7 @@ def degrade_pair(real, fake, rng):
         sigma = rng.uniform(0.3, 1.0)
         pair = [cv2.GaussianBlur(image, (0, 0), sigma) for image in pair]
     if rng.random() < 0.4:
-        scale = rng.uniform(0.5, 1.0)
+        scale = rng.uniform(0.33 if of_video else 0.5, 1.0)
         small = (max(1, round(width * scale)), max(1, round(height * scale)))
         upwards = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
         pair = [cv2.resize(image, small, interpolation=cv2.INTER_AREA) for image in pair]
@@ -185,7 +197,9 @@ def degrade_pair(real, fake, rng):
     if rng.random() < 0.25:
         noise = rng.normal(0, rng.uniform(1, 6), pair[0].shape).astype(np.float32)
         pair = [_clipped(image + noise) for image in pair]
-    if rng.random() < 0.7:
+    if of_video:
+        pair = filmed(pair, int(rng.integers(16, 39)), rng, frames=2, preset="superfast")
+    elif rng.random() < 0.7:
         quality = int(rng.integers(40, 101))
         pair = [recompress(image, quality) for image in pair]
     if pair[0].shape != real.shape:

@@ -13,6 +13,8 @@ CROPS, BLENDED = "crops", "self-blended"
 CHOICES = {
     "procedure": PROCEDURES,
     "data": (CROPS, BLENDED),
+    "fakes": ("plain", "varied"),
+    "medium": ("photo", "video"),
     "order": ("shuffled", "balanced", "dual", "various"),
     "augment": (None, "s1", "s2", "modern"),
     "optimizer": ("adam", "sgdm", "radam"),
@@ -40,6 +42,8 @@ class Recipe:
             trained network).
         members: handles, files or run folders of trained networks that the procedure starts from.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes made of them).
+        fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
+        medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
         order: in which crops come: `shuffled`, `balanced`, or S2's `dual` and `various`.
         augment: policy of `tfdfd.augment`, or None.
         batch_size: crops in a batch.
@@ -73,6 +77,8 @@ class Recipe:
     procedure: str = "fit"
     members: tuple[str, ...] = ()
     data: str = CROPS
+    fakes: str = "plain"
+    medium: str = "photo"
     order: str = "shuffled"
     augment: str | None = None
     batch_size: int = 32
