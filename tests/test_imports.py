@@ -59,7 +59,7 @@ MAY_IMPORT = {
         "version",
         "weights",
     },
-    "hub": {"files", "models", "publishing", "recipes", "runtime", "weights"},
+    "hub": {"files", "models", "publishing", "recipes", "runtime", "version", "weights"},
     "__init__": {"hub", "version"},
     "__main__": {"cli"},
 }

@@ -21,6 +21,7 @@ def absent(wanted: Handle, known: dict[str, set[int]], unreachable: Exception | 
 def _why(wanted, known):
     from tfdfd.models import MODELS
     from tfdfd.weights.records import list_records
+    from tfdfd.weights.store import how_to_get
 
     handle = PREFIX + wanted.model
     if wanted.model in known:
@@ -28,9 +29,11 @@ def _why(wanted, known):
         return f"{handle} has no version {wanted.version}; there is {versions}."
     records = list_records()
     if handle in records:
-        fetch = "" if records[handle].carried else f"'tfdfd models pull {handle}', "
+        # Weights that are carried answer themselves, so these are elsewhere.
+        if records[handle].url is None:
+            return f"the weights of {handle} are not on this machine; {how_to_get(records[handle])}."
         return (
-            f"nobody has published {handle} here. Its weights are known: {fetch}"
+            f"nobody has published {handle} here. Its weights are known: 'tfdfd models pull {handle}', "
             f"'tfdfd publish {handle} --to DIR --version 1', then set TFDFD_HUB=DIR."
         )
     if wanted.model in MODELS:

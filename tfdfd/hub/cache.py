@@ -51,7 +51,7 @@ class Cache:
         Raises:
             HubError: it was altered.
         """
-        self._check_owner()
+        check_owner(self.root)
         folder = self.root / model / f"{number}-{version.digest[:16]}"
         try:
             check_folder(self.root, folder, version, f"tfdfd/{model}/{number}")
@@ -85,7 +85,7 @@ class Cache:
         """
         folder = self.root / model / f"{number}-{version.digest[:16]}"
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check_owner()
+        check_owner(self.root)
         if not folder.exists():
             with locked(self.root):
                 if not folder.exists():
@@ -115,19 +115,21 @@ class Cache:
         path = self.root / FILE
         if not path.is_file():
             return Manifest()
-        self._check_owner()
+        check_owner(self.root)
         return Manifest.decode(path.read_bytes(), str(path))
 
-    def _check_owner(self):
-        # Another user's files, and their manifest, could be of a network that calls all faces real.
-        if not hasattr(os, "geteuid") or not self.root.exists():
-            return
-        status = self.root.stat()
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o002:
-            raise HubError(
-                f"the cache {self.root} belongs to somebody else, or everybody may write there; set ${VARIABLE} to a "
-                "folder of your own."
-            )
+
+def check_owner(root: Path) -> None:
+    """Raises `HubError` where a cache is another user's, or everybody may write there."""
+    # Their files, and their manifest, could be of a network that calls all faces real.
+    if not hasattr(os, "geteuid") or not root.exists():
+        return
+    status = root.stat()
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o002:
+        raise HubError(
+            f"the cache {root} belongs to somebody else, or everybody may write there; set ${VARIABLE} to a folder of "
+            "your own."
+        )
 
 
 def cache_folder() -> Path:

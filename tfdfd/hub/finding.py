@@ -14,11 +14,13 @@ from tfdfd.hub.errors import HubError, HubUnreachable
 from tfdfd.hub.folder_hub import FolderHub
 from tfdfd.hub.handles import FEATURE_VECTOR, Handle
 from tfdfd.hub.manifest import FILE, Version
+from tfdfd.hub.package_hub import PackageHub
 from tfdfd.hub.pinning import VARIABLE as PIN
 from tfdfd.hub.pinning import pin_of_user
 
 VARIABLE = "TFDFD_HUB"
 _PACKAGE = Path(__file__).parents[1]
+Hub = FolderHub | AddressHub | PackageHub | Cache
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Found:
 def find(handle: str) -> Found:
     """The published model of a handle: files compared with their digests, then its graph's operations with the list.
 
+    Where the package carries its weights only, it is made of them, which takes seconds, and kept in the cache.
+
     Raises:
         HubError: mistyped, not there, not what was published, or a graph that could do more than compute. A handle
             that nobody has trained weights for names the recipe that does.
@@ -64,7 +68,7 @@ def find(handle: str) -> Found:
     return place
 
 
-def look_up(wanted: Handle) -> tuple[FolderHub | AddressHub | Cache, Handle, Version]:
+def look_up(wanted: Handle) -> tuple[Hub, Handle, Version]:
     """Which hub has a model, the handle with its version, and what the manifest says of it; no file is checked.
 
     Raises:
@@ -92,7 +96,7 @@ def look_up(wanted: Handle) -> tuple[FolderHub | AddressHub | Cache, Handle, Ver
     raise HubError(absent(wanted, known, unreachable))
 
 
-def hubs() -> Iterator[FolderHub | AddressHub | Cache]:
+def hubs() -> Iterator[Hub]:
     """Where published models are looked for, in this order.
 
     Raises:
@@ -121,7 +125,7 @@ def hub_at(place: str, pin: str | None = None) -> FolderHub | AddressHub:
     return FolderHub(root, f"the hub {place}", pin)
 
 
-def carried() -> FolderHub:
+def carried() -> PackageHub:
     """What the package carries: in it, or beside it in a checkout.
 
     Raises:
@@ -129,5 +133,5 @@ def carried() -> FolderHub:
     """
     for place in (_PACKAGE / "saved_models", _PACKAGE.parent / "saved_models"):
         if (place / FILE).is_file():
-            return FolderHub(place, "the package")
+            return PackageHub(place)
     raise HubError(f"the package carries no saved_models (looked in {_PACKAGE} and beside it): install it again.")

@@ -10,11 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfdfd.hub.errors import HubError
-from tfdfd.hub.finding import find
-from tfdfd.hub.handles import Handle
-from tfdfd.models import build
+from tfdfd.hub.exports import FromWeights
+from tfdfd.hub.finding import find, look_up
+from tfdfd.hub.handles import PREFIX, Handle
+from tfdfd.models import build, load
 from tfdfd.publishing.equality import TOLERANCE
 from tfdfd.runtime.opening import proof_crops
+from tfdfd.weights.store import locate
 
 _PROOFS = 2
 
@@ -24,7 +26,8 @@ class HubLayer(keras.layers.Layer):
     """A published network, built by this package and filled with the published variables.
 
     Its weights are those of a Keras network: `fit` trains them, `save_weights` and `load_weights` take them along.
-    When it is made, it is proved to answer what the published SavedModel answers, to 1e-5.
+    When it is made, it is proved to answer what the published SavedModel answers, to 1e-5. Where the package carries
+    weights and no SavedModel of them, it takes these, and no SavedModel is made.
 
     Args:
         handle: `tfdfd/<model>`, `tfdfd/<model>/<version>`, either with `/feature_vector` behind it.
@@ -48,9 +51,12 @@ class HubLayer(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(trainable=trainable, **kwargs)
         wanted = Handle.parse(handle)
-        found = find(str(replace(wanted, features=False)))
-        self.handle = str(replace(found.handle, features=wanted.features))
-        model = _network(found)
+        _, handle, version = look_up(wanted)
+        self.handle = str(handle)
+        if isinstance(version, FromWeights):
+            model = _in_float32(lambda: load(*locate(PREFIX + handle.model)))
+        else:
+            model = _network(find(str(replace(handle, features=False))))
         self.network = _features(model) if wanted.features else model
         if not trainable:
             self.network.trainable = False
@@ -67,12 +73,7 @@ class HubLayer(keras.layers.Layer):
 
 def _network(found):
     card = json.loads((found.folder / "model_card.json").read_text("utf-8"))
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        model = build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {}))
-    finally:
-        keras.config.set_dtype_policy(policy)
+    model = _in_float32(lambda: build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {})))
     published = tf.saved_model.load(str(found.folder))
     values = [variable.numpy() for variable in published.variables]
     shapes, expected = [value.shape for value in values], [tuple(variable.shape) for variable in model.variables]
@@ -84,6 +85,15 @@ def _network(found):
     if not apart <= TOLERANCE:  # NaN is not equal either
         raise HubError(_other_network(found, card, f"its answers are {apart:.2g} apart"))
     return model
+
+
+def _in_float32(make):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _features(model):

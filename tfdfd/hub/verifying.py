@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tfdfd.hub.errors import HubError
+from tfdfd.hub.exports import FromWeights
 from tfdfd.hub.finding import carried, hub_at, look_up
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.pinning import pin_of_user
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.store import locate
 
 CARD = "model_card.json"
 
@@ -40,7 +42,8 @@ def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
     """Checks digests, operations and card of each version.
 
     Args:
-        place: a hub's folder or address, or a handle; None: what the package carries.
+        place: a hub's folder or address, or a handle; None: what the package carries, of whose weights only the files
+            are checked.
 
     Raises:
         HubError: there is no such hub or handle, or its manifest is of no use.
@@ -53,7 +56,8 @@ def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
     hub = carried() if text is None else hub_at(text, pin_of_user())
     for model, versions in sorted(hub.manifest().models.items()):
         for number, version in sorted(versions.items()):
-            yield _outcome(hub, Handle(model, number), version)
+            outcome = _of_weights if isinstance(version, FromWeights) else _outcome
+            yield outcome(hub, Handle(model, number), version)
 
 
 def _outcome(hub, handle, version):
@@ -68,6 +72,17 @@ def _outcome(hub, handle, version):
         error = str(reason)
     handle = Handle(handle.model, handle.version)
     return Outcome(str(handle), hub.words, error, len(version.files), sum(file.bytes for file in version.files))
+
+
+def _of_weights(hub, handle, version):
+    """Of weights that are a version as soon as somebody wants it: making it is not what was asked for."""
+    try:
+        locate(PREFIX + handle.model)
+        error = None
+    except ValueError as reason:
+        error = str(reason)
+    place = f"{hub.words}, as weights"
+    return Outcome(str(handle), place, error, len(version.files), sum(file.bytes for file in version.files))
 
 
 def _check_card(folder, handle):

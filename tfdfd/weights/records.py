@@ -1,14 +1,21 @@
-"""Everything known of each set of weights. One record a set; those the package carries have it as a model card."""
+"""Everything known of each set of weights. One record a set; those the package carries have it as a model card.
+
+All cards lie in the package. So do the files they are of, but for large ones, which only a checkout has.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 DEFAULT_MODEL = "tfdfd/meso_inception4"
 CARRIED = Path(__file__).parent / "files"
+# Beside the package in a checkout; no wheel has it.
+LARGE = Path(__file__).parents[2] / "large_weights"
+# A file above this is a large one.
+MAX_CARRIED_BYTES = 4_000_000
 
 _MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
 _MESONET_CARD = {
@@ -35,7 +42,7 @@ class WeightRecord:
     Attributes:
         handle: `tfdfd/<model>` or `tfdfd/<model>.<tag>`.
         model: name for `tfdfd.models.build`.
-        file: file name, in the package (`carried`) or in the cache.
+        file: file name, in the package or its checkout (`carried`), or in the cache.
         sha256: digest of the file; nothing else is ever loaded under this handle.
         bytes: size of the file.
         licence: of the weights.
@@ -47,7 +54,7 @@ class WeightRecord:
         input_shape: `(height, width, 3)` where the network was trained at another size than its own, else None.
         arguments: of the network's builder, where they are not its defaults.
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
-        carried: whether the package holds the file.
+        carried: whether the package holds the file, or the checkout around it does.
         card: the whole model card: protocol, scores, operating points, limits.
     """
 
@@ -117,10 +124,21 @@ def _check_probability(name, value):
 
 
 def list_records() -> dict[str, WeightRecord]:
-    """All known sets by handle: those the package carries first."""
+    """All known sets by handle: those with a card in the package first."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
-    carried = [WeightRecord.from_card(card, carried=True) for card in cards]
-    return {record.handle: record for record in [*carried, *_published()]}
+    ours = [WeightRecord.from_card(card) for card in cards]
+    ours = [replace(record, carried=carried_file(record.file) is not None) for record in ours]
+    return {record.handle: record for record in [*ours, *_published()]}
+
+
+def carried_file(name: str) -> Path | None:
+    """Where the package, or the checkout around it, has a file of weights; None where neither does."""
+    return next((folder / name for folder in (CARRIED, LARGE) if (folder / name).is_file()), None)
+
+
+def folder_for(size: int) -> Path:
+    """Where a file of weights of so many bytes is to be carried; its card goes into `CARRIED` all the same."""
+    return CARRIED if size <= MAX_CARRIED_BYTES else LARGE
 
 
 def find_record(handle: str) -> WeightRecord:

@@ -10,7 +10,14 @@ import urllib.request
 from pathlib import Path
 
 from tfdfd.files import write_atomically
-from tfdfd.weights.records import CARRIED, WeightRecord, find_record, list_records
+from tfdfd.weights.records import (
+    LARGE,
+    MAX_CARRIED_BYTES,
+    WeightRecord,
+    carried_file,
+    find_record,
+    list_records,
+)
 
 PREFIX = "tfdfd/"
 MAX_FILE_BYTES = 4 << 30
@@ -38,11 +45,10 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     name = os.fspath(model)
     if name.startswith(PREFIX):
         record = find_record(name)
-        path = CARRIED / record.file if record.carried else cache_folder() / record.file
+        path = carried_file(record.file) or cache_folder() / record.file
         if not path.is_file():
             raise ValueError(
-                f"the weights of {name} are not on this machine (looked for {path}); "
-                f"run 'tfdfd models pull {name}', or give the file: --model PATH/{record.file}."
+                f"the weights of {name} are not on this machine (looked for {path}); {how_to_get(record)}."
             )
         check_digest(path, record.sha256, name)
         return record, path
@@ -69,7 +75,7 @@ def pull(handle: str) -> Path:
     if record.carried:
         return locate(handle)[1]
     if record.url is None:
-        raise ValueError(f"{handle} has no address to fetch from; give its file: --model PATH/{record.file}.")
+        raise ValueError(f"{handle} has no address to fetch from; {how_to_get(record)}.")
     target = cache_folder() / record.file
     if target.is_file() and digest(target) == record.sha256:
         return target
@@ -142,10 +148,26 @@ def _recognise(path):
     return record
 
 
+def how_to_get(record: WeightRecord) -> str:
+    """In words: what to do about weights that are not on this machine."""
+    if record.url:
+        return f"run 'tfdfd models pull {record.handle}', or give the file: --model PATH/{record.file}"
+    if record.bytes > MAX_CARRIED_BYTES:
+        return (
+            f"at {record.bytes / 1e6:.1f} MB they are not in the wheel: use a checkout of tfdfd, which has them in "
+            f"{LARGE.name}/, set TFDFD_HUB to a hub that has {record.handle}, or give the file: "
+            f"--model PATH/{record.file}"
+        )
+    return f"give the file: --model PATH/{record.file}"
+
+
 def where(record: WeightRecord) -> str:
     """In words: whether the weights of a record can be used at once, or how."""
-    if record.carried:
-        return "in the package"
+    found = carried_file(record.file)
+    if found is not None:
+        return f"in the checkout ({LARGE.name}/)" if found.parent == LARGE else "in the package"
     if (cache_folder() / record.file).is_file():
         return "in the cache"
-    return f"tfdfd models pull {record.handle}" if record.url else "to be given as a file"
+    if record.url:
+        return f"tfdfd models pull {record.handle}"
+    return "not in the wheel, see 'show'" if record.bytes > MAX_CARRIED_BYTES else "to be given as a file"
