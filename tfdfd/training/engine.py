@@ -15,9 +15,11 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from tfdfd.models import load
 from tfdfd.training.averaging import averaged
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.curves import draw_curves
+from tfdfd.training.distilling import ANSWER, HINT, LABELS, Distilled
 from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.training.gradient_flow import GradientFlow
 from tfdfd.training.optimizers import make_optimizer
@@ -29,6 +31,7 @@ from tfdfd.training.tensorboard import write_scalars
 from tfdfd.training.validation import is_better, validate
 from tfdfd.weights.loading import load_safetensors
 from tfdfd.weights.saving import save_weights
+from tfdfd.weights.store import locate
 
 STATE = "state.safetensors"
 SECONDS_BETWEEN_SAVES = 300.0
@@ -67,7 +70,9 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         TrainingError: the loss is no number, a crop cannot be read, or the state cannot be saved; says where.
     """
     schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.epochs)
-    model.compile(
+    # What learns is the network itself, or with it what only its training needs.
+    learner = Distilled(model, load(*locate(recipe.teacher)), recipe.teacher_weight) if recipe.teacher else model
+    learner.compile(
         make_optimizer(
             recipe.optimizer,
             schedule.rate,
@@ -83,15 +88,16 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         # XLA's convolutions on a processor are slower than TensorFlow's own.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
-    saver = _Saver(model, run.path / STATE, report, recipe, crops.steps)
+    model.jit_compile = learner.jit_compile
+    saver = _Saver(learner, run.path / STATE, report, recipe, crops.steps)
     place = saver.place
     schedule.set_state(place.schedule)
-    flow = GradientFlow(model) if recipe.gradient_flow else None
+    flow = GradientFlow(learner) if recipe.gradient_flow else None
     while place.epoch < recipe.epochs and not _is_over(place, recipe):
         epoch, begun = place.epoch, time.monotonic()
-        row = {"epoch": epoch, "learning_rate": _rate(model)}
-        row |= _one_epoch(model, crops, saver)
-        with averaged(model, recipe.ema):
+        row = {"epoch": epoch, "learning_rate": _rate(learner)}
+        row |= _one_epoch(learner, crops, saver)
+        with averaged(learner, recipe.ema):
             row |= validate(model, crops, recipe.loss)
             if _is_best(place, row, recipe.monitor):
                 save_weights(model, _best(run.path, epoch))
@@ -99,7 +105,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         place.seconds += time.monotonic() - begun
         row["seconds"] = round(place.seconds, 1)
         place.history.append(row)
-        schedule.after_epoch(model.optimizer, epoch, row)
+        schedule.after_epoch(learner.optimizer, epoch, row)
         place.epoch, place.step, place.metrics, place.schedule = epoch + 1, 0, [], schedule.get_state()
         if flow:
             flow.write(run.path / "gradient_flow.csv", epoch)
@@ -152,7 +158,9 @@ class _Saver(keras.callbacks.Callback):
             self.save()
 
     def _variables(self):
-        return [*self._model.variables, *self._model.optimizer.variables]
+        model = self._model
+        own = model.own_variables if isinstance(model, Distilled) else model.variables
+        return [*own, *model.optimizer.variables]
 
 
 def _one_epoch(model, crops, saver):
@@ -168,7 +176,10 @@ def _one_epoch(model, crops, saver):
             shuffle=False,
             verbose=0,
         ).history
-    return {"loss": history["loss"][-1], "accuracy": history["accuracy"][-1]}
+    figures = {name: values[-1] for name, values in history.items()}
+    # Of labels alone, so that it can be read beside that of validation; a teacher's parts have columns of their own.
+    row = {"loss": figures.get(LABELS, figures["loss"]), "accuracy": figures["accuracy"]}
+    return row | {name: figures[name] for name in (HINT, ANSWER) if name in figures}
 
 
 def _rate(model):

@@ -17,6 +17,7 @@ from tfdfd.training.finishing import finish
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.seen import write_seen
+from tfdfd.weights.store import locate
 
 # Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
 _FILES = {"svm": "svm_run", "bottleneck": "bottleneck_run", "ensemble": "ensemble_run", "temporal": "temporal_run"}
@@ -52,14 +53,15 @@ def train(
         size = recipe.size or spec(recipe.network).input_shape[0]
         faces = faces_of(where)
         crops = CropSet(faces, recipe, size, allow_leaks)
-        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend()) as run:
+        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _teacher(recipe)) as run:
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
             if crops.count < recipe.batch_size:
                 report.note(f"the {crops.count} crops to train on are fewer than a batch of {recipe.batch_size}")
             parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
-            write_seen(run.path, parts, faces.root, begun_with=[*recipe.members, *filter(None, [recipe.weights])])
+            begun_with = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
+            write_seen(run.path, parts, faces.root, begun_with)
             try:
                 return _procedure(recipe)(recipe, crops, run, report)
             except ValueError:
@@ -80,10 +82,20 @@ def _procedure(recipe):
     return importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}").run
 
 
+def _teacher(recipe):
+    """What a run says of its teacher: which bytes, since the path may hold others tomorrow."""
+    if recipe.teacher is None:
+        return {}
+    record, _ = locate(recipe.teacher)
+    return {"teacher": {"handle": record.handle, "sha256": record.sha256}}
+
+
 def _fit(recipe, crops, run, report):
+    teacher = _teacher(recipe)
     model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
     place = fit(model, recipe, crops, run, report)
-    return finish(model, recipe, crops, run, {"epochs": place.epoch, "best_epoch": place.best_epoch})
+    told = {"epochs": place.epoch, "best_epoch": place.best_epoch}
+    return finish(model, recipe, crops, run, told, card=teacher)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -41,6 +42,9 @@ class Recipe:
             head on stored features), `ensemble` (a head on two trained networks), `temporal` (a recurrent layer on a
             trained network).
         members: handles, files or run folders of trained networks that the procedure starts from.
+        teacher: handle, file or run folder of a trained network that the one in training (`fit`) imitates beside the
+            labels, see `tfdfd.training.distilling`; None: labels alone.
+        teacher_weight: of imitating, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes made of them).
         fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
         medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
@@ -76,6 +80,8 @@ class Recipe:
     weights: str | None = None
     procedure: str = "fit"
     members: tuple[str, ...] = ()
+    teacher: str | None = None
+    teacher_weight: float = 1.0
     data: str = CROPS
     fakes: str = "plain"
     medium: str = "photo"
@@ -114,6 +120,12 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1; received {value}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0; received {self.learning_rate}.")
+        if not 0 < self.teacher_weight < math.inf:
+            raise ValueError(f"teacher_weight must be above 0; received {self.teacher_weight}.")
+        if self.teacher is not None and self.procedure != "fit":
+            raise ValueError(
+                f"a teacher is imitated in procedure=fit alone; received teacher={self.teacher} for {self.procedure!r}."
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1; received {self.ema}.")
         if self.seed < 0:

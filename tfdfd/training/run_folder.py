@@ -127,6 +127,8 @@ class RunFolder:
             self._write()
             return None
         told = read_run(self.path)
+        # Settings that recipes did not have when it was begun had their defaults.
+        told["recipe"] = Recipe.from_settings(told["recipe"]).settings()
         words = differences({key: told.get(key) for key in self._settings}, self._settings)
         if words:
             raise ValueError(
