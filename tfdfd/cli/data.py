@@ -33,6 +33,15 @@ bottleneck learner, an SVM, or any recipe. Splits, sources and people stay; give
 A run that was stopped goes on when the same command is given again.
 
 Exit code: 0 written; 1 it could not be; 2 wrong usage or input."""
+
+_SWAP = """\
+Writes a face set to validate on: real crops, and the same with the face of another person of the same split swapped
+in, as frames of H.264 videos. No recipe trains on such fakes, so they tell what carries over. Needs scipy and av:
+pip install 'tfdfd[train]'.
+
+A run that was stopped goes on when the same command is given again.
+
+Exit code: 0 written; 1 it could not be; 2 wrong usage or input."""
 _TOLD = 100  # crops at a time on the progress bar
 
 
@@ -60,6 +69,14 @@ def add_parser(verbs) -> None:
     blend.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other fakes (default: 0)")
     blend.add_argument("--quiet", action="store_true", help="no progress on standard error")
     blend.set_defaults(run=_blend)
+    swap = actions.add_parser("swap", help="a face set with faces swapped between people", description=_SWAP)
+    swap.add_argument("faces", metavar="SPLIT", help="faces.csv with splits, or its folder")
+    swap.add_argument("-o", "--output", required=True, metavar="SET", help="folder of the new set")
+    swap.add_argument("--splits", default="val,test", metavar="NAMES", help="which crops (default: %(default)s)")
+    swap.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of a crop (default: %(default)s)")
+    swap.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other fakes (default: 0)")
+    swap.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    swap.set_defaults(run=_swap)
 
 
 def _preview(arguments) -> int:
@@ -121,13 +138,29 @@ def _parts(found):
 
 
 def _blend(arguments) -> int:
-    from tfdfd.cli.progress import tracked
-    from tfdfd.cli.shown import shown
     from tfdfd.data.blended_pairs import BlendedPairs
     from tfdfd.data.blended_set import write_blended_set
 
     pairs = BlendedPairs(arguments.faces, arguments.size, split=None, seed=arguments.seed)
-    parts = _parts(write_blended_set(pairs, arguments.output))
+    return _write(pairs, write_blended_set, arguments)
+
+
+def _swap(arguments) -> int:
+    from tfdfd.data.swapped_set import SwappedPairs, write_swapped_set
+    from tfdfd.data.tables import SPLITS
+
+    splits = arguments.splits.split(",")
+    if len(set(splits)) < len(splits) or not set(splits) <= set(SPLITS):
+        raise ValueError(f"--splits must be some of {','.join(SPLITS)}; received {arguments.splits!r}.")
+    pairs = SwappedPairs(arguments.faces, arguments.size, splits=splits, seed=arguments.seed)
+    return _write(pairs, write_swapped_set, arguments)
+
+
+def _write(pairs, write, arguments):
+    from tfdfd.cli.progress import tracked
+    from tfdfd.cli.shown import shown
+
+    parts = _parts(write(pairs, arguments.output))
     label = lambda part: f"up to {shown(part[-1].file)}"  # noqa: E731
     count = 0
     for part in tracked(parts, -(-len(pairs) // _TOLD), label, arguments.quiet):
