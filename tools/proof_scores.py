@@ -7,18 +7,19 @@ again when carried weights change; a test compares.
 """
 
 import json
+from pathlib import Path
 
 from tfdfd.files import write_atomically
 from tfdfd.models import load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.runtime.with_keras import KerasNetwork
-from tfdfd.weights.records import CARRIED, list_records
+from tfdfd.weights.records import CARRIED, WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 
-def proof_scores(handle: str) -> list[float]:
-    """P(fake) of the crops of the proof, by the Keras model, to six digits."""
-    network = KerasNetwork(load(*locate(handle)))
+def proof_scores(record: WeightRecord, path: Path) -> list[float]:
+    """P(fake) of the crops of the proof, by the Keras model of located weights, to six digits."""
+    network = KerasNetwork(load(record, path))
     return [round(float(score), 6) for score in network(proof_crops(network.size))]
 
 
@@ -26,7 +27,7 @@ def main():
     cards = {json.loads(path.read_text("utf-8"))["handle"]: path for path in CARRIED.glob("*.json")}
     for handle, record in list_records().items():
         if record.carried:
-            card = json.loads(cards[handle].read_text("utf-8")) | {"proof_scores": proof_scores(handle)}
+            card = json.loads(cards[handle].read_text("utf-8")) | {"proof_scores": proof_scores(*locate(handle))}
             write_atomically(cards[handle], json.dumps(card, indent=1, ensure_ascii=False) + "\n")
             print(f"{handle}: {card['proof_scores']}")
 

@@ -1,0 +1,392 @@
+"""From a run to a carried model: what is judged and kept, what is refused, and that every carried card says it all."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from tfdfd.data.tables import FaceRow, write_table
+from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
+from tfdfd.metrics.scores import ScoreRow
+from tfdfd.weights import records
+from tfdfd.weights.records import CARRIED
+from tools import carry_model, models_table
+from tools.carrying import scoring
+from tools.carrying.card import ended_short, plain_paths, train_command
+from tools.carrying.figures import difference, figures, mean_auc
+from tools.carrying.terms import initial_weights
+
+SCHEMA = json.loads(Path(records.__file__).with_name("card.schema.json").read_text("utf-8"))
+# Of the weights whose figures were made before there was a schema; they are on their way out.
+BEFORE = "d2e043ad2ee85b7a8ed3c6ef6c53bd69a9000be93cb0ba23cc5e867b8ed1665a"
+SIZE = 64
+DRAWN = 40  # resamples, in place of thousands
+
+
+@pytest.mark.parametrize("path", sorted(CARRIED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_carried_card_says_everything(path):
+    card = json.loads(path.read_text("utf-8"))
+    if card["sha256"] == BEFORE:
+        pytest.skip("its figures were made before the schema")
+    jsonschema.validate(card, SCHEMA)
+    low, high = card.get("inconclusive_band", [card["threshold"]] * 2)
+    assert low <= card["threshold"] <= high
+    sets = {row["set"] for row in card["scores"]}
+    for row in card["scores"]:
+        assert "train" not in row["set"] and row["weights"] in {each["weights"] for each in card["mean_auc"]}
+        if row["auc_ci95"]:
+            assert row["auc_ci95"][0] <= row["auc"] <= row["auc_ci95"][1]
+            assert min(row["n_real"], row["n_fake"]) > 1
+    assert {"crops/dfdc", "crops/ffpp", "videos"} < sets and any("test split" in name for name in sets)
+
+
+# Conditions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def face(astronaut):
+    return np.ascontiguousarray(astronaut[50:171, 160:281])
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition_changes_the_picture_and_nothing_else(name, face):
+    before = face.copy()
+    one, again = (CONDITIONS[name](face, np.random.default_rng(3)) for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(face, before)
+    assert (one.dtype, one.shape) == (np.uint8, face.shape)
+    apart = np.abs(one.astype(int) - face).mean()
+    assert apart == 0 if name == UNCHANGED else 0 < apart < 25
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "blur", "resized", "noise", "H.264"])
+def test_conditions_of_a_kind_stand_in_the_order_of_their_strength(kind, face):
+    changed = [make(face, np.random.default_rng(3)) for name, make in CONDITIONS.items() if kind in name]
+    apart = [np.abs(image.astype(int) - face).mean() for image in changed]
+    assert len(apart) > 1 and apart == sorted(apart)
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(labels, scores, pairs=False):
+    """Rows of images; with `pairs`, two after the other are of one photograph."""
+    sources = [str(number // 2 if pairs else number) for number in range(len(labels))]
+    return [
+        ScoreRow(
+            name, "set", name, 0, 0, int(label), ("original", "swap")[label], (source,), None, "test", float(score)
+        )
+        for source, label, score, name in zip(sources, labels, scores, map("{}.png".format, range(99)), strict=False)
+    ]
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr("tools.carrying.figures.RESAMPLES", DRAWN)
+
+
+def test_figures_of_scores_that_are_known(few_draws):
+    labels = [0, 1] * 20
+    scores = np.where(labels, 0.6, 0.2) + np.linspace(0, 0.1, 40)
+    scores[1], scores[2] = 0.1, 0.9  # a fake below all, a real one above all
+    row, calibration, hardest = figures("a set", "these", rows_of(labels, scores, pairs=True), 0.5)
+    assert (row["n_real"], row["n_fake"], row["threshold"], row["level"]) == (20, 20, 0.5, "image")
+    assert row["auc"] == pytest.approx(1 - 39 / 400)
+    assert row["auc_ci95"][0] < row["auc"] < row["auc_ci95"][1] <= 1
+    assert (row["tpr_at_threshold"], row["fpr_at_threshold"], row["majority_baseline"]) == (0.95, 0.05, 0.5)
+    assert row["balanced_accuracy"] == 0.95
+    assert calibration["brier"] == pytest.approx(np.mean((scores - labels) ** 2), abs=1e-4)
+    assert {hardest[0]["video"], hardest[1]["video"]} == {"1.png", "2.png"} and hardest[1]["wrong"]
+    assert not hardest[2]["wrong"]
+
+
+def test_one_real_example_has_no_interval_and_a_reason(few_draws):
+    row, _, _ = figures("crops", "these", rows_of([0, 1, 1, 1], [0.1, 0.4, 0.6, 0.9]), 0.5, note="few")
+    assert (row["auc"], row["auc_ci95"], row["majority_baseline"]) == (1, None, 0.75)
+    assert row["note"].startswith("few; ") and "one video or source" in row["note"]
+
+
+def test_the_better_of_two_is_the_better_one(few_draws):
+    labels = [0, 1] * 15
+    draw = np.random.default_rng(0)
+    good = rows_of(labels, np.where(labels, 0.7, 0.3) + draw.normal(0, 0.1, 30))
+    poor = rows_of(labels, draw.uniform(0, 1, 30))
+    found = difference("a set", good, poor, "another")
+    assert found["auc_difference"] > 0.2 and found["auc_difference_ci95"][0] > 0
+    assert found["p"] < 0.06 and found["p_delong"] < 0.01 and found["against"] == "another"
+    assert difference("a set", poor, good, "another")["auc_difference"] == -found["auc_difference"]
+    assert difference("a set", good[1::2], poor[1::2], "another") is None  # fakes alone
+
+
+def test_the_mean_is_over_sets_that_all_have_an_auc_of():
+    known = {("a", "these"): 0.8, ("b", "these"): 0.6, ("a", "others"): 0.5, ("b", "others"): None}
+    rows = [{"set": name, "weights": weights, "auc": auc} for (name, weights), auc in known.items()]
+    assert mean_auc(rows) == [
+        {"weights": "these", "mean_auc": 0.8, "sets": ["a"]},
+        {"weights": "others", "mean_auc": 0.5, "sets": ["a"]},
+    ]
+
+
+# Scores that are kept ------------------------------------------------------------------------------------------------
+
+
+class Crops:
+    """Three crops whose pixels are all their number."""
+
+    name, key = "three", "0" * 64
+
+    def __len__(self):
+        return 3
+
+    def crops(self, numbers, size):
+        return np.stack([np.full((size, size, 3), number, np.uint8) for number in numbers])
+
+
+class Network:
+    """P(fake) is the brightness; counts what it scored."""
+
+    def __init__(self, name, size):
+        self.name, self.size, self.scored = name, size, 0
+        self.record = type("Record", (), {"sha256": name * 64})
+
+    def scorer(self, pixels):
+        assert pixels.shape[1:] == (self.size, self.size, 3) and pixels.dtype == np.uint8
+        self.scored += len(pixels)
+        return pixels.mean(axis=(1, 2, 3)) / 255
+
+
+def test_what_was_scored_once_is_not_scored_again(tmp_path):
+    one, other = Network("a", 32), Network("b", 40)
+    found = scoring.score([one], Crops(), tmp_path)
+    np.testing.assert_allclose(found[one], np.arange(3) / 255)
+    found = scoring.score([one, other], Crops(), tmp_path)
+    np.testing.assert_array_equal(found[one], found[other])
+    assert (one.scored, other.scored) == (3, 3)
+    changed = scoring.score([one, other], Crops(), tmp_path, "Gaussian noise, sigma 20 of 255")
+    assert (one.scored, other.scored) == (6, 6)
+    assert (changed[one] != found[one]).all()  # a file of its own
+    assert np.abs(changed[one] - changed[other]).max() < 0.002  # of the same picture
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_of_a_run_is_that_of_its_recipe():
+    from tfdfd.recipes import find_recipe
+
+    recipe = find_recipe("sbi-mobilenet-v1")
+    assert train_command(recipe.settings(), "split.csv") == "tfdfd train sbi-mobilenet-v1 --data split.csv -o RUN"
+    file = "imagenet:/home/somebody/../data/mobilenet.weights.h5"
+    other = replace(recipe, weights=file, epochs=7, arguments=recipe.arguments | {"alpha": 0.25})
+    words = train_command(other.settings(), "split.csv").split(" --set ")
+    assert words[1:] == ["arguments.alpha=0.25", "weights=imagenet:mobilenet.weights.h5", "epochs=7"]
+    assert recipe.changed(words[1:]).settings() == plain_paths(other.settings())
+
+
+def test_a_run_whose_last_epoch_was_best_ended_short():
+    assert ended_short({"epochs": 20, "best_epoch": 19})
+    assert not ended_short({"epochs": 20, "best_epoch": 11})
+    assert not ended_short({"steps": 5})
+
+
+def test_terms_of_what_a_run_began_with(data):
+    recipe = {"network": "mobilenet_v1", "weights": None}
+    assert initial_weights(recipe) is None
+    recipe["weights"] = "imagenet:/somewhere/mobilenet.weights.h5"
+    with pytest.raises(ValueError, match="--initial-licence"):
+        initial_weights(recipe)
+    told = initial_weights(recipe, "Apache-2.0")
+    assert (told["file"], told["licence"]) == ("mobilenet.weights.h5", "Apache-2.0") and "MobileNet" in told["what"]
+    recipe["weights"] = str(data / "mesonet/weights/MesoInception_DF.h5")
+    told = initial_weights(recipe)
+    assert (told["what"], told["licence"]) == ("tfdfd/meso_inception4.df", "Apache-2.0")
+    assert "Copyright 2018, Darius Afchar" in told["notice"]
+
+
+# The whole way -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, astronaut, make_video):
+    """A small run with its faces, and a data folder with crops and clips: all of one portrait."""
+    folder = tmp_path_factory.mktemp("world")
+    faces = folder / "faces"
+    faces.mkdir()
+    rows = []
+    for number in range(18):
+        name, split = f"{number:02d}.png", ("train", "val", "test")[number % 3]
+        crop = astronaut[50 + number % 5 : 170 + number % 5, 150 + number // 3 : 290 + number // 3, ::-1]
+        cv2.imwrite(str(faces / name), crop)
+        digest = hashlib.sha256((faces / name).read_bytes()).hexdigest()
+        place = (name, "made", f"v{number}", 0, 0.0, 0, (0, 0, 9, 9), 1.0, 0, "original", (f"v{number}",))
+        rows.append(FaceRow(*place, split=split, sha256=digest))
+    write_table(faces / "faces.csv", rows, FaceRow)
+    data = folder / "data"
+    for name, files in (("dfdc", ("a-000-00", "a-001-00", "b-000-00")), ("ffpp", ("one", "two"))):
+        for kind, change in (("real", 0), ("fake", 3)):
+            (data / "crops" / name / kind).mkdir(parents=True)
+            for number, stem in enumerate(files[: 1 if (name, kind) == ("ffpp", "real") else None]):
+                crop = astronaut[60 - number : 170, 150 + change : 290, ::-1]
+                cv2.imwrite(str(data / "crops" / name / kind / f"{stem}.png"), crop)
+    clips = data / "videos"
+    places = {
+        "dfdc/dfdc_train_part_0/a.mp4": 0,
+        "dfdc/dfdc_train_part_0/b.mp4": 8,
+        "ffpp/original_sequences/youtube/c23/videos/004.mp4": 16,
+    }
+    for place, left in places.items():
+        (clips / place).parent.mkdir(parents=True, exist_ok=True)
+        make_video(clips / place, [astronaut[:240, 80 + left + n : 400 + left + n] for n in range(3)])
+    listed = {"a.mp4": {"label": "FAKE", "original": "c.mp4"}, "b.mp4": {"label": "REAL", "original": None}}
+    (clips / "dfdc/dfdc_train_part_0/metadata.json").write_text(json.dumps(listed), encoding="utf-8")
+    return {"faces": faces / "faces.csv", "data": data, "run": make_run(folder / "run", faces / "faces.csv")}
+
+
+def make_run(folder, faces):
+    """What `tfdfd train` leaves of a network whose last layer was turned until its scores spread."""
+    import keras
+
+    from tfdfd.models import build
+    from tfdfd.recipes import find_recipe
+    from tfdfd.training.crop_set import CropSet
+    from tfdfd.training.finishing import finish
+    from tfdfd.training.run_folder import RunFolder
+    from tfdfd.training.seen import write_seen
+    from tfdfd.training.validation import score
+
+    recipe = replace(find_recipe("sbi-meso4"), size=SIZE, epochs=3, batch_size=4)
+    crops = CropSet(faces, recipe, SIZE)
+    keras.utils.set_random_seed(1)
+    model = build("meso4", input_shape=(SIZE, SIZE, 3))
+    head = model.get_layer("fake_probability")
+    kernel, bias = head.get_weights()
+    _, scores = score(model, crops)
+    logits = np.log(scores / (1 - scores))
+    head.set_weights([kernel / logits.std(), (bias - logits.mean()) / logits.std()])
+    with RunFolder(folder, recipe, crops.digests(), "tensorflow") as run:
+        parts = {split: [row for row in read_rows(faces) if row.split == split] for split in ("train", "val")}
+        write_seen(folder, parts, faces.parent)
+        finish(model, recipe, crops, run, {"epochs": 3, "best_epoch": 2})
+    return folder
+
+
+def read_rows(faces):
+    from tfdfd.data.tables import read_table
+
+    return read_table(faces, FaceRow)
+
+
+@pytest.fixture(scope="module")
+def arguments(world, tmp_path_factory, toy_weights):
+    folder = tmp_path_factory.mktemp("carried")
+    words = [world["run"], "--faces", world["faces"], "--data", world["data"], "--beside", toy_weights]
+    words += ["--handle", "tfdfd/meso4.tiny", "--out", folder / "out", "--cache", folder / "cache"]
+    return [str(word) for word in [*words, "--pictures", folder / "pictures"]]
+
+
+@pytest.fixture(scope="module")
+def carried(arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.carrying.figures.RESAMPLES", DRAWN)
+        carry_model.main(arguments)
+    out = Path(arguments[arguments.index("--out") + 1])
+    return json.loads((out / "meso4.tiny.json").read_text("utf-8")), out
+
+
+def test_the_card_of_a_run_satisfies_the_schema(carried, world):
+    card, out = carried
+    jsonschema.validate(card, SCHEMA)
+    data = (out / card["file"]).read_bytes()
+    assert (card["sha256"], card["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    run_card = json.loads((world["run"] / "weights.json").read_text("utf-8"))
+    assert len(data) < 0.7 * run_card["bytes"]  # float16
+    assert card["threshold"] == pytest.approx(run_card["threshold"], abs=1e-6)
+    assert (card["pixels"], card["input_shape"]) == (SIZE, [SIZE, SIZE, 3])
+    assert card["validation"]["largest_change"] <= 0.01 and card["validation"]["n_real"] == 6
+    counts = {
+        (row["set"].split(",")[-1].strip(), row["weights"]): (row["n_real"], row["n_fake"]) for row in card["scores"]
+    }
+    for weights in ("these", "tfdfd/meso4.toy"):
+        assert counts["test split", weights] == (6, 6)
+        assert (counts["crops/dfdc", weights], counts["crops/ffpp", weights]) == ((3, 3), (1, 2))
+        assert counts["videos", weights] == (2, 1)
+    assert any("2 real and 2 fake videos" in row.get("note", "") for row in card["scores"])
+    assert [row["condition"] for row in card["robustness"]] == list(CONDITIONS)
+    assert len(card["proof_scores"]) == 8 and len(set(card["proof_scores"])) > 1
+    assert card["training"]["short_of_its_best"] and any("longer" in limit for limit in card["limits"])
+    assert str(world["data"]) not in json.dumps(card)  # no path of this machine
+    assert (world["run"] / "hardest.png").exists() == any(case["set"] != "videos" for case in card["failure_cases"])
+
+
+def test_scores_are_those_of_tfdfd_evaluate(carried, world, tmp_path):
+    from tfdfd.evaluation.evaluating import Options, evaluate
+
+    card, out = carried
+    options = Options(blend=True, resamples=0, plots=False)
+    report = evaluate(out / card["file"], [world["faces"]], tmp_path / "report", options)
+    row = next(row for row in card["scores"] if "test split" in row["set"] and row["weights"] == "these")
+    assert row["auc"] == pytest.approx(report["judged"]["video"]["auc"]["value"], abs=0.03)
+    assert row["n_real"] == report["judged"]["video"]["n_real"]
+
+
+def test_the_same_command_again_scores_nothing_and_says_the_same(carried, arguments, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr("tools.carrying.figures.RESAMPLES", DRAWN)
+    monkeypatch.setattr(scoring, "open_network", fail)
+    monkeypatch.setattr("tools.carrying.clips.Detector", fail)
+    monkeypatch.setattr("tools.carrying.failures.Detector", lambda path: pytest.skip("a sample fails"))
+    monkeypatch.setattr("tools.carrying.validation.load", fail)
+    monkeypatch.setattr("tools.carrying.latency.open_network", fail)
+    before, out = carried
+    (out / "meso4.tiny.json").unlink()
+    carry_model.main(arguments)
+    after = json.loads((out / "meso4.tiny.json").read_text("utf-8"))
+    assert after | {"date": ""} == before | {"date": ""}
+
+
+def test_documents_are_made_of_cards(carried, tmp_path, capsys):
+    card, out = carried
+    models_table.main(["--cards", str(out)])
+    table = capsys.readouterr().out
+    row = next(row for row in card["scores"] if row["set"] == "crops/dfdc" and row["weights"] == "these")
+    assert "`tfdfd/meso4.tiny`" in table and f"{row['auc']:.3f}" in table and "(3 / 3)" in table
+    models_table.main(["--cards", str(out), "--write", "--page", str(tmp_path / "models.md")])
+    page = (tmp_path / "models.md").read_text("utf-8")
+    for text in ("## `tfdfd/meso4.tiny`", "JPEG quality 10", "not forensic proof", card["commands"][0], "crops/ffpp"):
+        assert text in page
+    assert len({line.count("|") for line in page.splitlines() if line.startswith("| 0")}) <= 1
+
+
+def test_what_the_run_was_trained_on_is_not_judged(world, arguments, tmp_path):
+    rows = [replace(row, split="test" if row.split == "train" else None) for row in read_rows(world["faces"])]
+    write_table(world["faces"].with_name("wrong.csv"), rows, FaceRow)
+    words = [*arguments, "--faces", str(world["faces"].with_name("wrong.csv"))]
+    with pytest.raises(ValueError, match="is not the set that the run was trained on|no crop of split"):
+        carry_model.main([*words, "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--limit", "3"], "give another folder: --out"),
+        (["--handle", "meso4"], "must begin with tfdfd/"),
+    ],
+)
+def test_wrong_usage_is_told(more, message, capsys):
+    with pytest.raises(SystemExit):
+        carry_model.parsed(["run", "--faces", "faces", "--data", "data", *more])
+    assert message in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    words = [str(tmp_path), "--faces", "faces", "--data", "data", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="is no run of 'tfdfd train'"):
+        carry_model.main(words)

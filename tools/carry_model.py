@@ -1,0 +1,158 @@
+"""From a finished run to carried weights with a model card that says what they are worth, by one command.
+
+    python -m tools.carry_model RUN --faces utk/split.csv --data ../shared/data [--swaps swapped] [--handle tfdfd/NAME]
+
+Writes `NAME.safetensors` (compact) and its card `NAME.json` where carried weights lie, and `hardest.png` into the run.
+Judged are the run's own thresholds on validation, self-blended pairs of the faces' test split, the crops and clips of
+the data folder, faces of other people swapped in where there are any, robustness, and time; beside the MesoNet authors'
+four sets of weights and the model that is the default at present, in the same run on the same images. What is done is
+kept in the cache folder: a command that was stopped goes on, and the next network finds pixels and scores of those
+beside it there.
+
+`--data` is the folder with `crops/dfdc`, `crops/ffpp`, `videos/` and `mesonet/weights/`.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from tfdfd.files import write_atomically
+from tfdfd.models import spec
+from tfdfd.training.run_folder import CARD, WEIGHTS, finished_run
+from tfdfd.weights.compact import FORMS, compact
+from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, folder_for
+from tfdfd.weights.store import PREFIX, cache_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+AUTHORS = ("MesoInception_DF", "MesoInception_F2F", "Meso4_DF", "Meso4_F2F")
+
+
+def main(argv=None):
+    arguments = parsed(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    card, staged = carried(arguments)
+    weights, cards = (arguments.out or folder for folder in (folder_for(card["bytes"]), CARRIED))
+    for folder in (weights, cards):
+        folder.mkdir(parents=True, exist_ok=True)
+    # The weights first: a card whose weights are not there is an error for whoever lists what is carried.
+    write_atomically(weights / card["file"], staged.read_bytes())
+    write_atomically(cards / staged.with_suffix(".json").name, as_json(card))
+    say(f"{weights / card['file']}: {card['bytes']:,} bytes, {card['handle']}")
+    for row in card["mean_auc"]:
+        say(f"mean AUC of {', '.join(row['sets'])}: {row['weights']} {row['mean_auc']}")
+
+
+def parsed(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished 'tfdfd train'")
+    parser.add_argument("--faces", required=True, help="the face set with splits that the run was trained on")
+    parser.add_argument("--data", type=Path, required=True, help="folder with crops/, videos/ and mesonet/")
+    parser.add_argument("--swaps", help="face set of faces of other people swapped in ('tfdfd data swap')")
+    parser.add_argument("--swaps-split", default="test", help="of the swaps; none: all (default: %(default)s)")
+    parser.add_argument("--handle", help="of the carried weights (default: tfdfd/ and the network's name)")
+    parser.add_argument("--dtype", default="float16", choices=FORMS, help="form of the file (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="where both files go (default: where carried files lie)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=cache_folder().with_name("carrying"),
+        help="where work is kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--beside", action="append", metavar="HANDLE|FILE", help="judged beside it (default: see above)"
+    )
+    parser.add_argument("--initial-licence", help="of ImageNet's weights, where the run began with them")
+    parser.add_argument("--pictures", type=Path, default=REPOSITORY / "docs/models", help="of own samples that fail")
+    parser.add_argument("--limit", type=int, help="at most so many crops of a set: to see that it runs")
+    parser.add_argument("--latency-again", action="store_true", help="measure the time anew")
+    arguments = parser.parse_args(argv)
+    if arguments.handle and not arguments.handle.startswith(PREFIX):
+        parser.error(f"--handle must begin with {PREFIX}; received {arguments.handle}")
+    if arguments.limit and not arguments.out:
+        parser.error("with --limit nothing is judged well enough to be carried; give another folder: --out")
+    return arguments
+
+
+def carried(arguments):
+    """The whole card, and the file of the weights it is of.
+
+    Raises:
+        ValueError: no finished run, a set that the run was trained on, or weights that do something else when compact.
+    """
+    from tools.carrying.card import finished_card
+    from tools.carrying.judging import judge_all
+    from tools.carrying.scoring import Judged
+
+    run = finished_run(arguments.run)
+    run_card = json.loads((arguments.run / CARD).read_bytes())
+    staged, begun = stage(arguments, run_card)
+    network = Judged(staged, "these")
+    others = [one for one in map(Judged, beside(arguments)) if one.record.sha256 != network.record.sha256]
+    judged = judge_all(network, others, run, arguments, say)
+    command = shlex.join(["python", "-m", "tools.carry_model", *command_words(arguments)])
+    card = finished_card(
+        begun,
+        run,
+        judged,
+        weights=arguments.dtype,
+        faces=Path(arguments.faces).name,
+        command=command,
+        initial_licence=arguments.initial_licence,
+        limit=arguments.limit,
+    )
+    return card, staged
+
+
+def stage(arguments, run_card):
+    """The weights in their compact form with the beginning of their card, where they can be scored by path."""
+    from safetensors.numpy import save
+
+    from tools.carrying.card import begun_card
+
+    handle = arguments.handle or f"{PREFIX}{run_card['model']}"
+    arrays = read_safetensors(arguments.run / WEIGHTS)
+    data = save(compact(arrays, arguments.dtype))
+    known = {"file": f"{handle.removeprefix(PREFIX)}.safetensors", "bytes": len(data)}
+    known |= {"sha256": hashlib.sha256(data).hexdigest(), "parameters": sum(each.size for each in arrays.values())}
+    known["pixels"] = (run_card.get("input_shape") or spec(run_card["model"]).input_shape)[0]
+    folder = arguments.cache / "staged" / known["sha256"][:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / known["file"]
+    card = begun_card(run_card, handle, known)
+    write_atomically(file, data)
+    write_atomically(file.with_suffix(".json"), as_json(card))
+    return file, card
+
+
+def beside(arguments):
+    """What stands beside the judged weights, by path or handle."""
+    if arguments.beside:
+        return arguments.beside
+    return [DEFAULT_MODEL, *(arguments.data / "mesonet/weights" / f"{name}.h5" for name in AUTHORS)]
+
+
+def command_words(arguments):
+    """The arguments that decide on a card, without the folders of this machine."""
+    words = ["RUN", "--faces", Path(arguments.faces).name, "--data", "../shared/data"]
+    for name, value in (("--swaps", arguments.swaps), ("--handle", arguments.handle)):
+        words += [name, Path(value).name if name == "--swaps" else value] if value else []
+    words += ["--dtype", arguments.dtype]
+    words += ["--initial-licence", arguments.initial_licence] if arguments.initial_licence else []
+    return words + (["--limit", str(arguments.limit)] if arguments.limit else [])
+
+
+def as_json(card):
+    return json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

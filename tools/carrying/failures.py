@@ -1,0 +1,96 @@
+"""What a network was most wrong about: by file name and score for its card, as pictures beside its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tfdfd.data.blended_pairs import METHOD
+from tfdfd.data.contact_sheet import as_png
+from tfdfd.detect.detector import Detector
+from tfdfd.evaluation.table import one_line
+from tfdfd.files import write_atomically
+from tools.carrying.clips import Clip
+from tools.carrying.scoring import Judged
+
+MOST = 5  # of a set
+_SIDE, _CAPTION, _GAP = 128, 30, 4
+
+
+def failure_cases(name: str, hardest: Sequence[dict]) -> list[dict]:
+    """Rows `{set, file, label, method, fake_probability}` of wrong verdicts, the worst first.
+
+    Args:
+        name: of the set.
+        hardest: of `tfdfd.metrics.judge`.
+    """
+    return [
+        {
+            "set": name,
+            "file": one["files"][0],
+            "label": ("real", "fake")[one["label"]],
+            "method": one["method"],
+            "fake_probability": round(one["fake_probability"], 4),
+        }
+        for one in hardest
+        if one["wrong"]
+    ][:MOST]
+
+
+def write_sheet(file: Path, cases: Sequence[tuple[object, dict]]) -> bool:
+    """A PNG with the crops of failure cases, each with its set, label and score; False where there is none.
+
+    Args:
+        file: to be written.
+        cases: the set of crops (of `tools.carrying.crops`) and the row of each case.
+    """
+    if not cases:
+        return False
+    tiles = [_tile(crops, case) for crops, case in cases]
+    rows = [tiles[start : start + MOST] for start in range(0, len(tiles), MOST)]
+    blank = np.full_like(tiles[0], 255)
+    sheet = np.vstack([np.hstack(row + [blank] * (MOST - len(row))) for row in rows])
+    write_atomically(file, as_png(sheet))
+    return True
+
+
+def sample_failures(network: Judged, clips: Sequence[Clip], found: Sequence[dict], folder: Path) -> None:
+    """Adds to the outcome of each own sample whose verdict is wrong `picture`: its most wrong crop, written as JPEG.
+
+    Args:
+        network: that was wrong.
+        clips: of `own_samples`.
+        found: of `detect_clips`, changed here.
+        folder: for pictures.
+    """
+    verdicts = ("real", "fake")
+    for clip, one in zip(clips, found, strict=True):
+        if one["verdict"] != verdicts[1 - clip.label]:
+            continue
+        with Detector(network.path) as detector:
+            frames = [frame for face in detector.detect(clip.path).faces for frame in face.frames]
+        worst = max(frames, key=lambda frame: abs(frame.fake_probability - clip.label))
+        name = f"{network.record.handle.removeprefix('tfdfd/')}-{clip.path.stem}.jpg"
+        folder.mkdir(parents=True, exist_ok=True)
+        _, data = cv2.imencode(".jpg", worst.crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        write_atomically(folder / name, data.tobytes())
+        one["picture"] = name
+
+
+def _tile(crops, case):
+    fake = case["method"] == METHOD
+    number = next(
+        number
+        for number, row in enumerate(crops.opened.rows)
+        if row.file == case["file"] and (row.method == METHOD) == fake
+    )
+    tile = np.full((_SIDE + _CAPTION + _GAP, _SIDE + _GAP, 3), 255, np.uint8)
+    tile[:_SIDE, :_SIDE] = crops.crops([number], _SIDE)[0]
+    lines = (f"{case['label']}, P(fake) {case['fake_probability']:.2f}", one_line(Path(case["file"]).name)[:26])
+    for place, text in enumerate(lines):
+        at = (0, _SIDE + 12 + 14 * place)
+        cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
+    return tile

@@ -1,0 +1,50 @@
+"""The terms of carried weights: those of the photographs they learnt from, and of the weights they began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfdfd.models import spec
+from tfdfd.weights.imagenet import PREFIX as IMAGENET
+from tfdfd.weights.store import locate
+
+# What UTKFace asks of whoever uses it; weights are derived from it.
+LICENCE = "research use only, non-commercial (UTKFace terms)"
+# The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
+MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
+Copyright 2018 The Apache Software Foundation
+Copyright 2018, Darius Afchar, École des Ponts Paristech (France)
+Copyright 2018, Vincent Nozick, JFLI (UMI-3527, Japan) and UPEM-LIGM (UMR-8049, France)
+Copyright 2018, National Institute of Informatics
+All rights reserved.
+
+This product includes software developed at
+The Apache Software Foundation (http://www.apache.org/)."""
+_MESONET_LAYOUT = "mesonet"
+
+
+def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
+    """What a run began with: `{what, licence}` and what is known besides; None where its weights were random.
+
+    Args:
+        recipe: settings of the run's recipe.
+        licence: of ImageNet's weights, where the run began with them.
+
+    Raises:
+        ValueError: the weights it names are not to be found, or no licence is given for ImageNet's.
+    """
+    weights = recipe["weights"]
+    if weights is None:
+        return None
+    if weights == "imagenet" or weights.startswith(IMAGENET):
+        if not licence:
+            raise ValueError(
+                f"the run began with ImageNet's weights ({Path(weights).name}): say under which licence those are, as "
+                "their source states it: --initial-licence Apache-2.0."
+            )
+        told = {"what": f"ImageNet features for keras.applications.{spec(recipe['network']).imagenet}"}
+        file = weights.removeprefix(IMAGENET)
+        return told | {"licence": licence} | ({"file": Path(file).name} if file != weights else {})
+    record, _ = locate(weights)
+    told = {"what": record.handle, "licence": record.licence, "sha256": record.sha256}
+    return told | ({"notice": MESONET_NOTICE} if record.layout == _MESONET_LAYOUT else {})

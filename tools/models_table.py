@@ -1,0 +1,178 @@
+"""What the carried models are worth, as Markdown made from their cards.
+
+    python -m tools.models_table            the table of the README: a row a model
+    python -m tools.models_table --write    docs/models.md: a section a model, all figures
+
+Every number is the card's: `python -m tools.carry_model` wrote it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from tfdfd.evaluation.table import NOTHING, Table, as_markdown, figure, number
+from tfdfd.files import write_atomically
+from tfdfd.weights.records import CARRIED
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
+AUTHORS = "tfdfd/meso_inception4.df"
+THESE = "these"
+_HEAD = """# Carried models
+
+What each set of weights that the repository carries is worth, from its model card (`tfdfd models show HANDLE`).
+Made by `python -m tools.models_table --write`; the cards are made by `python -m tools.carry_model`, whose head says
+how. Nothing here is forensic proof.
+
+**Blended photographs are not deepfakes**: all networks were trained on self-blended photographs, and the crops and
+clips of real deepfakes that they could be judged on are very few. Read the intervals."""
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cards", type=Path, default=CARRIED, help="folder of the cards (default: the carried ones)")
+    parser.add_argument("--write", action="store_true", help="write the page instead of showing the table")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where to (default: docs/models.md)")
+    arguments = parser.parse_args(argv)
+    cards = judged_cards(arguments.cards)
+    if not cards:
+        raise SystemExit(f"{arguments.cards} has no card that tools.carry_model wrote")
+    if arguments.write:
+        write_atomically(arguments.page, page(cards))
+    else:
+        print("\n".join(lines_of(summary(cards))))
+
+
+def judged_cards(folder):
+    """The cards that say what was judged, by handle."""
+    cards = [json.loads(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    return [card for card in cards if "card" in card]
+
+
+def summary(cards):
+    """A row a model: parameters, size, and its AUC on each judged set, the authors' weights beside it."""
+    sets = list(dict.fromkeys(row["set"] for card in cards for row in card["scores"]))
+    rows = [
+        (f"`{card['handle']}`", size_of(card), f"{card['parameters']:,}", f"{card['bytes'] / 1e6:.2f} MB",
+         *(auc_of(card, name, THESE) for name in sets), mean_of(card, THESE))
+        for card in cards
+    ]  # fmt: skip
+    first = cards[0]
+    rows.append(
+        (f"MesoNet authors' `{AUTHORS}`", NOTHING, NOTHING, NOTHING, *(auc_of(first, name, AUTHORS) for name in sets),
+         mean_of(first, AUTHORS))
+    )  # fmt: skip
+    counts = [counted(card, name) for name in sets for card in cards[:1]]
+    heads = tuple(f"{name} ({count})" for name, count in zip(sets, counts, strict=True))
+    columns = ("model", "pixels", "parameters", "file", *heads, "mean AUC")
+    return Table("Carried models", "", columns, tuple(rows))
+
+
+def page(cards):
+    """The text of docs/models.md."""
+    parts = [_HEAD, "\n".join(lines_of(summary(cards)))]
+    for card in cards:
+        parts.append("\n".join(section(card)))
+    return "\n\n".join(parts) + "\n"
+
+
+def section(card):
+    """Lines on one model."""
+    yield from (f"## `{card['handle']}`", "")
+    band = card.get("inconclusive_band")
+    between = f"; between {band[0]:.3f} and {band[1]:.3f} `inconclusive`" if band else ""
+    yield f"`{card['model']}`, {size_of(card)} px, {card['parameters']:,} parameters, {card['bytes'] / 1e6:.2f} MB "
+    yield f"({card['weights_form']}). Fake from P(fake) {card['threshold']:.3f}{between}. {card['training_data']}."
+    training = card["training"]
+    if training["short_of_its_best"]:
+        yield f"Trained for {training['epochs']} epochs, and was still getting better."
+    yield from (f"Licence: {card['licence']}.", "")
+    for table in tables(card):
+        yield from lines_of(table)
+        yield ""
+    timed = card["latency"]
+    spent = ", ".join(f"{row['milliseconds']:g} ms for {row['batch']}" for row in timed["batches"])
+    yield f"Time to score crops: {spent} ({timed['runtime']}, {timed['hardware']}; load {timed['load_before']} before)."
+    yield ""
+    for sample in card["samples"]:
+        picture = f" ![its most wrong crop](models/{sample['picture']})" if "picture" in sample else ""
+        yield f"- own sample `{sample['clip']}`: {verdict_of(sample)}{picture}"
+    yield from ("", "Most wrong of its wrong verdicts:", "")
+    for case in card["failure_cases"]:
+        yield f"- {case['set']}: `{case['file']}`, {case['label']}, P(fake) {case['fake_probability']:.3f}"
+    yield ""
+    yield from (f"- {limit}" for limit in card["limits"])
+    yield ""
+    yield from ("```console", *(f"$ {command}" for command in card["commands"]), "```")
+
+
+def tables(card):
+    """All its figures."""
+    columns = {
+        "set": "set", "weights": "weights", "level": "level", "n_real": "real", "n_fake": "fake",
+        "threshold": "threshold", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "tpr_at_threshold": "TPR",
+        "fpr_at_threshold": "FPR", "accuracy": "accuracy", "majority_baseline": "majority",
+    }  # fmt: skip
+    yield _table("Figures", card["scores"], columns)
+    yield _table(
+        "AUC, less that of others on the same examples",
+        card["comparisons"],
+        {"set": "set", "against": "against", "auc_difference": "difference", "p": "p"},
+    )
+    columns = {"set": "set", "weights": "weights", "brier": "Brier", "ece": "ECE", "ece_debiased": "ECE, debiased"}
+    yield _table("Calibration", card["calibration_scores"], columns)
+    others = list(card["robustness"][0]["auc_of"])
+    columns = {"condition": "condition", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
+    columns |= {name: f"AUC, {name}" for name in others}
+    rows = [row | row["auc_of"] for row in card["robustness"]]
+    yield _table("Robustness: the blended test split, changed", rows, columns)
+    rows = [
+        {"clip": one["clip"], "label": ("real", "fake")[one["label"]], "score": verdict_of(one)}
+        for one in card["videos"][THESE]
+    ]
+    yield _table("Clips", rows, {"clip": "clip", "label": "is", "score": "P(fake) and verdict"})
+
+
+def _table(title, rows, columns):
+    cells = tuple(tuple(_cell(row, key) for key in columns) for row in rows)
+    return Table(title, "", tuple(columns.values()), cells)
+
+
+def _cell(row, key):
+    value = row.get(key)
+    if isinstance(value, float):
+        return figure({"value": value, "interval": row.get(f"{key}_ci95")})
+    return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def lines_of(table):
+    """Lines of Markdown in which code is left as code."""
+    return [line.replace("\\`", "`").replace("\\_", "_") for line in as_markdown(table)]
+
+
+def verdict_of(outcome):
+    """`0.734 fake`, or why there is none."""
+    if outcome["fake_probability"] is None:
+        return outcome["status"]
+    return f"{number(outcome['fake_probability'])} {outcome['verdict']}"
+
+
+def auc_of(card, name, weights):
+    rows = [row for row in card["scores"] if (row["set"], row["weights"]) == (name, weights)]
+    return _cell(rows[0], "auc") if rows else NOTHING
+
+
+def mean_of(card, weights):
+    return number(next((row["mean_auc"] for row in card["mean_auc"] if row["weights"] == weights), None))
+
+
+def counted(card, name):
+    row = next(row for row in card["scores"] if row["set"] == name)
+    return f"{row['n_real']:,} / {row['n_fake']:,}"
+
+
+def size_of(card):
+    return str(card["pixels"])
+
+
+if __name__ == "__main__":
+    main()
