@@ -184,5 +184,5 @@ def test_other_answers_than_the_published_ones_are_refused(monkeypatch):
 
 
 def test_a_published_handle_is_wanted():
-    with pytest.raises(HubError, match="nobody has trained weights for tfdfd/reseption_v1"):
-        tfdfd.HubLayer("tfdfd/reseption_v1")
+    with pytest.raises(HubError, match="nobody has trained weights for tfdfd/resnet152"):
+        tfdfd.HubLayer("tfdfd/resnet152")

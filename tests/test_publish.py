@@ -88,7 +88,7 @@ def test_names_are_plain(tmp_path, name):
 
 def test_weights_that_are_unknown_are_an_error_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match="no weights are known as"):
-        publish("tfdfd/reseption_v1", tmp_path / "hub", 1)
+        publish("tfdfd/resnet152", tmp_path / "hub", 1)
     assert not (tmp_path / "hub").exists()
 
 

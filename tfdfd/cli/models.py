@@ -22,7 +22,8 @@ Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong 
 _VERIFY = """\
 Checks each version of a hub: that its folder holds the files of the manifest and no others, with these digests; that
 the graphs use no operation that reads files, opens connections or runs code; that there is a model card. Of an address,
-models are fetched into the cache. $TFDFD_HUB_SHA256 says which manifest it must be.
+models are fetched into the cache. $TFDFD_HUB_SHA256 says which manifest it must be. Of weights that the package
+carries, the file is checked; with HANDLE, the SavedModel that is made of it, too.
 
 Exit code: 0 all versions are as they should be; 1 none is; 3 some are not; 2 no such hub, or no manifest to go by."""
 
