@@ -15,7 +15,7 @@ from tfdfd.models.graph import node_of
 
 LABELS, HINT, ANSWER = "labels_loss", "hint_loss", "answer_loss"
 _POOLS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
-_LEAST_POWER = 1e-6
+_LEAST_POWER = 1e-12
 
 
 class Distilled(keras.Model):

@@ -10,13 +10,15 @@ import os
 import keras
 
 from tfdfd.data.crops import faces_of
-from tfdfd.models import build, spec
+from tfdfd.models import build, load, spec
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.engine import Report, fit
 from tfdfd.training.finishing import finish
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.seen import write_seen
+from tfdfd.weights.slimming import PREFIX as SLIM
+from tfdfd.weights.slimming import take_over, whole_of
 from tfdfd.weights.store import locate
 
 # Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
@@ -53,7 +55,7 @@ def train(
         size = recipe.size or spec(recipe.network).input_shape[0]
         faces = faces_of(where)
         crops = CropSet(faces, recipe, size, allow_leaks)
-        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _teacher(recipe)) as run:
+        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _built_on(recipe)) as run:
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
@@ -61,7 +63,7 @@ def train(
                 report.note(f"the {crops.count} crops to train on are fewer than a batch of {recipe.batch_size}")
             parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
             begun_with = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
-            write_seen(run.path, parts, faces.root, begun_with)
+            write_seen(run.path, parts, faces.root, [model.removeprefix(SLIM) for model in begun_with])
             try:
                 return _procedure(recipe)(recipe, crops, run, report)
             except ValueError:
@@ -82,20 +84,35 @@ def _procedure(recipe):
     return importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}").run
 
 
-def _teacher(recipe):
-    """What a run says of its teacher: which bytes, since the path may hold others tomorrow."""
-    if recipe.teacher is None:
-        return {}
-    record, _ = locate(recipe.teacher)
-    return {"teacher": {"handle": record.handle, "sha256": record.sha256}}
+def _built_on(recipe):
+    """What a run says of its teacher and of what it is slimmed of: their bytes, since a path may hold others later."""
+    found = {"teacher": locate(recipe.teacher)} if recipe.teacher else {}
+    if _is_slimmed(recipe):
+        found["slimmed_of"] = whole_of(recipe.network, recipe.weights)
+    return {name: {"handle": record.handle, "sha256": record.sha256} for name, (record, _) in found.items()}
+
+
+def _is_slimmed(recipe):
+    return recipe.procedure == "fit" and (recipe.weights or "").startswith(SLIM)
 
 
 def _fit(recipe, crops, run, report):
-    teacher = _teacher(recipe)
-    model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
+    card = _built_on(recipe)
+    model = _begun(recipe, (crops.size, crops.size, 3), report)
     place = fit(model, recipe, crops, run, report)
     told = {"epochs": place.epoch, "best_epoch": place.best_epoch}
-    return finish(model, recipe, crops, run, told, card=teacher)
+    return finish(model, recipe, crops, run, told, card=card)
+
+
+def _begun(recipe, shape, report):
+    if not _is_slimmed(recipe):
+        return build(recipe.network, recipe.weights, shape, **recipe.arguments)
+    model = build(recipe.network, None, shape, **recipe.arguments)
+    record, path = whole_of(recipe.network, recipe.weights)
+    taken, left_out = take_over(model, load(record, path))
+    rows = ", ".join(map(str, left_out))
+    report.note(f"{recipe.network} begins with {taken} weights of {record.handle}; left out: rows {rows}")
+    return model
 
 
 @contextlib.contextmanager
