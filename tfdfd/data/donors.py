@@ -62,7 +62,7 @@ class Donors:
         The same for the same crops and the same state of `rng`, from which one number is drawn.
 
         Raises:
-            ValueError: the split has nobody else; names the crop.
+            ValueError: the split has nobody else, or copies of the photograph only; names the crop.
         """
         row = self._rows[number]
         own = self._place[row.dataset, row.video]
@@ -74,8 +74,8 @@ class Donors:
         usable = np.flatnonzero(others & (levels > _SAME_PHOTOGRAPH))
         if not len(usable):
             raise ValueError(
-                f"{row.file} is the only face of split {row.split!r} of its video, sources and people; a swap needs "
-                "another person's."
+                f"no face of split {row.split!r} can be swapped into {row.file}: all are of its own video, sources, "
+                "people or photograph; give a set with other people in each split."
             )
         order = usable[np.argsort(apart[usable], kind="stable")]
         chosen = order[int(rng.integers(NEAREST)) % len(order)]
