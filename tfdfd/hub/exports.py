@@ -43,8 +43,8 @@ class FromWeights(Version):
 def exported(model: str, number: int, version: FromWeights) -> Path:
     """The checked folder of a version, made from its weights where it is not there.
 
-    It is made by a process of its own, which says so on standard error: neither the backend, nor the precision, nor the
-    devices of this one play a part. Others that want it at the same time wait.
+    It is made by a process of its own, so that neither the backend, nor the precision, nor the devices of this one play
+    a part; a line on standard error says so. Others that want it at the same time wait.
 
     Raises:
         HubError: the weights are absent or altered, or answer something else than their card says; the cache cannot be

@@ -30,7 +30,7 @@ class Found:
     Attributes:
         handle: with its version.
         folder: of the version, with its `model_card.json`.
-        version: the files.
+        version: the files; of a version that was made of carried weights, these and their card.
         place: in words, where it was found.
     """
 
