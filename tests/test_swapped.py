@@ -253,6 +253,23 @@ def test_a_set_goes_on_where_it_was_stopped(pairs, tmp_path):
     assert whole == partly and len(whole) >= 2 * len(pairs) + 2
 
 
+def test_the_probe_finds_a_tell_where_there_is_one(pairs, tmp_path, capsys):
+    """Told apart are a set with fakes that are darker throughout, and one whose fakes are its real crops again."""
+    from benchmarks.swap_probe import main
+
+    list(write_swapped_set(pairs, tmp_path))
+    faces = faces_of(tmp_path)
+    for change, code in ((lambda picture: picture, 0), (lambda picture: picture // 4, 1)):
+        for number in range(0, len(faces.rows), 2):
+            picture = cv2.imread(faces.path(number))
+            cv2.imwrite(faces.path(number + 1), change(picture))
+        assert main([str(tmp_path)]) == code
+    assert "11 pairs: AUC" in capsys.readouterr().out
+    (tmp_path / "faces.csv").write_text((tmp_path / "faces.csv").read_text().rsplit("\n", 2)[0])
+    with pytest.raises(ValueError, match="11 and 10 crops; expected at least 10 pairs"):
+        main([str(tmp_path)])
+
+
 def test_photographs_of_people(data, tmp_path):
     """UTKFace: each face is swapped for another person's, and both go through the same video."""
     files = sorted((data / "faces" / "utkface_adults").glob("*.jpg"))[::450]
