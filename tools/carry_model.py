@@ -20,7 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tfdfd.files import write_atomically
+from tfdfd.files import locked_folder, write_atomically
 from tfdfd.models import spec
 from tfdfd.training.run_folder import CARD, WEIGHTS, finished_run
 from tfdfd.weights.compact import FORMS, compact
@@ -29,13 +29,21 @@ from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, folder_for
 from tfdfd.weights.store import PREFIX, cache_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PHOTOGRAPHS = "UTKFace, photographs of adults"
+# What UTKFace asks of whoever uses it; weights are derived from it.
+LICENCE = "research use only, non-commercial (UTKFace terms)"
 AUTHORS = ("MesoInception_DF", "MesoInception_F2F", "Meso4_DF", "Meso4_F2F")
 
 
 def main(argv=None):
     arguments = parsed(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    card, staged = carried(arguments)
+    lock = locked_folder(arguments.cache, "tools.carry_model")
+    try:
+        card, staged = carried(arguments)
+    finally:
+        if lock is not None:
+            os.close(lock)
     weights, cards = (arguments.out or folder for folder in (folder_for(card["bytes"]), CARRIED))
     for folder in (weights, cards):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +74,8 @@ def parsed(argv=None):
     parser.add_argument(
         "--beside", action="append", metavar="HANDLE|FILE", help="judged beside it (default: see above)"
     )
+    parser.add_argument("--photographs", default=PHOTOGRAPHS, help="what the faces are (default: %(default)s)")
+    parser.add_argument("--licence", default=LICENCE, help="of the weights (default: %(default)s)")
     parser.add_argument("--initial-licence", help="of ImageNet's weights, where the run began with them")
     parser.add_argument("--pictures", type=Path, default=REPOSITORY / "docs/models", help="of own samples that fail")
     parser.add_argument("--limit", type=int, help="at most so many crops of a set: to see that it runs")
@@ -87,12 +97,15 @@ def carried(arguments):
     from tools.carrying.card import finished_card
     from tools.carrying.judging import judge_all
     from tools.carrying.scoring import Judged
+    from tools.carrying.terms import initial_weights
 
     run = finished_run(arguments.run)
+    # First, as it may be an error, and judging takes long.
+    initial = initial_weights(run["recipe"], arguments.initial_licence)
     run_card = json.loads((arguments.run / CARD).read_bytes())
     staged, begun = stage(arguments, run_card)
     network = Judged(staged, "these")
-    others = [one for one in map(Judged, beside(arguments)) if one.record.sha256 != network.record.sha256]
+    others = [one for one in beside(arguments) if one.record.sha256 != network.record.sha256]
     judged = judge_all(network, others, run, arguments, say)
     command = shlex.join(["python", "-m", "tools.carry_model", *command_words(arguments)])
     card = finished_card(
@@ -101,8 +114,10 @@ def carried(arguments):
         judged,
         weights=arguments.dtype,
         faces=Path(arguments.faces).name,
+        photographs=arguments.photographs,
+        licence=arguments.licence,
+        initial=initial,
         command=command,
-        initial_licence=arguments.initial_licence,
         limit=arguments.limit,
     )
     return card, staged
@@ -130,10 +145,15 @@ def stage(arguments, run_card):
 
 
 def beside(arguments):
-    """What stands beside the judged weights, by path or handle."""
+    """What stands beside the judged weights."""
+    from tools.carrying.scoring import Judged
+
     if arguments.beside:
-        return arguments.beside
-    return [DEFAULT_MODEL, *(arguments.data / "mesonet/weights" / f"{name}.h5" for name in AUTHORS)]
+        return [Judged(model) for model in arguments.beside]
+    # Its handle may be that of the judged weights, which are to take its place.
+    default = Judged(DEFAULT_MODEL)
+    default.name += f" ({default.record.sha256[:8]})"
+    return [default, *(Judged(arguments.data / "mesonet/weights" / f"{name}.h5") for name in AUTHORS)]
 
 
 def command_words(arguments):
@@ -142,8 +162,11 @@ def command_words(arguments):
     for name, value in (("--swaps", arguments.swaps), ("--handle", arguments.handle)):
         words += [name, Path(value).name if name == "--swaps" else value] if value else []
     words += ["--dtype", arguments.dtype]
-    words += ["--initial-licence", arguments.initial_licence] if arguments.initial_licence else []
-    return words + (["--limit", str(arguments.limit)] if arguments.limit else [])
+    defaults = {"photographs": PHOTOGRAPHS, "licence": LICENCE, "initial_licence": None, "limit": None}
+    for name, default in defaults.items():
+        if getattr(arguments, name) != default:
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    return words
 
 
 def as_json(card):

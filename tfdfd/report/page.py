@@ -48,6 +48,22 @@ LIMITS = (
     "picture and wholly generated scenes are not examined.",
     "A score speaks for the faces that were found in the frames that were sampled, and for nothing else.",
 )
+# What of a model card is for whoever compares models, not for whoever reads a verdict.
+DETAILS = (
+    "calibration_scores",
+    "commands",
+    "comparisons",
+    "failure_cases",
+    "latency",
+    "mean_auc",
+    "proof_scores",
+    "recipe",
+    "robustness",
+    "samples",
+    "training",
+    "validation",
+    "videos",
+)
 # Ending of the key of a 95 % interval, beside the key of its figure.
 INTERVAL = "_ci95"
 COLUMN_TITLES = {
@@ -246,7 +262,7 @@ def _model_facts(model, lines):
 def _card(card):
     """The model card as tables and rows of text, whatever of it is there."""
     # What the page already says of the model at hand is not said again.
-    card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold")}
+    card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold", *DETAILS)}
     limits = card.pop("limits", None) or []
     tables = {}
     for key, title in (("scores", "Scores"), ("operating_points", "Operating points")):

@@ -6,10 +6,12 @@ import datetime
 import re
 
 from tfdfd.recipes import list_recipes
+from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import versions
-from tools.carrying.terms import LICENCE, initial_weights
 
 SCHEMA = 1
+# Of a path, or of one behind "imagenet:"; not of an address.
+_FOLDERS = re.compile(r"(^|(?<=:))(/(?!/)|\.{1,2}/).*/(?=[^/]+$)")
 # What of the run's own card holds for the carried weights.
 _KEPT = (
     "model", "arguments", "input_shape", "polarity", "threshold", "inconclusive_band", "inconclusive_rule",
@@ -46,8 +48,13 @@ def begun_card(run_card: dict, handle: str, file: dict) -> dict:
     kept["threshold"] = round(kept["threshold"], 6)
     if "inconclusive_band" in kept:
         kept["inconclusive_band"] = [round(end, 6) for end in kept["inconclusive_band"]]
-    known = {"licence": LICENCE, "training_data": run_card["training_data"]}
+    kept["operating_points"] = {name: _point(point) for name, point in kept["operating_points"].items()}
+    known = {name: run_card[name] for name in ("licence", "training_data")}
     return {"card": SCHEMA, "handle": handle, **kept, **file, **known}
+
+
+def _point(point):
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in point.items()}
 
 
 def finished_card(
@@ -57,8 +64,10 @@ def finished_card(
     *,
     weights: str,
     faces: str,
+    photographs: str,
+    licence: str,
+    initial: dict | None,
     command: str,
-    initial_licence: str | None = None,
     limit: int | None = None,
 ) -> dict:
     """The whole card, for JSON.
@@ -69,21 +78,25 @@ def finished_card(
         judged: what was found, by key of the card.
         weights: form in which the weights are written.
         faces: name of the set that the run was trained on.
+        photographs: what that set is.
+        licence: of the weights.
+        initial: of `tools.carrying.terms.initial_weights`.
         command: by which this was made.
-        initial_licence: of ImageNet's weights, where the run began with them.
         limit: of crops; None: all were judged.
     """
-    recipe, result = run["recipe"], run["result"]
-    initial = initial_weights(recipe, initial_licence)
+    # Settings that the recipe did not have yet when the run was made have their defaults.
+    recipe, result = Recipe.from_settings(run["recipe"]).settings(), run["result"]
     counts = "; ".join(
         f"{split}: " + ", ".join(f"{count:,} {method}" for method, count in methods.items())
         for split, methods in run["data"]["crops"].items()
     )
-    begins = f"begins with {initial['what']} ({initial['licence']})" if initial else "begins with random weights"
+    begins = f"begun with {initial['what']} ({initial['licence']})" if initial else "begun with random weights"
+    blended = f", self-blended: {recipe['fakes']} fakes, as a {recipe['medium']}" if recipe["data"] == BLENDED else ""
+    teacher = f"; imitates {plain_paths(recipe['teacher'])} as well" if recipe["teacher"] else ""
     told = begun | {
-        "licence_note": "The weights are derived from research-only data" + (f"; it {begins}." if initial else "."),
-        "training_data": f"UTKFace aligned photographs of adults, self-blended by tfdfd.data.self_blended ({counts}); "
-        f"{begins}",
+        "licence": licence,
+        "licence_note": f"The weights are derived from the training data; they were {begins}.",
+        "training_data": f"{photographs}{blended} ({counts}); {begins}{teacher}",
         "weights_form": weights,
         "protocol": PROTOCOL,
         **judged,
@@ -92,6 +105,7 @@ def finished_card(
             "best_epoch": result.get("best_epoch"),
             "short_of_its_best": ended_short(result),
             "backend": run["backend"],
+            "versions": run["versions"],
         },
         "limits": [*_LIMITS, *_found_limits(judged, result)],
         "recipe": plain_paths(recipe),
@@ -135,7 +149,7 @@ def plain_paths(told):
         return {key: plain_paths(value) for key, value in told.items()}
     if isinstance(told, list):
         return [plain_paths(value) for value in told]
-    return re.sub(r"(^|(?<=:))(/|\.\./).*/(?=[^/]+$)", "", told) if isinstance(told, str) else told
+    return _FOLDERS.sub("", told) if isinstance(told, str) else told
 
 
 def _found_limits(judged: dict, result: dict) -> list[str]:

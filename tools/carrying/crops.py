@@ -67,7 +67,6 @@ class BlendedCrops:
         cache: folder for pixels.
         seed: of the pairs.
         limit: at most so many real crops.
-        made: what pairs are like otherwise, for `BlendedPairs`.
     """
 
     def __init__(self, name: str, where: str, split: str, cache: Path, seed: int = 0, limit: int | None = None):

@@ -17,7 +17,7 @@ from tools.carrying.clips import Clip
 from tools.carrying.scoring import Judged
 
 MOST = 5  # of a set
-_SIDE, _CAPTION, _GAP = 128, 30, 4
+_SIDE, _CAPTION, _GAP, _LETTERS = 128, 30, 4, 20
 
 
 def failure_cases(name: str, hardest: Sequence[dict]) -> list[dict]:
@@ -57,27 +57,37 @@ def write_sheet(file: Path, cases: Sequence[tuple[object, dict]]) -> bool:
     return True
 
 
-def sample_failures(network: Judged, clips: Sequence[Clip], found: Sequence[dict], folder: Path) -> None:
-    """Adds to the outcome of each own sample whose verdict is wrong `picture`: its most wrong crop, written as JPEG.
+def sample_failures(
+    network: Judged, clips: Sequence[Clip], found: Sequence[dict], folder: Path, cache: Path
+) -> list[dict]:
+    """The outcomes of own samples, and of each whose verdict is wrong `picture`: its most wrong crop, written as JPEG.
 
     Args:
-        network: that was wrong.
+        network: that scored.
         clips: of `own_samples`.
-        found: of `detect_clips`, changed here.
+        found: of `detect_clips`.
         folder: for pictures.
+        cache: folder where they are kept.
     """
-    verdicts = ("real", "fake")
+    told = []
     for clip, one in zip(clips, found, strict=True):
-        if one["verdict"] != verdicts[1 - clip.label]:
-            continue
-        with Detector(network.path) as detector:
-            frames = [frame for face in detector.detect(clip.path).faces for frame in face.frames]
-        worst = max(frames, key=lambda frame: abs(frame.fake_probability - clip.label))
-        name = f"{network.record.handle.removeprefix('tfdfd/')}-{clip.path.stem}.jpg"
-        folder.mkdir(parents=True, exist_ok=True)
-        _, data = cv2.imencode(".jpg", worst.crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-        write_atomically(folder / name, data.tobytes())
-        one["picture"] = name
+        if one["verdict"] == ("fake", "real")[clip.label]:
+            kept = cache / "pictures" / network.record.sha256[:16] / f"{clip.path.stem}.jpg"
+            if not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(kept, _worst_crop(network, clip))
+            one = one | {"picture": f"{network.record.handle.removeprefix('tfdfd/')}-{kept.name}"}
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / one["picture"], kept.read_bytes())
+        told.append(one)
+    return told
+
+
+def _worst_crop(network, clip):
+    with Detector(network.path) as detector:
+        frames = [frame for face in detector.detect(clip.path).faces for frame in face.frames]
+    worst = max(frames, key=lambda frame: abs(frame.fake_probability - clip.label))
+    return cv2.imencode(".jpg", worst.crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def _tile(crops, case):
@@ -89,7 +99,8 @@ def _tile(crops, case):
     )
     tile = np.full((_SIDE + _CAPTION + _GAP, _SIDE + _GAP, 3), 255, np.uint8)
     tile[:_SIDE, :_SIDE] = crops.crops([number], _SIDE)[0]
-    lines = (f"{case['label']}, P(fake) {case['fake_probability']:.2f}", one_line(Path(case["file"]).name)[:26])
+    name = one_line(case["file"].partition("/")[2] or case["file"])
+    lines = (f"{case['label']}, P(fake) {case['fake_probability']:.2f}", name[:_LETTERS])
     for place, text in enumerate(lines):
         at = (0, _SIDE + 12 + 14 * place)
         cv2.putText(tile, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)

@@ -16,6 +16,7 @@ from tools.proof_scores import proof_scores
 
 SHEET = "hardest.png"
 CLIPS = "videos"
+BLENDED_TEST = "self-blended, test split"
 
 
 def judge_all(network, others, run, arguments, say) -> dict:
@@ -51,8 +52,8 @@ def judge_all(network, others, run, arguments, say) -> dict:
     blended = sets[0]
     told["robustness"] = robustness(networks, blended, cache, say)
     samples = own_samples()
-    told["samples"] = detect_clips(network, samples, cache)
-    sample_failures(network, samples, told["samples"], arguments.pictures)
+    found = detect_clips(network, samples, cache)
+    told["samples"] = sample_failures(network, samples, found, arguments.pictures, cache)
     say("latency")
     told["latency"] = latency(network, cache, arguments.latency_again)
     told["proof_scores"] = proof_scores(network.record, network.path)
@@ -62,7 +63,7 @@ def judge_all(network, others, run, arguments, say) -> dict:
 def _sets(arguments):
     """The blended test split first."""
     faces, limit = arguments.faces, arguments.limit
-    sets = [BlendedCrops("utkface_adults, self-blended, test split", faces, "test", arguments.cache, limit=limit)]
+    sets = [BlendedCrops(f"{arguments.photographs}, {BLENDED_TEST}", faces, "test", arguments.cache, limit=limit)]
     sets += [
         StoredCrops(f"crops/{name}", str(arguments.data / "crops" / name), limit=limit) for name in ("dfdc", "ffpp")
     ]

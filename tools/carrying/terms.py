@@ -1,4 +1,4 @@
-"""The terms of carried weights: those of the photographs they learnt from, and of the weights they began with."""
+"""Under which terms the weights are that a run began with: what is derived from them must pass these on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from tfdfd.models import spec
 from tfdfd.weights.imagenet import PREFIX as IMAGENET
 from tfdfd.weights.store import locate
 
-# What UTKFace asks of whoever uses it; weights are derived from it.
-LICENCE = "research use only, non-commercial (UTKFace terms)"
 # The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
 MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
 Copyright 2018 The Apache Software Foundation
