@@ -40,7 +40,7 @@ def saved(model, folder, name, **known):
     return path
 
 
-@pytest.mark.parametrize(("name", "rows"), zip(SLIMMED, [(10,), (9, 10), (7, 9, 10)], strict=True))
+@pytest.mark.parametrize(("name", "rows"), list(zip(SLIMMED, [(10,), (9, 10), (7, 9, 10)], strict=True)))
 def test_every_weight_is_that_of_the_whole_network(whole, name, rows):
     slimmed = build(name, input_shape=(96, 96, 3))
     taken, left_out = take_over(slimmed, whole)
