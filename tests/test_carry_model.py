@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -391,6 +392,27 @@ def test_what_the_run_was_trained_on_is_not_judged(world, arguments, tmp_path):
     with pytest.raises(ValueError, match="was trained on what it would be judged on"):
         carry_model.main([*words, "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_those_of_the_run_are_refused(world, arguments, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(world["run"], run)
+    data = bytearray((run / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (run / "weights.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="is not the file of the model card"):
+        carry_model.main([str(run), *arguments[1:], "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_judged_is_told_before_anything_is(world, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.carrying.judging.validated", lambda *_: pytest.fail("began to judge"))
+    words = [*arguments, "--out", str(tmp_path / "out"), "--data", str(tmp_path)]
+    with pytest.raises(ValueError, match="crops/dfdc holds no face crops"):
+        carry_model.main(words)
+    shutil.copytree(world["data"] / "crops", tmp_path / "crops")
+    with pytest.raises(ValueError, match="videos/dfdc"):
+        carry_model.main(words)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.models import spec
-from tfdfd.training.run_folder import CARD, WEIGHTS, finished_run
+from tfdfd.training.run_folder import CARD, finished_run
 from tfdfd.weights.compact import FORMS, compact
 from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, folder_for
-from tfdfd.weights.store import PREFIX, cache_folder
+from tfdfd.weights.store import PREFIX, cache_folder, locate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = "UTKFace, photographs of adults"
@@ -130,7 +130,7 @@ def stage(arguments, run_card):
     from tools.carrying.card import begun_card
 
     handle = arguments.handle or f"{PREFIX}{run_card['model']}"
-    arrays = read_safetensors(arguments.run / WEIGHTS)
+    arrays = read_safetensors(locate(arguments.run)[1])
     data = save(compact(arrays, arguments.dtype))
     known = {"file": f"{handle.removeprefix(PREFIX)}.safetensors", "bytes": len(data)}
     known |= {"sha256": hashlib.sha256(data).hexdigest(), "parameters": sum(each.size for each in arrays.values())}

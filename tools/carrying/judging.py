@@ -31,17 +31,17 @@ def judge_all(network, others, run, arguments, say) -> dict:
     """
     cache, limit = arguments.cache, arguments.limit
     networks = [network, *others]
-    say("validation: the run's thresholds with these weights")
-    told = {"validation": validated(network, run, arguments.faces, cache, limit)}
-    sets = _sets(arguments)
+    # Before anything that takes long: what is not there, or was trained on.
+    sets, clips = _sets(arguments), clips_in(arguments.data / "videos")
     opened = open_model(arguments.run)
     refuse_overlap(overlap(opened, [one.opened for one in sets]))
     del opened
+    say("validation: the run's thresholds with these weights")
+    told = {"validation": validated(network, run, arguments.faces, cache, limit)}
     rows = {}  # of a set: of each network its score rows
     for crops in sets:
         say(f"{crops.name}: {len(crops):,} crops")
         rows[crops.name] = {one: score_rows(crops, found) for one, found in score(networks, crops, cache).items()}
-    clips = clips_in(arguments.data / "videos")
     say(f"{CLIPS}: {len(clips)} clips")
     found = {one: detect_clips(one, clips, cache) for one in networks}
     rows[CLIPS] = {one: clip_rows(clips, outcomes) for one, outcomes in found.items()}
