@@ -111,6 +111,13 @@ def test_without_scipy_the_extra_is_named(target, donor, monkeypatch):
         swap_face(target, points(), *donor, rng())
 
 
+def test_a_set_is_not_begun_without_what_it_needs(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs av and scipy, not installed here: run pip install 'tfdfd\[train\]'"):
+        next(write_swapped_set(pairs, tmp_path / "set"))
+    assert not (tmp_path / "set").exists()
+
+
 def tinted(picture, person):
     """A picture in the colours of someone else."""
     shift = np.random.default_rng(person).integers(-60, 60, 3)

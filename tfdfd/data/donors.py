@@ -16,7 +16,7 @@ from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import Faces
 from tfdfd.data.landmarks import FaceLandmarks
 
-# A donor is drawn from so many nearest.
+# Donors are drawn from so many nearest.
 NEAREST = 8
 # Differences (RMS) that count as one: of Lab levels of the faces as thumbnails, of the logarithm of their detail, of
 # landmarks in distances of the eyes.
@@ -56,10 +56,12 @@ class Donors:
             )
             self._looks, self._detail = (np.stack(part) for part in zip(*looks, strict=True))
 
-    def donor(self, number: int, rng: np.random.Generator) -> int:
+    def donor(self, number: int, choice: int) -> int:
         """The number of the crop whose face goes into crop `number`.
 
-        The same for the same crops and the same state of `rng`, from which one number is drawn.
+        Args:
+            number: of the crop that is changed.
+            choice: which of the nearest is taken, from 0, the most like; where there are fewer, counting begins anew.
 
         Raises:
             ValueError: the split has nobody else, or copies of the photograph only; names the crop.
@@ -78,7 +80,7 @@ class Donors:
                 "people or photograph; give a set with other people in each split."
             )
         order = usable[np.argsort(apart[usable], kind="stable")]
-        chosen = order[int(rng.integers(NEAREST)) % len(order)]
+        chosen = order[choice % len(order)]
         crops = np.array(self._crops[chosen])
         return int(crops[np.argmin(np.square(self._shapes[crops] - self._shapes[number]).sum(axis=1))])
 

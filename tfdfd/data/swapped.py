@@ -94,7 +94,6 @@ def _warped(donor, donor_points, points, shape, rng):
         raise ValueError(f"landmarks {donor_points.tolist()} of the donor cannot be laid on {points.tolist()}")
     moved = from_points @ similar[:, :2].T + similar[:, 2]
     to_points = moved + rng.uniform(0.5, 1.0) * (to_points - moved)
-    height, width = shape
     x, y = _spline(to_points, from_points, shape)
     face = cv2.remap(donor, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     inside = (x >= 0) & (y >= 0) & (x <= donor.shape[1] - 1) & (y <= donor.shape[0] - 1)

@@ -6,6 +6,8 @@ For validation: no network here trains on such fakes (`tfdfd.data.swapped`).
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ import numpy as np
 from tfdfd.data.blended_pairs import MARGIN
 from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import Faces, faces_of
-from tfdfd.data.donors import Donors
+from tfdfd.data.donors import NEAREST, Donors
 from tfdfd.data.h264 import filmed
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
 from tfdfd.data.pair_set import write_pair_set
@@ -82,7 +84,8 @@ class SwappedPairs:
             )
         self.size, self.seed = size, seed
         self._found = [landmarks[row.file] for row in self._real.rows]
-        self._donors = Donors(self._real, landmarks)
+        donors = Donors(self._real, landmarks)
+        self._donors = [donors.donor(number, self._drawn(number)[0]) for number in range(len(self._real.rows))]
         self.rows = [self._two_rows(number) for number in range(len(self._real.rows))]
 
     def __len__(self) -> int:
@@ -95,7 +98,8 @@ class SwappedPairs:
         Raises:
             ValueError: a crop cannot be read, or the landmarks cannot be its own; names it and its donor.
         """
-        donor, kind, crf, rng = self._drawn(number)
+        _, kind, crf, rng = self._drawn(number)
+        donor = self._donors[number]
         paths = self._real.path(number), self._real.path(donor)
         target, other = (read_pixels(path) for path in paths)
         found, of_donor = self._found[number], self._found[donor]
@@ -110,15 +114,15 @@ class SwappedPairs:
             raise ValueError(f"the face of {paths[1]} cannot be swapped into {paths[0]}: {error}") from error
 
     def _drawn(self, number):
+        """Which donor, kind and rate factor, and the generator for all else."""
         row = self._real.rows[number]
         name = f"{row.dataset}\0{row.video}".encode("utf-8", "surrogateescape")
         rng = np.random.default_rng([self.seed, *np.frombuffer(hashlib.sha256(name).digest(), "<u4")])
-        donor = self._donors.donor(number, rng)
-        return donor, str(rng.choice(KINDS, p=KIND_SHARES)), int(rng.choice(CRFS)), rng
+        return int(rng.integers(NEAREST)), str(rng.choice(KINDS, p=KIND_SHARES)), int(rng.choice(CRFS)), rng
 
     def _two_rows(self, number):
-        donor, kind, crf, _ = self._drawn(number)
-        real, other = self._real.rows[number], self._real.rows[donor]
+        _, kind, crf, _ = self._drawn(number)
+        real, other = self._real.rows[number], self._real.rows[self._donors[number]]
         real = replace(real, compression=f"c{crf}")
         method = f"swapped-{kind}"
         fake = replace(
@@ -139,11 +143,23 @@ def write_swapped_set(pairs: SwappedPairs, folder: str | os.PathLike) -> Iterato
     A run that was stopped goes on where it was.
 
     Raises:
-        ValueError: the folder holds another set, or something else; or a pair cannot be made.
+        ValueError: the folder holds another set, or something else; a pair cannot be made; or PyAV or SciPy is not
+            installed.
         OSError: it cannot be written; what was done stays.
     """
-    settings = {"seed": pairs.seed, "crops": len(pairs), "left_out": dict(pairs.left_out)}
+    settings = {"seed": pairs.seed, "crops": len(pairs), "left_out": dict(pairs.left_out), **_libraries()}
     yield from write_pair_set(folder, "tfdfd data swap", pairs.size, settings, pairs.rows, pairs.pair)
+
+
+def _libraries():
+    """Their versions, as pictures depend on them."""
+    names = "av", "scipy"
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"swapping faces needs {' and '.join(missing)}, not installed here: run pip install 'tfdfd[train]'."
+        )
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _real(faces, splits):
