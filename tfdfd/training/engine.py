@@ -22,6 +22,7 @@ from tfdfd.training.curves import draw_curves
 from tfdfd.training.distilling import ANSWER, HINT, LABELS, Distilled
 from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.training.gradient_flow import GradientFlow
+from tfdfd.training.norms import set_norm_momentum
 from tfdfd.training.optimizers import make_optimizer
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
@@ -70,6 +71,8 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         TrainingError: the loss is no number, a crop cannot be read, or the state cannot be saved; says where.
     """
     schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.epochs)
+    if recipe.norm_momentum is not None:
+        set_norm_momentum(model, recipe.norm_momentum)
     # What learns is the network itself, or with it what only its training needs.
     learner = Distilled(model, load(*locate(recipe.teacher)), recipe.teacher_weight) if recipe.teacher else model
     learner.compile(

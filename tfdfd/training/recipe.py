@@ -62,6 +62,8 @@ class Recipe:
         loss_scale: whether the loss is scaled, dynamically, while gradients are computed.
         gradient_noise: η of the noise added to gradients, or None.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
+        norm_momentum: of the running statistics of batch normalisation, or None for the network's own; MobileNetV3's is
+            for long trainings, see `tfdfd.training.norms`.
         gradient_flow: whether each layer's gradients are recorded.
         precision: of Keras: `float32`, `mixed_bfloat16` or `mixed_float16`.
         monitor: what the kept epoch is best in, on validation.
@@ -99,6 +101,7 @@ class Recipe:
     loss_scale: bool = False
     gradient_noise: float | None = None
     ema: float | None = None
+    norm_momentum: float | None = None
     gradient_flow: bool = False
     precision: str = "float32"
     monitor: str = "val_video_auc"
@@ -127,8 +130,10 @@ class Recipe:
             raise ValueError(
                 f"a teacher is imitated in procedure=fit alone; received teacher={self.teacher} for {self.procedure!r}."
             )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema must be between 0 and 1; received {self.ema}.")
+        for name in ("ema", "norm_momentum"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name} must be between 0 and 1; received {value}.")
         if self.seed < 0:
             raise ValueError(f"seed must be a whole number from 0; received {self.seed}.")
 
