@@ -122,6 +122,7 @@ def test_the_better_of_two_is_the_better_one(few_draws):
     assert found["p"] < 0.06 and found["p_delong"] < 0.01 and found["against"] == "another"
     assert difference("a set", poor, good, "another")["auc_difference"] == -found["auc_difference"]
     assert difference("a set", good[1::2], poor[1::2], "another") is None  # fakes alone
+    assert difference("a set", [good[0], *good[1::2]], [poor[0], *poor[1::2]], "another") is None  # one real one
 
 
 def test_the_mean_is_over_sets_that_all_have_an_auc_of():

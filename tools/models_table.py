@@ -64,7 +64,7 @@ def summary(cards):
     counts = [counted(card, name) for name in sets for card in cards[:1]]
     heads = tuple(f"{name} ({count})" for name, count in zip(sets, counts, strict=True))
     columns = ("model", "pixels", "parameters", "file", *heads, "mean AUC")
-    return Table("Carried models", "", columns, tuple(rows))
+    return Table("", "", columns, tuple(rows))
 
 
 def page(cards):
@@ -145,8 +145,9 @@ def _cell(row, key):
 
 
 def lines_of(table):
-    """Lines of Markdown in which code is left as code."""
-    return [line.replace("\\`", "`").replace("\\_", "_") for line in as_markdown(table)]
+    """Lines of Markdown in which code is left as code, without a heading where there is no title."""
+    lines = [line.replace("\\`", "`").replace("\\_", "_") for line in as_markdown(table)]
+    return lines if table.title else lines[2:]
 
 
 def verdict_of(outcome):

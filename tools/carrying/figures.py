@@ -61,7 +61,7 @@ def figures(
 
 
 def difference(name: str, rows: Sequence[ScoreRow], others: Sequence[ScoreRow], against: str) -> dict | None:
-    """The AUC of the first less that of the second on the same examples; None where there is none.
+    """The AUC of the first less that of the second on the same examples; None where a class has not two of them.
 
     `p` is of a paired bootstrap, `p_delong` of DeLong's test, which takes examples as independent.
 
@@ -73,7 +73,8 @@ def difference(name: str, rows: Sequence[ScoreRow], others: Sequence[ScoreRow], 
     """
     compared = compare(rows, others, cluster=CLUSTER, resamples=RESAMPLES)
     found, tested = compared["auc"], compared["delong"]
-    if found is None:
+    # One example of a class is the same in every resample.
+    if found is None or min(sum(row.label == label for row in rows) for label in (0, 1)) < 2:
         return None
     return {
         "set": name,
