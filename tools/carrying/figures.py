@@ -82,7 +82,7 @@ def difference(name: str, rows: Sequence[ScoreRow], others: Sequence[ScoreRow], 
         "auc_difference": round(found["difference"], _DIGITS),
         f"auc_difference{INTERVAL}": [round(end, _DIGITS) for end in found["interval"]],
         "p": round(found["p"], _DIGITS),
-        "p_delong": tested and tested["p"] and round(tested["p"], _DIGITS),
+        "p_delong": None if tested is None or tested["p"] is None else float(f"{tested['p']:.3g}"),
     }
 
 
@@ -121,13 +121,16 @@ def mean_auc(rows: Sequence[dict]) -> list[dict]:
 
 
 def _rounded(found, names, notes):
-    told = {}
+    told, reasons = {}, {}
     for ours, theirs in names.items():
         one = found[theirs]
         interval = one.get("interval")
         told[ours] = None if one["value"] is None else round(one["value"], _DIGITS)
         told[f"{ours}{INTERVAL}"] = interval and [round(end, _DIGITS) for end in interval]
-        notes += [f"{ours}: {one[key]}" for key in ("reason", "interval_reason") if one.get(key)]
+        for key in ("reason", "interval_reason"):
+            if one.get(key):
+                reasons.setdefault(one[key].rstrip("."), []).append(ours)
+    notes += [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return told
 
 
