@@ -1,6 +1,8 @@
 """Held-out figures of trained networks side by side, for the lab log (`docs/lab.md`): validation only.
 
-    python -m tools.lab RUN|HANDLE|FILE… --faces utk/split.csv --cache FOLDER [--swaps swapped]
+    python -m tools.lab RUN|HANDLE|FILE… --faces utk/split.csv --cache FOLDER [--swaps swapped] [--flip]
+
+`A+B` is the mean of two networks' scores; with `--flip`, each score is the mean of a crop's and its mirror image's.
 
 Columns, all of the validation split, AUC of single crops with a 95 % bootstrap interval over photographs: self-blended
 pairs as photographs, the same as frames of videos (H.264), varied ones as frames of videos, and faces of other people
@@ -33,6 +35,7 @@ def main(argv=None):
     parser.add_argument("models", nargs="+", metavar="RUN|HANDLE|FILE")
     parser.add_argument("--faces", required=True, help="face set with splits (real crops)")
     parser.add_argument("--swaps", help="face set that 'tfdfd data swap' wrote")
+    parser.add_argument("--flip", action="store_true", help="mean of each crop and its mirror image")
     parser.add_argument("--cache", type=Path, required=True, help="folder where pixels are kept")
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
@@ -40,16 +43,26 @@ def main(argv=None):
     names = [*SETS, *(["swapped"] if arguments.swaps else [])]
     print("| network | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for model in arguments.models:
-        network, _ = open_network(*locate(model))
-        cells = [_cell(network, *_pixels(name, network.size, arguments)) for name in names]
+        networks = [open_network(*locate(part))[0] for part in model.split("+")]
+        cells = [_cell(networks, name, arguments) for name in names]
         print(f"| {model} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _cell(network, pixels, labels, photographs):
-    batch = network.batch_sizes[-1]
-    scores = np.concatenate([network(pixels[start : start + batch]) for start in range(0, len(pixels), batch)])
+def _cell(networks, name, arguments):
+    scores = []
+    for network in networks:
+        pixels, labels, photographs = _pixels(name, network.size, arguments)
+        scores.append(_scores(network, pixels))
+        if arguments.flip:
+            scores.append(_scores(network, pixels[:, :, ::-1]))
+    scores = np.mean(scores, axis=0)
     low, high = bootstrap_interval(auc, labels, scores, photographs)
     return f"{auc(labels, scores):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _scores(network, pixels):
+    batch = network.batch_sizes[-1]
+    return np.concatenate([network(pixels[start : start + batch]) for start in range(0, len(pixels), batch)])
 
 
 def _pixels(name, size, arguments):
