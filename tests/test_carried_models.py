@@ -25,9 +25,12 @@ from tfdfd.hub.publishing import publish
 from tfdfd.models import build, load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.weights import records, store
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, LARGE, MAX_CARRIED_BYTES, folder_for, list_records
+from tfdfd.weights.records import CARRIED, LARGE, MAX_CARRIED_BYTES, folder_for, list_records
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
+
+# The one whose SavedModel the repository carries.
+PUBLISHED_MODEL = "tfdfd/meso_inception4"
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "saved_models" / "meso_inception4" / "1"
@@ -239,12 +242,12 @@ def test_the_cards_version_is_that_of_the_handle(package, made):
 def test_a_newer_set_of_weights_goes_before_an_older_saved_model(package, made):
     for file in (CARRIED / "meso_inception4.json", CARRIED / "meso_inception4.safetensors"):
         shutil.copy(file, package / "files")
-    assert not isinstance(look_up(Handle.parse(DEFAULT_MODEL))[2], FromWeights)
+    assert not isinstance(look_up(Handle.parse(PUBLISHED_MODEL))[2], FromWeights)
     card = package / "files" / "meso_inception4.json"
     card.write_text(json.dumps(json.loads(card.read_text("utf-8")) | {"version": 9}), encoding="utf-8")
-    _, handle, version = look_up(Handle.parse(DEFAULT_MODEL))
+    _, handle, version = look_up(Handle.parse(PUBLISHED_MODEL))
     assert handle.version == 9 and isinstance(version, FromWeights)
-    assert find(f"{DEFAULT_MODEL}/1").folder == PUBLISHED and not made
+    assert find(f"{PUBLISHED_MODEL}/1").folder == PUBLISHED and not made
 
 
 def test_a_hub_of_the_users_goes_first(package, made, tmp_path, monkeypatch):
@@ -398,7 +401,7 @@ def test_carried_weights_are_verified_without_being_made(package, made, run_tfdf
     file = package / "files" / "meso4.toy.safetensors"
     file.write_bytes(b"x")
     code, out, _ = run_tfdfd("models", "verify")
-    assert code == 3 and f"broken {TOY}/1" in out and f"ok     {DEFAULT_MODEL}/1" in out
+    assert code == 3 and f"broken {TOY}/1" in out and f"ok     {PUBLISHED_MODEL}/1" in out
 
 
 def test_one_that_is_verified_by_its_handle_is_made(made, run_tfdfd):

@@ -27,6 +27,9 @@ from tfdfd.hub.handles import Handle
 from tfdfd.hub.manifest import File, Manifest, Version
 from tfdfd.hub.resolver import Resolver
 
+# The one whose SavedModel the repository carries.
+PUBLISHED_MODEL = "tfdfd/meso_inception4"
+
 ROOT = Path(__file__).parent.parent
 CARRIED = ROOT / "saved_models"
 MODEL = "meso_inception4"

@@ -17,8 +17,9 @@ from tfdfd.hub.checking import version_in
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.manifest import Manifest
 from tfdfd.models import build
-from tfdfd.weights.records import DEFAULT_MODEL
 
+# The one whose SavedModel the repository carries.
+PUBLISHED_MODEL = "tfdfd/meso_inception4"
 ROOT = Path(__file__).parent.parent
 CARRIED = ROOT / "saved_models" / "meso_inception4" / "1"
 
@@ -75,7 +76,7 @@ def surroundings(monkeypatch):
 
 @pytest.fixture(scope="module")
 def layer():
-    return tfdfd.HubLayer(DEFAULT_MODEL)
+    return tfdfd.HubLayer(PUBLISHED_MODEL)
 
 
 def test_keras_layer_scores_as_detect_and_is_tuned(tmp_path, crop, examples):
@@ -102,7 +103,7 @@ def test_keras_layer_scores_as_detect_and_is_tuned(tmp_path, crop, examples):
 
 
 def test_our_layer_scores_as_the_network(layer, crop, examples):
-    network = build("meso_inception4", weights=DEFAULT_MODEL)
+    network = build("meso_inception4", weights=PUBLISHED_MODEL)
     expected = np.asarray(network(examples[0], training=False))
     np.testing.assert_allclose(np.asarray(layer(examples[0])), expected, atol=1e-6)
     # Frozen is frozen, also where the model around it trains.
@@ -112,7 +113,7 @@ def test_our_layer_scores_as_the_network(layer, crop, examples):
 
 def test_our_layer_is_tuned_saved_and_loaded(layer, examples, tmp_path):
     keras.utils.set_random_seed(1)
-    tuned = tfdfd.HubLayer(f"{DEFAULT_MODEL}/1", trainable=True)
+    tuned = tfdfd.HubLayer(f"{PUBLISHED_MODEL}/1", trainable=True)
     model = keras.Sequential([keras.Input((256, 256, 3)), tuned])
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", jit_compile=False)
     before = [keras.ops.convert_to_numpy(weight) for weight in tuned.trainable_weights]
@@ -124,24 +125,24 @@ def test_our_layer_is_tuned_saved_and_loaded(layer, examples, tmp_path):
     scores = model.predict(examples[0], verbose=0)
 
     model.save_weights(tmp_path / "tuned.weights.h5")
-    fresh = keras.Sequential([keras.Input((256, 256, 3)), tfdfd.HubLayer(DEFAULT_MODEL)])
+    fresh = keras.Sequential([keras.Input((256, 256, 3)), tfdfd.HubLayer(PUBLISHED_MODEL)])
     assert np.abs(fresh.predict(examples[0], verbose=0) - scores).max() > 1e-3
     fresh.load_weights(tmp_path / "tuned.weights.h5")
     np.testing.assert_allclose(fresh.predict(examples[0], verbose=0), scores, atol=1e-6)
 
     model.save(tmp_path / "tuned.keras")
     loaded = keras.models.load_model(tmp_path / "tuned.keras")
-    assert loaded.layers[-1].handle == f"{DEFAULT_MODEL}/1" and loaded.layers[-1].trainable
+    assert loaded.layers[-1].handle == f"{PUBLISHED_MODEL}/1" and loaded.layers[-1].trainable
     np.testing.assert_allclose(loaded.predict(examples[0], verbose=0), scores, atol=1e-6)
 
 
 def test_our_feature_layer_takes_a_head(examples):
     image = keras.Input((256, 256, 3))
-    features = tfdfd.HubLayer(f"{DEFAULT_MODEL}/feature_vector")(image)
+    features = tfdfd.HubLayer(f"{PUBLISHED_MODEL}/feature_vector")(image)
     assert features.shape == (None, 16)
     model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
     assert len(model.trainable_weights) == 2
-    network = build("meso_inception4", weights=DEFAULT_MODEL)
+    network = build("meso_inception4", weights=PUBLISHED_MODEL)
     expected = keras.Model(network.input, network.get_layer("features").output)(examples[0], training=False)
     found = keras.Model(image, features)(examples[0], training=False)
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
@@ -150,7 +151,7 @@ def test_our_feature_layer_takes_a_head(examples):
 def test_our_layer_computes_in_float32_within_a_mixed_model(layer, examples):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = tfdfd.HubLayer(DEFAULT_MODEL)
+        mixed = tfdfd.HubLayer(PUBLISHED_MODEL)
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")
@@ -167,7 +168,7 @@ def test_another_network_of_that_name_is_refused(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_bytes(manifest.encoded())
     monkeypatch.setenv("TFDFD_HUB", str(tmp_path))
     with pytest.raises(HubError, match="does not build the network of .* variables.*hub.KerasLayer runs it"):
-        tfdfd.HubLayer(DEFAULT_MODEL)
+        tfdfd.HubLayer(PUBLISHED_MODEL)
 
 
 def test_other_answers_than_the_published_ones_are_refused(monkeypatch):
@@ -180,7 +181,7 @@ def test_other_answers_than_the_published_ones_are_refused(monkeypatch):
 
     monkeypatch.setattr("tfdfd.hub.layer.build", other)
     with pytest.raises(HubError, match="does not build the network of .*its answers are .* apart"):
-        tfdfd.HubLayer(DEFAULT_MODEL)
+        tfdfd.HubLayer(PUBLISHED_MODEL)
 
 
 def test_a_published_handle_is_wanted():

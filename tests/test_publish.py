@@ -15,7 +15,10 @@ from tfdfd.hub.errors import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest
 from tfdfd.hub.publishing import publish
-from tfdfd.weights.records import DEFAULT_MODEL
+
+# The one whose SavedModel the repository carries.
+PUBLISHED_MODEL = "tfdfd/meso_inception4"
+
 
 ROOT = Path(__file__).parent.parent
 MODEL = "meso_inception4"
@@ -39,51 +42,51 @@ def check_hub(root):
 
 
 def test_a_version_is_added_and_the_others_stay(tmp_path):
-    first = publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy)
-    second = publish(DEFAULT_MODEL, tmp_path / "hub", 3, export=copy)
+    first = publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy)
+    second = publish(PUBLISHED_MODEL, tmp_path / "hub", 3, export=copy)
     assert check_hub(tmp_path / "hub") == {MODEL: [1, 3]}
-    assert str(second.handle) == f"{DEFAULT_MODEL}/3" and first.manifest_sha256 != second.manifest_sha256
+    assert str(second.handle) == f"{PUBLISHED_MODEL}/3" and first.manifest_sha256 != second.manifest_sha256
     assert not [entry for entry in os.listdir(tmp_path / "hub") if entry.startswith(".")]
 
 
 def test_a_version_is_never_written_over(tmp_path):
-    publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 2, export=copy)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(HubError, match="a version is never changed; the next free one is 3"):
-        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, 2, export=copy)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_folder_that_the_manifest_does_not_name_is_not_written_over(tmp_path):
-    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
     (tmp_path / MODEL / "2").mkdir()
     with pytest.raises(HubError, match="is there, but .* does not name it"):
-        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, 2, export=copy)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.odt").write_text("")
     with pytest.raises(HubError, match="holds 'thesis.odt', but no hub"):
-        publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
     assert os.listdir(tmp_path) == ["thesis.odt"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "hub").write_text("")
     with pytest.raises(HubError, match="is no folder"):
-        publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy)
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**9, 1.5, True, "1"])
 def test_versions_are_numbers(tmp_path, number):
     with pytest.raises(HubError, match="whole numbers from 1 on"):
-        publish(DEFAULT_MODEL, tmp_path, number, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, number, export=copy)
 
 
 @pytest.mark.parametrize("name", ["../x", "Meso", "a/b", "1x", "x" * 200, "meso4.", ".x", "manifest.json/x"])
 def test_names_are_plain(tmp_path, name):
     with pytest.raises(HubError, match="is named like a network"):
-        publish(DEFAULT_MODEL, tmp_path, 1, name, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, 1, name, export=copy)
 
 
 def test_weights_that_are_unknown_are_an_error_before_anything_is_made(tmp_path):
@@ -93,14 +96,14 @@ def test_weights_that_are_unknown_are_an_error_before_anything_is_made(tmp_path)
 
 
 def test_an_export_that_fails_leaves_the_hub_as_it_was(tmp_path):
-    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
 
     def fails(model, folder):
         copy(model, folder)
         raise ValueError("not equal")
 
     with pytest.raises(ValueError, match="not equal"):
-        publish(DEFAULT_MODEL, tmp_path, 2, export=fails)
+        publish(PUBLISHED_MODEL, tmp_path, 2, export=fails)
     assert check_hub(tmp_path) == {MODEL: [1]} and sorted(os.listdir(tmp_path)) == ["manifest.json", MODEL]
 
 
@@ -110,15 +113,15 @@ def test_a_link_in_what_was_exported_is_refused(tmp_path):
         (folder / "extra").symlink_to("/etc/passwd")
 
     with pytest.raises(HubError, match="is a link"):
-        publish(DEFAULT_MODEL, tmp_path, 1, export=links)
+        publish(PUBLISHED_MODEL, tmp_path, 1, export=links)
     assert check_hub(tmp_path) == {}
 
 
 def test_an_altered_manifest_is_not_written_over(tmp_path):
-    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(HubError, match="is no JSON"):
-        publish(DEFAULT_MODEL, tmp_path, 2, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path, 2, export=copy)
     assert (tmp_path / "manifest.json").read_text() == "{"
 
 
@@ -134,7 +137,7 @@ def publish_and_die(root, where):
             (folder / "saved_model.pb").unlink()
             die()
 
-        publish(DEFAULT_MODEL, root, 2, export=export)
+        publish(PUBLISHED_MODEL, root, 2, export=export)
     rename, write = os.rename, publishing.write_atomically
 
     def dying_rename(*names):
@@ -154,7 +157,7 @@ def publish_and_die(root, where):
         publishing.os.rename = dying_rename
     else:
         publishing.write_atomically = dying_write
-    publish(DEFAULT_MODEL, root, 2, export=copy)
+    publish(PUBLISHED_MODEL, root, 2, export=copy)
 
 
 @posix
@@ -169,7 +172,7 @@ def publish_and_die(root, where):
     ],
 )
 def test_a_publisher_that_is_killed_leaves_a_hub(tmp_path, where, after):
-    publish(DEFAULT_MODEL, tmp_path, 1, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
     child = multiprocessing.get_context("spawn").Process(target=publish_and_die, args=(tmp_path, where))
     child.start()
     child.join(60)
@@ -178,7 +181,7 @@ def test_a_publisher_that_is_killed_leaves_a_hub(tmp_path, where, after):
     # TF Serving looks at numbers only, and finds whole versions under them.
     for folder in (tmp_path / MODEL).iterdir():
         assert folder.name.isdigit() and (folder / "saved_model.pb").is_file()
-    publish(DEFAULT_MODEL, tmp_path, 5, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path, 5, export=copy)
     assert check_hub(tmp_path) == {MODEL: [*after, 5]}
     assert not [entry for entry in os.listdir(tmp_path) if entry.startswith(".tfdfd-publish-")]
 
@@ -191,13 +194,13 @@ def test_the_first_publisher_that_is_killed_leaves_an_empty_hub(tmp_path):
     child.start()
     child.join(60)
     assert check_hub(tmp_path / "hub") == {}
-    publish(DEFAULT_MODEL, tmp_path / "hub", 2, export=copy)
+    publish(PUBLISHED_MODEL, tmp_path / "hub", 2, export=copy)
     assert check_hub(tmp_path / "hub") == {MODEL: [2]}
 
 
 def publish_as_told(root, number, told):
     try:
-        publish(DEFAULT_MODEL, root, number, export=copy)
+        publish(PUBLISHED_MODEL, root, number, export=copy)
         told.put("done")
     except HubError as error:
         told.put(str(error))
@@ -223,7 +226,7 @@ def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch
     """Nothing in the place of anything: a run's folder, the export, the hub, the layer."""
     from tfdfd.weights.store import locate
 
-    record, weights = locate(DEFAULT_MODEL)
+    record, weights = locate(PUBLISHED_MODEL)
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text("{}")
@@ -231,7 +234,7 @@ def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch
     card = record.card | {"file": "weights.safetensors", "handle": "tfdfd/meso_inception4.s1-meso-inception4"}
     (run / "weights.json").write_text(json.dumps(card))
     code, out, _ = run_tfdfd("publish", run, "--to", tmp_path / "hub", "--version", 8)
-    assert code == 0 and f"{DEFAULT_MODEL}/8: " in out
+    assert code == 0 and f"{PUBLISHED_MODEL}/8: " in out
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
     monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
     assert run_tfdfd("models", "verify", tmp_path / "hub")[0] == 0
@@ -242,8 +245,8 @@ def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch
     from tfdfd.models import build
 
     images = np.random.default_rng(0).random((2, 256, 256, 3), np.float32)
-    layer, network = tfdfd.HubLayer(DEFAULT_MODEL), build("meso_inception4", weights=DEFAULT_MODEL)
-    assert layer.handle == f"{DEFAULT_MODEL}/8"
+    layer, network = tfdfd.HubLayer(PUBLISHED_MODEL), build("meso_inception4", weights=PUBLISHED_MODEL)
+    assert layer.handle == f"{PUBLISHED_MODEL}/8"
     np.testing.assert_allclose(np.asarray(layer(images)), np.asarray(network(images, training=False)), atol=1e-6)
 
 
@@ -251,7 +254,7 @@ def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch
 
 
 def test_an_upload_to_kaggle_is_prepared_and_not_sent(tmp_path):
-    done = publish(DEFAULT_MODEL, tmp_path / "hub", 4, export=copy)
+    done = publish(PUBLISHED_MODEL, tmp_path / "hub", 4, export=copy)
     call = prepare_kaggle(done.handle, done.folder, tmp_path / "upload")
     model = json.loads((tmp_path / "upload" / "model-metadata.json").read_text("utf-8"))
     variation = json.loads((tmp_path / "upload" / "default" / "model-instance-metadata.json").read_text("utf-8"))
@@ -268,13 +271,13 @@ def test_an_upload_to_kaggle_is_prepared_and_not_sent(tmp_path):
     exec(call.replace("import kagglehub\n", ""), {"kagglehub": stand_in})
     ((handle, folder), names) = calls[0]
     assert handle == "INSERT_OWNER_SLUG_HERE/tfdfd-meso-inception4/tensorFlow2/default" and folder == str(target)
-    assert names["version_notes"] == f"{DEFAULT_MODEL}/4"
+    assert names["version_notes"] == f"{PUBLISHED_MODEL}/4"
 
 
 def test_an_upload_is_not_written_over(tmp_path):
     (tmp_path / "upload").mkdir()
     with pytest.raises(HubError, match="is there already"):
-        prepare_kaggle(publish(DEFAULT_MODEL, tmp_path / "hub", 1, export=copy).handle, EXPORTED, tmp_path / "upload")
+        prepare_kaggle(publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy).handle, EXPORTED, tmp_path / "upload")
 
 
 # The command line
@@ -286,13 +289,13 @@ def exported(monkeypatch):
 
 
 def test_the_command_says_what_to_set(run_tfdfd, exported, tmp_path):
-    code, out, _ = run_tfdfd("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")
+    code, out, _ = run_tfdfd("publish", PUBLISHED_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")
     assert code == 0 and "tfdfd/mine.v-1/1: " in out and f"TFDFD_HUB={tmp_path / 'hub'}" in out
-    assert run_tfdfd("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")[0] == 2
+    assert run_tfdfd("publish", PUBLISHED_MODEL, "--to", tmp_path / "hub", "--version", 1, "--name", "mine.v-1")[0] == 2
 
 
 def test_the_command_prepares_for_kaggle(run_tfdfd, exported, tmp_path):
-    words = ("publish", DEFAULT_MODEL, "--to", tmp_path / "hub", "--kaggle", tmp_path / "upload", "--version")
+    words = ("publish", PUBLISHED_MODEL, "--to", tmp_path / "hub", "--kaggle", tmp_path / "upload", "--version")
     code, out, _ = run_tfdfd(*words, 1)
     assert code == 0 and "kagglehub.model_upload(" in out and (tmp_path / "upload" / "model-metadata.json").is_file()
     assert run_tfdfd(*words, 2)[0] == 2
@@ -303,16 +306,16 @@ def test_verify_tells_all_some_none(run_tfdfd, tmp_path, monkeypatch):
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
     monkeypatch.delenv("TFDFD_HUB", raising=False)
     for number in (1, 2):
-        publish(DEFAULT_MODEL, tmp_path / "hub", number, export=copy)
+        publish(PUBLISHED_MODEL, tmp_path / "hub", number, export=copy)
     verify = ("models", "verify", tmp_path / "hub")
     code, out, _ = run_tfdfd(*verify)
     assert code == 0 and out.count("ok ") == 2
     (tmp_path / "hub" / MODEL / "1" / "model_card.json").write_text("{}")
     code, out, _ = run_tfdfd(*verify)
-    assert code == 3 and f"broken {DEFAULT_MODEL}/1" in out and f"ok     {DEFAULT_MODEL}/2" in out
+    assert code == 3 and f"broken {PUBLISHED_MODEL}/1" in out and f"ok     {PUBLISHED_MODEL}/2" in out
     monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
-    assert run_tfdfd("models", "verify", f"{DEFAULT_MODEL}/2")[0] == 0
-    assert run_tfdfd("models", "verify", f"{DEFAULT_MODEL}/1")[0] == 1
+    assert run_tfdfd("models", "verify", f"{PUBLISHED_MODEL}/2")[0] == 0
+    assert run_tfdfd("models", "verify", f"{PUBLISHED_MODEL}/1")[0] == 1
     shutil.rmtree(tmp_path / "hub" / MODEL / "2")
     assert run_tfdfd(*verify)[0] == 1
     assert run_tfdfd("models", "verify", tmp_path / "absent")[0] == 2
@@ -326,11 +329,11 @@ def test_verify_wants_a_card(run_tfdfd, tmp_path, monkeypatch):
         (folder / "model_card.json").write_text(json.dumps({"model": "meso4"}))
 
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
-    publish(DEFAULT_MODEL, tmp_path, 1, export=without)
+    publish(PUBLISHED_MODEL, tmp_path, 1, export=without)
     code, out, _ = run_tfdfd("models", "verify", tmp_path)
     assert code == 1 and "model_card.json is no model card" in out
 
 
 def test_the_carried_models_are_verified(run_tfdfd):
     code, out, _ = run_tfdfd("models", "verify")
-    assert code == 0 and f"ok     {DEFAULT_MODEL}/1" in out
+    assert code == 0 and f"ok     {PUBLISHED_MODEL}/1" in out

@@ -103,7 +103,7 @@ def carried(arguments):
     # First, as it may be an error, and judging takes long.
     initial = initial_weights(run["recipe"], arguments.initial_licence)
     run_card = json.loads((arguments.run / CARD).read_bytes())
-    staged, begun = stage(arguments, run_card)
+    staged, begun = stage(arguments, run_card, run["recipe"]["arguments"].get("freeze"))
     network = Judged(staged, "these")
     others = [one for one in beside(arguments) if one.record.sha256 != network.record.sha256]
     judged = judge_all(network, others, run, arguments, say)
@@ -123,7 +123,7 @@ def carried(arguments):
     return card, staged
 
 
-def stage(arguments, run_card):
+def stage(arguments, run_card, freeze=None):
     """The weights in their compact form with the beginning of their card, where they can be scored by path."""
     from safetensors.numpy import save
 
@@ -138,7 +138,7 @@ def stage(arguments, run_card):
     folder = arguments.cache / "staged" / known["sha256"][:16]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / known["file"]
-    card = begun_card(run_card, handle, known)
+    card = begun_card(run_card, handle, known, freeze)
     write_atomically(file, data)
     write_atomically(file.with_suffix(".json"), as_json(card))
     return file, card

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-DEFAULT_MODEL = "tfdfd/meso_inception4"
+DEFAULT_MODEL = "tfdfd/mobilenet_v1"
 CARRIED = Path(__file__).parent / "files"
 # Beside the package in a checkout; no wheel has it.
 LARGE = Path(__file__).parents[2] / "large_weights"

@@ -8,6 +8,7 @@ import re
 from tfdfd.recipes import list_recipes
 from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import versions
+from tools.carrying.terms import earlier_runs
 
 SCHEMA = 1
 # Of a path, or of one behind "imagenet:"; not of an address.
@@ -36,19 +37,23 @@ PROTOCOL = (
 )
 
 
-def begun_card(run_card: dict, handle: str, file: dict) -> dict:
+def begun_card(run_card: dict, handle: str, file: dict, freeze: str | None = None) -> dict:
     """The card that carried weights are scored with, before anything is known of them.
 
     Args:
         run_card: `weights.json` of the run.
         handle: of the carried weights.
         file: what is known of theirs: `file` (its name), `sha256`, `bytes`, `parameters`, `pixels`.
+        freeze: what the builder was told to freeze, so that fine-tuning trains what training did; None: nothing said.
     """
     kept = {name: run_card[name] for name in _KEPT if run_card.get(name) is not None}
     kept["threshold"] = round(kept["threshold"], 6)
     if "inconclusive_band" in kept:
         kept["inconclusive_band"] = [round(end, 6) for end in kept["inconclusive_band"]]
     kept["operating_points"] = {name: _point(point) for name, point in kept["operating_points"].items()}
+    # What of the builder's arguments says which weights are trainable is not in the run's card.
+    if freeze is not None:
+        kept["arguments"] = {**kept.get("arguments", {}), "freeze": freeze}
     known = {name: run_card[name] for name in ("licence", "training_data")}
     return {"card": SCHEMA, "handle": handle, **kept, **file, **known}
 
@@ -110,7 +115,11 @@ def finished_card(
         "limits": [*_LIMITS, *_found_limits(judged, result)],
         "recipe": plain_paths(recipe),
         "seed": recipe["seed"],
-        "commands": [train_command(recipe, faces), command],
+        "commands": [
+            *(train_command(earlier["recipe"], faces) for earlier in reversed(earlier_runs(recipe))),
+            train_command(recipe, faces),
+            command,
+        ],
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
     }

@@ -1,4 +1,4 @@
-"""Whole clips by `tfdfd.Detector`: the few deepfake videos that are at hand, and the package's own samples."""
+"""Whole clips and pictures by `tfdfd.Detector`: the few deepfakes that are at hand, and the package's own samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "tfdfd/samples"
 
 @dataclass(frozen=True)
 class Clip:
-    """A video and what it is.
+    """A video or a picture, and what it is.
 
     Attributes:
         name: in cards.
@@ -49,6 +49,25 @@ def clips_in(folder: Path) -> list[Clip]:
         for row in INDEXERS[dataset](folder / dataset).rows
         if row.status == "ok"
     ]
+
+
+def pictures_in(folder: Path) -> list[Clip]:
+    """The pictures in `real/` and `fake/` below each data set of a folder.
+
+    They are cut wider than networks are fed, and not square. So they are pictures here, in which faces are found first.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [
+        Clip(f"{dataset}/{name}/{path.name}", path, dataset, label, name)
+        for dataset in ("dfdc", "ffpp")
+        for label, name in ((REAL, "real"), (FAKE, "fake"))
+        for path in sorted((folder / dataset / name).glob("*.png"))
+    ]
+    if not found:
+        raise ValueError(f"{folder} has no pictures dfdc/real/*.png, dfdc/fake/*.png, ffpp/…; give their folder.")
+    return found
 
 
 def own_samples() -> list[Clip]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfdfd.evaluation.scoring import open_model
 from tfdfd.evaluation.training_overlap import overlap, refuse_overlap
-from tools.carrying.clips import clip_rows, clips_in, detect_clips, own_samples
+from tools.carrying.clips import clip_rows, clips_in, detect_clips, own_samples, pictures_in
 from tools.carrying.crops import BlendedCrops, StoredCrops
 from tools.carrying.failures import failure_cases, sample_failures, write_sheet
 from tools.carrying.figures import difference, figures, mean_auc
@@ -16,6 +16,7 @@ from tools.proof_scores import proof_scores
 
 SHEET = "hardest.png"
 CLIPS = "videos"
+PICTURES = "crops as pictures, faces found"
 BLENDED_TEST = "self-blended, test split"
 
 
@@ -32,7 +33,11 @@ def judge_all(network, others, run, arguments, say) -> dict:
     cache, limit = arguments.cache, arguments.limit
     networks = [network, *others]
     # Before anything that takes long: what is not there, or was trained on.
-    sets, clips = _sets(arguments), clips_in(arguments.data / "videos")
+    sets = _sets(arguments)
+    looked_at = {
+        PICTURES: pictures_in(arguments.data / "crops"),
+        CLIPS: clips_in(arguments.data / "videos"),
+    }
     opened = open_model(arguments.run)
     refuse_overlap(overlap(opened, [one.opened for one in sets]))
     del opened
@@ -42,9 +47,10 @@ def judge_all(network, others, run, arguments, say) -> dict:
     for crops in sets:
         say(f"{crops.name}: {len(crops):,} crops")
         rows[crops.name] = {one: score_rows(crops, found) for one, found in score(networks, crops, cache).items()}
-    say(f"{CLIPS}: {len(clips)} clips")
-    found = {one: detect_clips(one, clips, cache) for one in networks}
-    rows[CLIPS] = {one: clip_rows(clips, outcomes) for one, outcomes in found.items()}
+    for name, clips in looked_at.items():
+        say(f"{name}: {len(clips)}")
+        found = {one: detect_clips(one, clips, cache) for one in networks}
+        rows[name] = {one: clip_rows(clips, outcomes) for one, outcomes in found.items()}
     say("figures")
     told |= _figures(rows, sets, networks)
     told["videos"] = {one.name: [_short(outcome) for outcome in outcomes] for one, outcomes in found.items()}
@@ -89,7 +95,9 @@ def _figures(rows, sets, networks):
             else:
                 compared = difference(name, found[networks[0]], found[one], one.name)
                 told["comparisons"] += [compared] if compared else []
-    told["mean_auc"] = mean_auc(told["scores"])
+    # Each example once: crops as they are stored are the pictures again, and swaps are a set of our own making.
+    judged = (sets[0].name, PICTURES, CLIPS)
+    told["mean_auc"] = mean_auc([row for row in told["scores"] if row["set"] in judged])
     return told
 
 
