@@ -23,15 +23,15 @@ from tfdfd.weights.store import locate
 
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
 SAMPLE = files("tfdfd") / "samples/blended.mp4"
-DEFAULT = "tfdfd/meso_inception4"
+SERVED = "tfdfd/meso_inception4"
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    """The default model as `detect` runs it here."""
+    """The served model as `detect` runs it here."""
     from tfdfd.detect.scorer import Scorer
 
-    return Scorer(open_network(*locate(DEFAULT))[0])
+    return Scorer(open_network(*locate(SERVED))[0])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def without_times(document):
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["numbers", "bytes"])
 def test_the_json_is_that_of_a_local_detect(run_tfdfd, scores, face, as_bytes):
     words = ["detect", SAMPLE, face, "no/such/file.jpg", "--detector", "haar", "--frames", 8, "--json", "-", "--quiet"]
-    _, local, _ = run_tfdfd(*words)
+    _, local, _ = run_tfdfd(*words, "--model", SERVED)
     script = Script(scores)
     with grpc_server(script, as_bytes=as_bytes) as address:
         code, remote, _ = run_tfdfd(*words, "--server", address, "--model", "meso_inception4")
@@ -133,7 +133,7 @@ def test_tensorflow_is_not_imported(scores, face):
         "print({'tensorflow', 'keras', 'openvino'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     with grpc_server(Script(scores)) as address:
-        words = ["detect", face, "--detector", "haar", "--server", address, "--quiet"]
+        words = ["detect", face, "--detector", "haar", "--model", SERVED, "--server", address, "--quiet"]
         done = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "set()"), done.stderr
 
@@ -158,7 +158,7 @@ def test_a_server_that_is_away_scores_nothing_and_says_so(run_tfdfd, face, tmp_p
 def test_a_refusal_is_told_and_not_repeated(run_tfdfd, scores, face, status, told):
     script = Script(scores, [getattr(grpc.StatusCode, status)] * 3)
     with grpc_server(script) as address:
-        code, stdout, stderr = run_tfdfd("detect", face, "--server", address)
+        code, stdout, stderr = run_tfdfd("detect", face, "--model", SERVED, "--server", address)
     assert (code, stdout) == (1, "")
     assert told in stderr
     assert len(script.requests) == 1
@@ -167,7 +167,7 @@ def test_a_refusal_is_told_and_not_repeated(run_tfdfd, scores, face, status, tol
 def test_a_busy_server_is_asked_again(run_tfdfd, scores, face, tmp_path):
     script = Script(scores, [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
     with grpc_server(script) as address:
-        words = ["--detector", "haar", "--server", address, "--report", tmp_path / "a.html"]
+        words = ["--detector", "haar", "--model", SERVED, "--server", address, "--report", tmp_path / "a.html"]
         code, stdout, _ = run_tfdfd("detect", face, *words)
     assert code == 0 and "1 of 1 frames" in stdout
     assert address in (tmp_path / "a.html").read_text()
@@ -177,7 +177,7 @@ def test_a_server_that_fails_on_the_way_leaves_no_answer(run_tfdfd, scores, face
     script = Script(scores, [None, grpc.StatusCode.INTERNAL])
     with grpc_server(script) as address:
         code, stdout, stderr = run_tfdfd(
-            "detect", face, "--detector", "haar", "--server", address, "--json", tmp_path / "a.json"
+            "detect", face, "--detector", "haar", "--model", SERVED, "--server", address, "--json", tmp_path / "a.json"
         )
     assert (code, stdout) == (1, "")
     assert "INTERNAL" in stderr
@@ -214,7 +214,7 @@ def test_a_score_too_few_is_an_error():
 
 
 def card_of(tmp_path, **changes):
-    record, _ = locate(DEFAULT)
+    record, _ = locate(SERVED)
     weights = {name: record.card[name] for name in ("file", "sha256", "bytes")}
     known = {name: value for name, value in record.card.items() if name not in weights}
     path = tmp_path / "model_card.json"
@@ -268,7 +268,7 @@ def test_polarity_the_other_way_round_is_found_out(run_tfdfd, scores, scorer, fa
 
 def test_a_version_is_asked_for(scores, face):
     script = Script(scores)
-    with grpc_server(script) as address, Detector(f"{DEFAULT}/7", "haar", server=Server(address)) as detector:
+    with grpc_server(script) as address, Detector(f"{SERVED}/7", "haar", server=Server(address)) as detector:
         detector.detect(face)
     assert {request.model_spec.version.value for request in script.requests} == {7}
     assert {request.model_spec.signature_name for request in script.requests} == {"image_bytes"}

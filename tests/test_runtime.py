@@ -246,7 +246,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
 
         monkeypatch.setattr(opening, "convert", failing)
         cv2.imwrite(str(tmp_path / "crop.png"), astronaut[:256, 96:352, ::-1])
-        words = "detect", tmp_path / "crop.png", "--detector", "none", "--quiet"
+        words = "detect", tmp_path / "crop.png", "--detector", "none", "--model", DEFAULT, "--quiet"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             code, stdout, stderr = run_tfdfd(*words)
