@@ -162,6 +162,8 @@ def command_words(arguments):
     for name, value in (("--swaps", arguments.swaps), ("--handle", arguments.handle)):
         words += [name, Path(value).name if name == "--swaps" else value] if value else []
     words += ["--dtype", arguments.dtype]
+    for model in arguments.beside or []:
+        words += ["--beside", model if model.startswith(PREFIX) else Path(model).name]
     defaults = {"photographs": PHOTOGRAPHS, "licence": LICENCE, "initial_licence": None, "limit": None}
     for name, default in defaults.items():
         if getattr(arguments, name) != default:
