@@ -38,7 +38,7 @@ def resize():
 
 @pytest.fixture(scope="module")
 def detector():
-    with Detector(detector="none", runtime="tensorflow") as detector:
+    with Detector("tfdfd/meso_inception4", "none", runtime="tensorflow") as detector:
         yield detector
 
 

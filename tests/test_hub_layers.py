@@ -35,7 +35,7 @@ from PIL import Image
 crop = np.asarray(Image.open("crop.png"))[None] / np.float32(255)
 layer = hub.KerasLayer("tfdfd/meso_inception4")
 told = {"score": float(layer(crop)[0, 0]), "frozen": len(layer.trainable_weights)}
-with tfdfd.Detector(detector="none", runtime="tensorflow") as detector:
+with tfdfd.Detector("tfdfd/meso_inception4", "none", runtime="tensorflow") as detector:
     told["detect"] = detector.detect("crop.png").fake_probability
 told["features"] = list(hub.load("tfdfd/meso_inception4/1/feature_vector")(crop).shape)
 

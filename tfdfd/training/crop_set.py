@@ -51,9 +51,7 @@ class CropSet:
         self._pairs = {}
         if recipe.data == BLENDED:
             self._pairs = {
-                split: BlendedPairs(
-                    part, size, split=None, seed=recipe.seed, fakes=recipe.fakes, medium=recipe.medium
-                )
+                split: BlendedPairs(part, size, split=None, seed=recipe.seed, fakes=recipe.fakes, medium=recipe.medium)
                 for split, part in self._parts.items()
             }
         self.count = 2 * len(self._pairs[TRAIN].rows) if self._pairs else len(self._parts[TRAIN].rows)
