@@ -41,7 +41,7 @@ def server(config):
 
 @pytest.fixture(scope="module")
 def local():
-    with Detector(detector="haar", frames=6, runtime="tensorflow") as detector:
+    with Detector(f"tfdfd/{MODEL}", "haar", frames=6, runtime="tensorflow") as detector:
         outcomes = [detector.detect(path) for path in sorted(SAMPLES.glob("*.mp4"))]
         yield detector.to_json(outcomes), outcomes
 
