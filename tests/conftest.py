@@ -36,6 +36,14 @@ def astronaut():
     return astronaut()
 
 
+@pytest.fixture
+def carried_hub_only(tmp_path, monkeypatch):
+    """No hub but the carried one, and a cache of its own."""
+    for variable in ("TFDFD_HUB", "TFDFD_HUB_SHA256"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def make_video():
     """A function that writes frames to a video file with PyAV."""

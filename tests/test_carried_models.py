@@ -39,12 +39,7 @@ TOY = "tfdfd/meso4.toy"
 posix = pytest.mark.skipif(os.name != "posix", reason="kills")
 
 
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    """No hub but the carried one, and a cache of its own."""
-    for variable in ("TFDFD_HUB", "TFDFD_HUB_SHA256"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("carried_hub_only")
 
 
 # What the package carries

@@ -20,6 +20,7 @@ import numpy as np
 from tfdfd.data.blended_pairs import PHOTO, PLAIN, VARIED, VIDEO, BlendedPairs
 from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import faces_of
+from tfdfd.detect.scorer import Scorer
 from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.metrics import auc
@@ -43,26 +44,21 @@ def main(argv=None):
     names = [*SETS, *(["swapped"] if arguments.swaps else [])]
     print("| network | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for model in arguments.models:
-        networks = [open_network(*locate(part))[0] for part in model.split("+")]
-        cells = [_cell(networks, name, arguments) for name in names]
+        scorers = [Scorer(open_network(*locate(part))[0]) for part in model.split("+")]
+        cells = [_cell(scorers, name, arguments) for name in names]
         print(f"| {model} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _cell(networks, name, arguments):
+def _cell(scorers, name, arguments):
     scores = []
-    for network in networks:
-        pixels, labels, photographs = _pixels(name, network.size, arguments)
-        scores.append(_scores(network, pixels))
+    for scorer in scorers:
+        pixels, labels, photographs = _pixels(name, scorer.size, arguments)
+        scores.append(scorer(pixels))
         if arguments.flip:
-            scores.append(_scores(network, pixels[:, :, ::-1]))
+            scores.append(scorer(pixels[:, :, ::-1]))
     scores = np.mean(scores, axis=0)
     low, high = bootstrap_interval(auc, labels, scores, photographs)
     return f"{auc(labels, scores):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _scores(network, pixels):
-    batch = network.batch_sizes[-1]
-    return np.concatenate([network(pixels[start : start + batch]) for start in range(0, len(pixels), batch)])
 
 
 def _pixels(name, size, arguments):

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 
 from tfdfd.data.h264 import filmed
+from tfdfd.data.self_blended import recompress
 
 Condition = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _jpeg(image, rng, quality):
-    _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    return recompress(image, quality)
 
 
 def _blur(image, rng, sigma):

@@ -44,9 +44,11 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
         told = {"what": f"ImageNet features for keras.applications.{spec(recipe['network']).imagenet}"}
         file = weights.removeprefix(IMAGENET)
         return told | {"licence": licence} | ({"file": Path(file).name} if file != weights else {})
-    for earlier in earlier_runs(recipe)[:1]:
-        told = initial_weights(earlier["recipe"], licence)
-        return told and {**told, "what": f"{told['what']}, by way of {earlier['recipe']['name']}"}
+    earlier = earlier_runs(recipe)
+    if earlier:
+        before = earlier[0]["recipe"]
+        told = initial_weights(before, licence)
+        return told and told | {"what": f"{told['what']}, by way of {before['name']}"}
     record, _ = locate(weights)
     told = {"what": record.handle, "licence": record.licence, "sha256": record.sha256}
     return told | ({"notice": MESONET_NOTICE} if record.layout == _MESONET_LAYOUT else {})
@@ -54,9 +56,11 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
 
 def earlier_runs(recipe: dict) -> list[dict]:
     """`run.json` of the run whose weights a run began with, then of the one before it, and so on."""
-    weights = recipe["weights"]
-    for folder in (Path(weights or ""), Path(weights or "").parent):
-        if weights and (folder / "run.json").is_file():
+    if recipe["weights"] is None:
+        return []
+    path = Path(recipe["weights"])
+    for folder in (path, path.parent):
+        if (folder / "run.json").is_file():
             run = finished_run(folder)
             return [run, *earlier_runs(run["recipe"])]
     return []
