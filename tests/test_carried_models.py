@@ -25,7 +25,7 @@ from tfdfd.hub.publishing import publish
 from tfdfd.models import build, load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.weights import records, store
-from tfdfd.weights.records import CARRIED, LARGE, MAX_CARRIED_BYTES, folder_for, list_records
+from tfdfd.weights.records import CARRIED, LARGE, MAX_CARRIED_BYTES, folder_for, is_large, list_records
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
 
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("carried_hub_only")
 
 
 HANDLES = [
-    pytest.param(handle, marks=pytest.mark.slow if record.bytes > MAX_CARRIED_BYTES else ())
+    pytest.param(handle, marks=pytest.mark.slow if is_large(record.card) else ())
     for handle, record in list_records().items()
     if record.carried
 ]
@@ -72,7 +72,7 @@ def test_a_carried_network_answers_as_its_card_says_and_is_tuned(handle):
 def test_each_card_has_its_file_where_it_belongs():
     for path in CARRIED.glob("*.json"):
         card = json.loads(path.read_text("utf-8"))
-        file = folder_for(card["bytes"]) / card["file"]
+        file = folder_for(card) / card["file"]
         assert file.is_file(), f"{path.name} is the card of {card['file']}, which belongs into {file.parent}"
         assert (file.stat().st_size, path.stem) == (card["bytes"], Path(card["file"]).stem)
     known = {record.file for record in list_records().values() if record.carried}
@@ -384,7 +384,9 @@ def test_large_weights_that_are_not_here_say_what_to_do(package, made, run_tfdfd
 
 
 def test_folders_by_size():
-    assert folder_for(MAX_CARRIED_BYTES) == CARRIED and folder_for(MAX_CARRIED_BYTES + 1) == LARGE
+    assert folder_for({"bytes": MAX_CARRIED_BYTES}) == CARRIED
+    assert folder_for({"bytes": MAX_CARRIED_BYTES + 1}) == LARGE
+    assert folder_for({"bytes": 1, "members": {"reseption_v1": {}}}) == LARGE
 
 
 # The command line, and the server

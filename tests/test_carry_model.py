@@ -15,7 +15,7 @@ from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.weights import records
-from tfdfd.weights.records import CARRIED
+from tfdfd.weights.records import CARRIED, list_records
 from tools import carry_model, models_table
 from tools.carrying import scoring
 from tools.carrying.card import ended_short, plain_paths, train_command
@@ -208,6 +208,12 @@ def test_terms_of_what_a_run_began_with(data):
     told = initial_weights(recipe)
     assert (told["what"], told["licence"]) == ("tfdfd/meso_inception4.df", "Apache-2.0")
     assert "Copyright 2018, Darius Afchar" in told["notice"]
+    # Of what a network was slimmed of, and of what an ensemble is built on, the same holds.
+    slimmed = recipe | {"weights": "slim:tfdfd/meso4"}
+    ensemble = recipe | {"weights": None, "members": ["tfdfd/meso4", "tfdfd/mobilenet_v1"]}
+    licence = list_records()["tfdfd/meso4"].licence
+    assert initial_weights(slimmed) == initial_weights(recipe | {"weights": "tfdfd/meso4"})
+    assert initial_weights(ensemble) == {"what": "tfdfd/meso4 and tfdfd/mobilenet_v1", "licence": licence}
 
 
 # The whole way -------------------------------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.models import spec
 from tfdfd.training.run_folder import CARD, finished_run
 from tfdfd.weights.compact import FORMS, compact
-from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.loading import arrays_of_members, read_safetensors
 from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, folder_for
 from tfdfd.weights.store import PREFIX, cache_folder, locate
 
@@ -44,7 +46,7 @@ def main(argv=None):
     finally:
         if lock is not None:
             os.close(lock)
-    weights, cards = (arguments.out or folder for folder in (folder_for(card["bytes"]), CARRIED))
+    weights, cards = (arguments.out or folder for folder in (folder_for(card), CARRIED))
     for folder in (weights, cards):
         folder.mkdir(parents=True, exist_ok=True)
     # The weights first: a card whose weights are not there is an error for whoever lists what is carried.
@@ -131,17 +133,34 @@ def stage(arguments, run_card, freeze=None):
 
     handle = arguments.handle or f"{PREFIX}{run_card['model']}"
     arrays = read_safetensors(locate(arguments.run)[1])
-    data = save(compact(arrays, arguments.dtype))
+    own, members = without_members(arrays, finished_run(arguments.run)["result"].get("members", {}))
+    data = save(compact(own, arguments.dtype))
     known = {"file": f"{handle.removeprefix(PREFIX)}.safetensors", "bytes": len(data)}
     known |= {"sha256": hashlib.sha256(data).hexdigest(), "parameters": sum(each.size for each in arrays.values())}
     known["pixels"] = (run_card.get("input_shape") or spec(run_card["model"]).input_shape)[0]
     folder = arguments.cache / "staged" / known["sha256"][:16]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / known["file"]
+    if members:
+        known["members"] = members
     card = begun_card(run_card, handle, known, freeze)
     write_atomically(file, data)
     write_atomically(file.with_suffix(".json"), as_json(card))
     return file, card
+
+
+def without_members(arrays, members):
+    """What an ensemble learnt on top of its members, and those of them that it has inside.
+
+    Raises:
+        ValueError: a member has no handle that its weights are carried under, or the ensemble changed it.
+    """
+    inside = {name: told for name, told in members.items() if any(key.startswith(f"{name}/") for key in arrays)}
+    theirs = arrays_of_members(inside)
+    changed = [key for key, values in theirs.items() if not np.array_equal(arrays.get(key), values)]
+    if changed:
+        raise ValueError(f"the run has other values for {changed[0]} than its members, which it was to leave alone.")
+    return {key: values for key, values in arrays.items() if key not in theirs}, inside
 
 
 def beside(arguments):

@@ -10,6 +10,7 @@ from tfdfd.training.recipe import BLENDED, Recipe
 
 _TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 _NOISE = ("mobilenet_v2", "vgg16", "resnet50v2")
+_ENSEMBLE = "reseption_ensemble"
 
 
 def _arguments(network):
@@ -30,7 +31,9 @@ RECIPES = [
         data=BLENDED,
         augment=None,
         batch_size=32,
-        epochs=20,
+        procedure="ensemble" if network == _ENSEMBLE else "fit",
+        # Of an ensemble only the dense layers train.
+        epochs=5 if network == _ENSEMBLE else 20,
         optimizer="adam",
         learning_rate=1e-3 if known.imagenet is None else 3e-4,
         schedule="cosine",
@@ -38,5 +41,4 @@ RECIPES = [
         monitor="val_auc",
     )
     for network, known in MODELS.items()
-    if network != "reseption_ensemble"
 ]

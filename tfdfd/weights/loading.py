@@ -10,10 +10,12 @@ import keras
 import numpy as np
 
 from tfdfd.weights.compact import expand
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.records import WeightRecord, find_record
 from tfdfd.weights.saving import named_weights
+from tfdfd.weights.store import locate
 
 HEAD = "fake_probability"
+_SAFETENSORS = "safetensors"
 
 
 def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
@@ -25,7 +27,12 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     if record.layout not in _LOADERS:
         known = ", ".join(_LOADERS)
         raise ValueError(f"unknown layout {record.layout!r} in the record of {record.handle}; expected one of {known}.")
-    _LOADERS[record.layout](model, path)
+    if record.members:
+        if record.layout != _SAFETENSORS:
+            raise ValueError(f"{record.handle} has members, which files of the layout {record.layout!r} cannot be of.")
+        load_safetensors(model, path, arrays_of_members(record.members))
+    else:
+        _LOADERS[record.layout](model, path)
     if record.polarity == "real=1":
         # sigmoid(-z) = 1 - sigmoid(z): the same network then says P(fake).
         head = model.get_layer(HEAD)
@@ -72,13 +79,18 @@ def _nan_like(values):
     return np.full_like(values, np.nan) if np.issubdtype(values.dtype, np.floating) else values
 
 
-def load_safetensors(model: keras.Model, path: Path) -> None:
+def load_safetensors(model: keras.Model, path: Path, besides: dict[str, np.ndarray] | None = None) -> None:
     """Fills `model` from a file of `tfdfd.weights.saving.save_weights`, of any form.
+
+    Args:
+        model: a network of ours.
+        path: of the file.
+        besides: arrays by name that the file lacks, such as those of members.
 
     Raises:
         ValueError: its names or shapes are others, or its compact arrays are of no use.
     """
-    stored = expand(read_safetensors(path), str(path))
+    stored = {**(besides or {}), **expand(read_safetensors(path), str(path))}
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
         absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
@@ -89,6 +101,30 @@ def load_safetensors(model: keras.Model, path: Path) -> None:
             raise ValueError(f"{path} does not fit the network {model.name}: {name} has the shape {shapes}.")
     for name, weight in wanted.items():
         weight.assign(stored[name])
+
+
+def arrays_of_members(members: dict) -> dict[str, np.ndarray]:
+    """The bodies that an ensemble is built on, as its own file would have them: `<member>/<layer>/<weight>`.
+
+    Args:
+        members: by name, `{handle, sha256}` of weights known by a handle.
+
+    Raises:
+        ValueError: a handle is unknown, its weights are absent, or other ones than the ensemble was built on.
+    """
+    found = {}
+    for name, told in members.items():
+        # By its handle only: a card may come from anywhere, and names no files of this machine.
+        find_record(told["handle"])
+        record, path = locate(told["handle"])
+        if record.sha256 != told["sha256"] or record.layout != _SAFETENSORS:
+            raise ValueError(
+                f"the ensemble was built on weights of {told['handle']} with the sha256 {told['sha256']}; here they "
+                f"have {record.sha256}: take the weights of both from one version of tfdfd."
+            )
+        arrays = expand(read_safetensors(path), str(path))
+        found |= {f"{name}/{key}": values for key, values in arrays.items() if not key.startswith(f"{HEAD}/")}
+    return found
 
 
 def _load_keras(model, path):
@@ -132,7 +168,7 @@ def _load_mesonet(model, path):
         layer.set_weights(values)
 
 
-_LOADERS = {"safetensors": load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
+_LOADERS = {_SAFETENSORS: load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
 
 
 def _creation_order(layer):

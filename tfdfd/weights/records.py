@@ -16,6 +16,8 @@ CARRIED = Path(__file__).parent / "files"
 LARGE = Path(__file__).parents[2] / "large_weights"
 # A file above this is a large one.
 MAX_CARRIED_BYTES = 4_000_000
+# Of each member of an ensemble.
+_TOLD = ("handle", "sha256")
 
 _MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
 _MESONET_CARD = {
@@ -55,6 +57,8 @@ class WeightRecord:
         arguments: of the network's builder, where they are not its defaults.
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
         carried: whether the package holds the file, or the checkout around it does.
+        members: of an ensemble whose file has only what was trained on top of them: by name in the network, `{handle,
+            sha256}` of the carried weights that are the rest of it.
         card: the whole model card: protocol, scores, operating points, limits.
     """
 
@@ -73,6 +77,7 @@ class WeightRecord:
     arguments: dict = field(default_factory=dict, compare=False)
     url: str | None = None
     carried: bool = False
+    members: dict = field(default_factory=dict, compare=False)
     card: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -98,7 +103,7 @@ class WeightRecord:
         values = {name: card[name] for name in names}
         by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
-        values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
+        values |= {"arguments": _arguments(card), "input_shape": _shape(card), "members": _members(card)}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
 
 
@@ -107,6 +112,16 @@ def _arguments(card):
     if not isinstance(arguments, dict):
         raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r}.")
     return arguments
+
+
+def _members(card):
+    members = card.get("members", {})
+    told = list(members.values()) if isinstance(members, dict) else [None]
+    if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in _TOLD) for one in told):
+        raise ValueError(
+            f"members must be, by name, handle and sha256 of what the network is built on; received {members!r}."
+        )
+    return members
 
 
 def _shape(card):
@@ -127,8 +142,14 @@ def list_records() -> dict[str, WeightRecord]:
     """All known sets by handle: those with a card in the package first."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
     ours = [WeightRecord.from_card(card) for card in cards]
-    ours = [replace(record, carried=carried_file(record.file) is not None) for record in ours]
+    there = {record.handle for record in ours if carried_file(record.file) is not None}
+    ours = [replace(record, carried=there >= {record.handle, *handles_of_members(record)}) for record in ours]
     return {record.handle: record for record in [*ours, *_published()]}
+
+
+def handles_of_members(record: WeightRecord) -> list[str]:
+    """Of the carried weights that a record is built on; none for all but ensembles."""
+    return [told["handle"] for told in record.members.values()]
 
 
 def carried_file(name: str) -> Path | None:
@@ -136,9 +157,14 @@ def carried_file(name: str) -> Path | None:
     return next((folder / name for folder in (CARRIED, LARGE) if (folder / name).is_file()), None)
 
 
-def folder_for(size: int) -> Path:
-    """Where a file of weights of so many bytes is to be carried; its card goes into `CARRIED` all the same."""
-    return CARRIED if size <= MAX_CARRIED_BYTES else LARGE
+def folder_for(card: dict) -> Path:
+    """Where the file of weights of a card is to be carried; the card goes into `CARRIED` all the same."""
+    return LARGE if is_large(card) else CARRIED
+
+
+def is_large(card: dict) -> bool:
+    """Whether only a checkout has the weights of a card: for their bytes, or for those of members of an ensemble."""
+    return card["bytes"] > MAX_CARRIED_BYTES or bool(card.get("members"))
 
 
 def find_record(handle: str) -> WeightRecord:

@@ -12,10 +12,10 @@ from pathlib import Path
 from tfdfd.files import write_atomically
 from tfdfd.weights.records import (
     LARGE,
-    MAX_CARRIED_BYTES,
     WeightRecord,
     carried_file,
     find_record,
+    is_large,
     list_records,
 )
 
@@ -152,9 +152,10 @@ def how_to_get(record: WeightRecord) -> str:
     """In words: what to do about weights that are not on this machine."""
     if record.url:
         return f"run 'tfdfd models pull {record.handle}', or give the file: --model PATH/{record.file}"
-    if record.bytes > MAX_CARRIED_BYTES:
+    if is_large(record.card):
+        size = f"at {record.bytes / 1e6:.1f} MB" + " on top of its members" * bool(record.members)
         return (
-            f"at {record.bytes / 1e6:.1f} MB they are not in the wheel: use a checkout of tfdfd, which has them in "
+            f"{size} they are not in the wheel: use a checkout of tfdfd, which has them in "
             f"{LARGE.name}/, set TFDFD_HUB to a hub that has {record.handle}, or give the file: "
             f"--model PATH/{record.file}"
         )
@@ -163,11 +164,10 @@ def how_to_get(record: WeightRecord) -> str:
 
 def where(record: WeightRecord) -> str:
     """In words: whether the weights of a record can be used at once, or how."""
-    found = carried_file(record.file)
-    if found is not None:
-        return f"in the checkout ({LARGE.name}/)" if found.parent == LARGE else "in the package"
+    if record.carried:
+        return "in the package" if carried_file(record.file).parent != LARGE else f"in the checkout ({LARGE.name}/)"
     if (cache_folder() / record.file).is_file():
         return "in the cache"
     if record.url:
         return f"tfdfd models pull {record.handle}"
-    return "not in the wheel, see 'show'" if record.bytes > MAX_CARRIED_BYTES else "to be given as a file"
+    return "not in the wheel, see 'show'" if is_large(record.card) else "to be given as a file"

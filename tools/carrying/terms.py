@@ -7,6 +7,7 @@ from pathlib import Path
 from tfdfd.models import spec
 from tfdfd.training.run_folder import finished_run
 from tfdfd.weights.imagenet import PREFIX as IMAGENET
+from tfdfd.weights.slimming import PREFIX as SLIM
 from tfdfd.weights.store import locate
 
 # The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
@@ -32,9 +33,9 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
     Raises:
         ValueError: the weights it names are not to be found, or no licence is given for ImageNet's.
     """
-    weights = recipe["weights"]
-    if weights is None:
-        return None
+    if recipe["weights"] is None:
+        return _members(recipe)
+    weights = recipe["weights"].removeprefix(SLIM)
     if weights == "imagenet" or weights.startswith(IMAGENET):
         if not licence:
             raise ValueError(
@@ -58,9 +59,18 @@ def earlier_runs(recipe: dict) -> list[dict]:
     """`run.json` of the run whose weights a run began with, then of the one before it, and so on."""
     if recipe["weights"] is None:
         return []
-    path = Path(recipe["weights"])
+    path = Path(recipe["weights"].removeprefix(SLIM))
     for folder in (path, path.parent):
         if (folder / "run.json").is_file():
             run = finished_run(folder)
             return [run, *earlier_runs(run["recipe"])]
     return []
+
+
+def _members(recipe):
+    """What networks a run was built on, with the terms of all; None where it was built on none."""
+    records = [locate(member)[0] for member in recipe.get("members", ())]
+    if not records:
+        return None
+    licences = dict.fromkeys(record.licence for record in records)
+    return {"what": " and ".join(record.handle for record in records), "licence": "; ".join(licences)}
