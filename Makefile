@@ -29,7 +29,7 @@ lint: $(STAMP)-test
 
 # Two files at a time: most tests keep one core busy.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 25
 
 test-slow: $(STAMP)-test
 	$(BIN)/python -m pytest
