@@ -97,11 +97,10 @@ def _is_slimmed(recipe):
 
 
 def _fit(recipe, crops, run, report):
-    card = _built_on(recipe)
     model = _begun(recipe, (crops.size, crops.size, 3), report)
     place = fit(model, recipe, crops, run, report)
     told = {"epochs": place.epoch, "best_epoch": place.best_epoch}
-    return finish(model, recipe, crops, run, told, card=card)
+    return finish(model, recipe, crops, run, told, card=run.more)
 
 
 def _begun(recipe, shape, report):

@@ -45,6 +45,7 @@ class RunFolder:
 
     Attributes:
         path: of the folder.
+        more: as given.
         result: of a finished run, else None.
 
     Use as a context manager: it keeps other runs out of the folder.
@@ -64,13 +65,14 @@ class RunFolder:
         work: str = "tfdfd train",
     ):
         self.path = Path(folder)
+        self.more = more or {}
         self._settings = {
             "schema": SCHEMA,
             "tfdfd": __version__,
             "recipe": recipe.settings(),
             "data": data,
             "backend": backend,
-        } | (more or {})
+        } | self.more
         self._lock = locked_folder(self.path, work)
         try:
             self.result = self._open()
