@@ -14,13 +14,14 @@ import pytest
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
 from tfdfd.metrics.scores import ScoreRow
+from tfdfd.recipes import find_recipe
 from tfdfd.weights import records
 from tfdfd.weights.records import CARRIED, list_records
 from tools import carry_model, models_table
 from tools.carrying import scoring
 from tools.carrying.card import ended_short, plain_paths, train_command
 from tools.carrying.figures import difference, figures, mean_auc
-from tools.carrying.terms import initial_weights
+from tools.carrying.terms import initial_weights, runs_behind
 
 SCHEMA = json.loads(Path(records.__file__).with_name("card.schema.json").read_text("utf-8"))
 # Of the weights whose figures were made before there was a schema; they are on their way out.
@@ -179,8 +180,6 @@ def test_what_was_scored_once_is_not_scored_again(tmp_path):
 
 
 def test_the_command_of_a_run_is_that_of_its_recipe():
-    from tfdfd.recipes import find_recipe
-
     recipe = find_recipe("sbi-mobilenet-v1")
     assert train_command(recipe.settings(), "split.csv") == "tfdfd train sbi-mobilenet-v1 --data split.csv -o RUN"
     file = "imagenet:/home/somebody/../data/mobilenet.weights.h5"
@@ -188,6 +187,28 @@ def test_the_command_of_a_run_is_that_of_its_recipe():
     words = train_command(other.settings(), "split.csv").split(" --set ")
     assert words[1:] == ["arguments.alpha=0.25", "weights=imagenet:mobilenet.weights.h5", "epochs=7"]
     assert recipe.changed(words[1:]).settings() == plain_paths(other.settings())
+
+
+def test_a_run_is_told_with_those_that_it_is_built_on(tmp_path):
+    plain = find_recipe("sbi-meso4").settings()
+
+    def run(name, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        told = {"recipe": plain | settings, "data": {}, "result": {"epochs": 1}}
+        (folder / "run.json").write_text(json.dumps(told))
+        return str(folder)
+
+    first = run("first")
+    teacher = run("teacher", weights=f"{first}/weights.safetensors")
+    whole = run("whole", teacher=teacher)
+    slimmed = plain | {"teacher": teacher, "weights": f"slim:{whole}"}
+    assert [folder.name for folder in runs_behind(slimmed)] == ["first", "teacher", "whole"]
+    assert [folder.name for folder in runs_behind(slimmed | {"teacher": None})] == ["first", "teacher", "whole"]
+    assert list(runs_behind(slimmed | {"teacher": None, "weights": "tfdfd/meso4"})) == []
+    told = train_command(plain | {"weights": f"{first}/weights.safetensors"}, "split.csv", "teacher")
+    assert told == "tfdfd train sbi-meso4 --data split.csv -o teacher --set weights=first/weights.safetensors"
+    assert plain_paths({"weights": f"slim:{whole}"}) == {"weights": "slim:whole"}
 
 
 def test_a_run_whose_last_epoch_was_best_ended_short():
@@ -270,7 +291,6 @@ def make_run(folder, faces):
     import keras
 
     from tfdfd.models import build
-    from tfdfd.recipes import find_recipe
     from tfdfd.training.crop_set import CropSet
     from tfdfd.training.finishing import finish
     from tfdfd.training.run_folder import RunFolder

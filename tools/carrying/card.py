@@ -8,11 +8,12 @@ import re
 from tfdfd.recipes import list_recipes
 from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import versions
-from tools.carrying.terms import earlier_runs
+from tfdfd.weights.store import TRAINED
+from tools.carrying.terms import runs_behind
 
 SCHEMA = 1
-# Of a path, or of one behind "imagenet:"; not of an address.
-_FOLDERS = re.compile(r"(^|(?<=:))(/(?!/)|\.{1,2}/).*/(?=[^/]+$)")
+# Of a path, or of one behind "imagenet:"; not of an address. Weights of a run are named with its folder.
+_FOLDERS = re.compile(rf"(^|(?<=:))(/(?!/)|\.{{1,2}}/).*/(?=(?!{re.escape(TRAINED)}$)[^/]+(/{re.escape(TRAINED)})?$)")
 # What of the run's own card holds for the carried weights.
 _KEPT = (
     "model", "arguments", "input_shape", "polarity", "threshold", "inconclusive_band", "inconclusive_rule",
@@ -119,7 +120,7 @@ def finished_card(
         "recipe": plain_paths(recipe),
         "seed": recipe["seed"],
         "commands": [
-            *(train_command(earlier["recipe"], faces) for earlier in reversed(earlier_runs(recipe))),
+            *(train_command(each["recipe"], faces, folder.name) for folder, each in runs_behind(recipe).items()),
             train_command(recipe, faces),
             command,
         ],
@@ -140,7 +141,7 @@ def ended_short(result: dict) -> bool:
     return result.get("best_epoch") is not None and result["best_epoch"] == result["epochs"] - 1
 
 
-def train_command(recipe: dict, faces: str) -> str:
+def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:
     """The `tfdfd train` that a recipe's settings are of."""
     known = list_recipes().get(recipe["name"])
     before = known.settings() if known else {}
@@ -152,7 +153,7 @@ def train_command(recipe: dict, faces: str) -> str:
         elif key not in ("name", "source", "expected", "network") and before.get(key) != value:
             text = ",".join(value) if isinstance(value, list) else str(value).lower() if value is None else str(value)
             changed.append(f"{key}={text}")
-    return " ".join([f"tfdfd train {recipe['name']} --data {faces} -o RUN", *(f"--set {each}" for each in changed)])
+    return " ".join([f"tfdfd train {recipe['name']} --data {faces} -o {run}", *(f"--set {each}" for each in changed)])
 
 
 def plain_paths(told):

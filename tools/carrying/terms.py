@@ -8,7 +8,7 @@ from tfdfd.models import spec
 from tfdfd.training.run_folder import finished_run
 from tfdfd.weights.imagenet import PREFIX as IMAGENET
 from tfdfd.weights.slimming import PREFIX as SLIM
-from tfdfd.weights.store import locate
+from tfdfd.weights.store import RUN, locate
 
 # The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
 MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
@@ -45,9 +45,9 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
         told = {"what": f"ImageNet features for keras.applications.{spec(recipe['network']).imagenet}"}
         file = weights.removeprefix(IMAGENET)
         return told | {"licence": licence} | ({"file": Path(file).name} if file != weights else {})
-    earlier = earlier_runs(recipe)
-    if earlier:
-        before = earlier[0]["recipe"]
+    folder = _run_of(weights)
+    if folder:
+        before = finished_run(folder)["recipe"]
         told = initial_weights(before, licence)
         return told and told | {"what": f"{told['what']}, by way of {before['name']}"}
     record, _ = locate(weights)
@@ -55,16 +55,21 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
     return told | ({"notice": MESONET_NOTICE} if record.layout == _MESONET_LAYOUT else {})
 
 
-def earlier_runs(recipe: dict) -> list[dict]:
-    """`run.json` of the run whose weights a run began with, then of the one before it, and so on."""
-    if recipe["weights"] is None:
-        return []
-    path = Path(recipe["weights"].removeprefix(SLIM))
-    for folder in (path, path.parent):
-        if (folder / "run.json").is_file():
+def runs_behind(recipe: dict) -> dict[Path, dict]:
+    """`run.json` by folder of the runs that a run is built on: its teacher, what it began with, its members. Each
+    stands behind those that it is built on itself."""
+    found = {}
+    for model in (recipe.get("teacher"), recipe["weights"], *recipe.get("members", ())):
+        folder = _run_of(model.removeprefix(SLIM)) if model else None
+        if folder and folder not in found:
             run = finished_run(folder)
-            return [run, *earlier_runs(run["recipe"])]
-    return []
+            found = {**found, **runs_behind(run["recipe"]), folder: run}
+    return found
+
+
+def _run_of(model):
+    path = Path(model).resolve()
+    return next((folder for folder in (path, path.parent) if (folder / RUN).is_file()), None)
 
 
 def _members(recipe):
