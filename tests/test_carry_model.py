@@ -20,6 +20,7 @@ from tfdfd.weights.records import CARRIED, list_records
 from tools import carry_model, models_table
 from tools.carrying import scoring
 from tools.carrying.card import ended_short, plain_paths, train_command
+from tools.carrying.crops import video_of
 from tools.carrying.figures import difference, figures, mean_auc
 from tools.carrying.terms import initial_weights, runs_behind
 
@@ -111,6 +112,20 @@ def test_one_real_example_has_no_interval_and_a_reason(few_draws):
     row, _, _ = figures("crops", "these", rows_of([0, 1, 1, 1], [0.1, 0.4, 0.6, 0.9]), 0.5, note="few")
     assert (row["auc"], row["auc_ci95"], row["majority_baseline"]) == (1, None, 0.75)
     assert row["note"].startswith("few; ") and "one video or source" in row["note"]
+
+
+def test_crops_of_one_video_are_drawn_together(few_draws):
+    labels, scores = [0, 0, 0, 1, 1, 1], [0.1, 0.4, 0.2, 0.6, 0.3, 0.9]
+    names = [f"real/v{label}-{number:03d}-00.png" for number, label in enumerate(labels)]
+    rows = [replace(row, source_id=(video_of(name),)) for row, name in zip(rows_of(labels, scores), names, strict=True)]
+    row, _, _ = figures("crops", "these", rows, 0.5)
+    assert row["auc"] == pytest.approx(8 / 9, abs=1e-4) and row["auc_ci95"] is None
+    assert "of one video or source" in row["note"]
+    assert difference("crops", rows, rows, "another") is None
+    rows = [replace(row, source_id=(f"{row.source_id[0]}-{number % 2}",)) for number, row in enumerate(rows)]
+    assert figures("crops", "these", rows, 0.5)[0]["auc_ci95"] is not None
+    assert difference("crops", rows, rows, "another")["p_delong"] is None
+    assert video_of("FaceSwap__029_048__200.png") == "FaceSwap__029_048__200"
 
 
 def test_the_better_of_two_is_the_better_one(few_draws):

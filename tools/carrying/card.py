@@ -29,15 +29,15 @@ _LIMITS = (
 )
 PROTOCOL = (
     "Photographs are split by file, look-alikes together; UTKFace names no identities, so one person in different "
-    "pictures may be in several parts. Epoch, calibration, thresholds and the inconclusive band come from validation; "
-    "test split, crops and clips were scored afterwards, with the weights as they are carried. Blended sets: one real "
-    "crop and one self-blended fake of each photograph, both degraded alike. Crops as they are stored are scaled to "
-    "the network's size; pictures and clips are scored by tfdfd.Detector (MTCNN, crops of 1.3 times the box, 32 "
+    "pictures may be in several parts. Epoch, calibration, thresholds and the inconclusive band come from validation;"
+    " test split, crops and clips were scored afterwards, with the weights as they are carried. Blended sets: one "
+    "real crop and one self-blended fake of each photograph, both degraded alike. Crops as they are stored are scaled"
+    " to the network's size; pictures and clips are scored by tfdfd.Detector (MTCNN, crops of 1.3 times the box, 32 "
     "frames). mean_auc is over test split, pictures and clips: what is stored as crops there is cut about twice as "
     "wide as networks are fed, which was seen only after a network had been scored on it. Intervals: 95 % percentile "
-    "bootstrap, 2,000 draws, seed 0, over photographs with their fakes, over single crops, or over clips; none where "
-    "a class has one example. Weights beside these were scored in the same run on the same images, each at its own "
-    "threshold."
+    "bootstrap, 2,000 draws, seed 0, over photographs with their fakes, or over the videos that crops and pictures "
+    "are of (clips of one original together); none where a class is of one video. Weights beside these were scored in"
+    " the same run on the same images, each at its own threshold."
 )
 
 

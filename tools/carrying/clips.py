@@ -13,6 +13,7 @@ from tfdfd.data.tables import FAKE, ORIGINAL, REAL
 from tfdfd.detect.detector import Detector
 from tfdfd.files import write_atomically
 from tfdfd.metrics.scores import ScoreRow
+from tools.carrying.crops import video_of
 from tools.carrying.scoring import Judged
 
 SAMPLES = Path(__file__).resolve().parents[2] / "tfdfd/samples"
@@ -28,6 +29,7 @@ class Clip:
         dataset: `dfdc`, `ffpp` or `samples`.
         label: 0 real, 1 fake.
         method: `original`, or the manipulation.
+        sources: what it shows, or was made of; clips that share one are drawn together.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Clip:
     dataset: str
     label: int
     method: str
+    sources: tuple[str, ...] = ()
 
 
 def clips_in(folder: Path) -> list[Clip]:
@@ -44,7 +47,7 @@ def clips_in(folder: Path) -> list[Clip]:
         ValueError: a folder is not laid out like its data set.
     """
     return [
-        Clip(f"{dataset}/{row.path}", folder / dataset / row.path, dataset, row.label, row.method)
+        Clip(f"{dataset}/{row.path}", folder / dataset / row.path, dataset, row.label, row.method, row.source_id)
         for dataset in ("dfdc", "ffpp")
         for row in INDEXERS[dataset](folder / dataset).rows
         if row.status == "ok"
@@ -60,7 +63,7 @@ def pictures_in(folder: Path) -> list[Clip]:
         ValueError: there are none.
     """
     found = [
-        Clip(f"{dataset}/{name}/{path.name}", path, dataset, label, name)
+        Clip(f"{dataset}/{name}/{path.name}", path, dataset, label, name, (video_of(path.name),))
         for dataset in ("dfdc", "ffpp")
         for label, name in ((REAL, "real"), (FAKE, "fake"))
         for path in sorted((folder / dataset / name).glob("*.png"))
@@ -97,7 +100,7 @@ def clip_rows(clips: Sequence[Clip], found: Sequence[dict]) -> list[ScoreRow]:
     """Rows for `tfdfd.metrics`: a clip counts as one example, with the score of the whole clip."""
     return [
         ScoreRow(
-            clip.name, clip.dataset, clip.name, 0, 0, clip.label, clip.method, (), None, None,
+            clip.name, clip.dataset, clip.name, 0, 0, clip.label, clip.method, clip.sources, None, None,
             one["fake_probability"], one["status"],
         )
         for clip, one in zip(clips, found, strict=True)

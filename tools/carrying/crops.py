@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -24,6 +25,21 @@ from tfdfd.training.crop_set import limited
 _BATCH = 64
 # Of a set that is opened for its rows alone.
 _ANY_SIZE = 32
+_FRAME_AND_FACE = re.compile(r"-\d+-\d+$")
+
+
+def photograph_of(row) -> str:
+    """The one photograph that a crop shows or was made of (video `NAME`, or `NAME#method`).
+
+    By whose face was swapped into which, all photographs would hang together, and leave a bootstrap little to draw.
+    """
+    return row.video.partition("#")[0]
+
+
+def video_of(file: str) -> str:
+    """The video that a crop of the data folder was cut from, by its name: DFDC's are `VIDEO-FRAME-FACE.png`, and of
+    FaceForensics++ there is one of each."""
+    return _FRAME_AND_FACE.sub("", PurePosixPath(file).stem)
 
 
 class StoredCrops:
@@ -34,14 +50,22 @@ class StoredCrops:
         where: a face set, or a folder with `real/` and `fake/`.
         split: which crops; None takes all.
         limit: at most so many.
+        source_of: a row to the name of what it is drawn with.
 
     Attributes:
         opened: the set with its rows.
         key: digest by which scores of it are known again.
     """
 
-    def __init__(self, name: str, where: str, split: str | None = None, limit: int | None = None):
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        where: str,
+        split: str | None = None,
+        limit: int | None = None,
+        source_of: Callable = photograph_of,
+    ):
+        self.name, self.source_of = name, source_of
         self.opened: JudgedSet = open_set(where, split, _ANY_SIZE)
         self.opened.rows = tuple(limited(self.opened.rows, limit, 0))
         self.key = _digest(self.opened, _code(crop, crop_pixels))
@@ -76,7 +100,7 @@ class BlendedCrops:
         real = [row for row in part.rows if row.label == REAL]
         self._faces = Faces(part.root, tuple(limited(real, limit, seed)))
         self._where, self._split, self._seed, self._cache = str(where), split, seed, cache
-        self.name, self.opened = name, self._set(_ANY_SIZE)
+        self.name, self.opened, self.source_of = name, self._set(_ANY_SIZE), photograph_of
         self.key = _digest(self.opened, _code(crop, crop_pixels, self_blended, blended_pairs))
         self._pixels: dict[int, np.ndarray] = {}
 

@@ -63,7 +63,7 @@ def figures(
 def difference(name: str, rows: Sequence[ScoreRow], others: Sequence[ScoreRow], against: str) -> dict | None:
     """The AUC of the first less that of the second on the same examples; None where a class has not two of them.
 
-    `p` is of a paired bootstrap, `p_delong` of DeLong's test, which takes examples as independent.
+    `p` is of a paired bootstrap; `p_delong` of DeLong's test, where each example is of a source of its own.
 
     Args:
         name: of the set.
@@ -73,16 +73,18 @@ def difference(name: str, rows: Sequence[ScoreRow], others: Sequence[ScoreRow], 
     """
     compared = compare(rows, others, cluster=CLUSTER, resamples=RESAMPLES)
     found, tested = compared["auc"], compared["delong"]
-    # One example of a class is the same in every resample.
-    if found is None or min(sum(row.label == label for row in rows) for label in (0, 1)) < 2:
+    # What a class has one of is the same in every resample.
+    sources = [{_source(row) for row in rows if row.label == label} for label in (0, 1)]
+    if found is None or min(map(len, sources)) < 2:
         return None
+    alone = sum(map(len, sources)) == len(rows)
     return {
         "set": name,
         "against": against,
         "auc_difference": round(found["difference"], _DIGITS),
         f"auc_difference{INTERVAL}": [round(end, _DIGITS) for end in found["interval"]],
         "p": round(found["p"], _DIGITS),
-        "p_delong": None if tested is None or tested["p"] is None else float(f"{tested['p']:.3g}"),
+        "p_delong": float(f"{tested['p']:.3g}") if alone and tested and tested["p"] is not None else None,
     }
 
 
@@ -90,7 +92,7 @@ def short_figures(rows: Sequence[ScoreRow], threshold: float) -> dict:
     """AUC with its interval, and balanced accuracy, of images."""
     scored = [row for row in rows if row.status == OK]
     labels, scores = [row.label for row in scored], [row.fake_probability for row in scored]
-    sources = [";".join(row.source_id) or row.video for row in scored]
+    sources = [_source(row) for row in scored]
     low, high = bootstrap_interval(auc, labels, scores, sources, RESAMPLES)
     return {
         "auc": round(auc(labels, scores), _DIGITS),
@@ -132,6 +134,10 @@ def _rounded(found, names, notes):
                 reasons.setdefault(one[key].rstrip("."), []).append(ours)
     notes += [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return told
+
+
+def _source(row):
+    return ";".join(row.source_id) or row.video
 
 
 def _share(part, whole):

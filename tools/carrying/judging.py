@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfdfd.evaluation.scoring import open_model
 from tfdfd.evaluation.training_overlap import overlap, refuse_overlap
 from tools.carrying.clips import clip_rows, clips_in, detect_clips, own_samples, pictures_in
-from tools.carrying.crops import BlendedCrops, StoredCrops
+from tools.carrying.crops import BlendedCrops, StoredCrops, video_of
 from tools.carrying.failures import failure_cases, sample_failures, write_sheet
 from tools.carrying.figures import difference, figures, mean_auc
 from tools.carrying.latency import latency
@@ -71,7 +71,8 @@ def _sets(arguments):
     faces, limit = arguments.faces, arguments.limit
     sets = [BlendedCrops(f"{arguments.photographs}, {BLENDED_TEST}", faces, "test", arguments.cache, limit=limit)]
     sets += [
-        StoredCrops(f"crops/{name}", str(arguments.data / "crops" / name), limit=limit) for name in ("dfdc", "ffpp")
+        StoredCrops(f"crops/{name}", str(arguments.data / "crops" / name), None, limit, lambda row: video_of(row.file))
+        for name in ("dfdc", "ffpp")
     ]
     if arguments.swaps:
         split = None if arguments.swaps_split == "none" else arguments.swaps_split
@@ -105,14 +106,8 @@ def _note(crops):
     """How many videos the crops of DFDC, which carry their names, are of."""
     if crops.name != "crops/dfdc":
         return None
-    videos = {
-        label: {row.file.split("/")[-1].split("-")[0] for row in crops.opened.rows if row.label == label}
-        for label in (0, 1)
-    }
-    return (
-        f"crops of {len(videos[0])} real and {len(videos[1])} fake videos: those of one are not independent, so that "
-        "intervals are too narrow"
-    )
+    videos = [{crops.source_of(row) for row in crops.opened.rows if row.label == label} for label in (0, 1)]
+    return f"crops of {len(videos[0])} real and {len(videos[1])} fake videos"
 
 
 def _sheet(file, sets, cases):

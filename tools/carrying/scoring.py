@@ -77,14 +77,10 @@ def score(networks: Sequence[Judged], crops, cache: Path, condition: str | None 
 
 
 def score_rows(crops, scores: np.ndarray) -> list[ScoreRow]:
-    """Rows for `tfdfd.metrics`: every crop with its score, and what could have none.
-
-    The source of each is the one photograph that it shows or was made of (video `NAME`, or `NAME#method`): by whose
-    face was swapped into which, all photographs would hang together, and leave a bootstrap little to draw.
-    """
+    """Rows for `tfdfd.metrics`: every crop with its score, and what could have none; with the set's own sources."""
     opened = crops.opened
     rows = [opened.line(number, float(score), OK) for number, score in enumerate(scores)] + list(opened.absent)
-    return [replace(row, source_id=(row.video.partition("#")[0],)) for row in rows]
+    return [replace(row, source_id=(crops.source_of(row),)) for row in rows]
 
 
 def _changed(crops, numbers, condition):
