@@ -17,6 +17,7 @@ from tfdfd.weights.records import CARRIED
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 AUTHORS = "tfdfd/meso_inception4.df"
 THESE = "these"
+_CHANGED = "Robustness: the blended test split, changed"
 _HEAD = """# Carried models
 
 What each set of weights that the repository carries is worth, from its model card (`tfdfd models show HANDLE`).
@@ -72,7 +73,19 @@ def page(cards):
     parts = [_HEAD, "\n".join(lines_of(summary(cards)))]
     for card in cards:
         parts.append("\n".join(section(card)))
+    parts.append("\n".join(beside(cards)))
     return "\n\n".join(parts) + "\n"
+
+
+def beside(cards):
+    """Lines on what was judged beside all models on the same images, told once."""
+    handles = {card["handle"] for card in cards}
+    card = cards[0]
+    names = [name for name in card["robustness"][0]["auc_of"] if name.partition(" ")[0] not in handles]
+    yield from ("## Beside them", "", "The same images, in the same runs.", "")
+    for table in (_figures(card, names), _calibration(card, names), _robustness(card, names)):
+        yield from lines_of(table)
+        yield ""
 
 
 def section(card):
@@ -107,29 +120,43 @@ def section(card):
 
 def tables(card):
     """All its figures."""
-    columns = {
-        "set": "set", "weights": "weights", "level": "level", "n_real": "real", "n_fake": "fake",
-        "threshold": "threshold", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "tpr_at_threshold": "TPR",
-        "fpr_at_threshold": "FPR", "accuracy": "accuracy", "majority_baseline": "majority",
-    }  # fmt: skip
-    yield _table("Figures", card["scores"], columns)
+    yield _figures(card, [THESE])
     yield _table(
         "AUC, less that of others on the same examples",
         card["comparisons"],
         {"set": "set", "against": "against", "auc_difference": "difference", "p": "p"},
     )
-    columns = {"set": "set", "weights": "weights", "brier": "Brier", "ece": "ECE", "ece_debiased": "ECE, debiased"}
-    yield _table("Calibration", card["calibration_scores"], columns)
-    others = list(card["robustness"][0]["auc_of"])
+    yield _calibration(card, [THESE])
     columns = {"condition": "condition", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
-    columns |= {name: f"AUC, {name}" for name in others}
-    rows = [row | row["auc_of"] for row in card["robustness"]]
-    yield _table("Robustness: the blended test split, changed", rows, columns)
+    yield _table(_CHANGED, card["robustness"], columns)
     rows = [
         {"clip": one["clip"], "label": ("real", "fake")[one["label"]], "score": verdict_of(one)}
         for one in card["videos"][THESE]
     ]
     yield _table("Clips", rows, {"clip": "clip", "label": "is", "score": "P(fake) and verdict"})
+
+
+def _figures(card, names):
+    columns = {
+        "set": "set", "weights": "weights", "level": "level", "n_real": "real", "n_fake": "fake",
+        "threshold": "threshold", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "tpr_at_threshold": "TPR",
+        "fpr_at_threshold": "FPR", "accuracy": "accuracy", "majority_baseline": "majority",
+    }  # fmt: skip
+    return _table("Figures", _of(card["scores"], names), columns)
+
+
+def _calibration(card, names):
+    columns = {"set": "set", "weights": "weights", "brier": "Brier", "ece": "ECE", "ece_debiased": "ECE, debiased"}
+    return _table("Calibration", _of(card["calibration_scores"], names), columns)
+
+
+def _robustness(card, names):
+    columns = {"condition": "condition"} | {name: f"AUC, {name}" for name in names}
+    return _table(_CHANGED, [row | row["auc_of"] for row in card["robustness"]], columns)
+
+
+def _of(rows, names):
+    return [row for row in rows if row["weights"] in names]
 
 
 def _table(title, rows, columns):
