@@ -213,7 +213,8 @@ class TestScores:
         paths = sorted((data / "crops").rglob("*.png"))
         found = [detector.detect(path).fake_probability for path in paths]
         assert len(paths) > 20 and np.ptp(found) > 0.1
-        np.testing.assert_allclose(self.scores(exported, paths), found, atol=1e-5)
+        # A level in one of a thousand pixels may round the other way.
+        np.testing.assert_allclose(self.scores(exported, paths), found, atol=1e-4)
 
     def test_of_crops_of_any_size_and_kind_are_those_of_detect(self, exported, detector, astronaut, tmp_path):
         paths, draw = [], np.random.default_rng(0)
