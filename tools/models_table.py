@@ -53,7 +53,7 @@ def summary(cards):
     """A row a model: parameters, size, and its AUC on each judged set, the authors' weights beside it."""
     sets = list(dict.fromkeys(row["set"] for card in cards for row in card["scores"]))
     rows = [
-        (f"`{card['handle']}`", size_of(card), f"{card['parameters']:,}", f"{card['bytes'] / 1e6:.2f} MB",
+        (f"`{card['handle']}`", size_of(card), f"{card['parameters']:,}", file_of(card),
          *(auc_of(card, name, THESE) for name in sets), mean_of(card, THESE))
         for card in cards
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def section(card):
     yield from (f"## `{card['handle']}`", "")
     band = card.get("inconclusive_band")
     between = f"; between {band[0]:.3f} and {band[1]:.3f} `inconclusive`" if band else ""
-    yield f"`{card['model']}`, {size_of(card)} px, {card['parameters']:,} parameters, {card['bytes'] / 1e6:.2f} MB "
+    yield f"`{card['model']}`, {size_of(card)} px, {card['parameters']:,} parameters, {file_of(card)} "
     yield f"({card['weights_form']}). Fake from P(fake) {card['threshold']:.3f}{between}. {card['training_data']}."
     training = card["training"]
     if training["short_of_its_best"]:
@@ -196,6 +196,11 @@ def mean_of(card, weights):
 def counted(card, name):
     row = next(row for row in card["scores"] if row["set"] == name)
     return f"{row['n_real']:,} / {row['n_fake']:,}"
+
+
+def file_of(card):
+    beside = " beside its members" if card.get("members") else ""
+    return f"{card['bytes'] / 1e6:.2f} MB{beside}"
 
 
 def size_of(card):
