@@ -168,10 +168,11 @@ def same_weights(one, other):
 @pytest.mark.parametrize(
     "settings",
     [
-        ("ema=0.9", "optimizer=radam", "gradient_flow=true"),
-        ("precision=mixed_bfloat16", "augment=s1", "teacher_weight=0.5"),
+        pytest.param(("ema=0.9", "optimizer=radam", "gradient_flow=true"), id="averaged"),
+        pytest.param(
+            ("precision=mixed_bfloat16", "augment=s1", "teacher_weight=0.5"), id="bfloat16", marks=pytest.mark.slow
+        ),
     ],
-    ids=["averaged", "bfloat16"],
 )
 def test_a_taught_run_that_was_killed_ends_with_the_same_bits(faces, teacher, tmp_path, settings):
     recipe = quick(*STUDENT, f"teacher={teacher}", *settings)
@@ -185,6 +186,7 @@ def test_a_taught_run_that_was_killed_ends_with_the_same_bits(faces, teacher, tm
     assert [row.rpartition(",")[0] for row in logs[0]] == [row.rpartition(",")[0] for row in logs[1]]
 
 
+@pytest.mark.slow
 def test_jax_teaches_too_and_resumes(faces, teacher, tmp_path):
     recipe = quick(*STUDENT, f"teacher={teacher}")
     whole = in_child(recipe, faces, tmp_path / "whole", KERAS_BACKEND="jax")

@@ -68,7 +68,8 @@ def test_detect_gives_the_json_of_this_machine(run_tfdfd, server, local):
         for result in document["results"]:
             result["path"] = Path(result["path"]).name
     assert same(without_times(found), without_times(expected))
-    assert {result["verdict"] for result in found["results"]} == {"fake", "real"}
+    scores = {result["path"]: result["fake_probability"] for result in found["results"]}
+    assert scores["blended.mp4"] > scores["genuine.mp4"] + 0.1
 
 
 def test_a_crop_with_a_version_of_the_model(server, crops):

@@ -454,6 +454,7 @@ def worker_at(folder, trial, pid):
     return None
 
 
+@pytest.mark.slow
 def test_one_of_two_workers_is_killed_in_mid_trial(space_file, faces, tmp_path):
     folder = tmp_path / "search"
     command = tune(space_file, faces, folder, "--workers", 2)
