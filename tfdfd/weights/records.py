@@ -143,13 +143,9 @@ def list_records() -> dict[str, WeightRecord]:
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
     ours = [WeightRecord.from_card(card) for card in cards]
     there = {record.handle for record in ours if carried_file(record.file) is not None}
-    ours = [replace(record, carried=there >= {record.handle, *handles_of_members(record)}) for record in ours]
+    needed = [{record.handle, *(told["handle"] for told in record.members.values())} for record in ours]
+    ours = [replace(record, carried=there >= handles) for record, handles in zip(ours, needed, strict=True)]
     return {record.handle: record for record in [*ours, *_published()]}
-
-
-def handles_of_members(record: WeightRecord) -> list[str]:
-    """Of the carried weights that a record is built on; none for all but ensembles."""
-    return [told["handle"] for told in record.members.values()]
 
 
 def carried_file(name: str) -> Path | None:
