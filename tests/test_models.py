@@ -21,7 +21,7 @@ from tfdfd.weights.saving import named_weights
 CONTRACT = """
 meso4 meso_inception4 mobilenet_v1 mobilenet_v2 mobilenet_v3 mobilenet_v3_r1 mobilenet_v3_r2 mobilenet_v3_r3 vgg16
 srm_vgg16 resnet50v2 srm_resnet50v2 srm_mobilenet_v2 xception inception_v3 efficientnet_b5 resnet152 resnext101_32x8d
-reseption_v1 reseption_v2 reseption_ensemble
+efficientnet_lite0 reseption_v1 reseption_v2 reseption_ensemble clip_vit_b16
 """
 AUTOMATIC = re.compile(r"(conv2d|depthwise_conv2d|separable_conv2d|batch_normalization|dense|functional)(_\d+)?")
 
@@ -71,6 +71,10 @@ def test_published_counts():
     assert (MODELS["meso_inception4"].params, MODELS["meso_inception4"].learned) == (28_725, 28_615)
     # Thesis, table 7.1: 86.74 M with one output.
     assert f"{MODELS['resnext101_32x8d'].learned / 1e6:.2f}" == "86.74"
+    # https://github.com/d-li14/efficientnet-lite.pytorch: 4.652 M and 0.385 G, with 1,000 classes instead of one.
+    lite = MODELS["efficientnet_lite0"]
+    assert f"{(lite.learned + 999 * 1281) / 1e6:.3f}" == "4.652"
+    assert f"{(lite.macs + 999 * 1280) / 1e9:.3f}" == "0.385"
 
 
 def test_record_agrees_with_the_graph(named):

@@ -21,8 +21,10 @@ SMALL = ("meso4", "meso_inception4", "mobilenet_v1", "mobilenet_v3_r3")
 LARGE = (
     "mobilenet_v2", "srm_mobilenet_v2", "mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "vgg16", "srm_vgg16",
     "resnet50v2", "srm_resnet50v2", "xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d",
-    "reseption_v1", "reseption_v2", "reseption_ensemble",
+    "efficientnet_lite0", "reseption_v1", "reseption_v2", "reseption_ensemble",
 )  # fmt: skip
+# Attention has no twin.
+WITHOUT = ("clip_vit_b16",)
 CROPS = np.random.default_rng(11).random((2, *SHAPE), dtype=np.float32)
 
 
@@ -53,7 +55,13 @@ def nested():
 
 
 def test_every_network_is_in_the_table():
-    assert sorted([*SMALL, *LARGE]) == sorted(list_models())
+    assert sorted([*SMALL, *LARGE, *WITHOUT]) == sorted(list_models())
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_networks_without_a_twin_are_refused(name):
+    with pytest.raises(ValueError, match="which has no twin; there are twins of Activation"):
+        describe(build(name, input_shape=SHAPE))
 
 
 def test_small_networks_and_one_within_another_have_twins(tmp_path):

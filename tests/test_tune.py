@@ -269,11 +269,12 @@ def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):
     assert not (search.folder / "best.json").exists()
 
 
-def test_a_file_of_imagenet_weights_is_no_setting_for_others(faces, tmp_path):
-    search = search_in(tmp_path, faces, settings=("weights=imagenet:/here/only.h5", "limit=20", "precision=float32"))
+@pytest.mark.parametrize("kind", ["imagenet", "clip"])
+def test_a_file_of_published_weights_is_no_setting_for_others(faces, tmp_path, kind):
+    search = search_in(tmp_path, faces, settings=(f"weights={kind}:/here/only.h5", "limit=20", "precision=float32"))
     recipe = search.recipe.changed(["learning_rate=0.002"])
     assert outcome.settings_of(search, recipe, ["learning_rate=0.002"]) == {
-        "weights": "imagenet",
+        "weights": kind,
         "precision": "float32",
         "learning_rate": 0.002,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -76,7 +77,10 @@ def main() -> None:
     print(COLUMNS)
     print("|---" * COLUMNS.count(" | ") + "|---|")
     for name in arguments.names or list_models():
-        print(row_of(name, arguments.data, arguments.sparsity), flush=True)
+        try:
+            print(row_of(name, arguments.data, arguments.sparsity), flush=True)
+        except ValueError as error:
+            print(f"{name} is not pruned: {error}", file=sys.stderr)
         keras.backend.clear_session()
 
 

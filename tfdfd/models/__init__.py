@@ -29,11 +29,12 @@ class ModelSpec:
         params: weights in all, running statistics included.
         learned: parameters as papers and PyTorch count them: `params` without running statistics, frozen or not.
         trainable: those that training changes as the network is built by default.
-        macs: multiply-accumulates of one image: convolutions (SRM's included) and dense layers, without bias, norm and
-            activation.
+        macs: multiply-accumulates of one image: convolutions (SRM's included), dense layers and the two products of
+            attention, without bias, norm and activation.
         source: paper, with table or figure.
         imagenet: the network of `keras.applications` whose ImageNet weights fit, `torchvision` where Keras has none
-            (a file of torchvision's does), or None.
+            (a file of torchvision's does), its own name where a converted file does (see
+            `tfdfd.weights.imagenet.CONVERTED`), or None.
         weights: the sets of weights there are, with the licence of each.
     """
 
@@ -126,6 +127,10 @@ MODELS = {
         "efficientnet:efficientnet_b5", (224, 224, 3), 32, 28_515_569, 28_342_833, 28_176_145, 2_354_447_232,
         "Tan and Le, arXiv:1905.11946, table 1; S2, table 5.2", "EfficientNetB5",
     ),
+    "efficientnet_lite0": ModelSpec(
+        "efficientnet_lite:efficientnet_lite0", (224, 224, 3), 32, 3_414_305, 3_372_289, 3_372_289, 383_908_832,
+        "Tan and Le, arXiv:1905.11946, table 1; EfficientNet-Lite, Google 2020", "efficientnet_lite0",
+    ),
     "resnet152": ModelSpec(
         "resnet:resnet152", (224, 224, 3), 32, 58_372_993, 58_221_569, 55_648_257, 11_280_369_664,
         "He et al., arXiv:1512.03385, table 1; S2, table 5.2", "ResNet152",
@@ -145,6 +150,10 @@ MODELS = {
     "reseption_ensemble": ModelSpec(
         "reseption_ensemble:reseption_ensemble", (299, 299, 3), 75, 34_162_945, 34_096_865, 1_460_225, 9_904_457_920,
         f"{_RESEPTION}, section 7.3",
+    ),
+    "clip_vit_b16": ModelSpec(
+        "clip_vit:clip_vit_b16", (224, 224, 3), 32, 64_538_113, 64_538_113, 95_233, 13_201_198_848,
+        "Radford et al., CLIP, arXiv:2103.00020; Dosovitskiy et al., arXiv:2010.11929, table 1",
     ),
 }
 # fmt: on
@@ -172,8 +181,8 @@ def build(name: str, weights: str | os.PathLike | None = None, input_shape=None,
     Args:
         name: one of `list_models()`.
         weights: None (random: to be trained, never to score), a handle such as `tfdfd/meso4.df`, a file with its card,
-            `"imagenet"` (ImageNet features by Keras's own download, under a new head), or `"imagenet:PATH"` (the same
-            from a file of Keras's layout).
+            `"imagenet"` (ImageNet features by Keras's own download, under a new head), `"imagenet:PATH"` (the same
+            from a file of Keras's layout), or `"clip:PATH"` (CLIP's of `clip_vit_b16`; see `tfdfd.weights.clip`).
         input_shape: `(height, width, 3)`; None for the published size.
         **arguments: the builder's own, such as `alpha`, `freeze` or `receives`; or `svm`, the number of support
             vectors of an SVM in the place of the last layer, for weights of a network that was trained so.
@@ -187,6 +196,8 @@ def build(name: str, weights: str | os.PathLike | None = None, input_shape=None,
     kind, _, file = os.fspath(weights).partition(":")
     if kind == "imagenet":
         return _build_on_imagenet(name, file or None, input_shape, arguments)
+    if kind == "clip":
+        return _build_on_clip(name, file, input_shape, arguments)
     record, path = locate(weights)
     if record.model != name:
         raise ValueError(f"{os.fspath(weights)} holds weights of {record.model}, not of {name}.")
@@ -216,6 +227,17 @@ def _build_on_imagenet(name, file, input_shape, arguments):
 
     model = _build(name, input_shape, arguments)
     load_imagenet(model, known.imagenet, file)
+    return model
+
+
+def _build_on_clip(name, file, input_shape, arguments):
+    if name != "clip_vit_b16":
+        _find(name)
+        raise ValueError(f"CLIP's weights are of clip_vit_b16, not of {name}.")
+    from tfdfd.weights.clip import load_clip
+
+    model = _build(name, input_shape, arguments)
+    load_clip(model, file)
     return model
 
 

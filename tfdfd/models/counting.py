@@ -13,8 +13,8 @@ from tfdfd.models.graph import calls
 def macs(model):
     """Multiply-accumulates of one image (or clip) through a built `keras.Model`, as an int.
 
-    Convolutions, dense and recurrent layers; no bias, normalisation, activation or pooling. A layer that is called
-    twice counts twice.
+    Convolutions, dense and recurrent layers, and the two matrix products of attention (queries by keys, weights by
+    values); no bias, normalisation, activation or pooling. A layer that is called twice counts twice.
 
     Raises:
         ValueError: an open size but the batch, or a layer with weights of a type that no rule is known for.

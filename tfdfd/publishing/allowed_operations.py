@@ -17,9 +17,9 @@ from google.protobuf.message import DecodeError
 MAX_GRAPH_BYTES = 512 << 20
 # What networks are made of.
 _NETWORK = """
-    AddV2 AvgPool BatchToSpaceND BiasAdd ConcatV2 Conv2D DepthwiseConv2dNative Exp ExpandDims FusedBatchNormV3
-    LeakyRelu MatMul Max MaxPool Mean Minimum Maximum MirrorPad Mul Neg Pad PadV2 RealDiv Relu Relu6 Rsqrt Sigmoid
-    Softmax SpaceToBatchND Sqrt Square SquaredDifference StopGradient Sub Sum Tanh Transpose
+    AddV2 AvgPool BatchMatMulV2 BatchToSpaceND BiasAdd ConcatV2 Conv2D DepthwiseConv2dNative Exp ExpandDims
+    FusedBatchNormV3 LeakyRelu MatMul Max MaxPool Mean Minimum Maximum MirrorPad Mul Neg Pad PadV2 RealDiv Relu Relu6
+    Rsqrt Sigmoid Softmax SpaceToBatchND Sqrt Square SquaredDifference StopGradient Sub Sum Tanh Transpose
     StatelessRandomGetKeyCounter StatelessRandomUniformV2 """
 # What decodes and resizes crops, and what graphs are held together by.
 _PLUMBING = """

@@ -11,12 +11,18 @@ from tfdfd.training.recipe import BLENDED, Recipe
 _TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 _NOISE = ("mobilenet_v2", "vgg16", "resnet50v2")
 _ENSEMBLE = "reseption_ensemble"
+_CLIP = "clip_vit_b16"
 
 
 def _arguments(network):
     """Blending is not in ImageNet's features alone: everything is trained."""
     trained = (*_TRANSFER, *_NOISE, *(f"srm_{name}" for name in _NOISE), "mobilenet_v1")
     return ({"freeze": "none"} if network in trained else {}) | ({"alpha": 0.5} if network == "mobilenet_v1" else {})
+
+
+def _weights(network):
+    """What a network begins with. CLIP's weights need `weights=clip:PATH`; without it the error names the file."""
+    return "clip" if network == _CLIP else "imagenet" if MODELS[network].imagenet else None
 
 
 RECIPES = [
@@ -27,7 +33,7 @@ RECIPES = [
         network=network,
         arguments=_arguments(network),
         size=160 if network == "mobilenet_v1" else None,
-        weights="imagenet" if known.imagenet else None,
+        weights=_weights(network),
         data=BLENDED,
         augment=None,
         batch_size=32,
@@ -35,10 +41,10 @@ RECIPES = [
         # Of an ensemble only the dense layers train.
         epochs=5 if network == _ENSEMBLE else 20,
         optimizer="adam",
-        learning_rate=1e-3 if known.imagenet is None else 3e-4,
+        learning_rate=1e-3 if _weights(network) is None else 3e-4,
         schedule="cosine",
         ema=0.99,
         monitor="val_auc",
     )
-    for network, known in MODELS.items()
+    for network in MODELS
 ]

