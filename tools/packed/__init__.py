@@ -1,0 +1,1 @@
+"""Training any network from one packed file with NumPy, Keras and JAX alone."""
