@@ -131,6 +131,7 @@ def test_other_members_than_it_was_built_on_are_refused(package):
 def test_without_its_members_it_is_not_carried_and_says_where_it_is(package):
     for file in package.glob("reseption_v2*.safetensors"):
         file.unlink()
+    change_card(package, "reseption_v2", bytes=34_000_000)
     record = list_records()[ENSEMBLE]
     assert not record.carried and where(record) == "not in the wheel, see 'show'"
     assert "on top of its members they are not in the wheel" in how_to_get(record)

@@ -21,7 +21,7 @@ from tfdfd.weights.saving import named_weights
 CONTRACT = """
 meso4 meso_inception4 mobilenet_v1 mobilenet_v2 mobilenet_v3 mobilenet_v3_r1 mobilenet_v3_r2 mobilenet_v3_r3 vgg16
 srm_vgg16 resnet50v2 srm_resnet50v2 srm_mobilenet_v2 xception inception_v3 efficientnet_b5 resnet152 resnext101_32x8d
-efficientnet_lite0 reseption_v1 reseption_v2 reseption_ensemble clip_vit_b16
+efficientnet_lite0 reseption_v1 reseption_v2 reseption_ensemble clip_vit_b16 best_ensemble
 """
 AUTOMATIC = re.compile(r"(conv2d|depthwise_conv2d|separable_conv2d|batch_normalization|dense|functional)(_\d+)?")
 

@@ -24,7 +24,7 @@ LARGE = (
     "efficientnet_lite0", "reseption_v1", "reseption_v2", "reseption_ensemble",
 )  # fmt: skip
 # Attention has no twin.
-WITHOUT = ("clip_vit_b16",)
+WITHOUT = ("clip_vit_b16", "best_ensemble")
 CROPS = np.random.default_rng(11).random((2, *SHAPE), dtype=np.float32)
 
 

@@ -61,6 +61,8 @@ def parsed(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished 'tfdfd train'")
     parser.add_argument("--faces", required=True, help="the face set with splits that the run was trained on")
+    parser.add_argument("--blended", help="face set whose test split is blended (default: that of --faces)")
+    parser.add_argument("--domains", type=Path, help="of 'python -m tools.validate': figures by domain, for the card")
     parser.add_argument("--data", type=Path, required=True, help="folder with crops/, videos/ and mesonet/")
     parser.add_argument("--swaps", help="face set of faces of other people swapped in ('tfdfd data swap')")
     parser.add_argument("--swaps-split", default="test", help="of the swaps; none: all (default: %(default)s)")
@@ -122,7 +124,40 @@ def carried(arguments):
         command=command,
         limit=arguments.limit,
     )
+    if arguments.domains:
+        card["domains"] = domain_rows(json.loads(arguments.domains.read_text("utf-8")), card["sha256"])
     return card, staged
+
+
+def domain_rows(validation: dict, sha256: str) -> list[dict]:
+    """What `python -m tools.validate` found of these weights, a row a set, with the AUC of what was validated beside.
+
+    Raises:
+        ValueError: it was of other weights.
+    """
+    rows = {model["sha256"]: _rows_of(model) for model in validation["models"]}
+    if sha256 not in rows:
+        raise ValueError(f"the validation is of {', '.join(rows)}, not of weights {sha256}; run tools.validate anew.")
+    names = {model["sha256"]: model["handle"] for model in validation["models"]}
+    for other in rows.keys() - {sha256}:
+        for name, row in rows[sha256].items():
+            if name in rows[other] and rows[other][name]["auc"] is not None:
+                row.setdefault("auc_of", {})[f"{names[other]} ({other[:8]})"] = rows[other][name]["auc"]
+    return list(rows[sha256].values())
+
+
+def _rows_of(model):
+    rows = {}
+    for part, told in model["parts"].items():
+        for name, figure in told.get("figures", {}).items():
+            row = {"set": f"{part}: {name}", "split": told["protocol"]["split"], "level": told["protocol"]["level"]}
+            row |= {"auc": figure["auc"], "auc_ci95": figure["auc_ci95"]}
+            for kind in ("real", "fake"):
+                row[f"n_{kind}"] = figure[kind]["n"]
+                if figure[kind]["n"]:
+                    row |= {f"{kind}_called_{verdict}": figure[kind][verdict] for verdict in ("fake", "inconclusive")}
+            rows[row["set"]] = row
+    return rows
 
 
 def stage(arguments, run_card, freeze=None):
@@ -178,8 +213,9 @@ def beside(arguments):
 def command_words(arguments):
     """The arguments that decide on a card, without the folders of this machine."""
     words = ["RUN", "--faces", Path(arguments.faces).name, "--data", "../shared/data"]
-    for name, value in (("--swaps", arguments.swaps), ("--handle", arguments.handle)):
-        words += [name, Path(value).name if name == "--swaps" else value] if value else []
+    for name in ("blended", "domains", "swaps", "handle"):
+        value = getattr(arguments, name)
+        words += [f"--{name}", value if name == "handle" else Path(value).name] if value else []
     words += ["--dtype", arguments.dtype]
     for model in arguments.beside or []:
         words += ["--beside", model if model.startswith(PREFIX) else Path(model).name]

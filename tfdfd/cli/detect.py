@@ -20,11 +20,16 @@ def add_parser(verbs) -> None:
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
     from tfdfd.media.sampling import FRAMES
     from tfdfd.runtime.names import AUTO, RUNTIMES
-    from tfdfd.weights.records import DEFAULT_MODEL
+    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
     parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="HANDLE|FILE", help="weights (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="HANDLE|FILE",
+        help=f"weights, or {' or '.join(ALIASES)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--detector",
         default=DETECTORS[0],

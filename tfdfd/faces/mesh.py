@@ -1,8 +1,8 @@
 """MediaPipe's 468-point face mesh on LiteRT, read from the mediapipe wheel without installing it.
 
-The network (`face_landmark.tflite`, Apache-2.0, https://github.com/google-ai-edge/mediapipe) takes an upright face, 192 x 192
-RGB in [0, 1], in a square 1.5 times as wide as the face, and answers points in pixels of that square and the logit of
-a face being there. Here it starts from a face crop, and its own points give the square of the next pass.
+The network (`face_landmark.tflite`, Apache-2.0, https://github.com/google-ai-edge/mediapipe) takes an upright face,
+192 x 192 RGB in [0, 1], in a square 1.5 times as wide as the face. It returns points in pixels of that square and the
+logit that a face is present. The first square covers the crop; points of the first pass give the square of the second.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
 SHA256 = "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"
 POINTS = 468
-# A face that the network is less sure of than this has no mesh.
+# Least confidence of a mesh. Above `_SURE`, no other first square is tried.
 MIN_SCORE = 0.5
-_SIDE = 192
 _SURE = 0.9
+_SIDE = 192
 # Outer corners of the eyes, left and right in the picture.
 _LEFT_EYE, _RIGHT_EYE = 33, 263
-# Sides of the first square over the crop's longer side: crops are cut more or less tightly.
+# Sides of the first squares over the crop's longer side, since some crops are tighter than others.
 _FIRST_SQUARES = (1.25, 1.0, 1.5)
 
 
 class FaceMesh:
-    """Finds the mesh of the face in a crop. Not for use by several threads at once.
+    """Finds the mesh of the face in a crop. An instance serves one thread at a time.
 
     Args:
         source: `mediapipe` wheel (0.10.14) or the `face_landmark.tflite` in it.
@@ -58,7 +58,7 @@ class FaceMesh:
             crop: RGB uint8 `(height, width, 3)` with one face that fills most of it.
 
         Raises:
-            ValueError: no such image, or no face with a confidence of at least `MIN_SCORE`.
+            ValueError: `crop` is not such an image, or no face is found with a confidence of at least `MIN_SCORE`.
         """
         crop = np.asarray(crop)
         if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or not crop.size:
@@ -66,14 +66,14 @@ class FaceMesh:
         height, width = crop.shape[:2]
         points, score = None, -1.0
         for share in _FIRST_SQUARES:
-            middle, side, angle = np.array([width, height]) / 2, share * max(width, height), 0.0
+            center, side, angle = np.array([width, height]) / 2, share * max(width, height), 0.0
             for _ in range(2):
-                here, confidence = self._run(crop, middle, side, angle)
+                candidate, confidence = self._run(crop, center, side, angle)
                 if confidence > score:
-                    points, score = here, confidence
-                low, high = here.min(axis=0), here.max(axis=0)
-                middle, side = (low + high) / 2, 1.5 * (high - low).max()
-                across = here[_RIGHT_EYE] - here[_LEFT_EYE]
+                    points, score = candidate, confidence
+                low, high = candidate.min(axis=0), candidate.max(axis=0)
+                center, side = (low + high) / 2, 1.5 * (high - low).max()
+                across = candidate[_RIGHT_EYE] - candidate[_LEFT_EYE]
                 angle = np.arctan2(across[1], across[0])
                 if confidence < 0.1 or side < 1:
                     break
@@ -86,10 +86,11 @@ class FaceMesh:
             )
         return points.astype(np.float32), score
 
-    def _run(self, crop, middle, side, angle):
+    def _run(self, crop, center, side, angle):
+        """Points in pixels of the crop, and the confidence, from one pass on a rotated square."""
         cos, sin, scale = np.cos(angle), np.sin(angle), side / _SIDE
-        turn = scale * np.array([[cos, -sin], [sin, cos]])
-        matrix = np.column_stack([turn, middle - turn @ np.full(2, _SIDE / 2)]).astype(np.float32)
+        rotation = scale * np.array([[cos, -sin], [sin, cos]])
+        matrix = np.column_stack([rotation, center - rotation @ np.full(2, _SIDE / 2)]).astype(np.float32)
         square = cv2.warpAffine(
             crop,
             matrix,
@@ -119,6 +120,6 @@ def _read(source):
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
         raise ValueError(
-            f"{source} holds another face mesh: its sha256 is {digest}, expected {SHA256} (mediapipe 0.10.14)."
+            f"{source} is not the face mesh of mediapipe 0.10.14: its SHA-256 is {digest}; expected {SHA256}."
         )
     return data

@@ -139,6 +139,10 @@ MODELS = {
         "resnet:resnext101_32x8d", (224, 224, 3), 32, 86_947_265, 86_744_385, 83_908_609, 16_411_969_536,
         "Xie et al., arXiv:1611.05431, table 1; S2, table 5.2", "torchvision",
     ),
+    "best_ensemble": ModelSpec(
+        "best_ensemble:best_ensemble", (224, 224, 3), 32, 67_952_421, 67_910_405, 3, 13_585_107_682,
+        "clip_vit_b16 and efficientnet_lite0, each by its own source",
+    ),
     "reseption_v1": ModelSpec(
         "reseption:reseption_v1", (299, 299, 3), 75, 16_918_305, 16_888_257, 16_888_257, 5_134_367_072,
         f"{_RESEPTION}, figures 6.1 to 6.11",

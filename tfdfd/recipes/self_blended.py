@@ -12,6 +12,8 @@ _TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnex
 _NOISE = ("mobilenet_v2", "vgg16", "resnet50v2")
 _ENSEMBLE = "reseption_ensemble"
 _CLIP = "clip_vit_b16"
+# Networks whose members are trained, each by itself.
+MEMBERS_ONLY = ("best_ensemble",)
 
 
 def _arguments(network):
@@ -47,4 +49,5 @@ RECIPES = [
         monitor="val_auc",
     )
     for network in MODELS
+    if network not in MEMBERS_ONLY
 ]

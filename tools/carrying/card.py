@@ -12,6 +12,8 @@ from tfdfd.weights.store import TRAINED
 from tools.carrying.terms import runs_behind
 
 SCHEMA = 1
+# The second set of the packs, as commands name it.
+PHOTOGRAPH_SET = "utk/faces.csv"
 # Of a path, or of one behind "imagenet:"; not of an address. Weights of a run are named with its folder.
 _FOLDERS = re.compile(rf"(^|(?<=:))(/(?!/)|\.{{1,2}}/).*/(?=(?!{re.escape(TRAINED)}$)[^/]+(/{re.escape(TRAINED)})?$)")
 # What of the run's own card holds for the carried weights.
@@ -102,6 +104,9 @@ def finished_card(
     begins = f"begun with {initial['what']} ({initial['licence']})" if initial else "begun with random weights"
     blended = f", self-blended: {recipe['fakes']} fakes, as a {recipe['medium']}" if recipe["data"] == BLENDED else ""
     teacher = f"; imitates {plain_paths(recipe['teacher'])} as well" if recipe["teacher"] else ""
+    packed = run.get("packed")
+    if packed:
+        counts, blended = f"of the labeled set: {counts}", ", real deepfakes and faces blended with the face mesh"
     told = begun | {
         "licence": licence,
         "licence_note": f"The weights are derived from the training data; they were {begins}.",
@@ -115,11 +120,14 @@ def finished_card(
             "short_of_its_best": ended_short(result),
             "backend": run["backend"],
             "versions": run["versions"],
-        },
+        }
+        | ({"steps": packed["settings"]["steps"], "machine": packed.get("machine")} if packed else {}),
         "limits": [*_LIMITS, *_found_limits(judged, result)],
         "recipe": plain_paths(recipe),
         "seed": recipe["seed"],
-        "commands": [
+        "commands": [*packed_commands(packed, faces), command]
+        if packed
+        else [
             *(train_command(each["recipe"], faces, folder.name) for folder, each in runs_behind(recipe).items()),
             train_command(recipe, faces),
             command,
@@ -154,6 +162,37 @@ def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:
             text = ",".join(value) if isinstance(value, list) else str(value).lower() if value is None else str(value)
             changed.append(f"{key}={text}")
     return " ".join([f"tfdfd train {recipe['name']} --data {faces} -o {run}", *(f"--set {each}" for each in changed)])
+
+
+def packed_commands(packed: dict, faces: str) -> list[str]:
+    """The commands that a packed training is of."""
+    settings, defaults = packed["settings"], packed_defaults()
+    changed = []
+    for name, value in settings.items():
+        if name == "arguments":
+            changed += [f"arguments.{key}={each}" for key, each in value.items()]
+        elif name != "network" and value != defaults.get(name):
+            changed.append(f"{name}={plain_paths(value)}")
+    sets = f"{faces} {PHOTOGRAPH_SET}"
+    teacher = f" --teacher {packed['teacher']}" if packed.get("teacher") else ""
+    return [
+        f"python -m tools.packed.pack {sets} -o PACK.npz --mesh mediapipe-0.10.14.whl",
+        " ".join(
+            [f"python -m tools.train_packed PACK.npz {settings['network']} -o PACKED_RUN{teacher}"]
+            + [f"--set {each}" for each in changed]
+        ),
+        f"python -m tools.packed.finish PACKED_RUN --faces {faces} --also {PHOTOGRAPH_SET} --domains validation.json "
+        "-o RUN",
+    ]
+
+
+def packed_defaults() -> dict:
+    """The settings of packed training where nothing is said."""
+    return {
+        "weights": None, "size": None, "pairs": 32, "blends": 32, "warm_up": 0.05, "weight_decay": 0.02, "ema": 0.998,
+        "smoothing": 0.05, "swapped": 0.25, "mask_weight": 0.3, "teacher_weight": 0.5, "without": [],
+        "precision": "mixed_bfloat16", "seed": 0,
+    }  # fmt: skip
 
 
 def plain_paths(told):

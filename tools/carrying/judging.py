@@ -17,6 +17,8 @@ from tools.proof_scores import proof_scores
 SHEET = "hardest.png"
 CLIPS = "videos"
 PICTURES = "crops as pictures, faces found"
+# What --blended is of, where a network was trained on more.
+BLENDED_PHOTOGRAPHS = "UTKFace, photographs of adults"
 BLENDED_TEST = "self-blended, test split"
 
 
@@ -68,8 +70,9 @@ def judge_all(network, others, run, arguments, say) -> dict:
 
 def _sets(arguments):
     """The blended test split first."""
-    faces, limit = arguments.faces, arguments.limit
-    sets = [BlendedCrops(f"{arguments.photographs}, {BLENDED_TEST}", faces, "test", arguments.cache, limit=limit)]
+    faces, limit = arguments.blended or arguments.faces, arguments.limit
+    photographs = BLENDED_PHOTOGRAPHS if arguments.blended else arguments.photographs
+    sets = [BlendedCrops(f"{photographs}, {BLENDED_TEST}", faces, "test", arguments.cache, limit=limit)]
     sets += [
         StoredCrops(f"crops/{name}", str(arguments.data / "crops" / name), None, limit, lambda row: video_of(row.file))
         for name in ("dfdc", "ffpp")

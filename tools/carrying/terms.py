@@ -10,6 +10,7 @@ from tfdfd.weights.imagenet import PREFIX as IMAGENET
 from tfdfd.weights.slimming import PREFIX as SLIM
 from tfdfd.weights.store import RUN, locate
 
+CLIP = "clip:"
 # The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
 MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
 Copyright 2018 The Apache Software Foundation
@@ -45,6 +46,12 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
         told = {"what": f"ImageNet features for keras.applications.{spec(recipe['network']).imagenet}"}
         file = weights.removeprefix(IMAGENET)
         return told | {"licence": licence} | ({"file": Path(file).name} if file != weights else {})
+    if weights.startswith(CLIP):
+        return {
+            "what": "the image tower of CLIP ViT-B/16, its first nine blocks, frozen but for norms and biases",
+            "licence": "MIT",
+            "file": Path(weights.removeprefix(CLIP)).name,
+        }
     folder = _run_of(weights)
     if folder:
         before = finished_run(folder)["recipe"]

@@ -1,1 +1,1 @@
-"""Training any network from one packed file with NumPy, Keras and JAX alone."""
+"""Training from packed files with NumPy, Pillow, Keras and JAX alone."""

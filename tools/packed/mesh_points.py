@@ -1,4 +1,4 @@
-"""The 118 points of MediaPipe's 468-point face mesh that blending needs, and the face regions they outline.
+"""118 points of MediaPipe's 468-point face mesh, and the face regions that they outline.
 
 A pack stores these points for each crop. `POINTS` are indices into the mesh; `REGIONS` are masks over `POINTS`.
 """
@@ -12,7 +12,7 @@ _EYES = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 3
          33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)  # fmt: skip
 _BROWS = (276, 283, 282, 295, 285, 300, 293, 334, 296, 336, 46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
 _NOSE = (168, 6, 197, 195, 5, 4, 1, 19, 94, 2)
-# From ear to ear below the eyes, as the jaw line of the 68-point layout.
+# From ear to ear, as the jaw line of the 68-point layout.
 _JAW = (454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234)
 _LOWER_JAW = (361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132)
 
@@ -28,7 +28,6 @@ _PARTS = {
     "eyes_and_nose": (_EYES, _BROWS, _NOSE),
     "nose_and_mouth": (_NOSE[3:], _LIPS),
 }
-REGION_NAMES = tuple(_PARTS)
 # Most face swaps replace everything from the brows to the chin; reenactment alters the mouth.
 REGION_SHARES = np.array([0.4, 0.18, 0.14, 0.08, 0.08, 0.04, 0.04, 0.04])
 REGIONS = np.array([[point in {i for part in parts for i in part} for point in POINTS] for parts in _PARTS.values()])

@@ -1,9 +1,9 @@
-"""Face sets as one or few packed files that training needs nothing besides: crops as JPEG, mesh points, labels, groups.
+"""Packs face sets for training: crops as JPEG, mesh points, labels and groups in one or few files.
 
-    python -m tools.packed.pack SET/faces.csv … -o PACK.npz --mesh mediapipe-0.10.14-….whl
+    python -m tools.packed.pack SET/faces.csv [SET/faces.csv …] -o PACK.npz --mesh mediapipe-0.10.14-….whl
 
-A crop without a face mesh is left out and counted. Above `--most` MB the pack goes on in PACK-2.npz and so on; a
-training takes all of them.
+Crops without a face mesh are left out and counted. Above `--most` MB, the pack continues in PACK-2.npz and so on; a
+training takes all parts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import io
 import sys
 import zlib
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import cv2
@@ -21,16 +22,16 @@ import numpy as np
 
 from tfdfd.faces.mesh import FaceMesh
 from tfdfd.files import write_atomically
+from tools.packed.dataset import SIDE
 from tools.packed.mesh_points import POINTS
 
-# Longest side of a packed crop: that of the canvas it is put on.
-SIDE = 256
-# Nearest other people, by the places of their features.
+# Donors per genuine crop.
 DONORS = 8
-_SAME_PLACES_CHUNK = 512
+_CHUNK = 512
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line. An error is one line, with exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m tools.packed.pack")
     parser.add_argument("sets", nargs="+", type=Path, metavar="FACES.csv", help="face sets with splits")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="PACK.npz")
@@ -44,10 +45,28 @@ def main(arguments=None):
         help="share of the videos of a set without validation rows that validate instead of training",
     )
     options = parser.parse_args(arguments)
+    try:
+        pack(options.sets, options.output, FaceMesh(options.mesh), options.most * 1e6, options.hold_out)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"pack: {' '.join(str(error).split())}") from None
+
+
+def pack(sets: Sequence[Path], output: Path, mesh, most: float, held_out: float) -> None:
+    """Writes a pack.
+
+    Args:
+        sets: tables of face sets.
+        output: first file of the pack.
+        mesh: `FaceMesh`, or a function like it: an RGB crop -> `(points, confidence)`, ValueError where no face is.
+        most: most bytes of crops in a file.
+        held_out: see `hold_out`.
+
+    Raises:
+        ValueError: a table lacks columns, an image cannot be decoded, or no crop has a mesh.
+    """
     rows, crops, points, sizes, left_out = [], [], [], [], 0
-    mesh = FaceMesh(options.mesh)
-    for file in options.sets:
-        for row in _held_out(list(csv.DictReader(file.open(encoding="utf-8", newline=""))), options.hold_out):
+    for file in sets:
+        for row in hold_out(_read(file), held_out):
             if row["split"] not in ("train", "val"):
                 continue
             data, pixels = _jpeg(file.parent / row["file"])
@@ -63,15 +82,23 @@ def main(arguments=None):
             if len(rows) % 1000 == 0:
                 print(f"{len(rows)} crops", file=sys.stderr)
     if not rows:
-        raise SystemExit(f"{', '.join(map(str, options.sets))}: no crop with a face mesh; expected at least one.")
-    points, sizes = np.float32(points), np.int16(sizes)
-    donors = nearest(points, [(row["dataset"], row["split"]) for row in rows], [row["video"] for row in rows], rows)
-    _write(options.output, rows, crops, points, sizes, donors, options.most * 1e6)
+        raise ValueError(f"{', '.join(map(str, sets))}: no crop for training or validation has a face mesh.")
+    points = np.float32(points)
+    donors = nearest(
+        points,
+        [int(row["label"]) for row in rows],
+        [(row["dataset"], row["split"]) for row in rows],
+        [row["video"] for row in rows],
+    )
+    _write(output, rows, crops, points, np.int16(sizes), donors, most)
     print(f"{len(rows)} crops packed; {left_out} have no face mesh", file=sys.stderr)
 
 
-def _held_out(rows, share):
-    """The rows, with a share of the videos of each data set that has nothing to validate on moved to `val`."""
+def hold_out(rows: list[dict], share: float) -> list[dict]:
+    """Moves a share of the videos of each data set without validation rows from `train` to `val`, in place.
+
+    A video's name alone decides, so it is the same in each table.
+    """
     validated = {row["dataset"] for row in rows if row["split"] == "val"}
     for row in rows:
         drawn = zlib.crc32(row["video"].encode()) / 2**32
@@ -80,33 +107,55 @@ def _held_out(rows, share):
     return rows
 
 
-def nearest(points, kinds, videos, rows):
-    """For each genuine crop the genuine crops of its kind and of another video whose features lie most alike,
-    int32 `(n, DONORS)`; itself where there is nobody."""
-    labels = np.array([int(row["label"]) for row in rows])
+# The name by which `tools.validate` imports it.
+_held_out = hold_out
+
+
+def nearest(points: np.ndarray, labels: Sequence[int], kinds: Sequence[Hashable], videos: Sequence[str]) -> np.ndarray:
+    """For each genuine crop, the genuine crops with the most similar face shape.
+
+    Args:
+        points: float32 `(n, points, 2)`.
+        labels: 0 or 1 per crop.
+        kinds: crops are only compared with those of the same kind.
+        videos: crops of the same video are left out.
+
+    Returns:
+        int32 `(n, DONORS)`, nearest first; the crop's own index where there are too few others, and for fakes.
+    """
+    labels, videos = np.array(labels), np.array(videos)
     shapes = points - points.mean(axis=1, keepdims=True)
     shapes = shapes / np.linalg.norm(shapes, axis=(1, 2), keepdims=True)
     flat = shapes.reshape(len(shapes), -1)
-    result = np.repeat(np.arange(len(rows), dtype=np.int32)[:, None], DONORS, axis=1)
-    people = np.array(videos)
+    result = np.repeat(np.arange(len(points), dtype=np.int32)[:, None], DONORS, axis=1)
     for kind in set(kinds):
         members = np.array([i for i, other in enumerate(kinds) if other == kind and labels[i] == 0], int)
-        for start in range(0, len(members), _SAME_PLACES_CHUNK):
-            here = members[start : start + _SAME_PLACES_CHUNK]
-            apart = -flat[here] @ flat[members].T
-            apart[people[here][:, None] == people[members][None]] = np.inf
-            order = np.argsort(apart, axis=1)[:, :DONORS]
-            usable = np.isfinite(np.take_along_axis(apart, order, axis=1))
-            filled = np.where(usable, members[order], here[:, None])
-            result[here, : filled.shape[1]] = filled
+        for start in range(0, len(members), _CHUNK):
+            chunk = members[start : start + _CHUNK]
+            distances = -flat[chunk] @ flat[members].T
+            distances[videos[chunk][:, None] == videos[members][None]] = np.inf
+            order = np.argsort(distances, axis=1)[:, :DONORS]
+            usable = np.isfinite(np.take_along_axis(distances, order, axis=1))
+            filled = np.where(usable, members[order], chunk[:, None])
+            result[chunk, : filled.shape[1]] = filled
     return result
 
 
+def _read(file):
+    with file.open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    missing = {"file", "dataset", "video", "method", "source_id", "split", "label"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{file} has no rows, or lacks {', '.join(sorted(missing))}; expected a face set with splits.")
+    return rows
+
+
 def _jpeg(file):
+    """The bytes of a JPEG of at most `SIDE` pixels, and its RGB pixels. A small JPEG is kept as it is."""
     data = file.read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if pixels is None:
-        raise SystemExit(f"{file} is no image that can be decoded.")
+        raise ValueError(f"{file} cannot be decoded as an image.")
     longest = max(pixels.shape[:2])
     if longest > SIDE:
         size = tuple(max(1, round(side * SIDE / longest)) for side in pixels.shape[1::-1])
@@ -130,9 +179,9 @@ def _write(path, rows, crops, points, sizes, donors, most):
             name: np.array([rows[number][name] for number in numbers])
             for name in ("dataset", "video", "method", "source_id", "split", "label")
         }
-        held = io.BytesIO()
+        buffer = io.BytesIO()
         np.savez(
-            held,
+            buffer,
             numbers=np.int32(numbers),
             count=np.int32(len(rows)),
             crops=np.frombuffer(b"".join(crops[number] for number in numbers), np.uint8),
@@ -143,12 +192,10 @@ def _write(path, rows, crops, points, sizes, donors, most):
             **columns,
         )
         file = path if part == 1 else path.with_stem(f"{path.stem}-{part}")
-        write_atomically(file, held.getvalue())
-        print(f"{file}: {len(numbers)} crops, {held.tell() / 1e6:.1f} MB, {_digest(held)}", file=sys.stderr)
-
-
-def _digest(held):
-    return f"sha256 {hashlib.sha256(held.getbuffer()).hexdigest()}"
+        data = buffer.getvalue()
+        write_atomically(file, data)
+        digest = hashlib.sha256(data).hexdigest()
+        print(f"{file}: {len(numbers)} crops, {len(data) / 1e6:.1f} MB, sha256 {digest}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,743 @@
+"""Validation table by which detectors are chosen: real deepfakes, clips, blended and swapped fakes, genuine faces.
+
+    python -m tools.validate MODEL … --data ../shared/data --photographs utk/split.csv --swaps swapped/faces.csv \
+        -o validation.json
+
+No test set is opened. MODEL is a handle, a weights file with its card, or the folder of a run. Verdicts are given at
+the threshold and inconclusive band of each model's own card. Intervals are 95 % percentile bootstrap intervals over
+videos; videos and pictures of one source are drawn together. Scores and the faces of clips are kept in `--cache`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tfdfd.data import blended_pairs, crop_pixels, h264, self_blended
+from tfdfd.data.blended_pairs import BlendedPairs, blended_row
+from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.index import INDEXERS
+from tfdfd.data.landmarks import TABLE, landmarks_of
+from tfdfd.data.splitting import SOURCE, groups
+from tfdfd.data.tables import FAKE, REAL
+from tfdfd.detect.detector import Detector
+from tfdfd.detect.scorer import Scorer
+from tfdfd.detect.verdict import verdict_of
+from tfdfd.evaluation import degradations
+from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
+from tfdfd.extract import faces_of as extraction
+from tfdfd.extract import wire
+from tfdfd.faces import bounded, crop, mtcnn
+from tfdfd.files import write_atomically
+from tfdfd.media import decode, sampling
+from tfdfd.metrics.coverage import filled
+from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
+from tfdfd.metrics.metrics import auc
+from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
+from tfdfd.metrics.videos import videos_of
+from tfdfd.models import CLIPS, spec
+from tfdfd.runtime.opening import open_network
+from tfdfd.version import __version__
+from tfdfd.weights.store import cache_folder, locate
+from tools.packed.pack import _held_out
+
+SCHEMA = 1
+PARTS = ("ffpp", "clips", "blended", "swapped", "degraded", "genuine")
+FFPP, CLIPS_NAME, PHOTOGRAPHS = "ffpp", "clips", "photographs"
+HELD_OUT = ("talking_heads", "grid", "voxceleb2", "ffhq")
+HOLD_OUT = 0.25  # share of the videos of these sets that packed training leaves out
+DEGRADED = (
+    "H.264, CRF 23", "H.264, CRF 32", "H.264, CRF 40", "resized to 1/2 and back", "JPEG quality 50",
+    "JPEG quality 30", "Gaussian blur, sigma 2",
+)  # fmt: skip
+# Self-blended pairs differ from those by which a training chooses its epoch.
+SEED = 7
+# Genuine sources of fewer videos count toward the worst source only together.
+MIN_GENUINE = 20
+TOGETHER = "talking_heads, grid, voxceleb2 and clips together"
+_BATCH = 32
+_ANY_SIZE = 32  # of pairs that are made for their rows alone
+_DIGITS = 4
+ALL = "all"
+_VERDICTS = FAKE_VERDICT, OPEN, REAL_VERDICT = "fake", "inconclusive", "real"
+FAILED = "failed"
+PROTOCOL = {
+    "positive": "fake = 1; scores are P(fake)",
+    "verdict": "of the record's threshold and inconclusive band: inconclusive within the band, ends included; else "
+    "fake from the threshold up, else real",
+    "interval": f"95 % percentile bootstrap, {RESAMPLES:,} draws, seed 0, over videos; videos of one source are drawn "
+    "together; null where a class is of one source or all draws agree",
+    "missing": "a video without a score counts as P(fake) 0.5 in the AUC and as failed among the verdicts",
+    "test_sets": "none is opened",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m tools.validate")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="handle, weights file with its card, or run folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder that holds real_deepfakes")
+    parser.add_argument("--photographs", type=Path, metavar="FACES.csv", help="genuine photographs with a val split")
+    parser.add_argument("--swaps", type=Path, metavar="FACES.csv", help="set of 'tfdfd data swap' with a val split")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "validation", help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
+    options = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    try:
+        result = validate(
+            options.models, options.data, options.photographs, options.swaps, options.cache, options.parts, _say
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    if options.output:
+        write_atomically(options.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print_table(result)
+
+
+def validate(
+    models: Sequence[str],
+    data: Path,
+    photographs: Path | None = None,
+    swaps: Path | None = None,
+    cache: Path | None = None,
+    parts: Sequence[str] = PARTS,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:
+    """Scores the models on all parts.
+
+    Args:
+        models: handles, weights files or run folders.
+        data: folder that holds `real_deepfakes`.
+        photographs: face set of genuine photographs with splits; None skips what needs it.
+        swaps: face set that `tfdfd data swap` wrote; None skips the part.
+        cache: folder where scores and the faces of clips are kept.
+        parts: of `PARTS`.
+        say: receives progress messages.
+
+    Returns:
+        `{schema, tfdfd, protocol, models}`. Each entry of `models` tells of the model and has `parts` (figures, or
+        `{"skipped": reason}`), `domains` (P(fake) of genuine and fake videos, as `tools.packed.finish` takes them) and
+        `summary`.
+
+    Raises:
+        ValueError: a model or a set cannot be opened.
+    """
+    opened = [Model(name) for name in models]
+    cache = Path(cache or cache_folder() / "validation")
+    run = _Run(opened, Path(data) / "real_deepfakes", photographs, swaps, cache, say)
+    scored = {part: getattr(run, part)() if part in parts else "not asked for" for part in PARTS}
+    entries = []
+    for model in opened:
+        say(f"{model.name}: figures")
+        entry = model.info()
+        rows = {part: found if isinstance(found, str) else found[model] for part, found in scored.items()}
+        entry["parts"] = {
+            part: {"skipped": found} if isinstance(found, str) else _part(part, found, model)
+            for part, found in rows.items()
+        }
+        for part in ("blended", "genuine") if photographs is None else ():
+            if "skipped" not in entry["parts"][part]:
+                entry["parts"][part]["without"] = "photographs: no --photographs given"
+        entry["domains"] = {} if isinstance(rows["genuine"], str) else _domains(rows)
+        entries.append(entry | {"summary": summary(entry)})
+    return {"schema": SCHEMA, "tfdfd": __version__, "protocol": PROTOCOL, "models": entries}
+
+
+def summary(result: dict) -> dict:
+    """Figures of one model by which it is chosen; None where a part was skipped.
+
+    The worst shares are over genuine sources of at least `MIN_GENUINE` videos. `mean` is the mean of the AUCs that
+    there are.
+
+    Args:
+        result: entry of `validate(...)["models"]`.
+    """
+    parts = {part: content.get("figures", {}) for part, content in result["parts"].items()}
+    aucs = {
+        "ffpp_val_video_auc": parts["ffpp"].get("by video", {}).get("auc"),
+        "clips_auc": parts["clips"].get(ALL, {}).get("auc"),
+        "swapped_auc": parts["swapped"].get(ALL, {}).get("auc"),
+    }
+    large = [found["real"] for found in parts["genuine"].values() if found["real"]["n"] >= MIN_GENUINE]
+    known = [value for value in aucs.values() if value is not None]
+    return aucs | {
+        "worst_genuine_fake_share": max((one["fake"] for one in large), default=None),
+        "worst_genuine_inconclusive_share": max((one["inconclusive"] for one in large), default=None),
+        "mean": round(float(np.mean(known)), _DIGITS) if known else None,
+    }
+
+
+class Model:
+    """A detector under validation.
+
+    Args:
+        name: handle, weights file or run folder.
+
+    Raises:
+        ValueError: it cannot be opened, or takes clips in place of single crops.
+    """
+
+    def __init__(self, name: str):
+        self.name = str(name)
+        self.record, self.path = locate(name)
+        if self.record.model == CLIPS:
+            raise ValueError(f"{name} scores clips of several crops; tools.validate takes networks of single crops.")
+        self.size = (self.record.input_shape or spec(self.record.model).input_shape)[0]
+        record = self.record
+        known = (record.sha256, record.model, record.arguments, self.size, record.polarity, record.members, record.base)
+        self.key = _digest(known)[:16]
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What `tfdfd detect` scores with."""
+        return Scorer(open_network(self.record, self.path)[0])
+
+    def verdict(self, score: float) -> str:
+        return verdict_of(score, self.record.threshold, self.record.inconclusive_band)
+
+    def threshold_text(self) -> str:
+        band = self.record.inconclusive_band
+        return f"{self.record.threshold:.4f} of the record" + (
+            f", inconclusive from {band[0]:.4f} to {band[1]:.4f}" if band else ", no inconclusive band"
+        )
+
+    def info(self) -> dict:
+        record = self.record
+        return {
+            "model": self.name, "handle": record.handle, "network": record.model, "sha256": record.sha256,
+            "size": self.size, "threshold": record.threshold,
+            "inconclusive_band": list(record.inconclusive_band) if record.inconclusive_band else None,
+        }  # fmt: skip
+
+
+# Sets of crops -------------------------------------------------------------------------------------------------------
+
+
+class Stored:
+    """Crops as they are stored, changed by a condition of `CONDITIONS` before they are scaled."""
+
+    per_item = 1
+
+    def __init__(self, faces: Faces, condition: str = UNCHANGED):
+        self._faces, self.rows, self._condition = faces, faces.rows, condition
+        code = [crop, crop_pixels] + ([degradations, h264, self_blended] if condition != UNCHANGED else [])
+        self.key = _digest(["stored", condition, _files_digest(faces), _code(*code)])
+
+    def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:
+        """RGB uint8 `(1, size, size, 3)` of each size."""
+        names = self._condition, self.rows[number].file
+        seed = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
+        image = crop_pixels.read_pixels(self._faces.path(number))
+        image = CONDITIONS[self._condition](image, np.random.default_rng(seed))
+        return [crop.resize_crop(image, size)[None] for size in sizes]
+
+
+class Blended:
+    """Genuine crops that have landmarks, each with a self-blended fake, as `tfdfd evaluate --blend` makes them."""
+
+    per_item = 2
+
+    def __init__(self, faces: Faces, cache: Path):
+        beside = Path(faces.root) / TABLE
+        cache.mkdir(parents=True, exist_ok=True)
+        table = beside if beside.is_file() else cache / f"landmarks-{_files_digest(faces)[:16]}.csv"
+        self._faces, self._landmarks = faces, landmarks_of(faces, table)
+        self._pairs = {_ANY_SIZE: self._made(_ANY_SIZE)}
+        genuine = self._pairs[_ANY_SIZE].rows
+        self.rows = tuple(row for real in genuine for row in (real, blended_row(real)))
+        self.without_landmarks = Counter(row.dataset for row in faces.rows if self._landmarks[row.file].status != OK)
+        points = [self._landmarks[row.file].points for row in genuine]
+        code = _code(crop, crop_pixels, self_blended, blended_pairs)
+        self.key = _digest(["blended", SEED, _files_digest(Faces(faces.root, genuine)), points, code])
+
+    def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:
+        """RGB uint8 `(2, size, size, 3)` of each size, real first."""
+        for size in sizes:
+            if size not in self._pairs:
+                self._pairs[size] = self._made(size)
+        return [self._pairs[size].pair(number, None) for size in sizes]
+
+    def _made(self, size):
+        return BlendedPairs(self._faces, size, split=None, seed=SEED, landmarks=self._landmarks)
+
+
+def score_crops(
+    models: Sequence[Model], crops: Stored | Blended, cache: Path, say: Callable[[str], None] = lambda text: None
+) -> dict[Model, list[ScoreRow]]:
+    """Scores the crops of a set by each model; scores are kept and reused.
+
+    Args:
+        models: that score.
+        crops: the set; its `per_item` rows are made together.
+        cache: folder for scores.
+        say: receives progress messages.
+    """
+    files = {model: cache / "scores" / model.key / f"{crops.key[:16]}.npy" for model in models}
+    waiting = [model for model in models if not files[model].exists()]
+    found = {model: [] for model in waiting}
+    items, step = len(crops.rows) // crops.per_item, _BATCH // crops.per_item
+    sizes = sorted({model.size for model in waiting})
+    if waiting:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, items, step):
+                numbers = range(start, min(start + step, items))
+                made = list(pool.map(lambda number: crops.pictures(number, sizes), numbers))
+                for place, size in enumerate(sizes):
+                    pixels = np.concatenate([pictures[place] for pictures in made])
+                    for model in waiting:
+                        if model.size == size:
+                            found[model].append(model.scorer(pixels))
+                if start // step % 16 == 15:
+                    say(f"  {numbers.stop * crops.per_item:,} of {len(crops.rows):,}")
+    for model, scores in found.items():
+        kept = io.BytesIO()
+        np.save(kept, np.concatenate(scores).astype(np.float64))
+        files[model].parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(files[model], kept.getvalue())
+    return {model: _score_rows(crops.rows, np.load(files[model])) for model in models}
+
+
+def _score_rows(rows, scores):
+    return [
+        ScoreRow(
+            row.file, row.dataset, row.video, row.frame, row.track, row.label, row.method, row.source_id,
+            row.compression, row.split, float(score),
+        )
+        for row, score in zip(rows, scores, strict=True)
+    ]  # fmt: skip
+
+
+# Clips ---------------------------------------------------------------------------------------------------------------
+
+
+class KeptFaces:
+    """Face extractor that keeps the faces of each file, by the file's digest and the size of the crops.
+
+    Args:
+        extractor: `tfdfd.extract.pool.FaceExtractor` that finds them.
+        folder: where they are kept.
+    """
+
+    def __init__(self, extractor, folder: Path):
+        self._extractor, self._folder = extractor, folder
+        self._code = _code(extraction, wire, bounded, crop, mtcnn, decode, sampling)
+
+    def extract(self, items, request):
+        """As of `FaceExtractor`. Failures are not kept: a timeout says little about the file."""
+        files = [self._file(item, request) for item in items]
+        known = [file is not None and file.exists() for file in files]
+        waiting = [item for item, kept in zip(items, known, strict=True) if not kept]
+        found = iter(self._extractor.extract(waiting, request)) if waiting else iter(())
+        for item, file, kept in zip(items, files, known, strict=True):
+            if kept:
+                yield _unpacked(item.path, file.read_bytes(), request.size)
+                continue
+            answer = next(found)
+            if file is not None and answer.status in (OK, NO_FACE):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, b"".join(wire.pack(answer)))
+            yield answer
+
+    def close(self):
+        self._extractor.close()
+
+    def _file(self, item, request):
+        if item.error is not None:
+            return None
+        return self._folder / f"{_digest([_sha256(item.path), asdict(request), self._code])[:32]}.faces"
+
+
+def _unpacked(path, data, size):
+    header, _ = wire.lengths(data[: wire.PREFIX_BYTES])
+    end = wire.PREFIX_BYTES + header
+    return wire.unpack(path, wire.parse(data[wire.PREFIX_BYTES : end]), data[end:], size)
+
+
+def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
+    """Scores the clips of a folder in FaceForensics++'s layout with `tfdfd.Detector`; one row a clip.
+
+    Args:
+        model: that scores.
+        folder: of the clips.
+        cache: folder for scores and faces.
+    """
+    rows = INDEXERS["ffpp"](folder).rows
+    with Detector(model.path) as detector:
+        detector._extractor = KeptFaces(detector._extractor, cache / "faces")
+        contents = [_sha256(folder / row.path) for row in rows]
+        key = _digest([asdict(detector._request), detector._extractor._code, contents])
+        file = cache / "clips" / model.key / f"{key[:16]}.json"
+        found = json.loads(file.read_text("utf-8")) if file.exists() else None
+        if found is None:
+            detector._loaded = model.scorer
+            outcomes = detector.detect_many([folder / row.path for row in rows])
+            found = [[outcome.status, outcome.fake_probability] for outcome in outcomes]
+            if all(status in (OK, NO_FACE) for status, _ in found):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, json.dumps(found) + "\n")
+    return [
+        ScoreRow(
+            row.path, CLIPS_NAME, row.path, 0, 0, row.label, row.method, row.source_id, row.compression, row.split,
+            score, status,
+        )
+        for row, (status, score) in zip(rows, found, strict=True)
+    ]  # fmt: skip
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """The scores of each part: for each model rows, or rows by name; or the reason why the part is skipped."""
+
+    def __init__(self, models, root, photographs, swaps, cache, say):
+        self._models, self._root, self._cache, self._say = models, root, cache, say
+        # Sets are opened before anything takes long.
+        self._real = _validation(root) if (root / "faces.csv").is_file() else None
+        self._photographs = _photographs(photographs) if photographs else None
+        self._swaps = _swaps(swaps) if swaps else None
+        self._no_faces = f"there is no {root / 'faces.csv'}"
+
+    def ffpp(self):
+        faces = self._of(FFPP)
+        return self._score("FaceForensics++ crops", faces) if faces else self._no_faces
+
+    def clips(self):
+        return self._scored_clips
+
+    def blended(self):
+        found = {model: {} for model in self._models}
+        for faces in filter(None, (self._of(*HELD_OUT), self._photographs)):
+            self._say(f"self-blended fakes of {len(faces.rows):,} crops")
+            crops = Blended(faces, self._cache)
+            for model, rows in score_crops(self._models, crops, self._cache, self._say).items():
+                for name, part in _by_dataset(rows).items():
+                    found[model][name] = part, crops.without_landmarks[name]
+        return found if any(found.values()) else self._no_faces
+
+    def swapped(self):
+        return self._score("swapped faces", self._swaps) if self._swaps else "no --swaps given"
+
+    def degraded(self):
+        faces = self._of(FFPP)
+        if not faces:
+            return self._no_faces
+        found = {condition: self._score(condition, faces, condition) for condition in DEGRADED}
+        return {model: {name: rows[model] for name, rows in found.items()} for model in self._models}
+
+    def genuine(self):
+        found = {model: {} for model in self._models}
+        for faces in filter(None, (self._of(FFPP), self._of(*HELD_OUT), self._photographs)):
+            for model, rows in self._score("genuine faces", faces).items():
+                found[model] |= _by_dataset([row for row in rows if row.label == REAL])
+        if not isinstance(self._scored_clips, str):
+            for model, rows in self._scored_clips.items():
+                found[model][CLIPS_NAME] = [row for row in rows if row.label == REAL]
+        return found if any(found.values()) else self._no_faces
+
+    @cached_property
+    def _scored_clips(self):
+        folder = self._root / "val_clips"
+        if not folder.is_dir():
+            return f"there is no {folder}"
+        found = {}
+        for model in self._models:
+            self._say(f"clips by {model.name}")
+            found[model] = score_clips(model, folder, self._cache)
+        return found
+
+    def _score(self, name, faces, condition=UNCHANGED):
+        self._say(f"{name}: {len(faces.rows):,} crops")
+        return score_crops(self._models, Stored(faces, condition), self._cache, self._say)
+
+    def _of(self, *datasets):
+        """Validation crops of these data sets of `real_deepfakes`; None where there are none."""
+        rows = tuple(row for row in self._real.rows if row.dataset in datasets) if self._real else ()
+        return Faces(self._real.root, rows) if rows else None
+
+
+def _validation(where):
+    """Validation rows of `real_deepfakes`, with what packed training holds out of sets that have none."""
+    faces = faces_of(where)
+    splits = [row["split"] for row in _held_out([asdict(row) for row in faces.rows], HOLD_OUT)]
+    return Faces(faces.root, tuple(row for row, split in zip(faces.rows, splits, strict=True) if split == "val"))
+
+
+def _photographs(where):
+    faces = faces_of(where, "val")
+    real = tuple(replace(row, dataset=PHOTOGRAPHS) for row in faces.rows if row.label == REAL)
+    return Faces(faces.root, real)
+
+
+def _swaps(where):
+    faces = faces_of(where, "val")
+    # A fake shows two photographs. By both, all photographs would hang together; the covered one counts.
+    return Faces(faces.root, tuple(replace(row, source_id=(row.video.partition("#")[0],)) for row in faces.rows))
+
+
+def _by_dataset(rows):
+    return {name: [row for row in rows if row.dataset == name] for name in dict.fromkeys(row.dataset for row in rows)}
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def figures(rows: Sequence[ScoreRow], model: Model, level: str = "video") -> dict:
+    """AUC and shares of verdicts, with intervals.
+
+    Args:
+        rows: scores of one set.
+        model: whose threshold and band give the verdicts.
+        level: `video`, the mean of its crops, or `crop`.
+
+    Returns:
+        `auc`, `auc_ci95`, and for each class, `real` and `fake`, `{n, fake, fake_ci95, inconclusive,
+        inconclusive_ci95, real, failed}`: the number of examples, the shares of each verdict, and the number without.
+    """
+    videos = filled(videos_of(rows), "as-chance")
+    sources = groups(videos, by=(SOURCE,))
+    if level == "crop":
+        pairs = [(each, source) for video, source in zip(videos, sources, strict=True) for each in video.crops]
+    else:
+        pairs = list(zip(videos, sources, strict=True))
+    examples, sources = zip(*pairs, strict=True)
+    labels = [each.label for each in examples]
+    scores = [each.fake_probability for each in examples]
+    verdicts = [model.verdict(each.fake_probability) if each.status == OK else FAILED for each in examples]
+    result = {"auc": None, "auc_ci95": None}
+    if len(set(labels)) == 2:
+        result = {"auc": round(auc(labels, scores), _DIGITS), "auc_ci95": _interval(auc, labels, scores, sources)}
+    for label, name in ((REAL, "real"), (FAKE, "fake")):
+        chosen = [number for number, other in enumerate(labels) if other == label]
+        result[name] = _shares([verdicts[n] for n in chosen], [sources[n] for n in chosen])
+    return result
+
+
+def _shares(verdicts, sources):
+    result = {"n": len(verdicts)}
+    for verdict in _VERDICTS if verdicts else ():
+        hits = [float(each == verdict) for each in verdicts]
+        result[verdict] = round(float(np.mean(hits)), _DIGITS)
+        if verdict != REAL_VERDICT:
+            result[f"{verdict}_ci95"] = _interval(_mean, [REAL] * len(hits), hits, sources)
+    return result | {FAILED: verdicts.count(FAILED)}
+
+
+def _mean(labels, values):
+    return float(np.mean(values))
+
+
+def _interval(metric, labels, scores, sources):
+    for label in set(labels):
+        if len({source for source, other in zip(sources, labels, strict=True) if other == label}) < 2:
+            return None
+    low, high = bootstrap_interval(metric, labels, scores, sources)
+    return [round(low, _DIGITS), round(high, _DIGITS)] if low < high else None
+
+
+def _per_method(rows, model, level="video", ending=""):
+    """The fakes of each method against all reals."""
+    real = [row for row in rows if row.label == REAL]
+    methods = sorted({row.method for row in rows if row.label == FAKE})
+    return {
+        method + ending: figures(real + [row for row in rows if row.method == method], model, level)
+        for method in methods
+    }
+
+
+def _ffpp(rows, model):
+    c40, result = [row for row in rows if row.compression == "c40"], {}
+    for level in ("video", "crop"):
+        result[f"by {level}"] = figures(rows, model, level)
+        result |= _per_method(rows, model, level, f", by {level}")
+        result |= {f"c40 only, by {level}": figures(c40, model, level)} if c40 else {}
+    return result
+
+
+def _swapped(rows, model):
+    return {ALL: figures(rows, model, "crop")} | _per_method(rows, model, "crop")
+
+
+def _clips(rows, model):
+    return {ALL: figures(rows, model)} | _per_method(rows, model)
+
+
+def _blended(rows, model):
+    return {
+        name: figures(part, model, "crop") | {"without_landmarks": without} for name, (part, without) in rows.items()
+    }
+
+
+def _degraded(rows, model):
+    return {name: figures(part, model) for name, part in rows.items()}
+
+
+def _genuine(rows, model):
+    small = [row for name in (*HELD_OUT[:3], CLIPS_NAME) for row in rows.get(name, ())]
+    return _degraded(rows | ({TOGETHER: small} if small else {}), model)
+
+
+_FFPP_CROPS, _MEAN_OF_CROPS = "real_deepfakes/faces.csv, dataset ffpp", "video, mean of its crops"
+_OTHERS = f"others: {HOLD_OUT:.0%} of the videos, by crc32 of their names, which packed training holds out"
+# Of each part: title, figures, data, split, level.
+_PARTS = {
+    "ffpp": ("FaceForensics++ val crops", _ffpp, _FFPP_CROPS, "val", f"crop; {_MEAN_OF_CROPS}"),
+    "clips": (
+        "FaceForensics++ val clips, by Detector", _clips, "real_deepfakes/val_clips", "val",
+        "clip, by tfdfd.Detector (MTCNN, 32 frames, mean of a track, highest track)",
+    ),
+    "blended": (
+        "Self-blended fakes of genuine crops", _blended,
+        "genuine crops, each with one self-blended fake, both degraded alike as photographs",
+        f"photographs: val; {_OTHERS}", "crop",
+    ),
+    "swapped": (
+        "Swapped faces, by crop", _swapped,
+        "photographs and the same with another face swapped in ('tfdfd data swap'), as frames of H.264", "val", "crop",
+    ),
+    "degraded": (
+        "FaceForensics++ val crops degraded, by video", _degraded,
+        f"{_FFPP_CROPS}; crops are degraded as they are stored, then scaled", "val", _MEAN_OF_CROPS,
+    ),
+    "genuine": (
+        "Genuine faces, by video", _genuine, "genuine faces by source",
+        f"ffpp, clips, photographs: val; {_OTHERS}", f"{_MEAN_OF_CROPS}; clips by tfdfd.Detector",
+    ),
+}  # fmt: skip
+
+
+def _part(part, rows, model):
+    _, make, data, split, level = _PARTS[part]
+    protocol = {"data": data, "split": split, "level": level, "threshold": model.threshold_text()}
+    return {"protocol": protocol, "figures": make(rows, model)}
+
+
+def _domains(rows):
+    """P(fake) of the genuine and of the fake videos by domain, as `tools.packed.finish` sets the band by."""
+    genuine = rows["genuine"]
+    fakes = {part: rows[part] for part in ("ffpp", "clips") if not isinstance(rows[part], str)}
+    kinds = {
+        "FaceForensics++ val crops": ((FFPP,), fakes.get("ffpp", ())),
+        "photographs (val photographs, FFHQ held out)": ((PHOTOGRAPHS, "ffhq"), ()),
+        "videos (talking heads, GRID, VoxCeleb2 held out; FaceForensics++ val clips)": (
+            (*HELD_OUT[:3], CLIPS_NAME),
+            fakes.get("clips", ()),
+        ),
+    }
+    found = {}
+    for name, (sources, fake) in kinds.items():
+        real = [row for source in sources for row in genuine.get(source, ())]
+        if real:
+            found[name] = [_video_scores(real), _video_scores([row for row in fake if row.label == FAKE])]
+    return found
+
+
+def _video_scores(rows):
+    return [video.fake_probability for video in videos_of(rows) if video.status == OK]
+
+
+# Table ---------------------------------------------------------------------------------------------------------------
+
+
+def print_table(result: dict) -> None:
+    """Prints a row for each figure and a column for each model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    models = result["models"]
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(markup=False, width=70 + 30 * len(models))
+    table = Table(title="Validation; AUC and shares of verdicts with 95 % intervals over videos")
+    table.add_column("")
+    for entry in models:
+        table.add_column(entry["model"], overflow="fold")
+    columns = [dict(table_rows(entry)) for entry in models]
+    section = None
+    for key in dict.fromkeys(key for column in columns for key in column):
+        if key[0] != section:
+            section = key[0]
+            table.add_section()
+            table.add_row(section, style="bold")
+        table.add_row(f"  {key[1]}", *(column.get(key, "") for column in columns))
+    console.print(table)
+
+
+def table_rows(entry: dict) -> list[tuple[tuple[str, str], str]]:
+    """`((section, label), text)` of each figure of one model."""
+    rows = []
+    for part, content in entry["parts"].items():
+        title = _PARTS[part][0]
+        rows += [((title, key), content[key]) for key in ("skipped", "without") if key in content]
+        for name, found in content.get("figures", {}).items():
+            if name.endswith(", by crop"):
+                continue
+            if found["auc"] is not None:
+                counts = f"{found['real']['n']:,} real, {found['fake']['n']:,} fake"
+                rows.append(((title, f"AUC {name} ({counts})"), _with_interval(found, "auc", "{:.3f}")))
+            for label, shares in _shown(part, name, found):
+                start = f"{name}, {label} (n {shares['n']:,})"
+                for verdict in _VERDICTS if part == "clips" else _VERDICTS[:2]:
+                    said = verdict if verdict == OPEN else f"called {verdict}"
+                    rows.append(((title, f"{start}: {said}"), _with_interval(shares, verdict, "{:.1%}")))
+                if shares[FAILED]:
+                    rows.append(((title, f"{start}: without a score"), str(shares[FAILED])))
+    for name, value in entry["summary"].items():
+        rows.append((("Summary", name.replace("_", " ")), "–" if value is None else f"{value:.3f}"))
+    return rows
+
+
+def _shown(part, name, found):
+    """The classes whose shares of verdicts the table has; the JSON has all."""
+    classes = {"degraded": ("real",), "genuine": ("real",), "blended": ()}.get(part, ("real", "fake"))
+    if part in ("ffpp", "clips", "swapped") and name not in ("by video", ALL):
+        classes = ()
+    return [(label, found[label]) for label in classes]
+
+
+def _with_interval(found, name, form):
+    if found.get(name) is None:
+        return "–"
+    interval = found.get(f"{name}_ci95")
+    return form.format(found[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
+
+
+# Keys of what is kept ------------------------------------------------------------------------------------------------
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps([cv2.__version__, value], sort_keys=True).encode()).hexdigest()
+
+
+def _files_digest(faces) -> str:
+    contents = (row.sha256 or _sha256(faces.path(number)) for number, row in enumerate(faces.rows))
+    return _digest([[row.file, content] for row, content in zip(faces.rows, contents, strict=True)])
+
+
+def _sha256(path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _code(*modules) -> list[str]:
+    return [_sha256(module.__file__) for module in modules]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
