@@ -24,8 +24,10 @@ What each set of weights that the repository carries is worth, from its model ca
 Made by `python -m tools.models_table --write`; the cards are made by `python -m tools.carry_model`, whose head says
 how. Nothing here is forensic proof.
 
-**Blended photographs are not deepfakes**: all networks were trained on self-blended photographs, and the crops and
-clips of real deepfakes that they could be judged on are very few. Read the intervals."""
+**Blended photographs are not deepfakes**: all networks but the default were trained on self-blended photographs alone,
+and the crops and clips of real deepfakes that they are judged on are very few. Read the intervals. Figures of the
+default by domain, on validation, are in its card (`domains`); so are all of `tfdfd/clip_vit_b16` and
+`tfdfd/best_ensemble`, which were validated and not judged yet."""
 
 
 def main(argv=None):

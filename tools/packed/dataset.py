@@ -42,7 +42,7 @@ class Pack:
     """
 
     def __init__(self, files: Sequence[str | os.PathLike]):
-        parts = sorted((_read(Path(file)) for file in files), key=lambda part: part["numbers"].min(initial=0))
+        parts = sorted((_read(Path(file)) for file in files), key=lambda part: part["numbers"].tolist())
         numbers = np.concatenate([part["numbers"] for part in parts])
         count = int(parts[0]["count"])
         if sorted(numbers) != list(range(count)):
