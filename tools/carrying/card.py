@@ -10,6 +10,7 @@ from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import versions
 from tfdfd.weights.store import TRAINED
 from tools.carrying.terms import runs_behind
+from tools.packed.settings import Settings
 
 SCHEMA = 1
 # The second set of the packs, as commands name it.
@@ -166,7 +167,8 @@ def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:
 
 def packed_commands(packed: dict, faces: str) -> list[str]:
     """The commands that a packed training is of."""
-    settings, defaults = packed["settings"], packed_defaults()
+    settings = packed["settings"]
+    defaults = Settings(settings["network"]).plain()
     changed = []
     for name, value in settings.items():
         if name == "arguments":
@@ -182,17 +184,8 @@ def packed_commands(packed: dict, faces: str) -> list[str]:
             + [f"--set {each}" for each in changed]
         ),
         f"python -m tools.packed.finish PACKED_RUN --faces {faces} --also {PHOTOGRAPH_SET} --domains validation.json "
-        "-o RUN",
+        f"--dtype {packed.get('dtype', 'float32')} -o RUN",
     ]
-
-
-def packed_defaults() -> dict:
-    """The settings of packed training where nothing is said."""
-    return {
-        "weights": None, "size": None, "pairs": 32, "blends": 32, "warm_up": 0.05, "weight_decay": 0.02, "ema": 0.998,
-        "smoothing": 0.05, "swapped": 0.25, "mask_weight": 0.3, "teacher_weight": 0.5, "without": [],
-        "precision": "mixed_bfloat16", "seed": 0,
-    }  # fmt: skip
 
 
 def plain_paths(told):

@@ -52,6 +52,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     packed = json.loads((options.run / "log.json").read_text("utf-8"))
     settings = packed["settings"]
+    packed["dtype"] = options.dtype
     recipe = list_recipes()[f"sbi-{settings['network'].replace('_', '-')}"].changed(
         ["data=crops", "calibration=none", f"size={settings['size'] or 'none'}", f"weights={settings['weights']}"]
     )
