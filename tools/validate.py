@@ -52,7 +52,7 @@ from tfdfd.models import CLIPS, spec
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
 from tfdfd.weights.store import cache_folder, locate
-from tools.packed.pack import _held_out
+from tools.packed.pack import hold_out
 
 SCHEMA = 1
 PARTS = ("ffpp", "clips", "blended", "swapped", "degraded", "genuine")
@@ -472,7 +472,7 @@ class _Run:
 def _validation(where):
     """Validation rows of `real_deepfakes`, with what packed training holds out of sets that have none."""
     faces = faces_of(where)
-    splits = [row["split"] for row in _held_out([asdict(row) for row in faces.rows], HOLD_OUT)]
+    splits = [row["split"] for row in hold_out([asdict(row) for row in faces.rows], HOLD_OUT)]
     return Faces(faces.root, tuple(row for row, split in zip(faces.rows, splits, strict=True) if split == "val"))
 
 

@@ -18,7 +18,7 @@ from tfdfd.models.scaling import standardised
 
 
 class Stage(NamedTuple):
-    """A line of the paper's table 1, scaled to B5 (width 1.6, depth 2.2)."""
+    """A line of the paper's table 1."""
 
     kernel: int
     repeats: int
@@ -27,6 +27,7 @@ class Stage(NamedTuple):
     strides: int
 
 
+# Scaled: width 1.6, depth 2.2.
 B5 = (
     Stage(3, 3, 24, 1, 1),  # (batch, 112, 112, 24)
     Stage(3, 5, 40, 6, 2),  # (batch, 56, 56, 40)

@@ -8,26 +8,15 @@ mobile runtimes support and that can be quantized to 8 bits with little loss.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import keras
 from keras import layers
 
+from tfdfd.models.efficientnet import Stage
 from tfdfd.models.freezing import freeze as freeze_layers
 from tfdfd.models.heads import fake_probability
 from tfdfd.models.scaling import lite
 
-
-class Stage(NamedTuple):
-    """A line of the paper's table 1, which Lite0 does not scale (width 1, depth 1)."""
-
-    kernel: int
-    repeats: int
-    filters: int
-    expansion: int
-    strides: int
-
-
+# Not scaled: width 1, depth 1.
 LITE0 = (
     Stage(3, 1, 16, 1, 1),  # (batch, 112, 112, 16)
     Stage(3, 2, 24, 6, 2),  # (batch, 56, 56, 24)

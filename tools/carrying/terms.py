@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tfdfd.models import spec
 from tfdfd.training.run_folder import finished_run
+from tfdfd.weights.clip import PREFIX as CLIP
 from tfdfd.weights.imagenet import PREFIX as IMAGENET
 from tfdfd.weights.slimming import PREFIX as SLIM
 from tfdfd.weights.store import RUN, locate
 
-CLIP = "clip:"
 # The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
 MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
 Copyright 2018 The Apache Software Foundation

@@ -59,8 +59,9 @@ def main(arguments=None):
     model = build(settings["network"], options.base, _shape(settings), **settings["arguments"])
     weights = options.run / "weights.safetensors"
     if options.base:
-        arrays = {name: np.array(variable.value) for name, variable in named_weights(model).items()}
-        load_safetensors(model, weights, {k: v for k, v in arrays.items() if k not in read_safetensors(weights)})
+        trained = read_safetensors(weights).keys()
+        base = {name: np.array(v.value) for name, v in named_weights(model).items() if name not in trained}
+        load_safetensors(model, weights, base)
     else:
         load_safetensors(model, weights)
     # What is rounded later must be rounded when thresholds are chosen.

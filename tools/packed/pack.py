@@ -107,10 +107,6 @@ def hold_out(rows: list[dict], share: float) -> list[dict]:
     return rows
 
 
-# The name by which `tools.validate` imports it.
-_held_out = hold_out
-
-
 def nearest(points: np.ndarray, labels: Sequence[int], kinds: Sequence[Hashable], videos: Sequence[str]) -> np.ndarray:
     """For each genuine crop, the genuine crops with the most similar face shape.
 
