@@ -29,7 +29,9 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+if __name__ == "__main__":
+    # Before Keras is imported. Whoever imports this module chooses the backend: children inherit the variable.
+    os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
 
