@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: install demo test test-slow lint bench clean
+.PHONY: install demo test test-slow lint bench docs clean
 
 # The package as a user gets it; updated when the dependencies change, made anew for another Python.
 $(STAMP): setup.cfg setup.py pyproject.toml
@@ -50,6 +50,14 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.bottleneck
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
+
+$(STAMP)-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: $(STAMP)-docs
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "The site is $(CURDIR)/build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html

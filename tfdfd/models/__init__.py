@@ -11,9 +11,13 @@ import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import locate
+
+if TYPE_CHECKING:
+    import keras
 
 __all__ = ["MODELS", "ModelSpec", "build", "list_models", "load", "spec"]
 
@@ -179,7 +183,12 @@ def spec(name: str) -> ModelSpec:
     return ModelSpec(**{**vars(known), "weights": weights})
 
 
-def build(name: str, weights: str | os.PathLike | None = None, input_shape=None, **arguments):
+def build(
+    name: str,
+    weights: str | os.PathLike | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    **arguments: object,
+) -> keras.Model:
     """A new `keras.Model`: RGB faces, float32 in [0, 1], `(batch, height, width, 3)` -> P(fake), `(batch, 1)`.
 
     Args:
