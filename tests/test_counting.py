@@ -7,8 +7,7 @@ from keras import layers
 
 from tfdfd.cli.layer_lines import layer_lines
 from tfdfd.models import build, list_models, spec
-from tfdfd.models.counting import learned, macs, thesis_macs, total, trainable
-from tfdfd.models.layer_table import layer_rows
+from tfdfd.models.counting import layer_rows, learned, macs, thesis_macs, total, trainable
 
 IMAGE = (10, 8, 6)
 

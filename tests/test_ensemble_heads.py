@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.seeded import fill
-from tfdfd.models.bodies import copy_body
+from tfdfd.models.blocks import copy_body
 from tfdfd.weights import records, store
 from tfdfd.weights.loading import load_weights, read_safetensors
 from tfdfd.weights.records import LARGE, folder_for, list_records

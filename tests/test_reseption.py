@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tfdfd.models import build
-from tfdfd.models.counting import learned, thesis_macs, trainable
-from tfdfd.models.layer_table import layer_rows
+from tfdfd.models.counting import layer_rows, learned, thesis_macs, trainable
 
 TABLE = Path(__file__).parent / "tables" / "reseption_layers.txt"
 REPEATS = {"a": 3, "b": 4, "c": 2}

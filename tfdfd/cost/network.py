@@ -85,8 +85,8 @@ def measure(name: str, batches: Sequence[int], seconds: float, runtime: str) -> 
 
 
 def layers_of(name: str) -> list[dict]:
-    """`tfdfd.models.layer_table.layer_rows` of a network at its published size."""
-    from tfdfd.models.layer_table import layer_rows
+    """`tfdfd.models.counting.layer_rows` of a network at its published size."""
+    from tfdfd.models.counting import layer_rows
 
     return layer_rows(build(name))
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from tfdfd.models.blocks import fake_probability
 from tfdfd.models.clip_vit import clip_vit_b16
 from tfdfd.models.efficientnet_lite import efficientnet_lite0
-from tfdfd.models.heads import fake_probability
 
 MEMBERS = {"clip_vit_b16": clip_vit_b16, "efficientnet_lite0": efficientnet_lite0}
 

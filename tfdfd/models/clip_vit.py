@@ -14,9 +14,8 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import standardized_for_clip
+from tfdfd.models.blocks import fake_probability, standardized_for_clip
+from tfdfd.models.blocks import freeze as freeze_layers
 
 PATCH, WIDTH, HEADS, BLOCKS = 16, 768, 12, 12
 _EPSILON = 1e-5

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import standardised
+from tfdfd.models.blocks import fake_probability, standardised
+from tfdfd.models.blocks import freeze as freeze_layers
 
 
 class Stage(NamedTuple):

@@ -11,10 +11,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from tfdfd.models.blocks import fake_probability, lite
+from tfdfd.models.blocks import freeze as freeze_layers
 from tfdfd.models.efficientnet import Stage
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import lite
 
 # Not scaled: width 1, depth 1.
 LITE0 = (

@@ -12,10 +12,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfdfd.models.branches import Conv, average_pool, concat_branches, max_pool, run_branch
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import symmetric
+from tfdfd.models.blocks import Conv, average_pool, concat_branches, fake_probability, max_pool, run_branch, symmetric
+from tfdfd.models.blocks import freeze as freeze_layers
 
 _STEM = (
     Conv(32, 3, 2, "valid"),  # (batch, 149, 149, 32)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import centred, symmetric
+from tfdfd.models.blocks import centred, fake_probability, symmetric
+from tfdfd.models.blocks import freeze as freeze_layers
 from tfdfd.models.srm import SRM
 
 SIZE = (128, 128, 3)

@@ -9,7 +9,7 @@ the released one is built, since it is what the published scores were measured w
 import keras
 from keras import layers
 
-from tfdfd.models.heads import fake_probability
+from tfdfd.models.blocks import fake_probability
 
 
 def meso4(input_shape=(256, 256, 3), dropout=0.5, name="meso4"):

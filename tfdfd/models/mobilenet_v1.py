@@ -12,9 +12,8 @@ import difflib
 import keras
 from keras import layers
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import symmetric
+from tfdfd.models.blocks import fake_probability, symmetric
+from tfdfd.models.blocks import freeze as freeze_layers
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 RESOLUTIONS = (128, 160, 192, 224)

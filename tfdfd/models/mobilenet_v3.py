@@ -12,8 +12,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import symmetric
+from tfdfd.models.blocks import fake_probability, symmetric
 
 
 class Row(NamedTuple):

@@ -16,9 +16,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from tfdfd.models.branches import Conv, concat_branches, max_pool, run_branch
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import symmetric
+from tfdfd.models.blocks import Conv, concat_branches, fake_probability, max_pool, run_branch, symmetric
 
 SLOPE = 0.2
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfdfd.models.bodies import copy_body
-from tfdfd.models.heads import fake_probability
+from tfdfd.models.blocks import copy_body, fake_probability
 from tfdfd.models.reseption import bias_of, reseption_v1, reseption_v2, xavier
 
 WIDTH = 512

@@ -8,9 +8,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import centred, standardised
+from tfdfd.models.blocks import centred, fake_probability, standardised
+from tfdfd.models.blocks import freeze as freeze_layers
 
 
 def resnet152(input_shape=(224, 224, 3), dropout=0.5, freeze="thesis", name="resnet152"):

@@ -8,8 +8,7 @@ import keras
 from keras import layers, ops
 
 from tfdfd.models import CLIPS, build
-from tfdfd.models.bodies import copy_body
-from tfdfd.models.heads import fake_probability
+from tfdfd.models.blocks import copy_body, fake_probability
 from tfdfd.weights.loading import load_weights
 from tfdfd.weights.records import WeightRecord
 

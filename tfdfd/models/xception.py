@@ -9,9 +9,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tfdfd.models.freezing import freeze as freeze_layers
-from tfdfd.models.heads import fake_probability
-from tfdfd.models.scaling import symmetric
+from tfdfd.models.blocks import fake_probability, symmetric
+from tfdfd.models.blocks import freeze as freeze_layers
 
 
 def xception(input_shape=(299, 299, 3), dropout=0.5, freeze="thesis", name="xception"):

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from tfdfd.models import build
-from tfdfd.models.freezing import freeze
+from tfdfd.models.blocks import freeze
 from tfdfd.training.bottlenecks import BottleneckCache, folder_beside
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.curves import draw_curves

@@ -1,0 +1,175 @@
+"""Parts that networks share: input scaling, Inception-style branches, the head, bodies to build upon, freezing.
+
+Scaling takes RGB in [0, 1] to what a network was trained on, inside the network, so that nobody outside knows a mean.
+A branch is a tuple of rows, an Inception-style block a tuple of branches.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+# Of ImageNet, RGB in [0, 1]; and the BGR means in [0, 255] that Caffe's networks subtract, here in RGB order.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
+# Of CLIP's images (Radford et al., arXiv:2103.00020, their code), RGB in [0, 1].
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def symmetric(image):
+    """RGB in [0, 1] -> [-1, 1] (TensorFlow's networks)."""
+    return layers.Rescaling(2.0, offset=-1.0, name="scaling")(image)
+
+
+def standardised(image):
+    """RGB in [0, 1] -> zero mean and unit variance over ImageNet (PyTorch's networks, EfficientNet)."""
+    return _standardized(image, _MEAN, _STD)
+
+
+def standardized_for_clip(image):
+    """RGB in [0, 1] -> zero mean and unit variance over CLIP's images."""
+    return _standardized(image, _CLIP_MEAN, _CLIP_STD)
+
+
+def centred(image):
+    """RGB in [0, 1] -> [0, 255] less ImageNet's mean (Caffe's networks).
+
+    Those want BGR; here the channels stay, and `tfdfd.weights.imagenet` turns the first kernel round instead.
+    """
+    return layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEAN], name="scaling")(image)
+
+
+def lite(image):
+    """RGB in [0, 1] -> (255 x - 127) / 128, in [-0.993, 1] (EfficientNet-Lite)."""
+    return layers.Rescaling(255 / 128, offset=-127 / 128, name="scaling")(image)
+
+
+def _standardized(image, means, deviations):
+    offset = [-mean / deviation for mean, deviation in zip(means, deviations, strict=True)]
+    return layers.Rescaling([1 / deviation for deviation in deviations], offset=offset, name="scaling")(image)
+
+
+class Conv(NamedTuple):
+    """One convolution of a branch. `kernel` is a side or `(height, width)`; `valid` padding is none at all."""
+
+    filters: int
+    kernel: int | tuple[int, int] = 1
+    strides: int = 1
+    padding: str = "same"
+
+
+def max_pool(x, name):
+    """3x3, stride 2, no padding."""
+    return layers.MaxPooling2D(3, strides=2, name=name)(x)
+
+
+def average_pool(x, name):
+    """3x3, stride 1; a mean at the border is taken over the pixels there are."""
+    return layers.AveragePooling2D(3, strides=1, padding="same", name=name)(x)
+
+
+def run_branch(x, rows, conv: Callable, name: str) -> list:
+    """The outputs of one branch.
+
+    Args:
+        x: `(batch, height, width, channels)`.
+        rows: each a `Conv`, a function `(x, name=...) -> x`, or, at the end, a list of `Conv` side by side.
+        conv: `(x, *row, name=...) -> x`, the convolution as the network has it (norm, activation, initialiser).
+        name: prefix: `<name>_conv<n>`, of parallel rows `<name>_conv<n>a` and `...b`; `<name>_pool<n>`.
+    """
+    number = pools = 0
+    for row in rows:
+        if callable(row):
+            pools += 1
+            x = row(x, name=f"{name}_pool{pools}")
+            continue
+        number += 1
+        if isinstance(row, list):
+            return [conv(x, *part, name=f"{name}_conv{number}{chr(ord('a') + i)}") for i, part in enumerate(row)]
+        x = conv(x, *row, name=f"{name}_conv{number}")
+    return [x]
+
+
+def concat_branches(x, branches, conv: Callable, name: str):
+    """All branches of `x`, side by side in the order given."""
+    outputs = [
+        output
+        for number, rows in enumerate(branches, start=1)
+        for output in run_branch(x, rows, conv, f"{name}_branch{number}")
+    ]
+    return layers.Concatenate(name=f"{name}_concat")(outputs)
+
+
+def fake_probability(features, dropout=0.0, **initializers):
+    """`(batch, n)` features -> P(fake), `(batch, 1)` in [0, 1], 1 = fake.
+
+    The output stays float32 under mixed precision: a half-precision sigmoid loses the small probabilities
+    on which operating points are set.
+
+    Args:
+        features: `(batch, n)`.
+        dropout: share of features dropped in training, in [0, 1).
+        **initializers: `kernel_initializer`, `bias_initializer`.
+    """
+    if dropout:
+        features = layers.Dropout(dropout, name="head_dropout")(features)
+    return layers.Dense(1, activation="sigmoid", dtype="float32", name="fake_probability", **initializers)(features)
+
+
+def copy_body(model, name):
+    """A copy of `model` from its image to its layer `features`, with its weights; `model` stays as it is.
+
+    Raises:
+        ValueError: `model` has no layer `features`.
+    """
+    if "features" not in {layer.name for layer in model.layers}:
+        raise ValueError(
+            f"{model.name}, given as {name}, has no layer 'features'; give a network of tfdfd.models.build."
+        )
+    body = keras.Model(model.input, model.get_layer("features").output, name=name)
+    copied = keras.models.clone_model(body)
+    copied.set_weights(body.get_weights())
+    return copied
+
+
+def freeze(model: keras.Model, until: str, thesis: str | None = None, kernels: tuple[str, ...] = ()) -> keras.Model:
+    """Freezes a part of `model` and returns it. A frozen norm keeps its statistics, too.
+
+    (PyTorch's norms, frozen by `requires_grad` alone as in the thesis, go on averaging theirs.)
+
+    Args:
+        model: a network with a layer `features`.
+        until: `"none"`; `"all"`: everything up to `features`, so that only the head trains; `"thesis"`: what S2's
+            Table 5.2 freezes; `"kernels"`: the layers `kernels` alone; or the name of a layer: it and everything that
+            it depends on.
+        thesis: name of the last layer frozen in Table 5.2; None for a network that is not in it.
+        kernels: names of the layers that `"kernels"` freezes as a whole; empty for a network without that choice. (Of
+            layers with kernel and bias, the builder freezes the kernel.)
+
+    Raises:
+        ValueError: `until` is neither; lists the near names.
+    """
+    words = (
+        {"none": None, "all": "features"}
+        | ({"thesis": thesis} if thesis else {})
+        | ({"kernels": None} if kernels else {})
+    )
+    names = [layer.name for layer in model.layers]
+    if until not in words and until not in names:
+        near = difflib.get_close_matches(str(until), [*words, *names], n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ValueError(
+            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}{hint}"
+        )
+    if kernels and until == "kernels":
+        for name in kernels:
+            model.get_layer(name).trainable = False
+    last = words.get(until, until)
+    if last is not None:
+        for layer in keras.Model(model.input, model.get_layer(last).output).layers:
+            layer.trainable = False
+    return model
