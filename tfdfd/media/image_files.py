@@ -116,10 +116,9 @@ def _read_tiff(data, header):
         return
     if colors == 1:
         header.refusal = "gray with transparency in TIFF is not read: convert it to PNG"
-    # Of 8-bit files with straight alpha, libtiff hands over premultiplied colors. Without the tag nothing is said, and
-    # OpenCV, which writes such files, means straight.
-    premultiplied = extra == 1 or (extra == 2 and tags.get(258, (8,))[0] == 8)
-    header.alpha = "premultiplied" if premultiplied else "straight"
+    # Colors of straight alpha are premultiplied by libtiff. Without the tag, as in the files that OpenCV writes, they
+    # come as they are.
+    header.alpha = "straight" if extra is None else "premultiplied"
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -283,7 +282,8 @@ def _read_avif(data, header):
     start, end = meta[0] + 4, meta[1]
     primary, properties = _inside(data, start, end, b"pitm"), _inside(data, start, end, b"iprp")
     if b"auxiliary:alpha" in data[start:end] or b"auxid:1\0" in data[start:end]:
-        header.alpha = "premultiplied" if b"prem" in data[start:end] else "straight"
+        # Premultiplied colors come divided by their alpha.
+        header.alpha = "straight"
     if primary is None or properties is None:
         return
     item = struct.unpack_from(">I" if data[primary[0]] else ">H", data, primary[0] + 4)[0]

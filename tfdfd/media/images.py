@@ -45,11 +45,11 @@ def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
         return _on_white(pixels, alpha, 255, premultiplied), _notes(None, alpha)
     if header.size is not None:
         check_pixels(*header.size, limits)
-    pixels = _decode(data, cv2.IMREAD_COLOR_RGB)
+    pixels = _decode_rgb(data, header.format)
     end_note = None
     if pixels is None:
         data = _completed(data, header.format)
-        pixels = None if data is None else _decode(data, cv2.IMREAD_COLOR_RGB)
+        pixels = None if data is None else _decode_rgb(data, header.format)
         end_note = _NO_END
     if pixels is None:
         raise _no_pixels(header.format)
@@ -73,6 +73,14 @@ def _notes(note, alpha, end_note=None):
 def _decode(data, flags):
     # Turned by the header: OpenCV knows the orientation of some formats, and of which depends on its version.
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode_rgb(data, name):
+    if name != "avif":
+        return _decode(data, cv2.IMREAD_COLOR_RGB)
+    # Of AVIF with transparency, OpenCV gives BGR whatever it is asked for (4.14).
+    pixels = _decode(data, cv2.IMREAD_COLOR_BGR)
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _upright(pixels, header: ImageHeader):
@@ -141,7 +149,7 @@ def _decode_heif(data, limits):
         pixels = np.asarray(file)
         premultiplied = bool(getattr(file, "premultiplied_alpha", False))
     except (ValueError, RuntimeError, EOFError, SyntaxError, OSError) as error:
-        raise MediaError("decode_error", f"the HEIC picture is damaged: {error}") from error
+        raise MediaError("decode_error", f"the HEIC picture is damaged: {str(error).strip()}") from error
     if pixels.dtype != np.uint8:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.ndim == 2:
@@ -167,7 +175,8 @@ _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 def _complete_jpeg(data):
     """Every pixel is there if each scan came and what would follow the data changes no pixel."""
-    final = {}
+    data = data.rstrip(b"\xff")  # half a marker
+    final, pixel_data = {}, len(data)
     for marker, start, end in jpeg_segments(data):
         if marker == 0xD9:
             return None
@@ -180,24 +189,27 @@ def _complete_jpeg(data):
                 return None
             count = data[start]
             first, last, bits = data[start + 1 + 2 * count : start + 4 + 2 * count]
+            pixel_data = end
             for number in range(count):
                 final[data[start + 1 + 2 * number]][first : last + 1] = bits & 15
     if not final or any(lowest.any() for lowest in final.values()):
         return None
     mended = data + _EOI
     pixels = _decode(mended, cv2.IMREAD_COLOR_RGB)
-    for filler in _fillers():
+    for filler in _fillers(data[pixel_data:]):
         other = _decode(data + filler + _EOI, cv2.IMREAD_COLOR_RGB)
         if pixels is None or other is None or not np.array_equal(pixels, other):
             return None
     return mended
 
 
-def _fillers():
-    """Entropy-coded data of several kinds, with all restart markers, none of which a whole scan reads."""
+def _fillers(scan):
+    """Data of several kinds that might follow that of a scan, with the restart markers that would come next."""
+    last = max(range(8), key=lambda number: scan.rfind(bytes((0xFF, 0xD0 + number))))
+    first = last + 1 if bytes((0xFF, 0xD0 + last)) in scan else 0
     random = np.random.default_rng(0).integers(0, 255, (2, 200), np.uint8)
     for part in (b"\x55" * 200, b"\xaa" * 200, b"\xfe" * 200, *(row.tobytes() for row in random)):
-        yield part + b"".join(bytes((0xFF, 0xD0 + number)) + part for number in range(8))
+        yield part + b"".join(bytes((0xFF, 0xD0 + (first + number) % 8)) + part for number in range(8))
 
 
 def _complete_png(data):
