@@ -170,7 +170,9 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _read_png(data, header):
-    _, start, _ = next(png_chunks(data), (b"", 8, 8))
+    kind, start, _ = next(png_chunks(data), (b"", 0, 0))
+    if kind != b"IHDR":
+        return
     *header_size, depth, color = struct.unpack_from(">IIBB", data, start)
     header.size = tuple(header_size)
     if color & 4:
