@@ -162,6 +162,8 @@ def transparent_files():
         ("a.tiff", encoded(image, "TIFF"), image, 0),
         ("opencv.tiff", cv_encoded(".tiff", bgra), image, 0),
         ("16-bit.tiff", cv_encoded(".tiff", deep), image, 0),
+        ("opencv.bmp", cv_encoded(".bmp", bgra), image, 0),
+        ("never-filled-in.bmp", cv_encoded(".bmp", bgra * np.uint8([1, 1, 1, 0])), picture(), 0),
         ("a.jp2", encoded(image, "JPEG2000"), image, 0),
     ):
         yield pytest.param(data, shown, most, id=name)

@@ -14,14 +14,14 @@ from tfdfd.faces.face import Face, FaceDetector
 VIDEO_SIDE, IMAGE_SIDE = 640, 1280
 # From this ratio of its sides on, a still is looked at in parts along its long side: a copy of the whole would keep
 # nothing of a screenshot that was scrolled.
-ELONGATED = 3
+_ELONGATED = 3
 # A photograph whose copy is smaller than this share of it (one of more than some 30 megapixels) is looked at again, in
 # parts, unless the copy shows a face of so many pixels.
-SECOND_LOOK, CLEAR_FACE = 0.2, 32
+_SECOND_LOOK, _CLEAR_FACE = 0.2, 32
 # Size of the copies of that second look. It finds faces from 40 pixels; smaller ones hold too little to be scored.
-PART_SCALE = 0.5
+_PART_SCALE = 0.5
 # Pixels of all parts together, so that a still of any size takes seconds.
-MOST_PIXELS = 32_000_000
+_MOST_PIXELS = 32_000_000
 # Two faces of different parts are one when they share this much of the smaller.
 _SAME = 0.5
 
@@ -42,16 +42,16 @@ def detect_still(detector: FaceDetector, image: np.ndarray, max_side: int) -> tu
     """
     short, long = sorted(image.shape[:2])
     scale = whole = min(1.0, max_side / long)
-    elongated = long >= ELONGATED * short and whole < 1
+    elongated = long >= _ELONGATED * short and whole < 1
     if elongated:
         # Parts twice as long as wide, each half in the next: a face as wide as the image lies wholly in one of them.
         scale = max(whole, _affordable(min(1.0, max_side / (2 * short)), image, overlapping=2))
         looks = _detect_parts(detector, image, max_side, scale, min(short, max_side / scale / 2))
     else:
         looks = [[(face, False) for face in detect_bounded(detector, [image], max_side)[0]]]
-    finer = _affordable(PART_SCALE, image, overlapping=1.5)
-    clear = any(face.box[2] * scale >= CLEAR_FACE for look in looks for face, _ in look)
-    if scale < finer and (elongated or (whole < SECOND_LOOK and not clear)):
+    finer = _affordable(_PART_SCALE, image, overlapping=1.5)
+    clear = any(face.box[2] * scale >= _CLEAR_FACE for look in looks for face, _ in look)
+    if scale < finer and (elongated or (whole < _SECOND_LOOK and not clear)):
         # Faces that are cut by all of these parts had more than a quarter of a part's side above.
         looks += _detect_parts(detector, image, max_side, finer, max_side / finer / 4)
         scale = finer
@@ -59,7 +59,7 @@ def detect_still(detector: FaceDetector, image: np.ndarray, max_side: int) -> tu
 
 
 def _affordable(scale, image, overlapping):
-    return min(scale, math.sqrt(MOST_PIXELS / (overlapping * image.shape[0] * image.shape[1])))
+    return min(scale, math.sqrt(_MOST_PIXELS / (overlapping * image.shape[0] * image.shape[1])))
 
 
 def _detect_parts(detector, image, max_side, scale, overlap):

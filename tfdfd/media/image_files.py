@@ -7,6 +7,7 @@ which pixels a viewer shows. Each format has a reader here; what it cannot make 
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def read_header(data: bytes) -> ImageHeader:
     return header
 
 
-ANIMATED = "animated image: its first frame was looked at; convert it to a video to have all of it scored"
+_ANIMATED = "animated image: its first frame was looked at; convert it to a video to have all of it scored"
 _BESIDE = "animated image: its still image was looked at; convert it to a video to have the animation scored"
 
 
@@ -121,6 +122,10 @@ def _read_tiff(data, header):
     header.alpha = "straight" if extra is None else "premultiplied"
 
 
+# Not stuffed or fill bytes, nor markers without content.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+
+
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """`(marker, start, end)` of each marker of a JPEG file with its content; entropy-coded data is skipped.
 
@@ -128,21 +133,17 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """
     place = 2
     for _ in range(_MOST_PARTS):
-        place = data.find(b"\xff", place)
-        if place < 0 or place + 1 >= len(data):
+        match = _JPEG_MARKER.search(data, place)
+        if match is None:
             return
-        marker = data[place + 1]
-        if marker in (0x00, 0xFF, 0x01) or 0xD0 <= marker <= 0xD8:
-            # Stuffed or fill bytes, and markers without content.
-            place += 1 if marker == 0xFF else 2
-            continue
+        marker, place = data[match.end() - 1], match.end()
         if marker == 0xD9:
-            yield marker, place, place + 2
+            yield marker, place, place
             return
-        if place + 4 > len(data):
+        if place + 2 > len(data):
             return
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        yield marker, place + 4, end
+        end = place + int.from_bytes(data[place : place + 2], "big")
+        yield marker, place + 2, end
         place = end
 
 
@@ -193,7 +194,7 @@ def _read_png(data, header):
         elif kind == b"fcTL" and before_pixels:
             in_animation = True
     if animated:
-        header.note = ANIMATED if in_animation else _BESIDE
+        header.note = _ANIMATED if in_animation else _BESIDE
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -220,7 +221,7 @@ def _read_webp(data, header):
         elif kind == b"ANMF":
             frames += 1
     if frames > 1:
-        header.note = ANIMATED
+        header.note = _ANIMATED
 
 
 def gif_end(data: bytes) -> tuple[int, int]:
@@ -249,7 +250,7 @@ def _read_gif(data, header):
     # A picture smaller than the canvas is transparent around, too.
     header.alpha = "straight"
     if gif_end(data)[1] > 1:
-        header.note = ANIMATED
+        header.note = _ANIMATED
 
 
 def _read_bmp(data, header):
@@ -275,15 +276,18 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
         start = stop
 
 
+_ALPHA_NAMES = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"
+
+
 def _read_avif(data, header):
-    if b"avis" in data[8 : int.from_bytes(data[:4], "big")][:400]:
-        header.note = ANIMATED
+    if b"avis" in data[8 : min(int.from_bytes(data[:4], "big"), 400)]:
+        header.note = _ANIMATED
     meta = _inside(data, 0, len(data), b"meta")
     if meta is None:
         return
     start, end = meta[0] + 4, meta[1]
     primary, properties = _inside(data, start, end, b"pitm"), _inside(data, start, end, b"iprp")
-    if b"auxiliary:alpha" in data[start:end] or b"auxid:1\0" in data[start:end]:
+    if max(data.find(name, start, end) for name in _ALPHA_NAMES) >= 0:
         # Premultiplied colors come divided by their alpha.
         header.alpha = "straight"
     if primary is None or properties is None:
