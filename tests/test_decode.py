@@ -290,7 +290,7 @@ def test_every_kind_of_image_comes_as_8_bit_rgb(tmp_path, name, image, options, 
     assert (facts.kind, facts.indices, facts.duration_s, facts.note) == ("image", [0], None, None)
 
 
-@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
 def test_of_an_animated_image_the_first_frame_is_looked_at_and_said_so(tmp_path, suffix):
     first, later = picture(), Image.new("RGB", (48, 32), (0, 0, 0))
     if suffix == "gif":

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.faces.bounded import detect_bounded
+from tfdfd.faces.bounded import detect_bounded, detect_still
 from tfdfd.faces.crop import crop_face, resize_crop, square_around
 from tfdfd.faces.detectors import DETECTORS, build_detector
 from tfdfd.faces.face import Face
@@ -181,3 +181,79 @@ def test_faces_of_one_frame_never_share_a_track():
 def test_a_colourless_crop_links_by_place():
     grey = np.full((96, 96, 3), 120, np.uint8)
     assert link_faces([[((50, 50, 90, 110), grey)]] * 3) == [[0]] * 3
+
+
+def scene(shape, places, astronaut):
+    """A canvas with the astronaut's head at each `(x, y, side)`."""
+    canvas = np.full((*shape, 3), 100, np.uint8)
+    for x, y, side in places:
+        canvas[y : y + side, x : x + side] = cv2.resize(astronaut[10:190, 135:315], (side, side))
+    return canvas
+
+
+def assert_found(faces, places):
+    """One face in each place and no other."""
+    centers = [(face.box[0] + face.box[2] / 2, face.box[1] + face.box[3] / 2) for face in faces]
+    assert len(centers) == len(places)
+    for x, y, side in places:
+        assert any(x < a < x + side and y < b < y + side for a, b in centers), (x, y)
+    assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_faces_of_an_elongated_picture_are_found_once_each(detectors, astronaut, tall):
+    # One of them wholly over the border of two parts, one as wide as the picture.
+    places = [(40, 100, 180), (300, 1150, 180), (0, 2100, 600), (420, 11_800, 150)]
+    shape = (12_000, 600)
+    if not tall:
+        places, shape = [(y, x, side) for x, y, side in places], shape[::-1]
+    canvas = scene(shape, places, astronaut)
+    assert len(detect_bounded(detectors["mtcnn"], [canvas], 1280)[0]) < len(places)
+    faces, scale = detect_still(detectors["mtcnn"], canvas, 1280)
+    assert_found(faces, places)
+    assert scale == 1
+    for face in faces:
+        x, y, width, height = face.box
+        low, high = face.landmarks.min(axis=0), face.landmarks.max(axis=0)
+        assert x < low[0] < high[0] < x + width and y < low[1] < high[1] < y + height
+
+
+def test_a_face_too_small_in_a_copy_of_a_large_photograph_is_found(detectors, astronaut):
+    places = [(300, 400, 230), (6100, 3600, 260)]
+    canvas = scene((4200, 6500), places, astronaut)
+    faces, scale = detect_still(detectors["mtcnn"], canvas, 1280)
+    assert_found(faces, places)
+    assert scale == 0.5
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (1500, 2000), (400, 1190), (3000, 4000)])
+def test_a_picture_of_usual_size_and_proportions_is_looked_at_once(astronaut, shape):
+    class Spy:
+        shapes = []
+
+        def detect(self, frames, scales):
+            self.shapes += [frame.shape[:2] for frame in frames]
+            return [[] for _ in frames]
+
+    faces, scale = detect_still(Spy(), np.zeros((*shape, 3), np.uint8), 1280)
+    assert faces == [] and scale == min(1, 1280 / max(shape)) and len(Spy.shapes) == 1
+
+
+@pytest.mark.parametrize("shape", [(50_000, 1000), (300, 60_000), (7000, 7100), (1, 60_000), (40_000, 12)])
+def test_the_parts_of_a_picture_cover_it_within_bounds(shape):
+    seen = np.zeros(shape, bool)
+
+    class Spy:
+        pixels = 0
+
+        def detect(self, frames, scales):
+            (frame,), (scale,) = frames, scales
+            assert max(frame.shape[:2]) <= 1281 and frame.base is None or scale == 1
+            Spy.pixels += frame.shape[0] * frame.shape[1]
+            return [[Face((0.0, 0.0, float(frame.shape[1]), float(frame.shape[0])))]]
+
+    faces, _ = detect_still(Spy(), np.zeros((*shape, 3), np.uint8), 1280)
+    for face in faces:
+        x, y, width, height = (round(value) for value in face.box)
+        seen[y : y + height, x : x + width] = True
+    assert seen.mean() > 0.9 and Spy.pixels < 50_000_000

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import struct
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tfdfd.media import inputs
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.kinds import HEAD_BYTES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of_content, kind_of_name
+from tfdfd.media.kinds import HEAD_BYTES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, kind_of_content, kind_of_name
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 MP4 = b"\0\0\0\x18ftypisom" + b"\0" * 20
@@ -274,8 +275,11 @@ def test_the_rights_of_the_file_system_count(tmp_path):
         (b"\0\0\0\0G" + b"\0" * 191 + b"G", "video"),
         (b"", None),
         (b"G", None),
-        (b"\0\0\0\x18ftypheic", None),  # a still, though in a video's container
-        (b"\0\0\0\x18ftypavif", None),
+        (b"\0\0\0\x18ftypheic", "image"),  # a still, though in a video's container
+        (b"\0\0\0\x18ftypavif", "image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "image"),
+        (b"\xff\x4f\xff\x51", "image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "image"),
         (b"RIFF\0\0\0\0WAVEfmt ", None),
         (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n", None),
         (b"ffconcat version 1.0\nfile a.mp4\n", None),
@@ -287,6 +291,21 @@ def test_the_rights_of_the_file_system_count(tmp_path):
 )
 def test_content_decides_the_kind(head, kind):
     assert kind_of_content(head[:HEAD_BYTES]) == kind
+
+
+@pytest.mark.parametrize(
+    ("brands", "name"),
+    [
+        (b"heic\0\0\0\0mif1heic", "heif"),
+        (b"mif1\0\0\0\0mif1heicmiaf", "heif"),
+        (b"mif1\0\0\0\0mif1avifmiaf", "avif"),
+        (b"msf1\0\0\0\0msf1hevc", "heif"),
+        (b"avis\0\0\0\0avifavis", "avif"),
+        (b"mp42\0\0\0\0mp42mif1", None),  # a video, whatever else it may hold
+    ],
+)
+def test_brands_tell_the_coding_of_a_still(brands, name):
+    assert image_format(struct.pack(">I", len(brands) + 8) + b"ftyp" + brands + b"\0" * 60) == name
 
 
 def test_names_tell_images_and_videos_apart():

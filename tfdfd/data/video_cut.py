@@ -37,7 +37,8 @@ class VideoCut:
             if part.status not in ("ok", "no_face"):
                 return Record(row.path, part.status, part.message, kind)
             # A part without a face begins its message with that; the whole may have some.
-            note = part.message if part.status == "ok" else (part.message or "").partition("; ")[2]
+            faceless, _, rest = (part.message or "").partition("; ")
+            note = part.message if part.status == "ok" else rest
             notes += [note] if note and note not in notes else []
             for frame in part.frames:
                 stored = None if boxes is None else self._kept(boxes[frame.index])
@@ -63,7 +64,9 @@ class VideoCut:
                 record.status = "no_face"
                 where = "the image" if kind == "image" else f"the {len(found)} frames looked at"
                 crowd = f" of at most {self._options.drop_frames_above} faces" if any(found.values()) else ""
-                notes.insert(0, f"no face was found in {where}{crowd}")
+                # Of an image, the message says how closely it was searched.
+                said = kind == "image" and not crowd and faceless
+                notes.insert(0, said or f"no face was found in {where}{crowd}")
         record.message = "; ".join(notes) or None
         return record
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfdfd.faces.bounded import IMAGE_SIDE, VIDEO_SIDE, detect_bounded
+from tfdfd.faces.bounded import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
 from tfdfd.faces.crop import MARGIN, crop_face, resize_crop
 from tfdfd.faces.face import Face, FaceDetector
 from tfdfd.media.decode import Frame, MediaFacts, read_media
@@ -115,6 +115,7 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
     frames: dict[int, FrameFaces] = {}
     facts = None
     crowded = False
+    scale = 1.0
     given = None
     if request.boxes is not None:
         given = {frame: [Face(tuple(box), score) for *box, score in faces] for frame, faces in request.boxes}
@@ -127,8 +128,7 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
             if given is not None:
                 found = [given.get(frame.index, []) for frame in batch]
             else:
-                side = request.image_side if still else request.video_side
-                found = _detect(detector, [frame.pixels for frame in batch], side)
+                found, scale = _detect(detector, batch, request)
             most = MAX_CROPS // (4 if still else request.frames)
             for frame, faces in zip(batch, found, strict=True):
                 crowded |= len(faces) > most
@@ -143,14 +143,20 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
     status = "ok" if any(frame.faces for frame in looked_at) else "no_face"
     if status == "no_face":
         where = "the image" if facts.kind == "image" else f"the {len(looked_at)} frames looked at"
-        notes.insert(0, f"no face was found in {where}")
+        size = "" if scale == 1 else f" (searched at {max(scale, 0.01):.0%} of its size)"
+        notes.insert(0, f"no face was found in {where}{size}")
     return Extraction(path, facts.kind, status, "; ".join(notes) or None, facts.duration_s, looked_at)
 
 
-def _detect(detector, pixels, side):
+def _detect(detector, batch, request):
+    """The faces of each frame, and the scale at which a still was searched."""
+    pixels = [frame.pixels for frame in batch]
     if detector is None:
-        return [[Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))] for image in pixels]
-    return detect_bounded(detector, pixels, side)
+        return [[Face((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))] for image in pixels], 1.0
+    if batch[0].still:
+        faces, scale = detect_still(detector, pixels[0], request.image_side)
+        return [faces], scale
+    return detect_bounded(detector, pixels, request.video_side), 1.0
 
 
 def _cut(pixels, face, whole, request):

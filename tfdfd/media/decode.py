@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from tfdfd.media.errors import MediaError
+from tfdfd.media.images import read_image
 from tfdfd.media.kinds import HEAD_BYTES, kind_of_content
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
@@ -115,7 +116,7 @@ def read_media(path: str, frames: int | InOrder, limits: Limits) -> Iterator[Fra
     with file:
         try:
             if kind == "image":
-                yield from _read_image(file)
+                yield from _read_image(file, limits)
             elif isinstance(frames, InOrder):
                 yield from _read_in_order(file, frames, limits)
             else:
@@ -126,24 +127,10 @@ def read_media(path: str, frames: int | InOrder, limits: Limits) -> Iterator[Fra
             raise _as_media_error(error, limits) from error
 
 
-def _read_image(file):
-    data = np.frombuffer(file.read(), np.uint8)
-    # Colour, 8 bits, turned upright by EXIF: whatever the file holds (grey, 16 bits, CMYK, alpha, palette).
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise MediaError("decode_error", "the image is damaged or of a variant that OpenCV cannot decode")
+def _read_image(file, limits):
+    pixels, note = read_image(file.read(), limits)
     yield Frame(0, 0.0, pixels, still=True)
-    yield MediaFacts("image", [0], note=_animation_note(data))
-
-
-def _animation_note(data):
-    """A word on the frames of an animated image beyond the first, which are not looked at."""
-    head = data[:12].tobytes()
-    if head.startswith((b"GIF", b"\x89PNG")) or head[8:] == b"WEBP":
-        read, animation = cv2.imdecodeanimation(data[None], 0, 2)
-        if read and len(animation.frames) > 1:
-            return "animated image: its first frame was looked at; convert it to a video to have all of it scored"
-    return None
+    yield MediaFacts("image", [0], note=note)
 
 
 def _read_video(file, count, limits):

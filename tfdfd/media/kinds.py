@@ -6,27 +6,74 @@ from pathlib import PurePath
 
 HEAD_BYTES = 400
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# Image formats by the endings of their file names.
+IMAGE_FORMATS = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png", ".apng"),
+    "webp": (".webp",),
+    "bmp": (".bmp", ".dib"),
+    "tiff": (".tif", ".tiff"),
+    "gif": (".gif",),
+    "avif": (".avif", ".avifs"),
+    "heif": (".heic", ".heif", ".heics", ".heifs", ".hif"),
+    "jp2": (".jp2", ".jpx", ".jpf", ".jph", ".j2k", ".j2c", ".jpc"),
+    "jxl": (".jxl",),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv"}
 )
 # FFmpeg's names of the containers below: the decoder is told to accept no others.
 VIDEO_DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegvideo", "mpegts", "flv", "asf")
 
-_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+_IMAGE_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"BM": "bmp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "jp2",
+    b"\xff\x4f\xff\x51": "jp2",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "jxl",
+    b"\xff\x0a": "jxl",
+}
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 # First boxes that QuickTime and MP4 files open with. A still in the same container (HEIC, AVIF) has another brand.
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jxl ")
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"avci", b"avcs"})
+# Brands of a still whatever its coding, which the brands behind them tell.
+_STILL_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf", b"1pic"})
+
+
+def image_format(head: bytes) -> str | None:
+    """A key of `IMAGE_FORMATS`, or None, for the first `HEAD_BYTES` bytes of a file."""
+    for magic, name in _IMAGE_MAGIC.items():
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp":
+        brands = {head[8:12]}
+        if brands & _STILL_BRANDS:
+            end = min(int.from_bytes(head[:4], "big"), len(head))
+            brands |= {head[place : place + 4] for place in range(16, end - 3, 4)}
+        if brands & _AVIF_BRANDS:
+            return "avif"
+        if brands & (_HEIF_BRANDS | _STILL_BRANDS):
+            return "heif"
+    return None
 
 
 def kind_of_content(head: bytes) -> str | None:
     """`image`, `video` or None for the first `HEAD_BYTES` bytes of a file."""
-    if head.startswith(_IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if image_format(head) is not None:
         return "image"
     if head[4:8] in _MOV_BOXES:
-        return None if head[8:12] in _STILL_BRANDS else "video"
+        return "video"
     if head.startswith((_MATROSKA, _ASF, b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3")):
         return "video"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":

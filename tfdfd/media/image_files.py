@@ -1,0 +1,366 @@
+"""Structure of image files: format, orientation, transparency, number of frames. Reads headers, decodes no pixel.
+
+OpenCV leaves out what depends on the container: the rotation of AVIF, EXIF that begins with `Exif\\0\\0` in WebP, and
+which pixels a viewer shows. Each format has a reader here; what it cannot make sense of keeps the defaults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tfdfd.media.kinds import image_format
+
+# Boxes, chunks and tags that are looked at, so that a file of empty ones costs no time.
+_MOST_PARTS = 100_000
+_MOST_TAGS = 1000
+
+# (quarter turns counterclockwise, then mirrored left to right) of EXIF orientations 1 to 8.
+_EXIF = dict(enumerate(((0, 0), (0, 1), (2, 0), (2, 1), (3, 1), (3, 0), (1, 1), (1, 0)), 1))
+
+
+@dataclass
+class ImageHeader:
+    """What a decoder must know of an image besides its pixels.
+
+    Attributes:
+        format: name as in `kinds.image_format`.
+        size: width and height before turning; None where it was not looked for.
+        turns: quarter turns counterclockwise that bring it upright.
+        mirrored: whether it is then mirrored left to right.
+        alpha: whether some pixels may be transparent: None, `straight` or `premultiplied`.
+        alpha_max: opaque value of 16-bit alpha.
+        transparent_gray: gray level that is transparent (PNG without an alpha channel), as decoded.
+        note: something that the reader of the score should know.
+        refusal: why the image cannot be shown as a viewer does, although its pixels can be decoded.
+    """
+
+    format: str
+    size: tuple[int, int] | None = None
+    turns: int = 0
+    mirrored: bool = False
+    alpha: str | None = None
+    alpha_max: int = 65535
+    transparent_gray: int | None = None
+    note: str | None = None
+    refusal: str | None = None
+
+    def turn_by_exif(self, exif: bytes) -> None:
+        """Takes the orientation that EXIF states."""
+        self.turns, mirrored = _EXIF[exif_orientation(exif)]
+        self.mirrored = bool(mirrored)
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """The header of an image whose first bytes `kinds.image_format` knows."""
+    header = ImageHeader(image_format(data[:400]))
+    reader = _READERS.get(header.format)
+    if reader is not None:
+        # Where a file ends in the middle of its header, the decoder says what is wrong with it.
+        with contextlib.suppress(struct.error, IndexError):
+            reader(data, header)
+    return header
+
+
+_ANIMATED = "animated image: its first frame was looked at; convert it to a video to have all of it scored"
+_BESIDE = "animated image: its still image was looked at; convert it to a video to have the animation scored"
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation from 1 to 8 that EXIF data states, with or without `Exif\\0\\0` in front; 1 where it states none."""
+    if exif[:6] == b"Exif\0\0":
+        exif = exif[6:]
+    try:
+        value = tiff_tags(exif).get(274, (1,))
+    except (struct.error, IndexError):
+        return 1
+    return value[0] if value and value[0] in _EXIF else 1
+
+
+def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ...]]:
+    """Whole numbers of the first directory of a TIFF file by tag; with `count_pages`, tag -1 tells of a second one.
+
+    Raises:
+        struct.error, IndexError: the data ends before its directory does.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(data[:4]))
+    if order is None:
+        return {}
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    tags = {}
+    for number in range(min(count, _MOST_TAGS)):
+        place = start + 2 + 12 * number
+        tag, kind, length = struct.unpack_from(order + "HHI", data, place)
+        letter = {1: "B", 3: "H", 4: "I"}.get(kind)
+        if letter and 0 < length <= 16:
+            text = f"{order}{length}{letter}"
+            inside = struct.calcsize(text) <= 4
+            at = place + 8 if inside else struct.unpack_from(order + "I", data, place + 8)[0]
+            tags[tag] = struct.unpack_from(text, data, at)
+    if count_pages:
+        tags[-1] = struct.unpack_from(order + "I", data, start + 2 + 12 * count)
+    return tags
+
+
+def _read_tiff(data, header):
+    # OpenCV itself turns TIFF upright, whatever flags it is given.
+    tags = tiff_tags(data, count_pages=True)
+    if tags[-1][0]:
+        header.note = "a TIFF file of several pages: the first was looked at"
+    samples, photometric, extra = (tags.get(tag, (None,))[0] for tag in (277, 262, 338))
+    colors = 3 if photometric == 2 else 1
+    if samples != colors + 1 or extra == 0 or (extra is None and colors == 1):
+        return
+    if colors == 1:
+        header.refusal = "gray with transparency in TIFF is not read: convert it to PNG"
+    # Colors of straight alpha are premultiplied by libtiff. Without the tag, as in the files that OpenCV writes, they
+    # come as they are.
+    header.alpha = "straight" if extra is None else "premultiplied"
+
+
+# Not stuffed or fill bytes, nor markers without content.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """`(marker, start, end)` of each marker of a JPEG file with its content; entropy-coded data is skipped.
+
+    Ends with the end marker (0xD9, without content) or where the file does.
+    """
+    place = 2
+    for _ in range(_MOST_PARTS):
+        match = _JPEG_MARKER.search(data, place)
+        if match is None:
+            return
+        marker, place = data[match.end() - 1], match.end()
+        if marker == 0xD9:
+            yield marker, place, place
+            return
+        if place + 2 > len(data):
+            return
+        end = place + int.from_bytes(data[place : place + 2], "big")
+        yield marker, place + 2, end
+        place = end
+
+
+def _read_jpeg(data, header):
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+            header.turn_by_exif(data[start:end])
+            return
+        if marker == 0xDA:
+            return
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """`(type, start, end)` of the content of each whole chunk of a PNG file."""
+    place = 8
+    for _ in range(_MOST_PARTS):
+        if place + 12 > len(data):
+            return
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            return
+        yield kind, place + 8, end
+        place = end + 4
+
+
+def _read_png(data, header):
+    kind, start, _ = next(png_chunks(data), (b"", 0, 0))
+    if kind != b"IHDR":
+        return
+    *header_size, depth, color = struct.unpack_from(">IIBB", data, start)
+    header.size = tuple(header_size)
+    if color & 4:
+        header.alpha = "straight"
+    before_pixels, in_animation, animated = True, False, False
+    for kind, start, end in png_chunks(data):
+        if kind == b"IDAT":
+            before_pixels = False
+        elif kind == b"eXIf":
+            header.turn_by_exif(data[start:end])
+        elif kind == b"tRNS" and color == 0:
+            (level,) = struct.unpack_from(">H", data, start)
+            header.transparent_gray = level if depth == 16 else level * 255 // (2**depth - 1)
+        elif kind == b"tRNS":
+            header.alpha = "straight"
+        elif kind == b"acTL" and before_pixels:
+            animated = struct.unpack_from(">I", data, start)[0] > 1
+        elif kind == b"fcTL" and before_pixels:
+            in_animation = True
+    if animated:
+        header.note = _ANIMATED if in_animation else _BESIDE
+
+
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """`(type, start, end)` of the content of each whole chunk of a WebP file, whatever length the file states."""
+    place = 12
+    for _ in range(_MOST_PARTS):
+        if place + 8 > len(data):
+            return
+        kind, length = struct.unpack_from("<4sI", data, place)
+        end = place + 8 + length
+        if end > len(data):
+            return
+        yield kind, place + 8, end
+        place = end + length % 2
+
+
+def _read_webp(data, header):
+    frames = 0
+    for kind, start, end in webp_chunks(data):
+        if (kind == b"VP8X" and data[start] & 0x10) or (kind == b"VP8L" and data[start + 4] & 0x10):
+            header.alpha = "straight"
+        elif kind == b"EXIF":
+            header.turn_by_exif(data[start:end])
+        elif kind == b"ANMF":
+            frames += 1
+    if frames > 1:
+        header.note = _ANIMATED
+
+
+def gif_end(data: bytes) -> tuple[int, int]:
+    """Where the last whole block of a GIF file ends, and how many pictures there are up to there."""
+    place = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    pictures = 0
+    for _ in range(_MOST_PARTS):
+        block = data[place : place + 1]
+        if block == b"!":
+            end = place + 2
+        elif block == b"," and place + 10 <= len(data):
+            colors = data[place + 9]
+            end = place + 11 + (3 << ((colors & 7) + 1) if colors & 0x80 else 0)
+        else:
+            break
+        while end < len(data) and data[end]:
+            end += data[end] + 1
+        if end >= len(data):
+            break
+        place = end + 1
+        pictures += block == b","
+    return place, pictures
+
+
+def _read_gif(data, header):
+    # A picture smaller than the canvas is transparent around, too.
+    header.alpha = "straight"
+    if gif_end(data)[1] > 1:
+        header.note = _ANIMATED
+
+
+def _read_bmp(data, header):
+    header_bytes, bits = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<H", data, 28)[0]
+    if header_bytes >= 56 and bits == 32 and struct.unpack_from("<I", data, 66)[0]:
+        header.alpha = "straight"
+
+
+def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """`(type, start, end)` of the content of each box of an ISO base media file between two places."""
+    for _ in range(_MOST_PARTS):
+        if start + 8 > end:
+            return
+        length, kind = struct.unpack_from(">I4s", data, start)
+        content = start + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        stop = end if length == 0 else min(start + length, end)
+        if stop < content:
+            return
+        yield kind, content, stop
+        start = stop
+
+
+_ALPHA_NAMES = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"
+
+
+def _read_avif(data, header):
+    if b"avis" in data[8 : min(int.from_bytes(data[:4], "big"), 400)]:
+        header.note = _ANIMATED
+    meta = _inside(data, 0, len(data), b"meta")
+    if meta is None:
+        return
+    start, end = meta[0] + 4, meta[1]
+    primary, properties = _inside(data, start, end, b"pitm"), _inside(data, start, end, b"iprp")
+    if max(data.find(name, start, end) for name in _ALPHA_NAMES) >= 0:
+        # Premultiplied colors come divided by their alpha.
+        header.alpha = "straight"
+    if primary is None or properties is None:
+        return
+    item = struct.unpack_from(">I" if data[primary[0]] else ">H", data, primary[0] + 4)[0]
+    listed = list(boxes(data, *_inside(data, *properties, b"ipco") or (0, 0)))
+    for number in _associated(data, *_inside(data, *properties, b"ipma") or (0, 0), item):
+        if not 0 < number <= len(listed):
+            continue
+        kind, place, _ = listed[number - 1]
+        if kind == b"ispe":
+            header.size = struct.unpack_from(">II", data, place + 4)
+        elif kind == b"irot":
+            _turn(header, data[place] & 3, False)
+        elif kind == b"imir":
+            # Axis 1 swaps left and right; axis 0 swaps top and bottom, which is that and half a turn.
+            _turn(header, 0 if data[place] & 1 else 2, True)
+        elif kind == b"av1C":
+            depth = 8 if not data[place + 2] & 0x40 else 12 if data[place + 2] & 0x20 else 10
+            header.alpha_max = 2**depth - 1
+
+
+def _turn(header, turns, mirrored):
+    """Adds a turn and then a mirroring to those that the header has."""
+    # Behind a mirroring, a turn goes the other way.
+    header.turns = (header.turns + (-turns if header.mirrored else turns)) % 4
+    header.mirrored ^= mirrored
+
+
+def _inside(data, start, end, wanted):
+    return next(((first, last) for kind, first, last in boxes(data, start, end) if kind == wanted), None)
+
+
+def _associated(data, start, end, item):
+    """Numbers of the properties of an item, from 1, in the order in which they apply."""
+    if end - start < 8:
+        return
+    version, wide = data[start], data[start + 3] & 1
+    place = start + 8
+    for _ in range(min(struct.unpack_from(">I", data, start + 4)[0], _MOST_PARTS)):
+        owner, count = struct.unpack_from(">IB" if version else ">HB", data, place)
+        place += 5 if version else 3
+        for _ in range(count):
+            number = struct.unpack_from(">H" if wide else ">B", data, place)[0]
+            place += 2 if wide else 1
+            if owner == item:
+                yield number & (0x7FFF if wide else 0x7F)
+
+
+def _read_jp2(data, header):
+    place = _inside(data, 0, len(data), b"jp2h")
+    if place is None:
+        return
+    image, channels = _inside(data, *place, b"ihdr"), _inside(data, *place, b"cdef")
+    if image is None or channels is None:
+        return
+    height, width, components = struct.unpack_from(">IIH", data, image[0])
+    header.size = width, height
+    for number in range(min(struct.unpack_from(">H", data, channels[0])[0], 16)):
+        _, kind, _ = struct.unpack_from(">HHH", data, channels[0] + 2 + 6 * number)
+        if kind in (1, 2):
+            header.alpha = "straight" if kind == 1 else "premultiplied"
+            if components == 2:
+                header.refusal = "gray with transparency in JPEG 2000 is not read: convert it to PNG"
+
+
+_READERS = {
+    "jpeg": _read_jpeg,
+    "png": _read_png,
+    "webp": _read_webp,
+    "gif": _read_gif,
+    "bmp": _read_bmp,
+    "tiff": _read_tiff,
+    "avif": _read_avif,
+    "jp2": _read_jp2,
+}
