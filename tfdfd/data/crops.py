@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
+from tfdfd.files import sha256
 
 TABLE = "faces.csv"
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -24,6 +26,26 @@ class Faces:
     def path(self, position: int) -> str:
         """The file of one row."""
         return os.path.join(self.root, self.rows[position].file)
+
+    def with_digests(self) -> Faces:
+        """The same crops, each row with the digest of its file, for tables and folders that do not state it.
+
+        A file that cannot be read has none: whoever needs its pixels says so.
+        """
+        missing = [position for position, row in enumerate(self.rows) if not row.sha256]
+        if not missing:
+            return self
+        rows = list(self.rows)
+        with ThreadPoolExecutor() as pool:
+            for position, digest in zip(missing, pool.map(self._digest, missing), strict=True):
+                rows[position] = replace(rows[position], sha256=digest)
+        return Faces(self.root, tuple(rows))
+
+    def _digest(self, position):
+        try:
+            return sha256(self.path(position))
+        except OSError:
+            return None
 
 
 def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Faces:
