@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -64,9 +66,11 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
         chosen = tuple(row for row in faces.rows if row.split == split)
         if not chosen and faces.rows:
             counts = Counter(str(row.split) for row in faces.rows)
+            others = _tables_with(faces.root, split)
+            told = f" {' and '.join(map(str, others))} has some: give that table." if others else ""
             raise ValueError(
                 f"{faces.root} has no crop of split {split!r} but {dict(counts)}; set splits with `tfdfd split`, or "
-                "give split=None to take all crops."
+                f"give split=None to take all crops.{told}"
             )
         faces = replace(faces, rows=chosen)
     if not faces.rows:
@@ -74,11 +78,43 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
     return faces
 
 
+def table_file(where: str | os.PathLike) -> Path:
+    """The table that a set is told by: a file as it is, and of a folder its `faces.csv`.
+
+    Raises:
+        ValueError: a folder without one.
+    """
+    where = Path(where)
+    if not where.is_dir():
+        return where
+    if not (where / TABLE).is_file():
+        tables = sorted(file.name for file in where.glob("*.csv"))
+        there = f"it has {', '.join(tables)}: give one of them" if tables else "give a table"
+        raise ValueError(f"the folder {where} has no {TABLE}; {there}.")
+    return where / TABLE
+
+
+def _tables_with(folder, split):
+    """Other tables of crops in a folder that have the split."""
+    found = []
+    for file in sorted(folder.glob("*.csv")):
+        with contextlib.suppress(ValueError):
+            if any(row.split == split for row in read_table(file, FaceRow)):
+                found.append(file)
+    return found
+
+
 def _read(where):
     table = where / TABLE if where.is_dir() else where
     if table.is_file():
         return Faces(table.parent, tuple(read_table(table, FaceRow)))
     if not any((where / name).is_dir() for name in ("real", "fake")):
+        if not where.exists():
+            parent = where.absolute().parent
+            names = [file.name for file in parent.iterdir()] if parent.is_dir() else []
+            near = difflib.get_close_matches(where.name, names, n=3)
+            hint = f"did you mean {' or '.join(str(where.with_name(name)) for name in near)}?" if near else ""
+            raise ValueError(f"there is no {where} (looked in {parent}). {hint}".rstrip())
         raise ValueError(
             f"{where} holds no face crops; expected a {TABLE}, a folder with one, or a folder with real/ and fake/."
         )
