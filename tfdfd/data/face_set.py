@@ -16,6 +16,7 @@ cluster.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from tfdfd.data.face_options import ORIGINAL, FaceOptions
-from tfdfd.data.face_record import FAILED, MULTIPLE, OF_ORIGINAL, Record
+from tfdfd.data.face_record import FAILED, MULTIPLE, OF_ORIGINAL, READ, Record
 from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
 from tfdfd.data.local_engine import LocalEngine
 from tfdfd.data.safe_names import safe_names
@@ -248,12 +249,27 @@ class FaceSet:
             # A fake was done by itself where its original could not be.
             if self._original_of(row) in names and ends.get(row.path, (None, OF_ORIGINAL))[1] != OF_ORIGINAL:
                 again.add(row.path)
+        # What failed may have been replaced by what can be read.
+        self._refuse_other_files(path for path, (status, _) in ends.items() if status in READ and path not in again)
         pending = [row for row in self.rows if row.path not in ends or row.path in again]
         if pending and finished:
             self._set.write(_state(None))
         for path in again:
             self._work.place("records", self._names[path]).unlink()
         return pending
+
+    def _refuse_other_files(self, paths):
+        """Crops of one data set are not gone on with from another one of the same index; files may be gone by now."""
+        for path in paths:
+            file, known = self._root / path, self._by_path[path].bytes
+            with contextlib.suppress(OSError):
+                found = file.stat().st_size
+                if known not in (None, found):
+                    raise ValueError(
+                        f"{self._folder} has crops of {path!r} as the index knows it, with {known:,} bytes; {file} has "
+                        f"{found:,}: another data set (--root), or the file was changed. Give the same again to go on, "
+                        "or index it anew and give another folder."
+                    )
 
     def _record(self, row):
         return self._work.record(self._names[row.path])
