@@ -818,3 +818,27 @@ def test_what_cannot_be_split_names_the_option(tmp_path, run_tfdfd):
     assert run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")[0] == 0
     code, _, err = run_tfdfd("split", tmp_path / "i.csv", "-o", tmp_path / "s.csv")
     assert code == 2 and "the rows form 2 groups only" in err and "--source-pattern" in err
+
+
+def test_numbers_are_classes_above_and_videos_below(tmp_path):
+    put(tmp_path, *(f"{label}/{video}/{frame}.jpg" for label in (0, 1) for video in (0, 1, 2) for frame in (1, 2)))
+    rows = INDEXERS["folder"](tmp_path, labels={"0": 0, "1": 1}).rows
+    assert len(rows) == 12
+    assert all(row.path.split("/")[:2] == [str(row.label), row.source_id[0]] for row in rows)
+
+
+def test_fakes_of_known_data_sets_stay_with_their_originals(tmp_path):
+    put(tmp_path, *(f"Celeb-real/id0_0003/{n:04}.jpg" for n in range(3)), "Celeb-synthesis/id0_id1_0003/0000.jpg")
+    put(tmp_path, "real/519/0001.png", "real/515.mp4", "fake/519_515/0001.png", "fake/519_515.mp4")
+    sources = {row.path: row.source_id for row in index("folder", tmp_path)}
+    assert sources["Celeb-synthesis/id0_id1_0003/0000.jpg"] == sources["Celeb-real/id0_0003/0000.jpg"] == ("id0_0003",)
+    assert sources["fake/519_515/0001.png"] == sources["fake/519_515.mp4"] == ("519", "515")
+    assert (sources["real/519/0001.png"], sources["real/515.mp4"]) == (("519",), ("515",))
+
+
+def test_classes_by_the_files_own_names_are_told(tmp_path):
+    put(tmp_path, "real_0001.jpg", "fake_0002.jpg", "other.jpg")
+    found = INDEXERS["folder"](tmp_path)
+    assert [(row.path, row.label) for row in found.rows] == [("fake_0002.jpg", 1), ("real_0001.jpg", 0)]
+    assert list(found.left_out.values()) == [["other.jpg"]]
+    assert found.notes == ["2 files are real or fake by their own names, not their folders', such as fake_0002.jpg"]

@@ -32,22 +32,8 @@ PATTERN = "--source-pattern"
 
 # Folders that say how files are kept, not what they show.
 _CONTAINERS = frozenset(
-    (
-        "images",
-        "image",
-        "imgs",
-        "img",
-        "faces",
-        "face",
-        "frames",
-        "frame",
-        "crops",
-        "crop",
-        "photos",
-        "pictures",
-        "pics",
-    )
-    + ("videos", "video", "clips", "data", "samples", "png", "jpg", "jpeg", "raw", "c0", "c23", "c40")
+    ("images", "image", "imgs", "img", "faces", "face", "frames", "frame", "crops", "crop", "photos", "pictures")
+    + ("pics", "videos", "video", "clips", "data", "samples", "png", "jpg", "jpeg", "raw", "c0", "c23", "c40")
 )
 # Stems that tell nothing once the numbers are gone: the folder tells what they were cut from.
 _FRAMES = frozenset(("", "frame", "frames", "image", "images", "img", "face", "faces", "crop", "crops", "f", "frm"))
@@ -72,6 +58,8 @@ _FRAME_AND_FACE = re.compile(rf"(?:([-_. ]){_NUMBER})?(?:(?(1)\1|[-_. ]){_NUMBER
 _ONE_NUMBER = re.compile(rf"[-_. ]?{_NUMBER}$", re.ASCII)
 _SERIES = re.compile(rf"([^\W\d]+)[-_. ]{_NUMBER}$", re.ASCII)
 _COUNT = re.compile(rf"(.*?)({_NUMBER})", re.ASCII)
+# Fakes as Celeb-DF and FaceForensics++ name them, after the videos that they were made from.
+_FAKE_OF = re.compile(r"(id\d+)_id\d+_(\d+)|(\d{3})_(\d{3})", re.ASCII)
 _DFDC = re.compile(r"[a-z]{10}", re.ASCII)
 # `real`, `0_real`, `real-2`; and the words of `training_real`, `Celeb-synthesis`, `RealFaces`.
 _ALONE = re.compile(r"[\W\d_]*([a-z]+)[\W\d_]*", re.ASCII)
@@ -87,12 +75,14 @@ class _Place:
         labels: classes that it names.
         split: that it names, or None.
         below: the last folder below those of class and split that names anything, or "".
+        by_name: whether the file's own name says the class.
     """
 
     file: File
     labels: frozenset[int]
     split: str | None
     below: str
+    by_name: bool
 
 
 def index_folder(
@@ -137,8 +127,14 @@ def index_folder(
     if tree.media and len(left_out[NEITHER]) == len(tree.media):
         raise _no_class(root, tree.media)
     series = _only_series(places)
-    rows = _counted_anew([_row(place, pattern, series) for place in places], pattern)
-    return Found.of(rows, tree, left_out, notes=[] if pattern else _notes(rows, series))
+    rows = [_row(place, pattern, series) for place in places]
+    if not pattern:
+        rows = _counted_anew(rows)
+    notes = [] if pattern else _notes(rows, series)
+    named = [place.file.path for place in places if place.by_name]
+    if named:
+        notes.append(f"{len(named)} files are real or fake by their own names, not their folders', such as {named[0]}")
+    return Found.of(rows, tree, left_out, notes=notes)
 
 
 def source_of(path: str, below: str = "", series: Iterable[str] = ()) -> str:
@@ -186,18 +182,22 @@ def _row(place, pattern, series):
     else:
         # Of `0/video.mp4` and `1/video.mp4` the folders tell which is which.
         sources = (as_name(place.below or file.stem if _counts_files(file.stem) else file.stem),)
+    if label == FAKE and not pattern and (match := _FAKE_OF.fullmatch(sources[0])):
+        sources = (f"{match[1]}_{match[2]}",) if match[1] else match.group(3, 4)
     method = ORIGINAL if label == REAL else METHOD
     return IndexRow(file.path, "folder", file.kind, label, method, sources, split=place.split, **status_of(file))
 
 
-def _counted_anew(rows, pattern):
+def _counted_anew(rows):
     """The rows, of which sources that are counted from 0 or 1 in each split are of that split: `train/0`, `val/0`.
 
     Numbers with gaps are names, such as those of FaceForensics++: the same one in two splits is the same video.
     """
+    if any(len(row.source_id) > 1 for row in rows):
+        return rows
     counted = defaultdict(set)
     for row in rows:
-        match = None if pattern or row.split is None else _COUNT.fullmatch(row.source_id[0])
+        match = None if row.split is None else _COUNT.fullmatch(row.source_id[0])
         if match and _counts_files(match[1]) and not _UTKFACE.match(row.source_id[0]):
             counted[match[1], row.split, row.label].add(int(match[2]))
     names = {name for name, _, _ in counted}
@@ -215,13 +215,15 @@ def _counted_anew(rows, pattern):
 def _place_of(file, label, labels):
     """What a path says of class, split and video. A class that is told for all files leaves no word to look for."""
     *folders, name = file.path.split("/")
-    mapped = {
-        number: value for number in range(len(folders)) if (value := _mapped(folders, number, labels)) is not None
-    }
     alone = [_ALONE.fullmatch(folder.lower()) for folder in folders]
     alone = [match[1] if match else folder.lower() for match, folder in zip(alone, folders, strict=True)]
     within = [_words(folder) for folder in folders]
-    whole = {number: LABELS[word] for number, word in enumerate(alone) if word in LABELS} | mapped
+    whole, mapped = {number: LABELS[word] for number, word in enumerate(alone) if word in LABELS}, False
+    for number, folder in enumerate(folders):
+        value = _mapped(folders, number, labels)
+        # Below a class, a number is a video, even where numbers are classes.
+        if value is not None and not (folder.isdecimal() and any(above < number for above in whole)):
+            whole[number], mapped = value, True
     hints = {number: next(iter(found)) for number, words in enumerate(within) if len(found := _classes(words)) == 1}
     first = _words(name)[:1]
     told = whole or hints
@@ -237,7 +239,7 @@ def _place_of(file, label, labels):
     splits = {SPLITS[word] for word in map(str.lower, folders) if word in SPLITS}
     splits = splits or {SPLITS[word] for number in hints for word in within[number] if word in SPLITS}
     split = splits.pop() if len(splits) == 1 else None
-    return _Place(file, frozenset(found), split, _below(folders, whole or hints))
+    return _Place(file, frozenset(found), split, _below(folders, told), label is None and bool(found) and not told)
 
 
 def _below(folders, told):
