@@ -228,7 +228,7 @@ def test_a_folder_stands_for_its_table_in_every_verb(tmp_path, run_tfdfd, monkey
     os.rename("faces/faces.csv", "faces/split.csv")
     code, _, err = run_tfdfd("split", "faces", "-o", "s.csv")
     assert code == 2 and "the folder faces has no faces.csv; it has split.csv: give one of them" in err
-    with pytest.raises(ValueError, match="there is no facs .*did you mean faces"):
+    with pytest.raises(ValueError, match="facs holds no face crops; .* There is no 'facs' in .*; did you mean faces?"):
         faces_of("facs")
 
 

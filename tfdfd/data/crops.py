@@ -104,19 +104,24 @@ def _tables_with(folder, split):
     return found
 
 
+def _absent(where):
+    """That there is no such path, and what there is of nearly that name."""
+    parent = where.absolute().parent
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(where.name, os.listdir(parent), n=3)
+        if near:
+            return f" There is no {where.name!r} in {parent}; did you mean {' or '.join(near)}?"
+    return f" There is no {where.name!r} in {parent}."
+
+
 def _read(where):
     table = where / TABLE if where.is_dir() else where
     if table.is_file():
         return Faces(table.parent, tuple(read_table(table, FaceRow)))
     if not any((where / name).is_dir() for name in ("real", "fake")):
-        if not where.exists():
-            parent = where.absolute().parent
-            names = [file.name for file in parent.iterdir()] if parent.is_dir() else []
-            near = difflib.get_close_matches(where.name, names, n=3)
-            hint = f"did you mean {' or '.join(str(where.with_name(name)) for name in near)}?" if near else ""
-            raise ValueError(f"there is no {where} (looked in {parent}). {hint}".rstrip())
         raise ValueError(
             f"{where} holds no face crops; expected a {TABLE}, a folder with one, or a folder with real/ and fake/."
+            f"{'' if where.exists() else _absent(where)}"
         )
     rows = []
     for folder, label in (("real", REAL), ("fake", FAKE)):
