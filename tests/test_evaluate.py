@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +155,31 @@ def test_scores_are_those_of_detect(faces, models):
         found = detector.detect_many([str(faces / row.file) for row in one.rows[:6]])
     scores = np.concatenate([opened.network.predict_on_batch(batch)[:, 0] for batch in one.batches(range(6), 4)])
     assert [each.fake_probability for each in found] == pytest.approx(scores.tolist(), abs=1e-5)
+
+
+def test_another_spelling_of_a_set_goes_on_and_other_crops_are_refused(models, tmp_path, monkeypatch):
+    source, plain = write_set(tmp_path / "source"), tmp_path / "plain"
+    for row in faces_of(source).rows:
+        (plain / ("fake" if row.label else "real")).mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / row.file, plain / ("fake" if row.label else "real"))
+    (tmp_path / "link").symlink_to(plain)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring, "PART", 8)
+    options, scored, part = Options(split=None, **QUICK), [], scoring._part
+    monkeypatch.setattr(scoring, "_part", lambda *arguments: scored.append(1) or part(*arguments))
+
+    def stop(done, total):
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(models["toy"], ["plain"], "out", options, progress=stop)
+    for where in ("./link/", plain, "plain"):
+        evaluate(os.path.relpath(models["toy"]), [where], tmp_path / "out", options)
+    assert len(scored) == 4
+    shutil.copy(plain / "real/r0.mp4-0.png", plain / "real/r0.mp4-1.png")
+    with pytest.raises(ValueError, match=r"scores.csv holds scores of other sets: 0.rows_sha256 was '\w+', now"):
+        evaluate(models["toy"], [plain], "out", options)
 
 
 def test_a_stopped_scoring_goes_on_and_ends_the_same(models, faces, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -439,6 +440,20 @@ def test_other_arguments_for_the_same_folder_are_refused_with_both_values(canned
     code, _, err = run_tfdfd(*words, "--size", 8)
     assert code == 2 and "index_sha256 was" in err
     assert bytes_of(tmp_path / "faces") == before
+
+
+def test_another_data_set_of_the_same_index_is_refused(canned, tmp_path, monkeypatch):
+    (canned / "a").mkdir()
+    (canned / "a/one.mp4").write_bytes(b"one")
+    write_table(canned / "index.csv", [replace(index_row("a/one.mp4"), bytes=3)], IndexRow)
+    extract(canned, tmp_path / "faces", size=8)
+    monkeypatch.chdir(tmp_path)
+    with FaceSet(canned / "index.csv", os.path.relpath(canned), "faces", FaceOptions(size=8)) as faces:
+        assert not faces.pending
+    (tmp_path / "other/a").mkdir(parents=True)
+    (tmp_path / "other/a/one.mp4").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"as the index knows it, with 3 bytes; .* has 7: another data set \(--root\)"):
+        FaceSet(canned / "index.csv", "other", "faces", FaceOptions(size=8))
 
 
 def test_a_folder_of_something_else_is_left_alone(canned, tmp_path):

@@ -614,3 +614,231 @@ def test_real_crops(data):
     sources = {row.source_id[0] for path, row in rows.items() if path.startswith("dfdc/")}
     assert sources == {"aagfhgtpmv", "aapnvogymq", "abofeumbvv", "abqwwspghj", "abarnvbtwb"}
     assert "original_sequences__190" in rows["ffpp/real/original_sequences__190__200.png"].source_id
+
+
+def test_a_number_below_real_and_fake_is_a_video(tmp_path):
+    put(
+        tmp_path,
+        *(f"{label}/{n}/frame_{frame:02}.jpg" for label in ("real", "fake") for n in range(3) for frame in (1, 2)),
+    )
+    found = INDEXERS["folder"](tmp_path)
+    assert not found.left_out
+    assert {row.path.split("/")[0]: row.label for row in found.rows} == {"real": 0, "fake": 1}
+    assert {row.path.split("/")[1]: row.source_id for row in found.rows} == {n: (n,) for n in "012"}
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "split"),
+    [
+        ("train/real/3/1.png", 0, "train"),
+        ("training_real/a.jpg", 0, None),
+        ("real_and_fake_face/training_fake/a.jpg", 1, None),
+        ("0_real/a.jpg", 0, None),
+        ("1_fake/7/a.jpg", 1, None),
+        ("Celeb-real/id0_0000/0001.jpg", 0, None),
+        ("Celeb-synthesis/id0_id1_0000/0001.jpg", 1, None),
+        ("deepfake_dataset/val/Real/a.jpg", 0, "val"),
+        ("fake/original_sequences/a.jpg", 1, None),
+        ("RealVideo-RealAudio/a.mp4", 0, None),
+        ("test_fake/a.jpg", 1, "test"),
+        ("a/b/fake-0001.jpg", 1, None),
+        ("real/fake_0001.jpg", 0, None),
+    ],
+)
+def test_the_words_decide_wherever_they_are(tmp_path, path, label, split):
+    put(tmp_path, path)
+    assert [(row.label, row.split) for row in index("folder", tmp_path)] == [(label, split)]
+
+
+def test_classes_without_a_word_are_given(tmp_path, run_tfdfd):
+    put(tmp_path / "f", "df/a.jpg", "Authentic/b.jpg", "x/ai/c.jpg", "y/ai/d.jpg", "real/e.jpg")
+    words = ["index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv"]
+    given = ["--label", "df=fake", "--label", "authentic=Real", "--label", "x/ai=fake"]
+    assert run_tfdfd(*words, *given)[0] == 3
+    told = {row.path: row.label for row in read_table(tmp_path / "i.csv", IndexRow)}
+    assert told == {"Authentic/b.jpg": 0, "df/a.jpg": 1, "real/e.jpg": 0, "x/ai/c.jpg": 1}
+    for more, message in (
+        (["--label", "dff=fake"], "no image or video is in a folder called 'dff'; did you mean df?"),
+        (["--label", "df=real"], "--label df=real: the folder 'df' is called both real and fake"),
+        (["--label", "df"], "--label is NAME=real or NAME=fake, such as ai=fake; received 'df'"),
+        (["--label", "df=maybe"], "received 'df=maybe'"),
+        (["--label", "real=fake", "--all", "real"], "--all real says what every file is; leave --label out"),
+    ):
+        code, _, err = run_tfdfd(*words, *given, *more)
+        assert code == 2 and message in err, err
+
+
+def test_a_label_that_contradicts_a_folder_is_an_error(tmp_path):
+    put(tmp_path, "real/df/a.jpg", "fake/df/b.jpg")
+    with pytest.raises(ValueError, match=r"'real/df/a.jpg' is in 'real', real and in 'df', fake: a label contradicts"):
+        INDEXERS["folder"](tmp_path, labels={"df": 1})
+    assert len(INDEXERS["folder"](tmp_path, labels={"fake/df": 1}).rows) == 2
+
+
+def test_numbers_alone_are_no_classes(tmp_path):
+    put(tmp_path, "train/0/a.jpg", "train/1/b.jpg")
+    with pytest.raises(ValueError, match=r"say which is which: --label 0=real --label 1=fake, or the other way round"):
+        index("folder", tmp_path)
+    rows = INDEXERS["folder"](tmp_path, labels={"0": 1, "1": 0}).rows
+    assert [(row.path, row.label, row.split) for row in rows] == [
+        ("train/0/a.jpg", 1, "train"),
+        ("train/1/b.jpg", 0, "train"),
+    ]
+
+
+def sources_of(root):
+    return {row.path: row.source_id[0] for row in index("folder", root)}
+
+
+@pytest.mark.parametrize("name", ["real_{:04}.jpg", "person_{}.png", "img{:03}.jpg", "nvidia-{:05}.png"])
+def test_files_that_are_only_counted_are_sources_of_their_own(tmp_path, name, run_tfdfd):
+    put(tmp_path / "f", *(f"{label}/{name.format(n)}" for label in ("real", "fake") for n in range(20)))
+    assert len(set(sources_of(tmp_path / "f").values())) == 20
+    assert run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")[0] == 0
+    assert run_tfdfd("split", tmp_path / "i.csv", "-o", tmp_path / "s.csv")[0] == 0
+    splits = {}
+    for row in read_table(tmp_path / "s.csv", IndexRow):
+        assert splits.setdefault(row.source_id, row.split) == row.split
+    assert len(set(splits.values())) == 3
+
+
+def test_names_of_videos_tie_their_frames(tmp_path):
+    known = ["abarnvbtwb_{}.png", "id0_id1_0003_{:03}.png", "519_515_{:04}.png", "df_00204_{}.png", "clip_f{:03}.jpg"]
+    for number, name in enumerate(known):
+        put(tmp_path / str(number), *(f"real/{name.format(n)}" for n in range(5)), "fake/x.jpg")
+        found = {source for path, source in sources_of(tmp_path / str(number)).items() if path.startswith("real")}
+        assert len(found) == 1, (name, found)
+
+
+def test_two_series_of_a_class_are_two_videos_and_one_is_told(tmp_path):
+    put(tmp_path / "two", *(f"real/{name}_{n}.jpg" for name in ("anna", "bob") for n in range(5)), "fake/x.jpg")
+    assert set(sources_of(tmp_path / "two").values()) == {"anna", "bob", "x"}
+    put(tmp_path / "one", *(f"real/anna_{n}.jpg" for n in range(5)), "fake/x.jpg")
+    found = INDEXERS["folder"](tmp_path / "one")
+    assert len({row.source_id for row in found.rows}) == 6
+    assert "files called 'anna' and a number are sources of their own" in found.notes[0]
+    assert "--source-pattern '(anna)'" in found.notes[0]
+
+
+def test_what_each_split_counts_anew_is_of_that_split(tmp_path):
+    put(
+        tmp_path / "f",
+        *(f"{split}/{label}/{n}/f_1.jpg" for split in ("train", "val") for label in ("real", "fake") for n in range(3)),
+    )
+    rows = index("folder", tmp_path / "f")
+    assert {row.source_id for row in rows} == {(f"{split}/{n}",) for split in ("train", "val") for n in range(3)}
+    # With gaps they are names: the same video in two splits stays one.
+    put(
+        tmp_path / "g",
+        *(f"{split}/{label}/{n}.mp4" for split in ("train", "val") for label in ("real", "fake") for n in (4, 519)),
+    )
+    assert {row.source_id for row in index("folder", tmp_path / "g")} == {("4",), ("519",)}
+
+
+def test_frames_below_a_folder_of_frames_are_of_the_video_above(tmp_path):
+    put(
+        tmp_path,
+        "real/v1/frames/0001.png",
+        "real/v1/frames/0002.png",
+        "fake/v2/frames/0001.png",
+        "real/images/0001.png",
+    )
+    assert sources_of(tmp_path) == {
+        "fake/v2/frames/0001.png": "v2", "real/images/0001.png": "0001",
+        "real/v1/frames/0001.png": "v1", "real/v1/frames/0002.png": "v1",
+    }  # fmt: skip
+
+
+def test_all_that_is_passed_over_is_counted(tmp_path, run_tfdfd):
+    put(
+        tmp_path / "f",
+        "real/a.jpg",
+        "real/notes.txt",
+        "real/b.txt",
+        "real/.DS_Store",
+        ".git/x.jpg",
+        "fake/README",
+        "fake/c.jpg",
+    )
+    os.mkfifo(tmp_path / "f/real/pipe.mp4")
+    found = INDEXERS["folder"](tmp_path / "f")
+    assert found.passed_over == {
+        "hidden: the name begins with a dot": 2,
+        "neither an image nor a video by name: .txt": 2,
+        "neither an image nor a video by name: no ending": 1,
+        "no regular file: a pipe, socket or device": 1,
+    }
+    code, out, _ = run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")
+    assert code == 0 and "2 passed over: neither an image nor a video by name: .txt" in out
+
+
+MISSING = [float("nan"), None, "", "nan", "None", "NULL", "absent"]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
+def test_dfdc_written_anew_by_pandas(tmp_path, missing, case):
+    entries = {"a.mp4": {"label": case("real"), "split": "train", "original": missing}}
+    entries["b.mp4"] = {"label": case("fake"), "split": "train", "original": "a.mp4"}
+    entries["c.mp4"] = {"label": case("fake"), "split": "train", "original": missing}
+    if missing == "absent":
+        del entries["a.mp4"]["original"], entries["c.mp4"]["original"]
+    dfdc_part(tmp_path, 0, entries, entries)
+    found = INDEXERS["dfdc"](tmp_path)
+    assert not found.left_out and not found.passed_over
+    assert [(row.path[-5:], row.label, row.source_id) for row in found.rows] == [
+        ("a.mp4", 0, ("a",)), ("b.mp4", 1, ("a",)), ("c.mp4", 1, ("c",))
+    ]  # fmt: skip
+
+
+def test_dfdc_as_columns_and_as_fractions(tmp_path):
+    columns = {"label": {"a.mp4": "REAL", "b.mp4": "FAKE"}, "original": {"a.mp4": float("nan"), "b.mp4": "a.mp4"}}
+    dfdc_part(tmp_path / "columns", 0, columns, ["a.mp4", "b.mp4"])
+    rows = index("dfdc", tmp_path / "columns")
+    assert [(row.label, row.source_id) for row in rows] == [(0, ("a",)), (1, ("a",))]
+    put(tmp_path / "csv", "validation/a.mp4", "validation/b.mp4")
+    (tmp_path / "csv/validation/labels.csv").write_text(",filename,label\n0,a.mp4,0.0\n1,b.mp4,1.0\n")
+    assert [row.label for row in index("dfdc", tmp_path / "csv")] == [0, 1]
+    told = {
+        "original_videos/7/7_A_001.mp4": {
+            "label": "Real",
+            "set": "train",
+            "target_id": 7.0,
+            "swapped_id": float("nan"),
+        },
+        "method_A/7/7_8_A/7_8_A_001_0.mp4": {"label": "fake", "set": "train", "target_id": 7.0, "swapped_id": 8.0},
+    }
+    put(tmp_path / "preview", *told)
+    (tmp_path / "preview/dataset.json").write_text(json.dumps(told))
+    assert [row.identity for row in index("dfdc", tmp_path / "preview")] == [("7", "8"), ("7",)]
+
+
+def test_what_cannot_be_split_names_the_option(tmp_path, run_tfdfd):
+    put(tmp_path / "f", "real/v_f001.jpg", "real/v_f002.jpg", "fake/w_f001.jpg")
+    assert run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")[0] == 0
+    code, _, err = run_tfdfd("split", tmp_path / "i.csv", "-o", tmp_path / "s.csv")
+    assert code == 2 and "the rows form 2 groups only" in err and "--source-pattern" in err
+
+
+def test_numbers_are_classes_above_and_videos_below(tmp_path):
+    put(tmp_path, *(f"{label}/{video}/{frame}.jpg" for label in (0, 1) for video in (0, 1, 2) for frame in (1, 2)))
+    rows = INDEXERS["folder"](tmp_path, labels={"0": 0, "1": 1}).rows
+    assert len(rows) == 12
+    assert all(row.path.split("/")[:2] == [str(row.label), row.source_id[0]] for row in rows)
+
+
+def test_fakes_of_known_data_sets_stay_with_their_originals(tmp_path):
+    put(tmp_path, *(f"Celeb-real/id0_0003/{n:04}.jpg" for n in range(3)), "Celeb-synthesis/id0_id1_0003/0000.jpg")
+    put(tmp_path, "real/519/0001.png", "real/515.mp4", "fake/519_515/0001.png", "fake/519_515.mp4")
+    sources = {row.path: row.source_id for row in index("folder", tmp_path)}
+    assert sources["Celeb-synthesis/id0_id1_0003/0000.jpg"] == sources["Celeb-real/id0_0003/0000.jpg"] == ("id0_0003",)
+    assert sources["fake/519_515/0001.png"] == sources["fake/519_515.mp4"] == ("519", "515")
+    assert (sources["real/519/0001.png"], sources["real/515.mp4"]) == (("519",), ("515",))
+
+
+def test_classes_by_the_files_own_names_are_told(tmp_path):
+    put(tmp_path, "real_0001.jpg", "fake_0002.jpg", "other.jpg")
+    found = INDEXERS["folder"](tmp_path)
+    assert [(row.path, row.label) for row in found.rows] == [("fake_0002.jpg", 1), ("real_0001.jpg", 0)]
+    assert list(found.left_out.values()) == [["other.jpg"]]
+    assert found.notes == ["2 files are real or fake by their own names, not their folders', such as fake_0002.jpg"]

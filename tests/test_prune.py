@@ -4,6 +4,7 @@ import ast
 import gzip
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def pruned(faces, trained, tmp_path_factory):
     from tfdfd.cli.main import main
 
     folder = tmp_path_factory.mktemp("run") / "pruned"
-    assert main(["prune", str(trained), "--data", str(faces), "-o", str(folder), "--epochs", "6", *QUICK]) == 0
+    # By relative names, as people type them.
+    model, data, output = (os.path.relpath(path) for path in (trained, faces, folder))
+    assert main(["prune", model, "--data", data, "-o", output, "--epochs", "6", *QUICK]) == 0
     return folder, json.loads((folder / "pruning.json").read_text())
 
 
@@ -87,6 +90,16 @@ def test_zeros_are_as_many_as_asked_for_and_as_reported(pruned):
     assert told["zeros"]["share"] == found / sum(weights[name].size for name in kernels)
     assert 0.79 <= told["zeros"]["share"] <= 0.81
     assert all(0.7 <= one["share"] <= 0.85 for one in told["zeros"]["kernels"].values())
+
+
+def test_another_spelling_of_the_same_goes_on(pruned, trained, faces, tmp_path, run_tfdfd):
+    folder, _ = pruned
+    (tmp_path / "link").symlink_to(faces)
+    before = (folder / "run.json").read_bytes()
+    for data in (f"{faces}/", tmp_path / "link", faces / "faces.csv"):
+        code, _, err = run_tfdfd("prune", trained, "--data", data, "-o", folder, "--epochs", "6", *QUICK)
+        assert code == 0, err
+    assert (folder / "run.json").read_bytes() == before
 
 
 def test_sizes_are_those_of_the_files(pruned, trained):

@@ -242,7 +242,7 @@ def test_nothing_is_overwritten(faces, tmp_path, run_tfdfd, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run.json").write_text('{"schema": 1, "finished": true}')
     code, _, err = run_tfdfd("srm", faces, "-o", tmp_path / "other")
-    assert code == 2 and "was begun otherwise: it is no SRM set" in err
+    assert code == 2 and "holds other work than an SRM set" in err
     (tmp_path / "other" / "run.json").write_text("[]")
     code, _, err = run_tfdfd("srm", faces, "-o", tmp_path / "other")
     assert code == 2 and "a list where an object is expected" in err
@@ -254,10 +254,10 @@ def test_other_crops_or_options_are_not_mixed(faces, tmp_path, run_tfdfd):
     assert run_tfdfd("srm", faces, "-o", noise)[0] == 0
     before = bytes_of(noise)
     code, _, err = run_tfdfd("srm", faces, "-o", noise, "--truncate", "2")
-    assert code == 2 and "begun otherwise: its srm differ" in err
+    assert code == 2 and "begun otherwise: srm.truncate was 127.0, now 2.0" in err
     write_table(faces / "fewer.csv", rows_of(faces)[1:], FaceRow)
     code, _, err = run_tfdfd("srm", faces / "fewer.csv", "-o", noise)
-    assert code == 2 and "its crops_sha256 differ" in err
+    assert code == 2 and "begun otherwise: crops_sha256 was" in err
     code, _, err = run_tfdfd("srm", noise, "-o", tmp_path / "twice")
     assert code == 2 and "holds noise already" in err
     assert bytes_of(noise) == before

@@ -245,6 +245,9 @@ def test_a_search_with_a_trial_that_fails(faces, tmp_path):
     rows, _ = roles.run_alone(longer, "", Silent, notes.append, fails([], None))
     assert [row["status"] for row in rows] == ["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"]
     assert os.stat(search.folder / "trials" / "0" / "run.json").st_mtime_ns == before
+    (tmp_path / "link").symlink_to(faces)
+    again = search_in(search.folder, os.path.relpath(tmp_path / "link"), max_trials=4)
+    assert roles.run_alone(again, "", Silent, notes.append, fails([], None))[0] == rows
     with pytest.raises(ValueError, match="was begun otherwise: .*seed was 0, now 5"):
         roles.run_alone(search_in(search.folder, faces, seed=5), "", Silent, notes.append)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+_BLOCK = 1 << 20
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
@@ -28,6 +31,19 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The digest of a file's bytes, as hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    value = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            value.update(block)
+    return value.hexdigest()
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

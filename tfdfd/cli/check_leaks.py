@@ -24,7 +24,7 @@ def add_parser(verbs) -> None:
     from tfdfd.data.leaks import NEAR
 
     parser = verbs.add_parser("check-leaks", help="does anything cross splits?", description=_DESCRIPTION)
-    parser.add_argument("table", metavar="CSV", help="faces.csv or index.csv with splits")
+    parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")
     add_crops(parser)
     parser.add_argument(
         "--near",
@@ -39,12 +39,14 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
+    from tfdfd.data.crops import table_file
     from tfdfd.data.tables import read_either
 
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
     if not 0 <= arguments.near <= 15 or arguments.list < 0:
         raise ValueError(f"--near is {arguments.near}, --list {arguments.list}; expected 0 to 15, and at least 0.")
+    arguments.table = table_file(arguments.table)
     rows, kind = read_either(arguments.table)
     without = sum(row.split is None for row in rows)
     if without == len(rows):

@@ -16,10 +16,14 @@ ffpp     FaceForensics++: ROOT has original_sequences/ and manipulated_sequences
 celebdf  Celeb-DF v2: ROOT has Celeb-real/, YouTube-real/, Celeb-synthesis/, List_of_testing_videos.txt
 dfdc     DFDC: folders of ROOT with videos and their metadata.json (training, test) or labels.csv (validation), and the
          preview with its dataset.json
-folder   folders of ROOT, at any depth, called
-           real, reals, original, originals, genuine, pristine or 0,
-           fake, fakes, deepfake, deepfakes, manipulated, synthesis or 1;
-         folders called train, val (valid, validation) and test are splits; with --all real or --all fake, any names
+folder   folders of ROOT, at any depth, with one of these words in their names (0_real, training_fake):
+           real, reals, original, originals, genuine, pristine,
+           fake, fakes, deepfake, deepfakes, manipulated, synthesis;
+         --label says it of other names. Frames in one folder are of one video; a number below real or fake is one,
+         and 0 and 1 alone need --label. Folders called train, val (valid, validation) and test are splits; with --all
+         real or --all fake, any names
+
+Files that are no images or videos by name, and hidden ones, are passed over and counted.
 
 Exit code: 0 every file is in the index and has content; 1 nothing to index; 3 some files are missing, empty or had to
 be left out; 2 wrong usage."""
@@ -39,6 +43,14 @@ def add_parser(verbs) -> None:
         metavar="REGEX",
         help="folder: searched in each path; its groups are the sources, which a split keeps together "
         "(default: images: the name without frame and face number; videos: the name)",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=real|fake",
+        dest="labels",
+        help="folder: a folder called NAME, or with that path from ROOT, is that: --label ai=fake; repeat it",
     )
     parser.add_argument(
         "--all", choices=("real", "fake"), help="folder: every file is that, whatever the folders are called"
@@ -86,12 +98,27 @@ def _options(arguments):
     if arguments.real_is_one and not arguments.label_files:
         raise ValueError("--real-is-one is for --label-files: in the index 1 is fake.")
     given = {"source_pattern": arguments.source_pattern, "label": _LABELS.get(arguments.all)}
+    given["labels"] = _labels(arguments.labels) or None
     given = {name: value for name, value in given.items() if value is not None}
     if given and arguments.dataset != "folder":
         raise ValueError(
-            f"--source-pattern and --all are for folder; sources and labels of {arguments.dataset} are known."
+            f"--source-pattern, --label and --all are for folder; sources and labels of {arguments.dataset} are known."
         )
+    if arguments.all and arguments.labels:
+        raise ValueError(f"--all {arguments.all} says what every file is; leave --label out.")
     return given
+
+
+def _labels(assignments):
+    labels = {}
+    for text in assignments:
+        name, _, word = text.rpartition("=")
+        name, value = name.strip("/").lower(), _LABELS.get(word.lower())
+        if not name or value is None:
+            raise ValueError(f"--label is NAME=real or NAME=fake, such as ai=fake; received {text!r}.")
+        if labels.setdefault(name, value) != value:
+            raise ValueError(f"--label {text}: the folder {name!r} is called both real and fake; give one of them.")
+    return labels
 
 
 def _printable(value):

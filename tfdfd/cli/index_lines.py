@@ -21,6 +21,7 @@ def index_lines(checked: dict) -> list[str]:
     if checked["fakes_without_original"]:
         lines.append(f"{_count(checked['fakes_without_original'], 'fake')} without original")
     lines += [_listed(paths, f"left out: {reason}") for reason, paths in checked["left_out"].items()]
+    lines += [f"{count:,} passed over: {_in_one_line(reason)}" for reason, count in checked["passed_over"].items()]
     lines += [f"note: {note}" for note in checked["notes"]]
     if checked["official"]:
         lines += ["", "of the official set:"]

@@ -24,7 +24,9 @@ _SHOWN = 3
 
 def add_parser(verbs) -> None:
     parser = verbs.add_parser("merge", help="one table of several data sets", description=_DESCRIPTION)
-    parser.add_argument("tables", nargs="+", metavar="CSV", help="faces.csv, or index.csv, of each data set")
+    parser.add_argument(
+        "tables", nargs="+", metavar="CSV", help="of each data set: faces.csv or its folder, or index.csv"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="ALL.csv", help="the merged table")
     parser.add_argument(
         "--roots", nargs="+", metavar="FOLDER", help="where each table's paths start (index.csv: needed to move them)"
@@ -34,6 +36,7 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
+    from tfdfd.data.crops import table_file
     from tfdfd.data.merging import merged, relocated, renamed
     from tfdfd.data.tables import FaceRow, read_either, write_table
 
@@ -43,7 +46,7 @@ def run(arguments) -> int:
             raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
     here = os.path.dirname(os.path.abspath(arguments.output))
     tables, kinds = [], {}
-    for number, path in enumerate(arguments.tables):
+    for number, path in enumerate(map(table_file, arguments.tables)):
         rows, kind = read_either(path)
         kinds.setdefault(kind, path)
         if len(kinds) > 1:

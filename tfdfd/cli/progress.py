@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
+
+_END = object()
 
 
 def tracked(items: Iterable, total: int, label, quiet: bool = False) -> Iterator:
     """Passes items on and reports each; `label(item)` is the line for it. TensorFlow's chatter is kept off the screen.
 
+    Items are taken to their end, however many `total` says: a generator's work after its last item belongs to it.
     The first item brings TensorFlow's start with it, whose C++ side writes warnings to file descriptor 2 that no
     setting turns off; they are dropped until that item is there. Errors still come as exceptions.
     """
@@ -19,10 +23,10 @@ def tracked(items: Iterable, total: int, label, quiet: bool = False) -> Iterator
         with bar or contextlib.nullcontext():
             task = bar.add_task("detect", total=total) if bar else None
             iterator = iter(items)
-            for number in range(1, total + 1):
+            for number in itertools.count(1):
                 with silenced() if number == 1 else contextlib.nullcontext():
-                    item = next(iterator, None)
-                if item is None:
+                    item = next(iterator, _END)
+                if item is _END:
                     return
                 if bar:
                     bar.update(task, advance=1, description=label(item))

@@ -28,7 +28,7 @@ def add_parser(verbs) -> None:
     from tfdfd.data.splitting import BY, PRESETS, SHARES
 
     parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
-    parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or index.csv of 'index'")
+    parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or its folder, or index.csv of 'index'")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.csv", help="the table with its splits")
     for name, share in SHARES.items():
         parser.add_argument(
@@ -54,6 +54,7 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
+    from tfdfd.data.crops import table_file
     from tfdfd.data.merging import relocated
     from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
     from tfdfd.data.tables import FaceRow, read_either, write_table
@@ -63,6 +64,7 @@ def run(arguments) -> int:
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} has shares of its own; give it or --train, --val and --test.")
     by = tuple(dict.fromkeys(arguments.by)) if arguments.by else None
+    arguments.table = table_file(arguments.table)
     rows, kind = read_either(arguments.table)
     rule = PRESETS[arguments.preset] if arguments.preset else None
     by = by or (rule.by if rule else BY)

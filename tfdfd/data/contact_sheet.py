@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd.data.crops import TABLE, faces_of
 from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
-from tfdfd.data.tables import REAL, FaceRow, read_table
+from tfdfd.data.tables import REAL
 from tfdfd.faces.face import Face, FaceDetector
 from tfdfd.media.decode import Frame, read_media
 from tfdfd.media.errors import MediaError
@@ -53,16 +54,16 @@ class Refusal:
 
 
 def genuine_images(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """Images among files and folders; of a folder written by `tfdfd extract`, its real crops only.
+    """Images among files and folders; of a `faces.csv`, or a folder with one, its real crops only.
 
     Raises:
         ValueError: there is none.
     """
     found, refused = [], []
     for path in paths:
-        table = Path(path, "faces.csv")
-        if table.is_file():
-            found += [os.path.join(path, row.file) for row in read_table(table, FaceRow) if row.label == REAL]
+        if Path(path, TABLE).is_file() or (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
+            faces = faces_of(path)
+            found += [faces.path(number) for number, row in enumerate(faces.rows) if row.label == REAL]
         else:
             items = list_inputs([path]).items
             found += [item.path for item in items if item.kind == "image" and not item.error]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
+from tfdfd.files import sha256
 
 TABLE = "faces.csv"
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -24,6 +28,26 @@ class Faces:
     def path(self, position: int) -> str:
         """The file of one row."""
         return os.path.join(self.root, self.rows[position].file)
+
+    def with_digests(self) -> Faces:
+        """The same crops, each row with the digest of its file, for tables and folders that do not state it.
+
+        A file that cannot be read has none: whoever needs its pixels says so.
+        """
+        missing = [position for position, row in enumerate(self.rows) if not row.sha256]
+        if not missing:
+            return self
+        rows = list(self.rows)
+        with ThreadPoolExecutor() as pool:
+            for position, digest in zip(missing, pool.map(self._digest, missing), strict=True):
+                rows[position] = replace(rows[position], sha256=digest)
+        return Faces(self.root, tuple(rows))
+
+    def _digest(self, position):
+        try:
+            return sha256(self.path(position))
+        except OSError:
+            return None
 
 
 def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Faces:
@@ -42,14 +66,52 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
         chosen = tuple(row for row in faces.rows if row.split == split)
         if not chosen and faces.rows:
             counts = Counter(str(row.split) for row in faces.rows)
+            others = _tables_with(faces.root, split)
+            told = f" {' and '.join(map(str, others))} has some: give that table." if others else ""
             raise ValueError(
                 f"{faces.root} has no crop of split {split!r} but {dict(counts)}; set splits with `tfdfd split`, or "
-                "give split=None to take all crops."
+                f"give split=None to take all crops.{told}"
             )
         faces = replace(faces, rows=chosen)
     if not faces.rows:
         raise ValueError(f"{faces.root} has no crops: its table is empty, or no name ends in {', '.join(ENDINGS)}.")
     return faces
+
+
+def table_file(where: str | os.PathLike) -> Path:
+    """The table that a set is told by: a file as it is, and of a folder its `faces.csv`.
+
+    Raises:
+        ValueError: a folder without one.
+    """
+    where = Path(where)
+    if not where.is_dir():
+        return where
+    if not (where / TABLE).is_file():
+        tables = sorted(file.name for file in where.glob("*.csv"))
+        there = f"it has {', '.join(tables)}: give one of them" if tables else "give a table"
+        raise ValueError(f"the folder {where} has no {TABLE}; {there}.")
+    return where / TABLE
+
+
+def _tables_with(folder, split):
+    """Other tables of crops in a folder that have the split."""
+    found = []
+    for file in sorted(folder.glob("*.csv")):
+        with contextlib.suppress(ValueError):
+            if any(row.split == split for row in read_table(file, FaceRow)):
+                found.append(file)
+    return found
+
+
+def _absent(where):
+    """That there is no such path, and what there is of nearly that name."""
+    parent = where.absolute().parent
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(where.name, os.listdir(parent), n=3)
+        if near:
+            return f" There is no {where.name!r} in {parent}; did you mean {' or '.join(near)}?"
+    return f" There is no {where.name!r} in {parent}."
 
 
 def _read(where):
@@ -59,6 +121,7 @@ def _read(where):
     if not any((where / name).is_dir() for name in ("real", "fake")):
         raise ValueError(
             f"{where} holds no face crops; expected a {TABLE}, a folder with one, or a folder with real/ and fake/."
+            f"{'' if where.exists() else _absent(where)}"
         )
     rows = []
     for folder, label in (("real", REAL), ("fake", FAKE)):

@@ -16,6 +16,7 @@ cluster.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -26,14 +27,14 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from tfdfd.data.face_options import ORIGINAL, FaceOptions
-from tfdfd.data.face_record import FAILED, MULTIPLE, OF_ORIGINAL, Record
+from tfdfd.data.face_record import FAILED, MULTIPLE, OF_ORIGINAL, READ, Record
 from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
 from tfdfd.data.local_engine import LocalEngine
 from tfdfd.data.safe_names import safe_names
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
 from tfdfd.faces.detectors import NO_DETECTOR
-from tfdfd.files import locked_folder, write_atomically
-from tfdfd.settings import differences
+from tfdfd.files import sha256
+from tfdfd.workdir import RUN, WorkDir
 
 SCHEMA = 1
 # Where the boxes are stored ones, these are of the run that stored them.
@@ -119,14 +120,14 @@ class FaceSet:
             raise ValueError(f"{index} lists {twice!r} more than once; every path may be there once only.")
         self._names = safe_names(self._by_path)
         self._stored = Path(stored) if stored is not None else None
-        self._settings = {
+        self._request = {
             "schema": SCHEMA,
             **VERSIONS,
-            "index_sha256": hashlib.sha256(Path(index).read_bytes()).hexdigest(),
+            "index_sha256": sha256(index),
             "arguments": self.options.to_dict() | {"detector_options": self._digests(), "stored": None},
         }
         if self._stored:
-            self._settings["arguments"] |= self._arguments_of_stored()
+            self._request["arguments"] |= self._arguments_of_stored()
         unknown = [status for status in retry if status not in FAILED]
         if unknown:
             raise ValueError(f"retry takes {', '.join(FAILED)}; received {', '.join(map(repr, unknown))}.")
@@ -135,9 +136,16 @@ class FaceSet:
         self._work = FaceWork(options, *places, VERSIONS)
         self._engine = engine or LocalEngine()
         self._running = None
-        self._lock = locked_folder(self._folder, "tfdfd extract")
+        # What is not whole belongs to a run that is gone, or this folder would be locked.
+        partial = self._work.partial
+        self._set = WorkDir(
+            self._folder, "tfdfd extract", self._request, holds="face set", state=_state(None), upgrade=_face_set
+        )
         try:
-            self.pending = self._begin(retry, self._open())
+            shutil.rmtree(partial, ignore_errors=True)
+            # It may be there still: a worker that outlives a killed run by a moment writes into it.
+            partial.mkdir(exist_ok=True)
+            self.pending = self._begin(retry, bool(self._set.before and self._set.before["finished"]))
         except BaseException:
             self.close()
             raise
@@ -153,9 +161,7 @@ class FaceSet:
     def close(self) -> None:
         """Lets others into the folder."""
         shutil.rmtree(self._work.partial, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._set.close()
 
     def extract(self) -> Iterator[Record]:
         """Does what is pending, originals before the fakes that use their boxes, and gives each record as it is done.
@@ -182,7 +188,7 @@ class FaceSet:
         counts[MULTIPLE] = sum(row.multiple_faces for row in statuses)
         counts["statuses"] = dict(sorted(collections.Counter(row.status for row in statuses).items()))
         shutil.rmtree(self._work.partial, ignore_errors=True)
-        self._write_run(counts)
+        self._set.write(_state(counts))
         return counts
 
     def _face_rows(self, tell):
@@ -202,10 +208,7 @@ class FaceSet:
 
     def _digests(self):
         """The detector's options, files among them by what is in them."""
-        digests = {
-            name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in self._detector_files().items()
-        }
-        return self.options.detector_options | digests
+        return self.options.detector_options | {name: sha256(file) for name, file in self._detector_files().items()}
 
     def _detector_files(self):
         """Those of the detector's options that are files, by their absolute names."""
@@ -213,12 +216,12 @@ class FaceSet:
         return {name: os.path.abspath(value) for name, value in options if value and os.path.isfile(str(value))}
 
     def _arguments_of_stored(self):
-        run = self._stored / "run.json"
+        run = self._stored / RUN
         try:
             data = run.read_bytes()
             told = json.loads(data)
             finished, arguments = told["finished"], told["arguments"]
-            same_index = told["index_sha256"] == self._settings["index_sha256"]
+            same_index = told["index_sha256"] == self._request["index_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._stored} is no face set whose boxes could be used: {error}.") from error
         if not finished:
@@ -226,7 +229,7 @@ class FaceSet:
         if not same_index:
             raise ValueError(
                 f"the face set {self._stored} was made of another index (SHA-256 {told['index_sha256']}, here "
-                f"{self._settings['index_sha256']}); its boxes fit no other."
+                f"{self._request['index_sha256']}); its boxes fit no other."
             )
         if arguments["detector"] == NO_DETECTOR:
             raise ValueError(f"the face set {self._stored} has whole frames for faces; it has no boxes to cut by.")
@@ -235,35 +238,6 @@ class FaceSet:
                 f"a mirrored tree has one crop a video; {self._stored} has the boxes of more than one frame."
             )
         return {key: arguments[key] for key in _OF_BOXES} | {"stored": hashlib.sha256(data).hexdigest()}
-
-    def _open(self):
-        """Makes the folder this set's, or makes sure that it is; tells whether the set was finished."""
-        for left_over in self._folder.glob(".tfdfd-*.tmp"):
-            left_over.unlink()
-        shutil.rmtree(self._work.partial, ignore_errors=True)
-        run = self._folder / "run.json"
-        finished = run.exists() and self._compare(run)
-        if not run.exists():
-            if any(self._folder.iterdir()):
-                raise ValueError(f"{self._folder} is not empty and holds no face set; give a new or an empty folder.")
-            self._write_run(None)
-        # It may be there still: a worker that outlives a killed run by a moment writes into it.
-        self._work.partial.mkdir(exist_ok=True)
-        return finished
-
-    def _compare(self, run):
-        try:
-            before = json.loads(run.read_bytes())
-            finished = bool(before["finished"])
-            before = {key: before[key] for key in self._settings}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{run} is no record of a face set: {type(error).__name__}: {error}.") from error
-        told = differences(before, self._settings)
-        if told:
-            raise ValueError(
-                f"{self._folder} was begun otherwise: {told}. Give the same again to go on, or another folder."
-            )
-        return finished
 
     def _begin(self, retry, finished):
         """Drops the records of what is to be done again; returns the rows that are to be done."""
@@ -275,16 +249,27 @@ class FaceSet:
             # A fake was done by itself where its original could not be.
             if self._original_of(row) in names and ends.get(row.path, (None, OF_ORIGINAL))[1] != OF_ORIGINAL:
                 again.add(row.path)
+        # What failed may have been replaced by what can be read.
+        self._refuse_other_files(path for path, (status, _) in ends.items() if status in READ and path not in again)
         pending = [row for row in self.rows if row.path not in ends or row.path in again]
         if pending and finished:
-            self._write_run(None)
+            self._set.write(_state(None))
         for path in again:
             self._work.place("records", self._names[path]).unlink()
         return pending
 
-    def _write_run(self, counts):
-        answer = self._settings | {"finished": counts is not None, "counts": counts}
-        write_atomically(self._folder / "run.json", json.dumps(answer, indent=1) + "\n")
+    def _refuse_other_files(self, paths):
+        """Crops of one data set are not gone on with from another one of the same index; files may be gone by now."""
+        for path in paths:
+            file, known = self._root / path, self._by_path[path].bytes
+            with contextlib.suppress(OSError):
+                found = file.stat().st_size
+                if known not in (None, found):
+                    raise ValueError(
+                        f"{self._folder} has crops of {path!r} as the index knows it, with {known:,} bytes; {file} has "
+                        f"{found:,}: another data set (--root), or the file was changed. Give the same again to go on, "
+                        "or index it anew and give another folder."
+                    )
 
     def _record(self, row):
         return self._work.record(self._names[row.path])
@@ -295,6 +280,16 @@ class FaceSet:
             return None
         original = self._by_path.get(row.original)
         return self._names[original.path] if original is not None and original.label != FAKE else None
+
+
+def _state(counts):
+    return {"finished": counts is not None, "counts": counts}
+
+
+def _face_set(told):
+    if not {"schema", "index_sha256", "arguments", "finished"} <= told.keys():
+        raise ValueError(f"the folder holds other work than a face set (see its {RUN}); give another folder.")
+    return told
 
 
 def _status_row(record):

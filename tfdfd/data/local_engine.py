@@ -29,6 +29,8 @@ class LocalEngine:
     def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[Record]:
         """As `FaceSet.extract` asks of an engine: the record of each job in order, the jobs of a phase once those of
         all before it are done. A few jobs are worked on ahead of the one whose record is wanted next."""
+        if not phases:
+            return
         workers = self._workers or max(1, min(os.cpu_count() or 1, sum(map(len, phases))))
         with work.extractor(workers) as extractor:
             for jobs in phases:

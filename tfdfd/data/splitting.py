@@ -16,6 +16,7 @@ from tfdfd.data.tables import FAKE, REAL, SPLITS
 
 SOURCE, IDENTITY, VIDEO = "source", "identity", "video"
 BY = (SOURCE, IDENTITY)
+FOLDER = "folder"  # the data set of anybody's files
 _COMPRESSIONS = {"raw", "c0", "c23", "c40"}
 TOLERATED = 0.05  # deviation of a share that is not worth a word
 
@@ -97,7 +98,7 @@ def split(
     if len(set(names)) < len(wanted):
         raise ValueError(
             f"{len(wanted)} splits are wanted, but the rows form {_count(len(set(names)), 'group')} only: "
-            f"{_largest(rows, names, by, joined)} {_remedy(by)}"
+            f"{_largest(rows, names, by, joined)} {_remedy(rows, by)}"
         )
     strata = defaultdict(Counter)
     for row, name in zip(rows, names, strict=True):
@@ -261,7 +262,7 @@ def deviations(
         for name, share in shares.items()
         if abs(sizes[name] / len(rows) - share) > TOLERATED
     ]
-    return told + [f"{_largest(rows, groups(rows, by, joined), by, joined)} {_remedy(by)}"] if told else []
+    return told + [f"{_largest(rows, groups(rows, by, joined), by, joined)} {_remedy(rows, by)}"] if told else []
 
 
 def _wanted(shares):
@@ -345,7 +346,13 @@ def _largest(rows, names, by, joined):
     )
 
 
-def _remedy(by):
+def _remedy(rows, by):
+    if any(row.dataset == FOLDER for row in rows):
+        return (
+            "In a data set of your own, sources are told by file names: if they are others, index it with "
+            "--source-pattern, a regular expression whose groups are the sources ('tfdfd index folder --help'), or "
+            "want fewer splits."
+        )
     if IDENTITY not in by:
         return "Want fewer splits, or use the data set's own (--preset official)."
     return (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -25,12 +24,12 @@ from tfdfd.data.crops import TABLE, Faces, faces_of
 from tfdfd.data.srm_noise import NO_NOISE, residuals, stored
 from tfdfd.data.srm_options import STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import write_atomically
 from tfdfd.version import __version__
+from tfdfd.workdir import RUN, WorkDir, read_description
 
 SCHEMA = 1
 WORK = "tfdfd srm"
-RUN = "run.json"
 BLOCK = 256  # crops between two reports
 _MADE_BY = "srm"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -66,7 +65,7 @@ class SrmSet:
         if before and _MADE_BY in before:
             raise ValueError(f"{self.faces.root} holds noise already ('{WORK}'); give the face set it was made of.")
         self._names = _names(self.faces.rows)
-        self._settings = {
+        request = {
             "schema": SCHEMA,
             "tfdfd": __version__,
             "opencv": cv2.__version__,
@@ -81,12 +80,10 @@ class SrmSet:
         }
         self._rows: list[FaceRow] = []
         self._clipped = self._whole = 0
-        self._lock = locked_folder(self._folder, WORK)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        state = {"finished": False, "counts": None}
+        self._work = WorkDir(self._folder, WORK, request, holds="SRM set", state=state, upgrade=_srm_set)
+        for left_over in self._folder.rglob(".tfdfd-*.tmp"):
+            left_over.unlink()
 
     def __enter__(self):
         return self
@@ -96,9 +93,7 @@ class SrmSet:
 
     def close(self) -> None:
         """Lets others into the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._work.close()
 
     @property
     def blocks(self) -> int:
@@ -132,43 +127,27 @@ class SrmSet:
             raise RuntimeError(f"{len(self._rows)} of {len(self._names)} crops are cloned; finish comes after clone.")
         write_table(self._folder / TABLE, self._rows, FaceRow)
         counts = {"crops": len(self._rows), "clipped": round(self._clipped / (self._clipped + self._whole), 6)}
-        self._write_run(counts)
+        self._work.write({"finished": True, "counts": counts})
         return counts
 
-    def _open(self):
-        """Makes the folder this set's, or makes sure that it is."""
-        now = json.loads(json.dumps(self._settings))
-        if (before := _run_of(self._folder)) is not None:
-            differing = [key for key in now if now[key] != before.get(key)]
-            if _MADE_BY not in before or differing:
-                told = "it is no SRM set" if _MADE_BY not in before else f"its {', '.join(differing)} differ"
-                raise ValueError(
-                    f"{self._folder} was begun otherwise: {told} (see its {RUN}). Give the same crops and options "
-                    "again to go on, or another folder."
-                )
-            for left_over in self._folder.rglob(".tfdfd-*.tmp"):
-                left_over.unlink()
-        else:
-            if any(not name.name.startswith(".tfdfd-") for name in self._folder.iterdir()):
-                raise ValueError(f"{self._folder} is not empty and holds no SRM set; give a new or an empty folder.")
-            self._write_run(None)
-
-    def _write_run(self, counts):
-        answer = self._settings | {"finished": counts is not None, "counts": counts}
-        write_atomically(self._folder / RUN, json.dumps(answer, indent=1) + "\n")
-
     def _noise(self, number):
-        """Makes one crop's noise unless it is there: its file's SHA-256, how many values are clipped, how many not."""
+        """Makes one crop's noise unless it is there: its file's SHA-256, how many values are clipped, how many not.
+
+        Only the digest of a table tells that what is there is of this crop; without one it is made again.
+        """
         target = self._folder / self._names[number]
         levels = None
+        data = None
         with contextlib.suppress(FileNotFoundError):
             data = target.read_bytes()
+        if data is not None and self.faces.rows[number].sha256:
             levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data.endswith(_PNG_END) else None
         if levels is None:
-            levels = cv2.cvtColor(self._made(number), cv2.COLOR_RGB2BGR)
+            before, levels = data, cv2.cvtColor(self._made(number), cv2.COLOR_RGB2BGR)
             data = cv2.imencode(".png", levels)[1].tobytes()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, data)
+            if data != before:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, data)
         clipped = np.count_nonzero((levels == NO_NOISE - STEPS) | (levels == NO_NOISE + STEPS))
         return hashlib.sha256(data).hexdigest(), clipped, levels.size - clipped
 
@@ -202,15 +181,13 @@ def _run_of(folder):
         ValueError: it is no record of a run.
     """
     file = Path(folder) / RUN
-    try:
-        run = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no record of a face set: {type(error).__name__}: {error}.") from error
-    if not isinstance(run, dict):
-        raise ValueError(f"{file} is no record of a face set: a {type(run).__name__} where an object is expected.")
-    return run
+    return read_description(file, "face set") if os.path.lexists(file) else None
+
+
+def _srm_set(told):
+    if _MADE_BY not in told:
+        raise ValueError(f"the folder holds other work than an SRM set (see its {RUN}); give another folder.")
+    return told
 
 
 def _names(rows):

@@ -76,7 +76,10 @@ class SwappedPairs:
             landmarks = landmarks_of(real, landmarks)
         status = {row.file: landmarks[row.file].status if row.file in landmarks else "missing" for row in real.rows}
         self.left_out = Counter(value for value in status.values() if value != OK)
-        self._real = Faces(real.root, tuple(row for row in real.rows if status[row.file] == OK))
+        kept = (row for row in real.rows if status[row.file] == OK)
+        # Landmarks know the files' digests, which the rows of a plain folder lack.
+        rows = tuple(replace(row, sha256=row.sha256 or landmarks[row.file].sha256) for row in kept)
+        self._real = Faces(real.root, rows)
         if not self._real.rows:
             raise ValueError(
                 f"none of the {len(real.rows)} real crops of {real.root} has landmarks of a face: "

@@ -52,7 +52,8 @@ def open_set(
         return PackedSet(where, size, split, name)
     everything = faces_of(where)
     refuse_leaks(everything.rows, allow_leaks)
-    faces = faces_of(everything, split)
+    # A table without digests would not tell that a crop has been replaced.
+    faces = faces_of(everything, split).with_digests()
     if blend:
         return BlendedSet(where, faces, size, split, name, seed)
     opened = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -39,10 +40,23 @@ class PackedSet(JudgedSet):
 
 
 def packed_rows(where: str, split: str | None = None) -> tuple[FaceRow, ...]:
-    """What shards say of their crops; time, track and box they do not."""
-    return tuple(
-        FaceRow(
-            r.path, r.dataset, r.video, r.frame, 0.0, 0, _NO_BOX, None, r.label, r.method, r.source_id, split=r.split
-        )
-        for r in read_records(open_shards(where, split))
+    """What shards say of their crops, and the digests of these; time, track and box they do not say."""
+    return tuple(map(_row, read_records(open_shards(where, split))))
+
+
+def _row(record):
+    return FaceRow(
+        file=record.path,
+        dataset=record.dataset,
+        video=record.video,
+        frame=record.frame,
+        time_s=0.0,
+        track=0,
+        box=_NO_BOX,
+        score=None,
+        label=record.label,
+        method=record.method,
+        source_id=record.source_id,
+        split=record.split,
+        sha256=hashlib.sha256(record.image).hexdigest(),
     )

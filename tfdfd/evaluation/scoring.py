@@ -24,9 +24,11 @@ from tfdfd.models.temporal import load_temporal
 from tfdfd.version import __version__
 from tfdfd.weights.records import WeightRecord
 from tfdfd.weights.store import RUN, locate
+from tfdfd.workdir import differences
 
 SCHEMA = 1
 _DECIDES = ("sha256", "size", "names", "split", "crops", "rows_sha256", "frames_of_a_clip", "self_blended", "seed")
+_OTHER = {"model": "another model", "sets": "other sets"}
 PART = 2048  # crops; that many are lost when a scoring is stopped
 BATCH = 32
 
@@ -173,22 +175,17 @@ def _check_same(about, told, table):
     before = about_scores(table)
     if before is None:
         raise ValueError(f"{table} is there, but not {told}, which says of what; give a new or an empty folder.")
-    for key, words in (("model", "model"), ("sets", "sets")):
-        mine, theirs = ([_known_by(one) for one in _listed(side[key])] for side in (about, before))
-        if mine != theirs:
-            raise ValueError(
-                f"{table} holds scores of other {words}: {json.dumps(theirs)[:300]}; now {json.dumps(mine)[:300]}. "
-                "Give another folder, or the same again."
-            )
+    mine, theirs = _decisive(about), _decisive(before)
+    for key in mine:
+        if mine[key] != theirs[key]:
+            words = differences(theirs[key], mine[key])
+            raise ValueError(f"{table} holds scores of {_OTHER[key]}: {words}. Give another folder, or the same again.")
 
 
-def _listed(value):
-    return value if isinstance(value, list) else [value]
-
-
-def _known_by(told):
+def _decisive(about):
     """What decides on scores: not where the files lie."""
-    return {key: told.get(key) for key in _DECIDES}
+    found = {"model": {key: about["model"].get(key) for key in _DECIDES}}
+    return found | {"sets": {n: {key: one.get(key) for key in _DECIDES} for n, one in enumerate(about["sets"])}}
 
 
 def _scored(model, sets, parts, about, progress):
@@ -209,6 +206,7 @@ def _scored(model, sets, parts, about, progress):
 
 def _open_parts(parts, about):
     """Parts of other scores are of no use."""
+    about = {"schema": about["schema"], "tfdfd": about["tfdfd"]} | _decisive(about)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     mark = parts / "of"
     if not mark.is_file() or mark.read_text("utf-8") != digest:

@@ -42,8 +42,8 @@ def quantise_run(folder: str | os.PathLike, where: str | os.PathLike) -> dict:
     model = load(*locate(folder))
     size = model.input_shape[1]
     crops = CropSet(where, recipe, size, allow_leaks=True)  # the run has looked for leaks
-    if crops.digests() != told["data"]:
-        raise ValueError(f"{os.fspath(where)} is not the set that {os.fspath(folder)} was made on, or has changed.")
+    what = f"{os.fspath(where)} is not the set that {os.fspath(folder)} was made on, or has changed"
+    crops.refuse_other(told["data"], what)
     few = CropSet(where, replace(recipe, limit=REPRESENTATIVE), size, allow_leaks=True)
     representative = np.concatenate([np.asarray(image) for image, _ in few.images(TRAIN)[0]])
     images, rows = crops.images(VAL)

@@ -158,8 +158,7 @@ def prune(described: dict, weights: dict[str, np.ndarray], job: dict, folder: Pa
     """Fine-tunes while kernels lose their smallest values, from where the folder is; returns the stripped twin."""
     recipe, options = Recipe.from_settings(job["recipe"]), PruneOptions(**job["options"])
     crops = CropSet(job["data"], recipe, job["size"], allow_leaks=True)  # it was looked at before
-    if crops.digests() != job["digests"]:
-        raise ValueError(f"{job['data']} has changed since the work was begun.")
+    crops.refuse_other(job["digests"], f"{job['data']} has changed since the work was begun")
     steps = recipe.steps or recipe.epochs * crops.steps
     when = turns(options, steps)
     # Draws of which the state can be saved.

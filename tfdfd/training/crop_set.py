@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from tfdfd.pipelines.evaluation import eval_pipeline
 from tfdfd.pipelines.orders import dual, shuffled, various
 from tfdfd.pipelines.training import train_pipeline
 from tfdfd.training.recipe import BLENDED, CROPS, Recipe
+from tfdfd.workdir import differences
 
 TRAIN, VAL = "train", "val"
 
@@ -46,6 +46,8 @@ class CropSet:
     def __init__(self, where: str | os.PathLike | Faces, recipe: Recipe, size: int, allow_leaks: bool = False):
         everything = faces_of(where)
         refuse_leaks(everything.rows, allow_leaks)
+        # A table without digests would not tell that a crop has been replaced.
+        everything = everything.with_digests()
         self._recipe, self.size = recipe, size
         self._parts = {split: self._part(everything, split) for split in (TRAIN, VAL)}
         self._pairs = {}
@@ -58,12 +60,18 @@ class CropSet:
         self.steps = len(self.batches(0))
 
     def digests(self) -> dict:
-        """What a run says of its data: digest of the table and counts of what was taken."""
+        """What a run says of its data: digest of the table and counts of what was taken; and where it lies."""
         faces = self._parts[TRAIN]
         counts = {
             split: dict(sorted(Counter(row.method for row in part.rows).items())) for split, part in self._parts.items()
         }
         return {"folder": str(faces.root), "rows_sha256": _digest(self._parts.values()), "crops": counts}
+
+    def refuse_other(self, digests: dict, what: str) -> None:
+        """Raises `ValueError` with what differs unless `digests` are of the same data, wherever it lies."""
+        words = differences(digests, self.digests(), ("folder",))
+        if words:
+            raise ValueError(f"{what}: {words}.")
 
     def faces(self, split: str) -> Faces:
         """The crops of a split as files, for what keeps or orders them otherwise.
@@ -146,6 +154,5 @@ def _digest(parts):
     value = hashlib.sha256()
     for part in parts:
         for row in part.rows:
-            known = row.sha256 or str(os.path.getsize(Path(part.root) / row.file))
-            value.update(f"{row.file}\0{known}\0{row.label}\0{row.split}\n".encode("utf-8", "surrogateescape"))
+            value.update(f"{row.file}\0{row.sha256}\0{row.label}\0{row.split}\n".encode("utf-8", "surrogateescape"))
     return value.hexdigest()

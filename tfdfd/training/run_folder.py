@@ -20,15 +20,21 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from tfdfd.files import locked_folder, write_atomically
-from tfdfd.settings import differences
+from tfdfd.files import sha256, write_atomically
 from tfdfd.training import seen
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
+from tfdfd.weights.records import find_record
+from tfdfd.weights.store import PREFIX
+from tfdfd.workdir import WorkDir
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 CARD = "weights.json"
+# Of a run's description: where its data and the models that it begins with lie. Their digests are compared.
+PLACES = ("data.folder", "recipe.weights", "recipe.teacher", "recipe.members")
+# Before the colon of a recipe's `weights`: how a file is read.
+KINDS = ("imagenet", "clip", "slim")
 _LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "scikit-learn")
 
 
@@ -66,19 +72,18 @@ class RunFolder:
     ):
         self.path = Path(folder)
         self.more = more or {}
-        self._settings = {
+        request = {
             "schema": SCHEMA,
             "tfdfd": __version__,
             "recipe": recipe.settings(),
+            "models": model_digests(recipe),
             "data": data,
             "backend": backend,
         } | self.more
-        self._lock = locked_folder(self.path, work)
-        try:
-            self.result = self._open()
-        except BaseException:
-            self.close()
-            raise
+        self._work = WorkDir(
+            self.path, work, request, holds="run", places=PLACES, state=_state(None), upgrade=self._upgraded
+        )
+        self.result = self._work.before and self._work.before["result"]
 
     def __enter__(self):
         return self
@@ -88,9 +93,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets others into the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._work.close()
 
     def abandon(self) -> None:
         """Forgets a run that came to nothing, so that the folder is free for one with other settings."""
@@ -111,7 +114,7 @@ class RunFolder:
     def finish(self, result: dict) -> None:
         """Says in `run.json` what came out."""
         self.result = result
-        self._write()
+        self._work.write(_state(result))
 
     def write_card(self, card: dict) -> None:
         """The model card of `weights.safetensors`, whose digest and size are added."""
@@ -119,28 +122,36 @@ class RunFolder:
         known = {"file": WEIGHTS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomically(self.path / CARD, json.dumps(card | known, indent=1, ensure_ascii=False) + "\n")
 
-    def _open(self):
-        run = self.path / "run.json"
-        if not run.exists():
-            left_over = [file.name for file in self.path.iterdir() if not file.name.startswith(".tfdfd-")]
-            if left_over:
-                raise ValueError(f"{self.path} is not empty and holds no run; give a new or an empty folder.")
-            self.result = None
-            self._write()
-            return None
-        told = read_run(self.path)
+    def _upgraded(self, told):
+        read_run(self.path)
         # Settings that recipes did not have when it was begun had their defaults.
-        told["recipe"] = Recipe.from_settings(told["recipe"]).settings()
-        words = differences({key: told.get(key) for key in self._settings}, self._settings)
-        if words:
-            raise ValueError(
-                f"{self.path} was begun otherwise: {words}. Give the same again to go on, or another folder."
-            )
-        return told["result"]
+        recipe = Recipe.from_settings(told["recipe"])
+        return {"models": model_digests(recipe)} | told | {"recipe": recipe.settings()}
 
-    def _write(self):
-        told = self._settings | {"versions": versions(), "finished": self.result is not None, "result": self.result}
-        write_atomically(self.path / "run.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+def _state(result):
+    return {"versions": versions(), "finished": result is not None, "result": result}
+
+
+def model_digests(recipe: Recipe) -> dict[str, str]:
+    """What the models are that a recipe begins with, by setting: the digest of each file, behind how it is read.
+
+    A path may hold another file later, and the same file may have several paths. What is not there stays as it is
+    written: whoever opens it says what is missing.
+    """
+    named = {"weights": recipe.weights, "teacher": recipe.teacher}
+    named |= {f"members.{number}": member for number, member in enumerate(recipe.members)}
+    return {setting: _model_digest(text) for setting, text in named.items() if text}
+
+
+def _model_digest(text):
+    kind, colon, name = text.partition(":")
+    kind, name = (kind + colon, name) if colon and kind in KINDS else ("", text)
+    if name.startswith(PREFIX):
+        with contextlib.suppress(ValueError):
+            return f"{kind}{find_record(name).sha256}"
+    path = Path(name, WEIGHTS) if Path(name, "run.json").is_file() else Path(name)
+    return f"{kind}{sha256(path)}" if name and path.is_file() else text
 
 
 def read_run(folder: str | os.PathLike) -> dict:

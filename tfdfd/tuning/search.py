@@ -21,15 +21,18 @@ from pathlib import Path
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import write_atomically
 from tfdfd.models import spec
-from tfdfd.settings import differences
 from tfdfd.training.config import assignment
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.recipe import BLENDED, Recipe
+from tfdfd.training.run_folder import PLACES, model_digests
 from tfdfd.tuning.space import Space
 from tfdfd.version import __version__
+from tfdfd.workdir import read_description, refuse_other
 
 SCHEMA = 1
+# Not compared: where the data and the models lie, and the user's words for what the recipe holds.
+_PLACES = (*PLACES, "data", "digests.folder", "changed", "space.fixed")
 VIDEO_AUC, CROP_AUC = "val_video_auc", "val_auc"
 # Makes who is told of one training.
 Reports = Callable[[], AbstractContextManager[Report]]
@@ -67,7 +70,8 @@ class Search:
 
     def settings(self) -> dict:
         """What JSON holds of it. `max_trials` is not in it: a search may be made longer."""
-        told = asdict(self) | {"recipe": self.recipe.settings(), "schema": SCHEMA, "tfdfd": __version__}
+        told = asdict(self) | {"recipe": self.recipe.settings(), "models": model_digests(self.recipe)}
+        told |= {"schema": SCHEMA, "tfdfd": __version__}
         del told["folder"], told["max_trials"]
         return json.loads(json.dumps(told))
 
@@ -163,13 +167,12 @@ def compare(search: Search) -> None:
     """
     file = search.folder / "search.json"
     try:
-        words = differences(json.loads(file.read_bytes()), search.settings())
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is no search of 'tfdfd tune': {error}.") from error
-    if words:
-        raise ValueError(
-            f"{search.folder} was begun otherwise: {words}. Give the same again to go on, or another folder."
-        )
+        before = read_description(file, "search of 'tfdfd tune'")
+        if "models" not in before:
+            before["models"] = model_digests(Recipe.from_settings(before["recipe"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no search of 'tfdfd tune': {type(error).__name__}: {error}.") from error
+    refuse_other(search.folder, before, search.settings(), _PLACES)
 
 
 def run_trials(search: Search, oracle, tuner_id: str, run: Callable, ended: Callable[[], None] = lambda: None) -> None:

@@ -39,6 +39,7 @@ def check(found: Found, root: str | os.PathLike, hashing: bool = True) -> dict:
         "duplicates_across_labels": _across(duplicates, by_path, lambda row: row.label),
         "duplicates_across_splits": _across(duplicates, by_path, lambda row: row.split),
         "left_out": left_out,
+        "passed_over": found.passed_over,
         "official": [
             {"what": share.what, "present": share.present, "official": share.official} for share in found.shares
         ],

@@ -66,7 +66,7 @@ def index_dfdc(root: str | os.PathLike) -> Found:
     shares = [Share("parts", parts, OFFICIAL_PARTS)] if parts else []
     names = " and ".join(sorted({_name(path) for path in readable}))
     shares.append(Share(f"videos listed in {names}", sum(row.status != "missing" for row in rows), len(rows)))
-    return Found.of(rows, tree, left_out, shares=shares if readable else [])
+    return Found.of(rows, tree, left_out, lists, shares=shares if readable else [])
 
 
 def _covers(path, part):

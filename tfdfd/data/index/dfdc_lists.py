@@ -5,12 +5,16 @@
 set has the columns `filename` and `label`, 1 = fake. `dataset.json` of the preview maps `folder/.../name.mp4` to
 `{"label": "real" or "fake", "set": "train" or "test", "target_id": person, "swapped_id": person or null}`; the path
 begins with `original_videos` or the method.
+
+Lists that were written anew, by pandas above all, are read as well: NaN, "", "nan" or "None" for what is missing,
+labels in any case, 0.0 and 1.0, and columns instead of entries: `{"label": {"name.mp4": "FAKE"}, …}`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,7 +28,10 @@ METADATA, LABELS_CSV, PREVIEW = "metadata.json", "labels.csv", "dataset.json"
 LISTS = (METADATA, LABELS_CSV, PREVIEW)
 METHOD = "dfdc"
 _LABELS = {"REAL": REAL, "FAKE": FAKE}
-_VALUES = {"0": REAL, "1": FAKE}
+_VALUES = {"0": REAL, "1": FAKE} | _LABELS
+_MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
+# Of a list that pandas has turned: its columns.
+_COLUMNS = frozenset(("label", "is_fake"))
 # Folders of the data set's own that tell the split where the list does not.
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 # `1699158_1031393_A_001_0_qat.mp4` shows person 1699158 as in `1699158_A_001.mp4` with the face of person 1031393.
@@ -74,7 +81,7 @@ def joined(folder: str, name: str) -> str:
 
 def _read_metadata(file, folder):
     listed = Listed()
-    for name, told in _json(file).items():
+    for name, told in _turned(_json(file)).items():
         entry = _of_metadata(told, folder) if _is_video(name) else None
         if entry is None:
             listed.broken.append(joined(folder, name))
@@ -86,11 +93,9 @@ def _read_metadata(file, folder):
 def _of_metadata(told, folder):
     if not isinstance(told, dict):
         return None
-    if "label" in told:
-        label = _LABELS.get(told["label"]) if isinstance(told["label"], str) else None
-    else:
-        label = _value(told.get("is_fake"))
-    original = told.get("original")
+    label = _label(told["label"]) if _known(told.get("label")) is not None else _value(told.get("is_fake"))
+    # Of a real video nothing but its label matters.
+    original = None if label == REAL else _known(told.get("original"))
     if label is None or not (original is None or _is_file_name(original)):
         return None
     split = told["split"] if told.get("split") in SPLITS else _split_of(folder)
@@ -128,13 +133,13 @@ def _of_preview(path, told):
     *folders, name = path.split("/")
     if not isinstance(told, dict) or not folders or not all(map(_is_file_name, folders)) or not _is_video(name):
         return None
-    label = _LABELS.get(str(told.get("label")).upper())
+    label = _label(told.get("label"))
     if label is None:
         return None
-    people = [told.get(key) for key in ("target_id", "swapped_id")]
+    people = [_whole(_known(told.get(key))) for key in ("target_id", "swapped_id")]
     if any(not isinstance(person, int | str | None) for person in people):
         return None
-    identity = tuple(as_name(str(person)) for person in dict.fromkeys(people) if person not in (None, ""))
+    identity = tuple(as_name(str(person)) for person in dict.fromkeys(people) if person is not None)
     if label == REAL:
         # The person is in the name, where the entry leaves it out.
         person = name.partition("_")[0]
@@ -153,9 +158,37 @@ def _split_of(folder):
     return _FOLDERS.get(PurePosixPath(folder).name)
 
 
+def _known(told):
+    """None for all that stands for a missing value."""
+    if isinstance(told, float) and math.isnan(told):
+        return None
+    return None if isinstance(told, str) and told.strip().lower() in _MISSING else told
+
+
+def _whole(told):
+    """A whole number that a column with gaps has made a fraction, as it was."""
+    return int(told) if isinstance(told, float) and told.is_integer() else told
+
+
+def _label(told):
+    """The label of `REAL` or `FAKE`, in any case; None for anything else."""
+    return _LABELS.get(told.strip().upper()) if isinstance(told, str) else None
+
+
 def _value(told):
-    """The label of `0` or `1`, as a number or text; None for anything else."""
-    return _VALUES.get(str(int(told)) if isinstance(told, bool) else str(told))
+    """The label of `0` or `1`, as a number or text, or of a word; None for anything else."""
+    if isinstance(told, bool | float):
+        told = _whole(float(told))
+    return _VALUES.get(str(told).strip().upper().removesuffix(".0"))
+
+
+def _turned(listed):
+    """The entries of a list, by name, where it has columns of values by name."""
+    columns = {key: column for key, column in listed.items() if isinstance(column, dict)}
+    if not _COLUMNS & columns.keys() or any(kind_of_name(key) for key in listed):
+        return listed
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return {name: {key: column.get(name) for key, column in columns.items()} for name in names}
 
 
 def _json(file):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from tfdfd.data.index.tree import File, Tree, names_in
 from tfdfd.data.tables import SEPARATOR, IndexRow
+
+NO_MEDIA = "neither an image nor a video by name"
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,33 @@ class Found:
         left_out: reason -> paths of what is there and got no row.
         shares: how much of the official set is there.
         notes: what a user should know besides.
+        passed_over: reason -> how many files were there that are no part of any data set.
     """
 
     rows: list[IndexRow]
     left_out: dict[str, list[str]] = field(default_factory=dict)
     shares: list[Share] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[IndexRow], tree: Tree, left_out: dict[str, list[str]], **more) -> Found:
-        """Sorts the rows, and joins what the walk left out with what the data set's rules leave out."""
+    def of(
+        cls, rows: Iterable[IndexRow], tree: Tree, left_out: dict[str, list[str]], used: Iterable[str] = (), **more
+    ) -> Found:
+        """Sorts the rows, and joins what the walk left out with what the data set's rules leave out.
+
+        Files that are neither images nor videos count as passed over, but for those `used`.
+        """
+        endings = (PurePosixPath(path).suffix.lower() or "no ending" for path in tree.others.difference(used))
+        passed_over = tree.passed_over + Counter(f"{NO_MEDIA}: {ending}" for ending in endings)
         reasons = {**tree.left_out, **left_out}
         reasons = {reason: sorted(paths, key=_any_text) for reason, paths in sorted(reasons.items()) if paths}
-        return cls(sorted(rows, key=lambda row: os.fsencode(row.path)), reasons, **more)
+        return cls(
+            sorted(rows, key=lambda row: os.fsencode(row.path)),
+            reasons,
+            passed_over=dict(sorted(passed_over.items())),
+            **more,
+        )
 
 
 def _any_text(path):

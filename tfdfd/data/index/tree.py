@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -30,15 +31,19 @@ class Tree:
         media: images and videos by their names, sorted by the bytes of their paths.
         others: paths of other files.
         left_out: reason -> paths of what was there and could not be looked at.
+        passed_over: reason -> how many files and folders were there that are no part of any data set.
     """
 
     media: list[File] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 LINK = "symbolic links to folders, out of the data set or to nothing: not followed"
 UNREADABLE = "folders or files that cannot be read"
+HIDDEN = "hidden: the name begins with a dot"
+SPECIAL = "no regular file: a pipe, socket or device"
 
 
 def walk(root: str | os.PathLike, folders: tuple[str, ...] = ("",), skip: frozenset[str] = frozenset()) -> Tree:
@@ -66,14 +71,19 @@ def walk(root: str | os.PathLike, folders: tuple[str, ...] = ("",), skip: frozen
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith("."):
+                tree.passed_over[HIDDEN] += 1
                 continue
             if entry.is_symlink() and not _is_file_of(real_root, entry.path):
                 tree.left_out[LINK].append(path)
             elif entry.is_dir(follow_symlinks=False):
-                if entry.name not in skip:
+                if entry.name in skip:
+                    tree.passed_over[f"a folder called {entry.name}, and all that is in it"] += 1
+                else:
                     pending.append(path)
             elif entry.is_file():
                 _add(tree, path, entry)
+            else:
+                tree.passed_over[SPECIAL] += 1
     tree.media.sort(key=lambda file: os.fsencode(file.path))
     return tree
 
