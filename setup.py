@@ -1,5 +1,5 @@
-"""What setup.cfg cannot say: folders of the checkout that are in the package where it is installed: the published models
-of saved_models/, and the search spaces and best settings of tuning/."""
+"""What setup.cfg cannot say: which folders beside the package are in it where it is installed: the published models of
+saved_models/, and the search spaces and best settings of tuning/."""
 
 from setuptools import find_packages, setup
 

@@ -22,6 +22,7 @@ from tfdfd.hub.exports import FOLDER, FromWeights
 from tfdfd.hub.finding import carried, find, look_up
 from tfdfd.hub.handles import Handle
 from tfdfd.hub.publishing import publish
+from tfdfd.hub.pulling import pull
 from tfdfd.models import build, load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.weights import records, store
@@ -378,13 +379,13 @@ def test_large_weights_that_are_not_here_say_what_to_do(package, made, run_tfdfd
     change_card(package, bytes=34_000_000)
     (package / "files" / "meso4.toy.safetensors").unlink()
     assert not list_records()[TOY].carried
-    message = "34.0 MB they are not in the wheel: use a checkout of tfdfd, .*large_weights/, set TFDFD_HUB"
-    for ask in (find, locate, tfdfd.HubLayer, store.pull):
+    message = f"34.0 MB they are not in the wheel: run 'tfdfd models pull {TOY} --from FOLDER_OR_ADDRESS', which takes"
+    for ask in (find, locate, tfdfd.HubLayer, pull):
         with pytest.raises(ValueError, match=message):
             ask(TOY)
     code, out, _ = run_tfdfd("models", "list")
     (line,) = [line for line in out.splitlines() if TOY in line]
-    assert code == 0 and "not in the wheel" in line
+    assert code == 0 and f"tfdfd models pull {TOY} --from FOLDER_OR_ADDRESS" in line
 
 
 def test_folders_by_size():

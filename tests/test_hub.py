@@ -152,8 +152,8 @@ def test_weights_that_nobody_has_trained_name_their_recipe():
         find(f"tfdfd/{UNTRAINED}")
 
 
-def test_weights_that_nobody_has_published_name_the_command():
-    with pytest.raises(HubError, match="tfdfd models pull tfdfd/meso4.df.*tfdfd publish tfdfd/meso4.df --to"):
+def test_weights_that_are_elsewhere_name_the_command():
+    with pytest.raises(HubError, match="on this machine; run 'tfdfd models pull tfdfd/meso4.df'."):
         find("tfdfd/meso4.df/1")
 
 

@@ -43,8 +43,8 @@ def run(arguments) -> int:
     print(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
     if done.hides:
         sys.stderr.write(
-            f"tfdfd publish: tfdfd carries other weights as {done.hides}: 'tfdfd detect --model {done.hides}' still uses "
-            f"those, --model {done.handle} uses what was published\n"
+            f"tfdfd publish: tfdfd carries other weights as {done.hides}, which --model {done.hides} still means; "
+            f"--model {done.handle} means what was published\n"
         )
     print(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
     print(f"TFDFD_HUB_SHA256={done.manifest_sha256}")

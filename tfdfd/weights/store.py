@@ -77,7 +77,10 @@ def _of_handle(name):
     found = _find_handle(name)
     if found:
         return found
-    raise ValueError(f"the weights of {name} are not on this machine; {how_to_get(find_record(name))}.")
+    record = find_record(name)
+    for member in record.members.values():
+        find_record(member["handle"])
+    raise ValueError(f"the weights of {name} are not on this machine; {how_to_get(record)}.")
 
 
 def _find_handle(name):
