@@ -100,8 +100,8 @@ def _list(_) -> int:
 
 def _show(arguments) -> int:
     from tfdfd.models import list_models, spec
-    from tfdfd.weights.records import ALIASES, base_of, find_record
-    from tfdfd.weights.store import PREFIX, locate, where
+    from tfdfd.weights.records import ALIASES, base_of, list_records
+    from tfdfd.weights.store import locate, where
 
     if arguments.json and not arguments.layers:
         raise ValueError("--json is for --layers; without it the answer is JSON anyway.")
@@ -109,7 +109,8 @@ def _show(arguments) -> int:
     if model in list_models() or _can_only_be_a_name(model):
         name, answer = model, _record_of(model, spec(model))
     else:
-        record = find_record(model) if model.startswith(PREFIX) else locate(model)[0]
+        # Of weights that are not on this machine, the card still is.
+        record = list_records().get(model) or locate(model)[0]
         name, answer = record.model, record.card
         if base_of(record):
             answer = {"where": where(record)} | answer

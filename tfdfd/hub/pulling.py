@@ -55,40 +55,45 @@ def pull(handle: str, source: str | os.PathLike | None = None) -> Path:
         OSError: the cache cannot be written.
     """
     handle = ALIASES.get(handle, handle)
-    place = os.environ.get(VARIABLE) if source is None else os.fspath(source)
-    record = list_records().get(handle)
-    if record is None:
-        return _pull_published(handle, place)
+    source = None if source is None else os.fspath(source)
     records = list_records()
+    record = records.get(handle)
+    if record is None:
+        return _pull_published(handle, source or os.environ.get(VARIABLE))
     members = [records[told["handle"]] for told in record.members.values() if told["handle"] in records]
     for each in (record, *members):
-        _pull_file(each, place, record)
+        _pull_file(each, source, record)
     if base_of(record):
         return _pull_base(record, source)
     return local_file(record.file)
 
 
-def _pull_file(record, place, wanted):
+def _pull_file(record, source, wanted):
     path = local_file(record.file)
     if path is not None and (carried_file(record.file) or digest(path) == record.sha256):
         check_digest(path, record.sha256, record.handle)
         return
     target = cache_folder() / record.file
-    if place is None and record.url is None:
-        raise ValueError(f"the weights of {wanted.handle} are not on this machine; {how_to_get(wanted)}.")
-    if place is None:
-        try:
-            _store(target, record, blocks_of(record.url, record.bytes + _BLOCK), record.url)
-        except HubError as error:
-            raise ValueError(
-                f"{error} Where there is network, fetch that file, and here run '{pull_command(record)} --from FILE'."
-            ) from error
+    place = source or os.environ.get(VARIABLE)
+    if place and _found_at(place, target, record):
         return
+    if record.url is not None and source is None:
+        _from_its_address(target, record)
+        return
+    of_place = f"{place} does not have" if place else "nothing says where to get"
+    raise HubError(
+        f"{of_place} the weights of {record.handle} ({record.file}, {record.bytes:,} bytes, sha256 {record.sha256}); "
+        f"{how_to_get(wanted)}."
+    )
+
+
+def _found_at(place, target, record):
+    """Whether the file was there; then it is in the cache now."""
     other = None
     for where, blocks in _candidates(place, record):
         try:
             _store(target, record, blocks, where)
-            return
+            return True
         except HubUnreachable:
             raise
         except _OtherFile as error:
@@ -97,10 +102,16 @@ def _pull_file(record, place, wanted):
             continue
     if other:
         raise other
-    raise HubError(
-        f"{place} does not have the weights of {record.handle} ({record.file}, {record.bytes:,} bytes, sha256 "
-        f"{record.sha256}); {how_to_get(wanted)}."
-    )
+    return False
+
+
+def _from_its_address(target, record):
+    try:
+        _store(target, record, blocks_of(record.url, record.bytes + _BLOCK), record.url)
+    except HubError as error:
+        raise HubError(
+            f"{error} Where there is network, fetch that file, and here run '{pull_command(record)} --from FILE'."
+        ) from error
 
 
 class _OtherFile(HubError):

@@ -46,6 +46,7 @@ class RunFolder:
     Attributes:
         path: of the folder.
         more: as given.
+        built_on: what the model card is to say of the weights that the run is built on, see `tfdfd.weights.terms`.
         result: of a finished run, else None.
 
     Use as a context manager: it keeps other runs out of the folder.
@@ -66,6 +67,7 @@ class RunFolder:
     ):
         self.path = Path(folder)
         self.more = more or {}
+        self.built_on: list[dict] = []
         self._settings = {
             "schema": SCHEMA,
             "tfdfd": __version__,
