@@ -48,7 +48,6 @@ def runs(folder):
         restrictions="no resale",
     )
     teacher = weights_of(folder, "teacher", licence="GPL-3.0", training_data="set B", notice="Copyright B")
-    # Without feature maps in common, meso4 teaches meso4.
     run(quick("epochs=1", f"weights={start}"), faces, folder / "first")
     run(quick("epochs=1", f"weights={folder / 'first'}", f"teacher={teacher}"), faces, folder / "second")
     return folder

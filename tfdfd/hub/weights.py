@@ -87,15 +87,17 @@ def record_of_card(card: dict, where: Path) -> WeightRecord:
 
 def _check_absent(wanted, search):
     """Raises where more is known than that there is no such handle."""
-    handle = PREFIX + wanted.model
-    records = list_records()
     if search.unreachable or wanted.model in search.known:
         raise HubError(absent(wanted, search.known, search.unreachable))
-    published = [PREFIX + name for name in search.known]
-    if handle not in records:
-        near = difflib.get_close_matches(handle, [*published, *records], n=3, cutoff=0.5)
-        if set(near) - set(records):
-            raise HubError(f"no weights are known as {handle!r}; did you mean {' or '.join(near)}?")
+    handle = PREFIX + wanted.model
+    records = list_records()
+    if handle in records:
+        return
+    # The prefix would make any two handles alike.
+    names = {*search.known, *(name.removeprefix(PREFIX) for name in records)}
+    near = [PREFIX + name for name in difflib.get_close_matches(wanted.model, names, n=3, cutoff=0.5)]
+    if set(near) - set(records):
+        raise HubError(f"no weights are known as {handle!r}; did you mean {' or '.join(near)}?")
 
 
 def _read_from_saved_model(found: Found, card: dict) -> tuple[WeightRecord, Path]:
@@ -113,4 +115,7 @@ def _read_from_saved_model(found: Found, card: dict) -> tuple[WeightRecord, Path
         facts = {"file": target.name, "sha256": digest(target), "bytes": target.stat().st_size}
         facts |= {"layout": "safetensors", "polarity": "fake=1"}
         write_atomically(card_path, json.dumps(alone | facts, indent=1, ensure_ascii=False) + "\n")
-    return locate(target)
+    # Not by its digest, by which it may be known under another handle, too.
+    record = record_of_card(json.loads(card_path.read_text("utf-8")), card_path)
+    check_digest(target, record.sha256, str(found.handle))
+    return record, target
