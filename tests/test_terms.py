@@ -121,3 +121,9 @@ def test_members_and_bases_are_passed_on():
 )
 def test_weights_without_a_card(weights, licence):
     assert inherited_terms("mine", "my data", built_on(weights))["licence"] == licence
+
+
+def test_a_run_of_an_older_version_passes_on_what_its_recipe_names(folder):
+    recipe = {"weights": "tfdfd/meso4.df", "teacher": "/runs/teacher", "members": []}
+    file = weights_of(folder, "older", licence="not stated", training_data="set C", recipe=recipe)
+    assert [row["what"] for row in built_on(str(file))] == ["tfdfd/meso4.older", "tfdfd/meso4.df"]

@@ -12,11 +12,11 @@ from tfdfd.hub.errors import HubError
 from tfdfd.hub.exports import FromWeights
 from tfdfd.hub.finding import Found, find, search_hubs
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
-from tfdfd.weights.records import WeightRecord, cache_folder, list_records
+from tfdfd.weights.records import WeightRecord, base_of, cache_folder, find_base, list_records
 from tfdfd.weights.store import DATA_SUFFIXES, check_digest, digest, locate
 
 CARD = "model_card.json"
-# In the cache of weights: what was read from SavedModels that were published without their weights file.
+# In the cache of weights: what was read from SavedModels that were published without a weights file that is enough.
 FOLDER = "published"
 
 
@@ -49,10 +49,21 @@ def find_weights(handle: str) -> tuple[WeightRecord, Path] | None:
     card = read_card(folder) | {"handle": PREFIX + wanted.model}
     record = record_of_card(card, folder / CARD)
     path = folder / Path(record.file).name
-    if path.suffix in DATA_SUFFIXES and path.is_file():
+    if path.suffix in DATA_SUFFIXES and path.is_file() and _has_the_rest(record):
         check_digest(path, record.sha256, str(wanted))
         return record, path
     return _read_from_saved_model(find(str(wanted)), card)
+
+
+def _has_the_rest(record):
+    """Whether all that the file builds on is on this machine. The SavedModel has it, too."""
+    records = list_records()
+    members = [records.get(member["handle"]) for member in record.members.values()]
+    alike = zip(members, record.members.values(), strict=True)
+    if not all(member and member.is_local and member.sha256 == told["sha256"] for member, told in alike):
+        return False
+    base = base_of(record)
+    return not base or find_base(base) is not None
 
 
 def read_card(folder: Path) -> dict:
@@ -101,7 +112,7 @@ def _check_absent(wanted, search):
 
 
 def _read_from_saved_model(found: Found, card: dict) -> tuple[WeightRecord, Path]:
-    """The variables of a model that was published without its weights file, as one; kept in the cache."""
+    """The variables of a published graph as a weights file, which is kept in the cache."""
     from tfdfd.hub.layer import network_of
     from tfdfd.weights.saving import save_weights
 

@@ -98,9 +98,19 @@ def _ancestors(card):
     if isinstance(initial, dict) and "what" in initial:
         record = known.get(initial["what"])
         rows += inherit(BEGUN_WITH, record) if record else [{"role": BEGUN_WITH, "licence": NOT_STATED, **initial}]
+    if initial is None:
+        rows += _of_older_run(card.get("recipe", {}), known)
     if card.get("base"):
         rows.append({"role": BASE, **{key: card["base"][key] for key in ("what", "sha256", "licence")}})
     return rows
+
+
+def _of_older_run(recipe, known):
+    """Of a run whose card does not say what it was built on: what its recipe names by handles."""
+    rows = []
+    for role, name in ((BEGUN_WITH, recipe.get("weights")), (TAUGHT_BY, recipe.get("teacher"))):
+        rows += inherit(role, known[name]) if name in known else []
+    return rows + [row for name in recipe.get("members", ()) if name in known for row in inherit(MEMBER, known[name])]
 
 
 def _distinct(rows):
