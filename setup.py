@@ -1,8 +1,12 @@
-"""What setup.cfg cannot say: the published models in saved_models/ are tfdfd/saved_models/ of an installed package."""
+"""What setup.cfg cannot say: which folders beside the package are in it where it is installed: the published models of
+saved_models/, and the search spaces and best settings of tuning/."""
 
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages(include=["tfdfd*"]), "tfdfd.saved_models"],
-    package_dir={"tfdfd.saved_models": "saved_models"},
-)
+BESIDE = {
+    "tfdfd.saved_models": "saved_models",
+    "tfdfd.tuning.spaces": "tuning/spaces",
+    "tfdfd.tuning.best": "tuning/best",
+}
+
+setup(packages=[*find_packages(include=["tfdfd*"]), *BESIDE], package_dir=BESIDE)

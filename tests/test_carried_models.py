@@ -16,12 +16,14 @@ import pytest
 
 import tfdfd
 from tests.seeded import fill
+from tests.test_hub import Server
 from tfdfd.hub import exports
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.exports import FOLDER, FromWeights
 from tfdfd.hub.finding import carried, find, look_up
 from tfdfd.hub.handles import Handle
 from tfdfd.hub.publishing import publish
+from tfdfd.hub.pulling import pull
 from tfdfd.models import build, load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.weights import records, store
@@ -378,13 +380,105 @@ def test_large_weights_that_are_not_here_say_what_to_do(package, made, run_tfdfd
     change_card(package, bytes=34_000_000)
     (package / "files" / "meso4.toy.safetensors").unlink()
     assert not list_records()[TOY].carried
-    message = "34.0 MB they are not in the wheel: use a checkout of tfdfd, .*large_weights/, set TFDFD_HUB"
-    for ask in (find, locate, tfdfd.HubLayer, store.pull):
+    message = f"34.0 MB they are not in the wheel: run 'tfdfd models pull {TOY} --from FOLDER_OR_ADDRESS', which takes"
+    for ask in (find, locate, tfdfd.HubLayer, pull):
         with pytest.raises(ValueError, match=message):
             ask(TOY)
     code, out, _ = run_tfdfd("models", "list")
     (line,) = [line for line in out.splitlines() if TOY in line]
-    assert code == 0 and "not in the wheel" in line
+    assert code == 0 and f"tfdfd models pull {TOY} --from FOLDER_OR_ADDRESS" in line
+
+
+@pytest.fixture
+def elsewhere(package):
+    """A checkout whose `large_weights/` has the toy's file, which the package no longer has."""
+    change_card(package, bytes=(package / "files" / "meso4.toy.safetensors").stat().st_size)
+    target = package / "checkout" / "large_weights"
+    target.mkdir(parents=True)
+    (package / "files" / "meso4.toy.safetensors").rename(target / "meso4.toy.safetensors")
+    return target.parent
+
+
+def hub_of(elsewhere):
+    """The toy as somebody has published it, under another name."""
+    card = json.loads((elsewhere.parent / "files" / "meso4.toy.json").read_text())
+    (elsewhere / "large_weights" / "meso4.toy.json").write_text(json.dumps(card))
+    hub = elsewhere.parent / "hub"
+    publish(elsewhere / "large_weights" / "meso4.toy.safetensors", hub, 3, "other", export=copy)
+    return hub
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+SOURCES = {
+    "checkout": lambda root: root,
+    "large_weights": lambda root: root / "large_weights",
+    "file": lambda root: root / "large_weights" / "meso4.toy.safetensors",
+    "hub": hub_of,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("how", ["folder", "address", "variable"])
+def test_large_weights_are_pulled_and_found_by_all(elsewhere, made, cache, kind, how, monkeypatch, run_tfdfd):
+    source = SOURCES[kind](elsewhere)
+    with Server(elsewhere.parent) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        if how == "address":
+            source = f"{server.address}/{source.relative_to(elsewhere.parent).as_posix()}"
+        if how == "variable":
+            monkeypatch.setenv("TFDFD_HUB", str(source))
+        code, out, _ = run_tfdfd("models", "pull", TOY, *([] if how == "variable" else ["--from", source]))
+        server.shutdown()
+    assert (code, out) == (0, f"{TOY}: {cache / 'meso4.toy.safetensors'}\n")
+    assert [entry.name for entry in cache.iterdir()] == ["meso4.toy.safetensors"]
+    monkeypatch.delenv("TFDFD_HUB", raising=False)
+    record, path = locate(TOY)
+    assert where(record) == "in the cache" and path.parent == cache and load(record, path)
+    assert find(TOY).handle == Handle("meso4.toy", 1) and made == [f"{TOY}/1"]
+    assert tfdfd.HubLayer(TOY).handle == f"{TOY}/1"
+
+
+def test_what_the_hub_lacks_comes_from_the_known_address(elsewhere, cache, monkeypatch):
+    with Server(elsewhere) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        change_card(elsewhere.parent, url=f"{server.address}/large_weights/meso4.toy.safetensors")
+        (elsewhere.parent / "empty").mkdir()
+        monkeypatch.setenv("TFDFD_HUB", str(elsewhere.parent / "empty"))
+        assert pull(TOY).parent == cache
+        server.shutdown()
+
+
+@pytest.mark.parametrize("how", ["folder", "address"])
+def test_other_bytes_are_not_pulled(elsewhere, cache, how):
+    file = elsewhere / "large_weights" / "meso4.toy.safetensors"
+    data = file.read_bytes()
+    with Server(elsewhere) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        for other in (data[:-1] + b"x", data + b"x", data[:100]):
+            file.write_bytes(other)
+            with pytest.raises(ValueError, match="another file than that of .*nothing was stored"):
+                pull(TOY, elsewhere if how == "folder" else server.address)
+            assert not cache.exists()
+        file.unlink()
+        with pytest.raises(ValueError, match=f"does not have the weights.*'tfdfd models pull {TOY} --from FOLDER_OR_A"):
+            pull(TOY, elsewhere if how == "folder" else server.address)
+        server.shutdown()
+    with pytest.raises(ValueError, match="there is no '/nowhere'"):
+        pull(TOY, "/nowhere")
+    assert not cache.exists()
+
+
+def test_a_damaged_file_in_the_cache_is_pulled_again(elsewhere, cache):
+    pull(TOY, elsewhere).write_bytes(b"x")
+    with pytest.raises(ValueError, match="is not the file of"):
+        locate(TOY)
+    pull(TOY, elsewhere)
+    assert locate(TOY)
 
 
 def test_folders_by_size():

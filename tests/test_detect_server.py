@@ -250,6 +250,23 @@ def test_a_card_tells_threshold_and_proves_the_weights(run_tfdfd, scores, scorer
         assert f"it is not proved that {address} serves the weights" in stderr
 
 
+def test_a_published_model_is_asked_for_by_its_published_name(run_tfdfd, scores, face, tmp_path, monkeypatch):
+    from tests.test_publish import copy
+    from tfdfd.hub.publishing import publish
+
+    card = publish(SERVED, tmp_path / "hub", 1, "my_name", export=copy).folder / "model_card.json"
+    monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
+    script = Script(scores)
+    with grpc_server(script) as address:
+        for model, hub in ((card, "/nowhere"), ("my_name", tmp_path / "hub"), ("tfdfd/my_name/1", tmp_path / "hub")):
+            monkeypatch.setenv("TFDFD_HUB", str(hub))
+            words = ["detect", face, "--detector", "haar", "--server", address, "--json", "-", "--model", model]
+            code, stdout, stderr = run_tfdfd(*words)
+            assert code == 0 and "not proved" not in stderr, stderr
+            assert json.loads(stdout)["model"]["handle"] == "tfdfd/my_name"
+            assert script.requests[-1].model_spec.name == "my_name"
+
+
 SMALL = [
     handle
     for handle, record in list_records().items()

@@ -133,7 +133,7 @@ def test_without_its_members_it_is_not_carried_and_says_where_it_is(package):
         file.unlink()
     change_card(package, "reseption_v2", bytes=34_000_000)
     record = list_records()[ENSEMBLE]
-    assert not record.carried and where(record) == "not in the wheel, see 'show'"
+    assert not record.carried and where(record) == f"tfdfd models pull {ENSEMBLE} --from FOLDER_OR_ADDRESS"
     assert "on top of its members they are not in the wheel" in how_to_get(record)
     assert folder_for(record.card) == records.LARGE != LARGE
 

@@ -26,6 +26,7 @@ from tfdfd.hub.finding import carried, find
 from tfdfd.hub.handles import Handle
 from tfdfd.hub.manifest import File, Manifest, Version
 from tfdfd.hub.resolver import Resolver
+from tfdfd.weights.store import locate
 
 # The one whose SavedModel the repository carries.
 PUBLISHED_MODEL = "tfdfd/meso_inception4"
@@ -152,8 +153,8 @@ def test_weights_that_nobody_has_trained_name_their_recipe():
         find(f"tfdfd/{UNTRAINED}")
 
 
-def test_weights_that_nobody_has_published_name_the_command():
-    with pytest.raises(HubError, match="tfdfd models pull tfdfd/meso4.df.*tfdfd publish tfdfd/meso4.df --to"):
+def test_weights_that_are_elsewhere_name_the_command():
+    with pytest.raises(HubError, match="on this machine; run 'tfdfd models pull tfdfd/meso4.df'."):
         find("tfdfd/meso4.df/1")
 
 
@@ -169,6 +170,12 @@ def test_the_carried_model_is_found_without_any_setting():
     model = find(f"tfdfd/{MODEL}/feature_vector")
     assert model.path == CARRIED / MODEL / "1" / "feature_vector" and model.handle == Handle(MODEL, 1, True)
     assert Resolver()(f"tfdfd/{MODEL}") == str(CARRIED / MODEL / "1")
+
+
+def test_weights_of_the_carried_model_are_found_with_its_version():
+    assert locate(f"{PUBLISHED_MODEL}/1") == locate(PUBLISHED_MODEL) == locate(MODEL)
+    with pytest.raises(ValueError, match="has no version 7"):
+        locate(f"{PUBLISHED_MODEL}/7")
 
 
 def test_a_folder_of_the_handles_name_does_not_answer(tmp_path, monkeypatch):

@@ -19,13 +19,15 @@ CARRIED = [
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",
 ]
-# Published models are beside the package in a checkout, and in it where it is installed.
+# Beside the package in a checkout, and in it where it is installed: published models, search spaces, best settings.
 PUBLISHED = [
     "saved_models/manifest.json",
     "saved_models/meso_inception4/1/saved_model.pb",
     "saved_models/meso_inception4/1/model_card.json",
     "saved_models/meso_inception4/1/variables/variables.index",
     "saved_models/meso_inception4/1/feature_vector/saved_model.pb",
+    "tuning/spaces/meso4.json",
+    "tuning/best/mobilenet_v1.json",
 ]
 
 
@@ -92,6 +94,48 @@ def test_wheel_finds_its_published_models_away_from_the_checkout(built, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path / "site" / "tfdfd" / "saved_models"))
     assert "ok     tfdfd/meso_inception4/1" in done.stdout
+
+
+AWAY = """
+import re, shlex, sys
+sys.path.insert(0, sys.argv[1])
+from tfdfd.cli.main import main
+from tfdfd.hub.finding import look_up
+from tfdfd.hub.handles import Handle
+from tfdfd.recipes import find_recipe
+from tfdfd.training.config import read_config
+from tfdfd.tuning.space import read_space
+from tfdfd.weights.store import locate
+
+assert read_space("meso4").search and read_config("mobilenet_v1", find_recipe("sbi-mobilenet-v1"))
+commands = set()
+for ask in (locate, lambda handle: look_up(Handle.parse(handle))):
+    for handle in ("tfdfd/reseption_v1", "tfdfd/reseption_ensemble"):
+        try:
+            raise SystemExit(f"{handle} is here: {ask(handle)}")
+        except ValueError as error:
+            commands |= set(re.findall("run '(tfdfd models pull [^']*)'", str(error)))
+assert len(commands) == 2, commands
+for command in sorted(commands):
+    words = shlex.split(command.replace("FOLDER_OR_ADDRESS", sys.argv[2]))
+    assert main(words[1:]) == 0
+for handle in ("tfdfd/reseption_v1", "tfdfd/reseption_v2", "tfdfd/reseption_ensemble"):
+    print(look_up(Handle.parse(handle))[1], locate(handle)[1])
+"""
+
+
+def test_wheel_has_spaces_and_best_settings_and_pulls_large_weights(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    unset = ("PYTHONPATH", "TFDFD_HUB", "TFDFD_HUB_SHA256")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment |= {"TFDFD_CACHE": str(tmp_path / "weights"), "TFHUB_CACHE_DIR": str(tmp_path / "hubs")}
+    command = [sys.executable, "-c", AWAY, str(tmp_path / "site"), str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        f"tfdfd/reseption_ensemble/1 {tmp_path / 'weights' / 'reseption_ensemble.safetensors'}"
+    )
 
 
 @pytest.mark.slow

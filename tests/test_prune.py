@@ -128,7 +128,8 @@ def test_the_folder_is_a_run_that_others_take(pruned, faces, run_tfdfd, tmp_path
     folder, told = pruned
     record, _ = locate(folder)
     assert record.handle == "tfdfd/meso4.small-pruned"
-    assert (record.licence, record.input_shape) == ("made here", (SIZE, SIZE, 3))
+    assert record.licence.startswith("made here; ") and record.input_shape == (SIZE, SIZE, 3)
+    assert record.card["built_on"][0]["licence"] == "made here"
     assert record.card["pruning"]["sparsity"] == 0.8
     assert not (folder / "pruning").exists()
     assert run_tfdfd("evaluate", folder, "--data", faces, "-o", tmp_path / "report", "--no-plots", "--quiet")[0] == 0

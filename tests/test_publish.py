@@ -7,14 +7,18 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tfdfd.hub import publishing
-from tfdfd.hub.checking import check_folder
+from tfdfd.hub.checking import check_folder, version_in
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest
 from tfdfd.hub.publishing import publish
+from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.store import digest, locate
 
 # The one whose SavedModel the repository carries.
 PUBLISHED_MODEL = "tfdfd/meso_inception4"
@@ -206,6 +210,138 @@ def publish_as_told(root, number, told):
         told.put(str(error))
 
 
+# Names, and the weights beside the graph
+
+
+def run_of(folder, handle, **changes):
+    """The folder of a run with the carried weights, as 'tfdfd train' leaves it."""
+    record, weights = locate(PUBLISHED_MODEL)
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    shutil.copy(weights, folder / "weights.safetensors")
+    card = record.card | {"file": "weights.safetensors", "handle": handle}
+    if changes.pop("other", None):
+        # Other bytes are other weights: this array alone is another.
+        arrays = read_safetensors(weights)
+        save_file(
+            arrays | {"fake_probability/bias": arrays["fake_probability/bias"] + 1}, folder / "weights.safetensors"
+        )
+        card |= {"sha256": digest(folder / "weights.safetensors")}
+        card |= {"bytes": (folder / "weights.safetensors").stat().st_size}
+    (folder / "weights.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_a_run_is_published_under_its_own_name(tmp_path):
+    run = run_of(tmp_path / "run", "tfdfd/meso_inception4.s1-meso", other=True)
+    done = publish(run, tmp_path / "hub", 1, export=copy)
+    assert str(done.handle) == "tfdfd/meso_inception4.s1-meso/1" and done.hides is None
+    card = json.loads((done.folder / "model_card.json").read_text("utf-8"))
+    assert card["handle"] == "tfdfd/meso_inception4.s1-meso"
+    assert (
+        card["weights"]["sha256"] == digest(done.folder / "weights.safetensors") == digest(run / "weights.safetensors")
+    )
+
+
+@pytest.mark.parametrize("handle", [PUBLISHED_MODEL, "tfdfd/Not A Name"])
+def test_a_run_whose_name_is_taken_or_no_name_must_be_given_one(tmp_path, handle):
+    run = run_of(tmp_path / "run", handle, other=True)
+    with pytest.raises(HubError, match="--name MODEL"):
+        publish(run, tmp_path / "hub", 1, export=copy)
+    assert str(publish(run, tmp_path / "hub", 1, "mine", export=copy).handle) == "tfdfd/mine/1"
+
+
+def test_a_name_of_carried_weights_is_told(run_tfdfd, tmp_path, exported):
+    run = run_of(tmp_path / "run", "tfdfd/meso_inception4.mine", other=True)
+    words = ("publish", run, "--to", tmp_path / "hub", "--version", 9, "--name", MODEL)
+    code, _, err = run_tfdfd(*words)
+    assert code == 0 and f"--model {PUBLISHED_MODEL}/9 means what was published" in err
+
+
+@pytest.fixture
+def my_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "weights"))
+    publish(run_of(tmp_path / "run", "tfdfd/x.y", other=True), tmp_path / "hub", 1, "my_name", export=copy)
+    publish(run_of(tmp_path / "run2", "tfdfd/x.y"), tmp_path / "hub", 2, "my_name", export=copy)
+    monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("name", ["my_name", "tfdfd/my_name", "tfdfd/my_name/1", "my_name/1"])
+def test_weights_are_found_by_the_published_handle(my_hub, name):
+    number = "1" if name.endswith("/1") else "2"
+    record, path = locate(name)
+    assert (record.handle, path) == ("tfdfd/my_name", my_hub / "my_name" / number / "weights.safetensors")
+    assert record.threshold == locate(PUBLISHED_MODEL)[0].threshold
+
+
+def test_detect_scores_with_published_weights(my_hub, run_tfdfd, tmp_path, astronaut):
+    from PIL import Image
+
+    Image.fromarray(astronaut[:256, 96:352]).save(tmp_path / "face.png")
+    answers = {}
+    for model in ("my_name/1", "tfdfd/my_name", PUBLISHED_MODEL):
+        words = ("detect", tmp_path / "face.png", "--detector", "none", "--model", model, "--json", "-", "--quiet")
+        code, out, _ = run_tfdfd(*words)
+        answers[model] = json.loads(out)
+        assert code == 0
+    scores = [answer["results"][0]["fake_probability"] for answer in answers.values()]
+    assert scores[0] > scores[1] == scores[2]
+    assert answers["tfdfd/my_name"]["model"]["handle"] == "tfdfd/my_name"
+
+
+def test_a_published_model_is_shown(my_hub, run_tfdfd):
+    code, out, _ = run_tfdfd("models", "show", "tfdfd/my_name")
+    assert code == 0 and json.loads(out)["handle"] == "tfdfd/my_name" and json.loads(out)["licence"]
+
+
+def test_published_names_are_near_matches_and_versions_are_listed(my_hub):
+    with pytest.raises(ValueError, match="did you mean tfdfd/my_name"):
+        locate("tfdfd/my_nam")
+    with pytest.raises(ValueError, match="has no version 7; there is 1, 2"):
+        locate("tfdfd/my_name/7")
+    with pytest.raises(ValueError, match="answers with features"):
+        locate("tfdfd/my_name/feature_vector")
+    with pytest.raises(ValueError, match="there is no weights file 'zzz'"):
+        locate("zzz")
+
+
+def test_altered_weights_of_a_hub_are_refused(my_hub):
+    file = my_hub / "my_name" / "2" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="was altered"):
+        locate("tfdfd/my_name")
+
+
+def test_a_pulled_model_is_found_without_its_hub(my_hub, run_tfdfd, monkeypatch):
+    monkeypatch.delenv("TFDFD_HUB")
+    with pytest.raises(ValueError, match="no weights are known"):
+        locate("tfdfd/my_name")
+    code, out, _ = run_tfdfd("models", "pull", "tfdfd/my_name", "--from", my_hub)
+    assert code == 0 and out.startswith("tfdfd/my_name: ")
+    shutil.rmtree(my_hub)
+    assert locate("tfdfd/my_name")[0].handle == "tfdfd/my_name"
+
+
+def test_weights_of_a_saved_model_without_their_file_are_read_from_it(my_hub):
+    """As older hubs have it."""
+    folder = my_hub / "old" / "1"
+    shutil.copytree(EXPORTED, folder)
+    manifest = Manifest.decode((my_hub / "manifest.json").read_bytes(), "manifest")
+    (my_hub / "manifest.json").write_bytes(manifest.with_version("old", 1, version_in(folder, "old")).encoded())
+    record, path = locate("tfdfd/old")
+    assert (record.handle, record.polarity) == ("tfdfd/old", "fake=1")
+    wanted = read_safetensors(locate(PUBLISHED_MODEL)[1])
+    found = read_safetensors(path)
+    assert wanted.keys() == found.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert locate("tfdfd/old")[1] == path
+
+
 @posix
 @pytest.mark.parametrize(("numbers", "done"), [([1, 2, 3, 4, 5, 6], 6), ([7, 7, 7, 7], 1)])
 def test_many_publish_at_once(tmp_path, numbers, done):
@@ -224,17 +360,10 @@ def test_many_publish_at_once(tmp_path, numbers, done):
 @pytest.mark.slow
 def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch):
     """Nothing in the place of anything: a run's folder, the export, the hub, the layer."""
-    from tfdfd.weights.store import locate
-
-    record, weights = locate(PUBLISHED_MODEL)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "run.json").write_text("{}")
-    shutil.copy(weights, run / "weights.safetensors")
-    card = record.card | {"file": "weights.safetensors", "handle": "tfdfd/meso_inception4.s1-meso-inception4"}
-    (run / "weights.json").write_text(json.dumps(card))
+    run = run_of(tmp_path / "run", "tfdfd/meso_inception4.s1-meso-inception4")
     code, out, _ = run_tfdfd("publish", run, "--to", tmp_path / "hub", "--version", 8)
-    assert code == 0 and f"{PUBLISHED_MODEL}/8: " in out
+    handle = f"{PUBLISHED_MODEL}.s1-meso-inception4"
+    assert code == 0 and f"{handle}/8: " in out
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
     monkeypatch.setenv("TFDFD_HUB", str(tmp_path / "hub"))
     assert run_tfdfd("models", "verify", tmp_path / "hub")[0] == 0
@@ -245,8 +374,8 @@ def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch
     from tfdfd.models import build
 
     images = np.random.default_rng(0).random((2, 256, 256, 3), np.float32)
-    layer, network = tfdfd.HubLayer(PUBLISHED_MODEL), build("meso_inception4", weights=PUBLISHED_MODEL)
-    assert layer.handle == f"{PUBLISHED_MODEL}/8"
+    layer, network = tfdfd.HubLayer(handle), build("meso_inception4", weights=handle)
+    assert layer.handle == f"{handle}/8"
     np.testing.assert_allclose(np.asarray(layer(images)), np.asarray(network(images, training=False)), atol=1e-6)
 
 

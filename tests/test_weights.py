@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfdfd.faces.crop import resize_crop
+from tfdfd.hub.pulling import pull
 from tfdfd.models import build
 from tfdfd.weights import records, store
 from tfdfd.weights.loading import load_weights
@@ -220,7 +221,7 @@ def test_altered_cache_is_refused(cache):
     [
         ("absent.h5", "there is no weights file"),
         ("tfdfd/meso4.dff", r"did you mean tfdfd/meso4.df"),
-        ("tfdfd/meso4.f2f", r"tfdfd models pull tfdfd/meso4.f2f.*or give the file"),
+        ("tfdfd/meso4.f2f", r"on this machine; run 'tfdfd models pull tfdfd/meso4.f2f'"),
     ],
 )
 def test_absent_weights_say_what_to_do(cache, name, message):
@@ -299,20 +300,20 @@ def test_pull_fetches_checks_and_stores_once(cache, monkeypatch):
     body = b"some weights"
     with Server(body) as server:
         one_record(monkeypatch, server.url, body)
-        path = store.pull("tfdfd/meso4.net")
+        path = pull("tfdfd/meso4.net")
     assert path.read_bytes() == body and list(cache.iterdir()) == [path]
-    assert store.pull("tfdfd/meso4.net") == path  # the server is gone
+    assert pull("tfdfd/meso4.net") == path  # the server is gone
 
 
 def test_pull_refuses_other_bytes_and_stores_nothing(cache, monkeypatch):
     with Server(b"replaced on the way") as server:
         one_record(monkeypatch, server.url, b"some weights, just as long as those")
-        with pytest.raises(ValueError, match=r"has the digest [0-9a-f]{64}, expected [0-9a-f]{64}; nothing was stored"):
-            store.pull("tfdfd/meso4.net")
+        with pytest.raises(ValueError, match=r"another file .* [0-9a-f]{64}, expected 35 with .*; nothing was stored"):
+            pull("tfdfd/meso4.net")
     assert not cache.exists()
 
 
 def test_pull_without_network_says_where_to_put_the_file(cache, monkeypatch):
     one_record(monkeypatch, "http://127.0.0.1:9/weights.h5", b"x")
-    with pytest.raises(ValueError, match=r"could not be fetched.*put that file at .*net.h5"):
-        store.pull("tfdfd/meso4.net")
+    with pytest.raises(ValueError, match=r"could not be fetched.*run 'tfdfd models pull tfdfd/meso4.net --from FILE'"):
+        pull("tfdfd/meso4.net")

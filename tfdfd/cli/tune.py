@@ -10,7 +10,7 @@ import sys
 from tfdfd.cli.outcome import exit_code
 
 _DESCRIPTION = """\
-Searches the settings of a network with KerasTuner: builder, optimizer, augmentation, as tuning/spaces/NETWORK.json says
+Searches the settings of a network with KerasTuner: builder, optimizer, augmentation, as the space of the network says
 or a file of yours. Each trial is a training in a run folder of its own; what is compared is the AUC on validation, of
 videos where a video has several crops. Test data are never opened.
 

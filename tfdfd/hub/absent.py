@@ -29,13 +29,8 @@ def _why(wanted, known):
         return f"{handle} has no version {wanted.version}; there is {versions}."
     records = list_records()
     if handle in records:
-        # Weights that are carried answer themselves, so these are elsewhere.
-        if records[handle].url is None:
-            return f"the weights of {handle} are not on this machine; {how_to_get(records[handle])}."
-        return (
-            f"nobody has published {handle} here. Its weights are known: 'tfdfd models pull {handle}', "
-            f"'tfdfd publish {handle} --to DIR --version 1', then set TFDFD_HUB=DIR."
-        )
+        # Weights that are on this machine answer themselves, so these are elsewhere.
+        return f"the weights of {handle} are not on this machine; {how_to_get(records[handle])}."
     if wanted.model in MODELS:
         others = [name for name in records if name.startswith(f"{handle}.")]
         tagged = f" There are weights with a tag: {', '.join(others)}." if others else ""
@@ -53,5 +48,5 @@ def _how(model):
         return f"No recipe trains it, either ('tfdfd recipes' lists them): change one with --set network={model}."
     return (
         f"Train it by one of the recipes {', '.join(recipes)} ('tfdfd train {recipes[0]} --data SET -o RUN'), then "
-        f"'tfdfd publish RUN --to DIR --version 1' and set TFDFD_HUB=DIR."
+        f"'tfdfd publish RUN --to DIR --version 1 --name {model}' and set TFDFD_HUB=DIR."
     )

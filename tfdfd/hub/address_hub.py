@@ -8,6 +8,7 @@ import ipaddress
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +42,8 @@ class AddressHub:
 
     def __init__(self, address: str, pin: str | None = None):
         self.words = address
-        self._base, self._pin = _checked(address, pin), pin
+        self._base, self._pin = base_of_address(address), pin
+        _check_trust(address, pin)
         self._digest = None
 
     def manifest(self) -> Manifest:
@@ -52,7 +54,7 @@ class AddressHub:
             HubError: another answer than a manifest, or not the pinned one.
         """
         where = self._base + FILE
-        data = b"".join(_blocks(where, MAX_BYTES))
+        data = b"".join(blocks_of(where, MAX_BYTES))
         check_pin(data, self._pin, where)
         self._digest = hashlib.sha256(data).hexdigest()
         return Manifest.decode(data, where)
@@ -70,7 +72,7 @@ class AddressHub:
         where = f"{self._base}{model}/{number}/{file.path}"
         value, size = hashlib.sha256(), 0
         with target.open("wb") as sink:
-            for block in _blocks(where, file.bytes):
+            for block in blocks_of(where, file.bytes):
                 value.update(block)
                 size += len(block)
                 sink.write(block)
@@ -82,25 +84,34 @@ class AddressHub:
             )
 
 
-def _checked(address, pin):
+def base_of_address(address: str) -> str:
+    """The address with a slash at its end.
+
+    Raises:
+        HubError: it is no plain http(s) address.
+    """
     try:
         parts = urlsplit(address)
         host = parts.hostname
         _ = parts.port
     except ValueError as error:
-        raise HubError(f"$TFDFD_HUB is no address: {error}; received {address!r}.") from error
+        raise HubError(f"$TFDFD_HUB or --from is no address: {error}; received {address!r}.") from error
     plain = not (parts.username or parts.password or parts.query or parts.fragment)
     if parts.scheme not in ("http", "https") or not host or not plain or not re.fullmatch(r"[!-~]+", address):
         raise HubError(
-            "$TFDFD_HUB must be a folder, or an http(s) address without user, query and fragment, such as "
+            "$TFDFD_HUB or --from must be a folder, or an http(s) address without user, query and fragment, such as "
             f"https://models.example.org/tfdfd; received {address!r}."
         )
-    if parts.scheme == "http" and not _is_this_machine(host) and pin is None:
+    return address.rstrip("/") + "/"
+
+
+def _check_trust(address, pin):
+    parts = urlsplit(address)
+    if parts.scheme == "http" and not _is_this_machine(parts.hostname) and pin is None:
         raise HubError(
             f"{address} is plain http, which anybody on the way can alter: use https, or set ${PIN} to the sha256 of "
             "its manifest, as 'tfdfd publish' printed it."
         )
-    return address.rstrip("/") + "/"
 
 
 def _is_this_machine(host):
@@ -117,15 +128,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, reply, code, message, headers, address)
 
 
-def _blocks(where, most):
-    """The reply in blocks, at most `most` bytes.
+def blocks_of(where: str, most: int) -> Iterator[bytes]:
+    """The reply of a web server in blocks, at most `most` bytes.
 
     Raises:
         HubUnreachable: no answer, or the server has trouble.
         HubError: it answers something else.
     """
     try:
-        # http and https only, see `_checked` and `_Redirects`.
+        # http and https only, see `base_of_address` and `_Redirects`.
         with urllib.request.build_opener(_Redirects).open(where, timeout=TIMEOUT_SECONDS) as reply:
             size = 0
             while block := reply.read(_BLOCK):

@@ -74,6 +74,35 @@ def look_up(wanted: Handle) -> tuple[Hub, Handle, Version]:
     Raises:
         HubError: none has it.
     """
+    search = search_hubs(wanted)
+    if search.hit is None:
+        from tfdfd.hub.absent import absent
+
+        raise HubError(absent(wanted, search.known, search.unreachable))
+    return search.hit
+
+
+@dataclass(frozen=True)
+class Search:
+    """What came of looking for a handle in all hubs.
+
+    Attributes:
+        hit: the hub that has it, the handle with its version, and what the manifest says of it; or None.
+        known: versions of each model that there is.
+        unreachable: why a hub did not answer, or None.
+    """
+
+    hit: tuple[Hub, Handle, Version] | None
+    known: dict[str, set[int]]
+    unreachable: HubUnreachable | None
+
+
+def search_hubs(wanted: Handle) -> Search:
+    """Looks for a handle in all hubs, in their order; warns where one that did not answer goes before the hit.
+
+    Raises:
+        HubError: a hub is invalid.
+    """
     known: dict[str, set[int]] = {}
     unreachable = None
     for hub in hubs():
@@ -89,11 +118,9 @@ def look_up(wanted: Handle) -> tuple[Hub, Handle, Version]:
         if number not in versions:
             continue
         if unreachable is not None:
-            warnings.warn(f"{unreachable} {wanted} is that of {hub.words}, version {number}.", stacklevel=3)
-        return hub, replace(wanted, version=number), versions[number]
-    from tfdfd.hub.absent import absent
-
-    raise HubError(absent(wanted, known, unreachable))
+            warnings.warn(f"{unreachable} {wanted} is that of {hub.words}, version {number}.", stacklevel=4)
+        return Search((hub, replace(wanted, version=number), versions[number]), known, unreachable)
+    return Search(None, known, unreachable)
 
 
 def hubs() -> Iterator[Hub]:

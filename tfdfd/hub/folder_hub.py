@@ -59,6 +59,15 @@ class FolderHub:
         if self._pin is None:
             check_folder(self._root, folder, version, name)
             return folder
+        return self.fetch(model, number, version)
+
+    def fetch(self, model: str, number: int, version: Version) -> Path:
+        """The checked folder of a copy in the cache, which answers without this hub, too.
+
+        Raises:
+            HubError: it holds something else than the manifest says.
+            OSError: the cache cannot be written.
+        """
         return Cache().keep(model, number, version, self._digest, self._copy)
 
     def _copy(self, model, number, file, target):

@@ -100,10 +100,12 @@ features = hub.KerasLayer("${PATH}/feature_vector")
 
 def _description(name, card):
     limits = "\n".join(f"- {limit}" for limit in card.get("limits", []))
+    notices = "".join(f"\n\n{notice}" for notice in card.get("notices", []))
+    attributions = f"\n\n**Attributions**{notices}" if notices else ""
     return (
         f"# {name}\n\nP(fake) of face crops, 1 = fake. Handle in tfdfd: `{card.get('handle', PREFIX + name)}`.\n\n"
         f"**Training data**: {card['training_data']}\n\n**Licence**: {card['licence']}\n\n"
-        f"**Threshold**: {card['threshold']}\n\n**Limits**\n{limits}\n\n"
+        f"**Threshold**: {card['threshold']}\n\n**Limits**\n{limits}{attributions}\n\n"
         f"The whole card is `model_card.json`."
     )
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.exports import FromWeights
-from tfdfd.hub.finding import find, look_up
+from tfdfd.hub.finding import Found, find, look_up
 from tfdfd.hub.handles import PREFIX, Handle
 from tfdfd.models import build, load
 from tfdfd.publishing.equality import TOLERANCE
@@ -56,7 +56,7 @@ class HubLayer(keras.layers.Layer):
         if isinstance(version, FromWeights):
             model = _in_float32(lambda: load(*locate(PREFIX + handle.model)))
         else:
-            model = _network(find(str(replace(handle, features=False))))
+            model = network_of(find(str(replace(handle, features=False))))
         self.network = _features(model) if wanted.features else model
         if not trainable:
             self.network.trainable = False
@@ -71,7 +71,12 @@ class HubLayer(keras.layers.Layer):
         return {**super().get_config(), "handle": self.handle}
 
 
-def _network(found):
+def network_of(found: Found) -> keras.Model:
+    """The network of a published SavedModel, built by this package with the published variables.
+
+    Raises:
+        HubError: this version of the package builds another network by that name.
+    """
     card = json.loads((found.folder / "model_card.json").read_text("utf-8"))
     model = _in_float32(lambda: build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {})))
     published = tf.saved_model.load(str(found.folder))

@@ -1,4 +1,4 @@
-"""What the package carries: SavedModels as they were published, and weights that become one when somebody wants it."""
+"""What is here without a hub: carried SavedModels, and weights that become one when somebody wants it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfdfd.weights.records import list_records
 
 
 class PackageHub:
-    """The models of a folder, and beside them one version of each set of weights that is carried.
+    """The models of a folder, and beside them one version of each set of weights that is carried or was pulled.
 
     A set of weights is version 1, or the `version` that its card says. A SavedModel of that number goes before it.
 
@@ -35,7 +35,7 @@ class PackageHub:
         """
         manifest = self._published.manifest()
         for record in list_records().values():
-            if record.carried:
+            if record.is_local:
                 model, number = record.handle.removeprefix(PREFIX), record.card.get("version", 1)
                 check_version(number)
                 if number not in manifest.models.get(model, {}):

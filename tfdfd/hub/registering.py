@@ -1,4 +1,5 @@
-"""Makes `hub.load` and `hub.KerasLayer` understand `tfdfd/…`, whichever of the two packages is imported first."""
+"""Makes `hub.load` and `hub.KerasLayer` understand `tfdfd/…`, whichever of the two packages is imported first, and
+`tfdfd.weights.store.locate` the handles of published models."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 import warnings
 
 from tfdfd.hub.resolver import Resolver
+from tfdfd.weights.store import look_further
 
 _LIBRARY = "tensorflow_hub"
 
@@ -14,13 +16,22 @@ _LIBRARY = "tensorflow_hub"
 def register() -> None:
     """Adds our resolver to TensorFlow Hub: now where it is imported already, else as soon as it is.
 
+    Weights are looked up in the same hubs from then on.
+
     Imports neither TensorFlow Hub nor TensorFlow.
     """
+    look_further(_weights)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     if sys.modules.get(_LIBRARY) is not None:
         importlib.import_module(_LIBRARY)  # waits until another thread is done with importing it
         _add_resolver()
+
+
+def _weights(handle):
+    from tfdfd.hub.weights import find_weights
+
+    return find_weights(handle)
 
 
 class _Finder:

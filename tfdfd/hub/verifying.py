@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfdfd.hub.errors import HubError
 from tfdfd.hub.exports import FromWeights
 from tfdfd.hub.finding import carried, hub_at, look_up
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.pinning import pin_of_user
+from tfdfd.hub.weights import CARD, read_card, record_of_card
 from tfdfd.publishing.allowed_operations import check_operations
-from tfdfd.weights.records import WeightRecord
 from tfdfd.weights.store import locate
-
-CARD = "model_card.json"
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
 def _outcome(hub, handle, version):
     try:
         folder = hub.folder_of(handle.model, handle.version, version)
-        _check_card(folder, handle)
+        _check_card(folder)
         check_operations(folder)
         if version.has_features:
             check_operations(folder / FEATURE_VECTOR)
@@ -85,12 +81,5 @@ def _of_weights(hub, handle, version):
     return Outcome(str(handle), place, error, len(version.files), sum(file.bytes for file in version.files))
 
 
-def _check_card(folder, handle):
-    path = folder / CARD
-    if not path.is_file():
-        raise HubError(f"{handle} has no {CARD}: publish it again with 'tfdfd publish'.")
-    try:
-        card = json.loads(path.read_text("utf-8"))
-        WeightRecord.from_card({**card, **card.get("weights", {})})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise HubError(f"{path} is no model card: {error}") from error
+def _check_card(folder):
+    record_of_card(read_card(folder), folder / CARD)

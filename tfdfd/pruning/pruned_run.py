@@ -28,6 +28,7 @@ from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.seen import write_seen
 from tfdfd.weights.loading import load_safetensors, read_safetensors
 from tfdfd.weights.store import digest, locate
+from tfdfd.weights.terms import BEGUN_WITH, inherit
 
 REPORT = "pruning.json"
 WORK = "pruning"
@@ -85,6 +86,7 @@ def prune(
         if run.result is None:
             write_seen(run.path, parts, faces.root, begun_with=[source] if is_run(source) else [])
             try:
+                run.built_on = inherit(BEGUN_WITH, record)
                 _make(record, weights, os.path.abspath(where), crops, recipe, options, run, report)
             except ValueError:
                 shutil.rmtree(run.path / WORK, ignore_errors=True)
@@ -116,7 +118,7 @@ def _make(record, weights, where, crops, recipe, options, run, report):
     counted = _counted(described, read_safetensors(work / "pruned.safetensors"), options)
     result = done["done"] | {"zeros": counted["share"]}
     result |= {"proof": {"before": proved["apart"], "after": after}}
-    finish(model, recipe, crops, run, result, card=_card(record, options, crops))
+    finish(model, recipe, crops, run, result, card=_card(record, options))
 
 
 def _proof_crops(crops):
@@ -144,12 +146,10 @@ def _counted(described, weights, options):
     return counted
 
 
-def _card(record, options, crops):
+def _card(record, options):
     """What the model card says otherwise than that of a training."""
     how = "two of four" if options.two_of_four else f"{options.sparsity:g} ({options.schedule})"
     return {
-        "licence": record.licence,
-        "training_data": f"{record.training_data}; pruned and fine-tuned on {crops.digests()['folder']}",
         "initial_weights": {"handle": record.handle, "sha256": record.sha256},
         "pruning": {"zeros": how} | options.settings(),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdfd.remote.scorer import RemoteError, RemoteScorer
 from tfdfd.runtime.opening import proof_crops
-from tfdfd.weights.records import ALIASES, WeightRecord, find_record
+from tfdfd.weights.records import ALIASES, WeightRecord, find_record, list_records
 from tfdfd.weights.store import PREFIX, RUN, locate
 
 # Of a model card: P(fake) of `tfdfd.runtime.opening.proof_crops`.
@@ -44,8 +44,8 @@ def find_served(model: str | os.PathLike) -> Served:
     known here. The weights themselves need not be here.
 
     Args:
-        model: `meso_inception4`, `tfdfd/meso_inception4`, either with `/VERSION`; a `model_card.json` as published
-            beside the model; or what `tfdfd.weights.store.locate` takes.
+        model: `meso_inception4`, `tfdfd/meso_inception4`, either with `/VERSION`, of the package or of a hub; a
+            `model_card.json` as published beside the model; or what `tfdfd.weights.store.locate` takes.
 
     Raises:
         ValueError: nothing is known of it.
@@ -61,13 +61,22 @@ def find_served(model: str | os.PathLike) -> Served:
             name, version = match["name"], int(match["version"])
         name = name if name.startswith(PREFIX) else PREFIX + name
         try:
-            record = find_record(name)
+            record = _known(name, version)
         except ValueError as error:
             raise ValueError(
-                f"{error} Predict answers with scores alone: the threshold must be known here. For a model that this "
-                "package does not know, give the card that is published beside it: --model model_card.json."
+                f"{error} Predict answers with scores alone: the threshold must be known here. For a model that is "
+                "published elsewhere, set TFDFD_HUB to its hub, or give the card that is published beside it: --model "
+                "model_card.json."
             ) from error
+        return Served(record, name.removeprefix(PREFIX), version)
     return Served(record, record.handle.removeprefix(PREFIX), version)
+
+
+def _known(name, version):
+    """Of the package's records, or of a published model, whose card is beside its weights."""
+    if name in list_records():
+        return find_record(name)
+    return locate(name if version is None else f"{name}/{version}")[0]
 
 
 def check_served(scorer: RemoteScorer, served: Served, server: str) -> str | None:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from tfdfd.files import write_atomically
-from tfdfd.weights.store import cache_folder
+from tfdfd.weights.records import cache_folder
 
 _DIGEST_BYTES, _LENGTH_BYTES = 32, 8
 

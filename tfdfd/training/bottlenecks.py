@@ -24,7 +24,7 @@ from tfdfd.data.crops import Faces
 from tfdfd.files import write_atomically
 from tfdfd.pipelines.evaluation import eval_pipeline
 from tfdfd.training.errors import TrainingError, pipeline_errors
-from tfdfd.weights.store import cache_folder
+from tfdfd.weights.records import cache_folder
 
 # To be raised when `tfdfd.pipelines` decodes or resizes crops to other pixels than before.
 PREPARATION = 1

@@ -1,23 +1,32 @@
-"""Settings that a search found best, as `tfdfd tune` writes them and `tfdfd train --config` takes them."""
+"""Settings that a search found best, as `tfdfd tune` writes them and `tfdfd train --config` takes them.
+
+The package has some in `tuning/best`, by network; in a checkout they lie beside it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from tfdfd.training.recipe import Recipe
+
+# In a checkout, the last one lies beside the package.
+_BEST = [Path(__file__).parents[count] / "tuning" / "best" for count in (2, 1)]
 
 
 def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
     """The recipe with the settings of a file.
 
     Args:
-        file: JSON with `network` and `settings`: values by key, as `--set` knows them.
+        file: JSON with `network` and `settings`: values by key, as `--set` knows them; or the name of a network whose
+            best settings the package has.
         recipe: of the same network.
 
     Raises:
         ValueError: no such file, settings of another network, or some that a recipe does not have.
     """
+    file = _file(file)
     try:
         with open(file, encoding="utf-8") as text:
             told = json.load(text)
@@ -35,6 +44,18 @@ def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
         return recipe.changed([assignment(key, value) for key, value in settings.items()])
     except ValueError as error:
         raise ValueError(f"{os.fspath(file)}: {error}") from error
+
+
+def _file(name):
+    if os.fspath(name).endswith(".json") or os.path.exists(name):
+        return name
+    known = {path.stem: path for place in _BEST for path in sorted(place.glob("*.json"))}
+    if name in known:
+        return known[name]
+    raise ValueError(
+        f"there is no file {os.fspath(name)!r}, and no best settings of a network by that name; there are those of "
+        f"{', '.join(known) or 'none'}, and best.json of 'tfdfd tune'."
+    )
 
 
 def assignment(key: str, value) -> str:

@@ -23,6 +23,7 @@ from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
 from tfdfd.training.validation import score, videos_of
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
+from tfdfd.weights.terms import NOT_STATED, inherited_terms
 
 
 def finish(
@@ -75,7 +76,7 @@ def finish(
     }
     band = _band(labels, video_scores, threshold, warnings)
     save_weights(model, run.path / WEIGHTS)
-    run.write_card(_card(recipe, crops, result, fitted, band, arguments) | (card or {}))
+    run.write_card(_card(recipe, crops, result, fitted, band, arguments, run.built_on) | (card or {}))
     run.finish(result)
     _forget(run.path)
     return result
@@ -112,7 +113,7 @@ def _band(labels, scores, threshold, warnings):
         return None
 
 
-def _card(recipe, crops, result, fitted, band, arguments):
+def _card(recipe, crops, result, fitted, band, arguments, built_on):
     size = crops.size
     data = crops.digests()
     known = {"arguments": recipe.arguments if arguments is None else arguments}
@@ -121,11 +122,13 @@ def _card(recipe, crops, result, fitted, band, arguments):
     # What only training asks of a builder, weights bring no trace of.
     known["arguments"] = {key: value for key, value in known["arguments"].items() if key != "freeze"}
     how = "self-blended fakes of the real crops" if recipe.data == BLENDED else "labelled crops"
+    terms = inherited_terms(
+        f"{NOT_STATED}: that of the training data", f"{data['folder']} ({how}): {data['crops']}", built_on
+    )
     return known | {
         "handle": f"tfdfd/{recipe.network}.{recipe.name}",
         "model": recipe.network,
-        "licence": "not stated: that of the training data and of the weights that training began with",
-        "training_data": f"{data['folder']} ({how}): {data['crops']}",
+        **terms,
         "polarity": "fake=1",
         "threshold": result["threshold"],
         "inconclusive_band": band and list(band),

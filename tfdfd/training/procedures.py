@@ -20,6 +20,7 @@ from tfdfd.training.seen import write_seen
 from tfdfd.weights.slimming import PREFIX as SLIM
 from tfdfd.weights.slimming import take_over, whole_of
 from tfdfd.weights.store import locate
+from tfdfd.weights.terms import built_on
 
 # Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
 _FILES = {"svm": "svm_run", "bottleneck": "bottleneck_run", "ensemble": "ensemble_run", "temporal": "temporal_run"}
@@ -65,6 +66,8 @@ def train(
             begun_with = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
             write_seen(run.path, parts, faces.root, [model.removeprefix(SLIM) for model in begun_with])
             try:
+                # Before the training: the files may be gone after it.
+                run.built_on = built_on(recipe.weights, recipe.teacher, recipe.members)
                 return _procedure(recipe)(recipe, crops, run, report)
             except ValueError:
                 run.abandon()

@@ -52,6 +52,7 @@ class RunFolder:
     Attributes:
         path: of the folder.
         more: as given.
+        built_on: what the model card is to say of the weights that the run is built on, see `tfdfd.weights.terms`.
         result: of a finished run, else None.
 
     Use as a context manager: it keeps other runs out of the folder.
@@ -72,6 +73,7 @@ class RunFolder:
     ):
         self.path = Path(folder)
         self.more = more or {}
+        self.built_on: list[dict] = []
         request = {
             "schema": SCHEMA,
             "tfdfd": __version__,

@@ -91,7 +91,7 @@ class Space:
 
 
 def read_space(name: str | os.PathLike) -> Space:
-    """The space of a network, looked for in `tuning/spaces` of this folder and of the checkout; or that of a file.
+    """The space of a network, looked for in `tuning/spaces` of this folder and in the package; or that of a file.
 
     Raises:
         ValueError: no such network or file, or a file with something else than a space; says what and where.
@@ -110,7 +110,8 @@ def read_space(name: str | os.PathLike) -> Space:
 def _file(name):
     if name.endswith(".json"):
         return Path(name)
-    places = [FOLDER, Path(__file__).parents[2] / FOLDER]
+    # In a checkout, the last one lies beside the package.
+    places = [FOLDER, Path(__file__).parent / FOLDER.name, Path(__file__).parents[2] / FOLDER]
     if name not in list_models():
         near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(list_models())}."

@@ -27,11 +27,22 @@ _BASE = ("what", "file", "sha256", "package", "licence")
 # Of each member of an ensemble.
 _TOLD = ("handle", "sha256")
 
+# The MesoNet authors' NOTICE file, which the Apache license asks derived works to pass on.
+MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
+Copyright 2018 The Apache Software Foundation
+Copyright 2018, Darius Afchar, École des Ponts Paristech (France)
+Copyright 2018, Vincent Nozick, JFLI (UMI-3527, Japan) and UPEM-LIGM (UMR-8049, France)
+Copyright 2018, National Institute of Informatics
+All rights reserved.
+
+This product includes software developed at
+The Apache Software Foundation (http://www.apache.org/)."""
 _MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
 _MESONET_CARD = {
     "licence": "Apache-2.0",
     "polarity": "real=1",
     "layout": "mesonet",
+    "notice": MESONET_NOTICE,
     # The authors publish no threshold; theirs is the sigmoid's middle.
     "threshold": 0.5,
     "source": "https://github.com/DariusAF/MesoNet (Afchar et al., arXiv:1809.00888)",
@@ -66,6 +77,7 @@ class WeightRecord:
         url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
         carried: whether the package holds the file, or the checkout around it does, and the files of its members, and
             whether the base of any of them is on this machine.
+        is_local: the same, with files in the cache counted, too: the weights can be used without a download.
         members: of an ensemble whose file has only what was trained on top of them: by name in the network, `{handle,
             sha256}` of the carried weights that are the rest of it.
         base: of weights whose file has only what was trained on top of frozen weights of others: `{what, file, sha256,
@@ -88,6 +100,7 @@ class WeightRecord:
     arguments: dict = field(default_factory=dict, compare=False)
     url: str | None = None
     carried: bool = False
+    is_local: bool = field(default=False, compare=False)
     members: dict = field(default_factory=dict, compare=False)
     base: dict = field(default_factory=dict, compare=False)
     card: dict = field(default_factory=dict, repr=False, compare=False)
@@ -165,20 +178,30 @@ def _check_probability(name, value):
 def list_records() -> dict[str, WeightRecord]:
     """All known sets by handle: those with a card in the package first."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
-    ours = [WeightRecord.from_card(card) for card in cards]
-    there = {
-        record.handle
-        for record in ours
-        if carried_file(record.file) is not None and (not record.base or find_base(record.base) is not None)
-    }
-    needed = [{record.handle, *(told["handle"] for told in record.members.values())} for record in ours]
-    ours = [replace(record, carried=there >= handles) for record, handles in zip(ours, needed, strict=True)]
-    return {record.handle: record for record in [*ours, *_published()]}
+    records = [*map(WeightRecord.from_card, cards), *_published()]
+    with_base = [record for record in records if not record.base or find_base(record.base) is not None]
+    carried = {record.handle for record in with_base if carried_file(record.file) is not None}
+    local = {record.handle for record in with_base if local_file(record.file) is not None}
+    found = {}
+    for record in records:
+        needed = {record.handle, *(member["handle"] for member in record.members.values())}
+        found[record.handle] = replace(record, carried=carried >= needed, is_local=local >= needed)
+    return found
 
 
 def carried_file(name: str) -> Path | None:
     """Where the package, or the checkout around it, has a file of weights; None where neither does."""
     return next((folder / name for folder in (CARRIED, LARGE) if (folder / name).is_file()), None)
+
+
+def local_file(name: str) -> Path | None:
+    """Where a file of weights is on this machine: in the package, the checkout or the cache; None where it is not."""
+    found = carried_file(name)
+    if found is None:
+        with contextlib.suppress(RuntimeError):  # there is no home folder
+            cached = cache_folder() / name
+            found = cached if os.path.isfile(cached) else None
+    return found
 
 
 def cache_folder() -> Path:

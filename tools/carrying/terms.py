@@ -11,18 +11,6 @@ from tfdfd.weights.imagenet import PREFIX as IMAGENET
 from tfdfd.weights.slimming import PREFIX as SLIM
 from tfdfd.weights.store import RUN, locate
 
-# The MesoNet authors' NOTICE file, which the Apache licence asks derived works to pass on.
-MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
-Copyright 2018 The Apache Software Foundation
-Copyright 2018, Darius Afchar, École des Ponts Paristech (France)
-Copyright 2018, Vincent Nozick, JFLI (UMI-3527, Japan) and UPEM-LIGM (UMR-8049, France)
-Copyright 2018, National Institute of Informatics
-All rights reserved.
-
-This product includes software developed at
-The Apache Software Foundation (http://www.apache.org/)."""
-_MESONET_LAYOUT = "mesonet"
-
 
 def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
     """What a run began with: `{what, licence}` and what is known besides; None where its weights were random.
@@ -59,7 +47,7 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
         return told and told | {"what": f"{told['what']}, by way of {before['name']}"}
     record, _ = locate(weights)
     told = {"what": record.handle, "licence": record.licence, "sha256": record.sha256}
-    return told | ({"notice": MESONET_NOTICE} if record.layout == _MESONET_LAYOUT else {})
+    return told | ({"notice": record.card["notice"]} if "notice" in record.card else {})
 
 
 def runs_behind(recipe: dict) -> dict[Path, dict]:

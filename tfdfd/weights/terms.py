@@ -1,0 +1,121 @@
+"""Terms that weights inherit: license, restrictions, training data and attributions of all that they were made of.
+
+A card says so in `built_on`: a list of the weights that training began with, that taught it, or that it is built on,
+each followed by what those were built on themselves. `licence`, `training_data` and `notices` of the card name all of
+them, so that whoever reads one line reads the strictest terms, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.weights.store import locate
+
+BEGUN_WITH, TAUGHT_BY, MEMBER, BASE = "begun with", "taught by", "built on", "frozen weights"
+# Of a card, what its heirs must be told. `own_licence` is that of a run's data alone.
+_TERMS = ("training_data", "licence_note", "restrictions", "notice", "source")
+NOT_STATED = "not stated"
+# Weights that have no card, by the word before the colon of the setting; under which license ImageNet's are, only their
+# source can say.
+_FOREIGN = {"imagenet": ("ImageNet features", NOT_STATED), "clip": ("the image tower of CLIP ViT-B/16", "MIT")}
+
+
+def inherit(role: str, record: WeightRecord) -> list[dict]:
+    """What `built_on` says of weights: their own terms, then those that they have inherited.
+
+    Args:
+        role: of `BEGUN_WITH`, `TAUGHT_BY` and `MEMBER`.
+        record: of the weights.
+    """
+    card = record.card
+    terms = {key: card[key] for key in _TERMS if card.get(key)}
+    terms |= {"training_data": card.get("own_training_data", record.training_data)}
+    own = {"role": role, "what": record.handle, "sha256": record.sha256}
+    return [own | {"licence": card.get("own_licence", record.licence)} | terms, *_ancestors(card)]
+
+
+def built_on(weights: str | None, teacher: str | None = None, members: Iterable[str] = ()) -> list[dict]:
+    """What `built_on` says of a training by such settings of a recipe.
+
+    Raises:
+        ValueError: weights that are named are unknown, absent or altered.
+    """
+    rows = []
+    kind, _, rest = (weights or "").partition(":")
+    if kind == "slim":
+        kind, _, rest = rest.partition(":")
+    if kind in _FOREIGN:
+        what, licence = _FOREIGN[kind]
+        file = f" ({Path(rest).name})" if rest else ""
+        rows.append({"role": BEGUN_WITH, "what": what + file, "licence": licence})
+    elif weights:
+        rows += inherit(BEGUN_WITH, locate(weights.removeprefix("slim:"))[0])
+    rows += inherit(TAUGHT_BY, locate(teacher)[0]) if teacher else []
+    return rows + [row for member in members for row in inherit(MEMBER, locate(member)[0])]
+
+
+def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -> dict:
+    """Of a card: `licence`, `training_data`, `notices`, `built_on`, and what of it is its own.
+
+    Args:
+        own_licence: that of the data that these weights were trained on.
+        own_data: the data that these weights were trained on.
+        built_on: as `inherit` gives it.
+    """
+    rows = _distinct(built_on)
+    if not rows:
+        return {"licence": own_licence, "training_data": own_data}
+    licences = list(dict.fromkeys(row["licence"] for row in rows if not row["licence"].startswith(NOT_STATED)))
+    unstated = [row["what"] for row in rows if row["licence"].startswith(NOT_STATED)]
+    if unstated:
+        licences.append(f"{NOT_STATED}: that of {', '.join(unstated)} and their training data")
+    data = [f"{row['role']} {row['what']}" + _told(row) for row in rows]
+    notices = list(dict.fromkeys(row["notice"] for row in rows if row.get("notice")))
+    return {
+        "licence": "; ".join([*licences, own_licence]),
+        "training_data": "; ".join([own_data, *data]),
+        "own_licence": own_licence,
+        "own_training_data": own_data,
+        "built_on": rows,
+    } | ({"notices": notices} if notices else {})
+
+
+def _told(row):
+    return f" (trained on {row['training_data']})" if row.get("training_data") else ""
+
+
+def _ancestors(card):
+    if "built_on" in card:
+        return card["built_on"]
+    known = list_records()
+    if card.get("members"):
+        members = [known[member["handle"]] for member in card["members"].values() if member["handle"] in known]
+        return [row for member in members for row in inherit(MEMBER, member)]
+    rows = []
+    initial = card.get("initial_weights")
+    if isinstance(initial, dict) and "what" in initial:
+        record = known.get(initial["what"])
+        rows += inherit(BEGUN_WITH, record) if record else [{"role": BEGUN_WITH, "licence": NOT_STATED, **initial}]
+    if initial is None:
+        rows += _of_older_run(card.get("recipe", {}), known)
+    if card.get("base"):
+        rows.append({"role": BASE, **{key: card["base"][key] for key in ("what", "sha256", "licence")}})
+    return rows
+
+
+def _of_older_run(recipe, known):
+    """Of a run whose card does not say what it was built on: what its recipe names by handles."""
+    rows = []
+    for role, name in ((BEGUN_WITH, recipe.get("weights")), (TAUGHT_BY, recipe.get("teacher"))):
+        rows += inherit(role, known[name]) if name in known else []
+    return rows + [row for name in recipe.get("members", ()) if name in known for row in inherit(MEMBER, known[name])]
+
+
+def _distinct(rows):
+    """Each of the same weights once, in the order in which they come."""
+    found = {}
+    for row in rows:
+        found.setdefault(row.get("sha256") or row["what"], row)
+    return list(found.values())
