@@ -69,7 +69,6 @@ def add_parser(verbs) -> None:
 def run(arguments) -> int:
     from tfdfd.cli.outcome import check_writable, write_json
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
     report = _again(arguments) if arguments.from_scores else _scored(arguments)
@@ -88,11 +87,9 @@ def run(arguments) -> int:
 def _scored(arguments):
     if not arguments.model or not arguments.data:
         raise ValueError("give a model and what to judge it on: tfdfd evaluate MODEL --data SET -o REPORT.")
-    from tfdfd.cli.progress import silenced
+    from tfdfd.evaluation.evaluating import evaluate
 
     with _Progress(arguments.quiet) as progress:
-        with silenced():  # TensorFlow's start writes warnings that no setting turns off
-            from tfdfd.evaluation.evaluating import evaluate
         options = _options(arguments, arguments.split or "test")
         return evaluate(
             arguments.model, arguments.data, arguments.output, options, against=arguments.against, progress=progress
@@ -169,15 +166,13 @@ class _Progress(contextlib.AbstractContextManager):
     def __enter__(self):
         from tfdfd.cli.progress import bar_on
 
-        self._screen = open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
-        self._bar = bar_on(self._screen) if not self._quiet and self._screen.isatty() else None
+        self._bar = bar_on(sys.stderr) if not self._quiet and sys.stderr.isatty() else None
         self._task = None
         return self
 
     def __exit__(self, *error):
         if self._bar:
             self._bar.stop()
-        self._screen.close()
 
     def __call__(self, done, total):
         if self._bar:
@@ -186,5 +181,5 @@ class _Progress(contextlib.AbstractContextManager):
                 self._task = self._bar.add_task("evaluate", total=total)
             self._bar.update(self._task, completed=done, total=total, description=f"{done:,} of {total:,} crops")
         elif not self._quiet:
-            self._screen.write(f"[{done}/{total}] crops scored\n")
-            self._screen.flush()
+            sys.stderr.write(f"[{done}/{total}] crops scored\n")
+            sys.stderr.flush()

@@ -28,14 +28,11 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.cli.progress import silenced
+    from tfdfd.publishing.exporting import export
 
     if not arguments.quiet:
         sys.stderr.write(f"tfdfd export: {arguments.model} as {arguments.format}, and the proof\n")
-    with silenced():  # TensorFlow's start, and converters, write what no setting turns off
-        from tfdfd.publishing.exporting import export
-
-        card = export(arguments.model, arguments.output, arguments.format, arguments.data)
+    card = export(arguments.model, arguments.output, arguments.format, arguments.data)
     for line in summary(card, arguments.output):
         print(line)
     return 0

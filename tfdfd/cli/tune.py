@@ -61,27 +61,24 @@ def run(arguments) -> int:
         raise ValueError(f"--seed must be at least 0; received {arguments.seed}.")
     if arguments.backend:
         os.environ["KERAS_BACKEND"] = arguments.backend
-    from tfdfd.cli.progress import silenced
     from tfdfd.cli.training_progress import TrainingProgress
+    from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
+    from tfdfd.tuning.search import make_search
     from tfdfd.tuning.space import read_space
 
     space = read_space(arguments.space)
-    with silenced():  # TensorFlow's start
-        from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
-        from tfdfd.tuning.search import make_search
-
-        part = role(arguments.workers)
-        search = make_search(
-            space,
-            arguments.data,
-            arguments.output,
-            tuner=arguments.tuner,
-            max_trials=arguments.max_trials,
-            seed=arguments.seed,
-            settings=tuple(arguments.settings),
-            quick=arguments.quick,
-            allow_leaks=arguments.allow_leaks,
-        )
+    part = role(arguments.workers)
+    search = make_search(
+        space,
+        arguments.data,
+        arguments.output,
+        tuner=arguments.tuner,
+        max_trials=arguments.max_trials,
+        seed=arguments.seed,
+        settings=tuple(arguments.settings),
+        quick=arguments.quick,
+        allow_leaks=arguments.allow_leaks,
+    )
     words = _words(arguments)
     command = shlex.join(["tfdfd", *words, *(["--workers", str(arguments.workers)] if arguments.workers else [])])
     note = functools.partial(_note, arguments.quiet)

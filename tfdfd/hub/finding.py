@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfdfd.hub.address_hub import AddressHub, is_address
 from tfdfd.hub.cache import Cache
-from tfdfd.hub.errors import HubError, HubUnreachable
+from tfdfd.hub.errors import HubError, HubUnreachable, HubWarning
 from tfdfd.hub.folder_hub import FolderHub
 from tfdfd.hub.handles import FEATURE_VECTOR, Handle
 from tfdfd.hub.manifest import FILE, Version
@@ -89,7 +89,8 @@ def look_up(wanted: Handle) -> tuple[Hub, Handle, Version]:
         if number not in versions:
             continue
         if unreachable is not None:
-            warnings.warn(f"{unreachable} {wanted} is that of {hub.words}, version {number}.", stacklevel=3)
+            message = f"{unreachable} {wanted} is that of {hub.words}, version {number}."
+            warnings.warn(message, HubWarning, stacklevel=3)
         return hub, replace(wanted, version=number), versions[number]
     from tfdfd.hub.absent import absent
 
