@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ServingError
+from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, LoadedModel, Signature
 from tfdfd.serve.tensors import check, size_in_bytes, to_array, to_proto
 
@@ -23,7 +23,7 @@ def signature_of(model: LoadedModel, name: str) -> Signature:
     if found is None:
         raise ServingError(
             FAILED_PRECONDITION,
-            f'Serving signature key "{name or DEFAULT_SIGNATURE}" not found; the model has '
+            f'Serving signature key "{quoted(name or DEFAULT_SIGNATURE)}" not found; the model has '
             f"{', '.join(sorted(model.signatures))}.",
         )
     return found
@@ -47,7 +47,7 @@ def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -
         if name not in signature.outputs:
             raise ServingError(
                 INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
+                f"output tensor alias not found in signature: {quoted(name)} Outputs expected to be in the set "
                 f"{_names(signature.outputs)}.",
             )
     if len(set(request.output_filter)) != len(request.output_filter):
@@ -80,4 +80,4 @@ def fill_response(
 
 
 def _names(names):
-    return "{" + ",".join(sorted(names)) + "}"
+    return "{" + ",".join(map(quoted, sorted(names))) + "}"
