@@ -24,15 +24,22 @@ _LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
 # A process rather than a thread: it still passes on the last words of a process that aborts.
 _FILTER = """\
 import re, sys
-is_noise = re.compile(sys.argv[1].encode()).match
+is_noise, is_log, content = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
+within = False
 for line in sys.stdin.buffer:
-    if not is_noise(line):
-        try:
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
-        except OSError:
-            pass
+    within = bool(is_noise.match(line)) or within and line[:1] in b" \\t"
+    if within:
+        continue
+    if is_log.match(line):
+        line = content.sub(b"", line)
+    try:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+    except OSError:
+        pass
 """
+# Where TensorFlow begins to quote what it was given, such as the bytes of a picture: of no use in any log.
+_CONTENT = r"(?: starting with|,? ?(?:value|input|string):)[^\n]*"
 _SECONDS_FOR_LAST_LINES = 1
 
 
@@ -40,7 +47,8 @@ _SECONDS_FOR_LAST_LINES = 1
 def standard_streams():
     """Within, `sys.stdout` and `sys.stderr` outlive their readers, and only tfdfd's own messages are shown.
 
-    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected: with level 0 all log lines are shown.
+    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected: with level 0 all log lines are shown, without the input that
+    some of them quote.
 
     Yields:
         A function that tells whether the reader of standard output has gone.
@@ -58,7 +66,7 @@ def standard_streams():
         warnings.showwarning = _show_warning
         if level != "0":
             logging.disable(max(disabled, logging.INFO if level == "1" else logging.WARNING))
-            sys.meta_path.insert(0, log_filter)
+        sys.meta_path.insert(0, log_filter)
         try:
             yield lambda: getattr(raw, "gone", False)
         finally:
@@ -79,17 +87,25 @@ def without_log_lines(text: str) -> str:
 
 def _noise(level):
     """A pattern for log lines below `level`, as TensorFlow counts: 1 drops INFO, 2 also WARNING, 3 also ERROR."""
-    letters = "IWE"[: int(level)] if level in ("1", "2", "3") else "IWE"
+    letters = "IWE"[: int(level)] if level in ("0", "1", "2", "3") else "IWE"
+    if not letters:
+        return r"(?!)"
     words = "|".join({"I": "INFO|VERBOSE", "W": "WARNING", "E": "ERROR"}[letter] for letter in letters)
     return "|".join(
         (
-            rf"[{letters}]\d{{4}} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\] ",  # absl
-            rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [{letters}] ",  # TensorFlow
+            _log(letters),
             rf"(?:{words}): ",  # LiteRT
             r"WARNING: All log messages before absl::InitializeLog\(\)",
             r"To enable the following instructions: .*rebuild TensorFlow",
+            r"Improper call to JPEG library in state",
         )
     )
+
+
+def _log(letters):
+    """Beginnings of the log lines of absl and of TensorFlow."""
+    absl = rf"[{letters}]\d{{4}} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\] "
+    return rf"{absl}|\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [{letters}] "
 
 
 class _Pipe(io.FileIO):
@@ -147,7 +163,7 @@ class _LogFilter:
         reader, writer = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _FILTER, _noise(self._level)],
+                [sys.executable, "-I", "-S", "-c", _FILTER, _noise(self._level), _log("IWEF"), _CONTENT],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=self._kept,
