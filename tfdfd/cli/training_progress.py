@@ -29,12 +29,12 @@ class TrainingProgress:
             return
         if self._task is None:
             self._task = self._bar.add_task("train", total=epochs * steps)
-        told = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  loss {loss:.4f}"
-        self._bar.update(self._task, completed=epoch * steps + step, description=told)
+        told = f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {loss:.4f}"
+        self._bar.update(self._task, completed=(epoch - 1) * steps + step, description=told)
 
     def epoch(self, row: dict) -> None:
         figures = "  ".join(f"{name} {_number(value)}" for name, value in row.items() if name != "epoch")
-        self._line(f"epoch {row['epoch'] + 1}: {figures}")
+        self._line(f"epoch {row['epoch']}: {figures}")
 
     def note(self, text: str) -> None:
         self._line(text)

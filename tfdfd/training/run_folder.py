@@ -29,6 +29,7 @@ from tfdfd.version import __version__
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 CARD = "weights.json"
+LOG = "log.csv"
 _LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "scikit-learn")
 
 
@@ -106,7 +107,7 @@ class RunFolder:
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.path / "log.csv", text.getvalue())
+        write_atomically(self.path / LOG, text.getvalue())
 
     def finish(self, result: dict) -> None:
         """Says in `run.json` what came out."""
@@ -136,7 +137,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} was begun otherwise: {words}. Give the same again to go on, or another folder."
             )
-        return told["result"]
+        return _counted_from_one(told["result"], self.path)
 
     def _write(self):
         told = self._settings | {"versions": versions(), "finished": self.result is not None, "result": self.result}
@@ -167,7 +168,40 @@ def finished_run(folder: str | os.PathLike) -> dict:
     told = read_run(folder)
     if told["result"] is None:
         raise ValueError(f"the run {folder} is not finished; the same 'tfdfd train' goes on with it.")
-    return told
+    return told | {"result": _counted_from_one(told["result"], folder)}
+
+
+def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a run's `log.csv`, epochs counted from 1; none where there is no log.
+
+    Raises:
+        ValueError: it is no log.
+    """
+    log = Path(folder) / LOG
+    if not log.is_file():
+        return []
+    try:
+        with open(log, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not _is_from_zero(rows):
+            return rows
+        return [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{log} is no log of a training: {error}.") from error
+
+
+def _is_from_zero(rows):
+    """Whether a log is of an earlier version, which counted epochs from 0."""
+    return bool(rows) and rows[0].get("epoch") == "0"
+
+
+def _counted_from_one(result, folder):
+    log = Path(folder) / LOG
+    if not result or not isinstance(result.get("best_epoch"), int) or not log.is_file():
+        return result
+    with open(log, encoding="utf-8", errors="replace", newline="") as file:
+        first = next(csv.DictReader(file), None)
+    return result | {"best_epoch": result["best_epoch"] + 1} if first and _is_from_zero([first]) else result
 
 
 def versions() -> dict:

@@ -133,7 +133,7 @@ class Plateau:
         if not np.isfinite(row.get(monitor, np.nan)):
             raise TrainingError(
                 f"the learning rate follows {monitor}, which must be a finite number; received {row.get(monitor)} in "
-                f"epoch {epoch} (counted from 0), which has {', '.join(row)}."
+                f"epoch {epoch + 1}, which has {', '.join(row)}."
             )
         # All that the callback asks a model for is its optimizer.
         self._callback.set_model(SimpleNamespace(optimizer=optimizer))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import keras
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.training.procedures import train
 from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import read_log
 from tfdfd.tuning.search import Reports, Search
 
 # A trial that ends its process so often without an epoch in between (no memory, as a rule) is not begun again.
@@ -33,12 +33,6 @@ def trial_folder(search: Search, trial_id: str) -> Path:
 def trial_recipe(search: Search, assignments: list[str]) -> Recipe:
     """What a trial trains."""
     return search.recipe.changed(assignments)
-
-
-def epochs_of(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's log so far."""
-    log = folder / "log.csv"
-    return list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.is_file() else []
 
 
 def read_record(search: Search, trial_id: str) -> dict:
@@ -69,7 +63,7 @@ def run_trial(
     """
     folder = trial_folder(search, trial_id)
     _wait_for(folder)
-    told, epochs = read_record(search, trial_id), len(epochs_of(folder))
+    told, epochs = read_record(search, trial_id), len(read_log(folder))
     begun = told["begun"] + 1 if told["epochs"] == epochs else 1
     kept = {"assignments": assignments, "epochs": epochs}
     _write(search, trial_id, kept | {"begun": begun, "failed": None})
