@@ -123,7 +123,7 @@ def test_a_threshold_of_ones_own_leaves_nothing_open(toy_weights):
     ("arguments", "message"),
     [
         ({"threshold": 1.5}, "between 0 and 1"),
-        ({"detector": "mtcn"}, "Did you mean 'mtcnn'"),
+        ({"detector": "mtcn"}, "did you mean mtcnn"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"model": "tfdfd/meso_inception"}, "did you mean tfdfd/meso_inception4"),
         ({"workers": 0}, "workers must be at least 1"),

@@ -338,7 +338,10 @@ NO_REQUESTS = {
 def test_neither_log_nor_answer_repeats_what_was_sent(server, sent, noted):
     before = len(server.notes)
     for _ in range(3):  # a client that tries again is one line
-        with socket.create_connection(("127.0.0.1", server.rest_port)) as connection, contextlib.suppress(ConnectionError):
+        with (
+            socket.create_connection(("127.0.0.1", server.rest_port)) as connection,
+            contextlib.suppress(ConnectionError),
+        ):
             connection.sendall(sent)
             connection.settimeout(10)
             answer = connection.recv(1 << 16)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
+
+from tfdfd.near_matches import did_you_mean
 
 USAGE_ERROR = 2
 
@@ -20,8 +21,8 @@ class Parser(argparse.ArgumentParser):
         received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         if received:
             word = received[1] or received[2]
-            near = difflib.get_close_matches(word.split("=")[0], self._known_words(), n=3, cutoff=0.5)
-            message += f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = did_you_mean(word.split("=")[0], self._known_words())
+            message += f"; {hint}" if hint else ""
         sys.stderr.write(f"{self.prog}: {message}\n{self.prog}: see '{self.prog} --help'.\n")
         raise SystemExit(USAGE_ERROR)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 import keras
+
+from tfdfd.near_matches import did_you_mean
 
 
 def freeze(model: keras.Model, until: str, thesis: str | None = None, kernels: tuple[str, ...] = ()) -> keras.Model:
@@ -31,10 +31,9 @@ def freeze(model: keras.Model, until: str, thesis: str | None = None, kernels: t
     )
     names = [layer.name for layer in model.layers]
     if until not in words and until not in names:
-        near = difflib.get_close_matches(str(until), [*words, *names], n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        hint = did_you_mean(until, [*words, *names], otherwise="it is none of them.")
         raise ValueError(
-            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}{hint}"
+            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}; {hint}"
         )
     if kernels and until == "kernels":
         for name in kernels:

@@ -187,7 +187,9 @@ def prune(described: dict, weights: dict[str, np.ndarray], job: dict, folder: Pa
                 shuffle=False,
                 verbose=0,
             ).history
-        row = {"epoch": epoch + 1, "loss": history["loss"][-1], "zeros": _share_of_zeros(model)} | validate(model, crops)
+        row = {"epoch": epoch + 1, "loss": history["loss"][-1], "zeros": _share_of_zeros(model)} | validate(
+            model, crops
+        )
         place["history"].append(row)
         place["step"] = first + count
         if place["step"] >= when.settled and _is_best(place, row, recipe.monitor):

@@ -188,7 +188,9 @@ class ModelManager:
             served = self._models.get(spec.name)
             number = None if served is None else served.config.labels.get(spec.version_label)
             if number is None:
-                raise ServingError(INVALID_ARGUMENT, f"Unrecognized servable version label: {quoted(spec.version_label)}")
+                raise ServingError(
+                    INVALID_ARGUMENT, f"Unrecognized servable version label: {quoted(spec.version_label)}"
+                )
             return number
         if choice != "version":
             return None

@@ -134,8 +134,8 @@ class RestSide:
             else:
                 raise ServingError(
                     INVALID_ARGUMENT,
-                    "Malformed request: expected GET /v1/models/NAME[/versions/N|/labels/LABEL][/metadata], or POST with "
-                    ":predict, :classify or :regress behind the name or version.",
+                    "Malformed request: expected GET /v1/models/NAME[/versions/N|/labels/LABEL][/metadata], or POST "
+                    "with :predict, :classify or :regress behind the name or version.",
                 )
         except ServingError as error:
             code, status, answer = error.code, error.http_status, {"error": error.message}

@@ -18,7 +18,14 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 
 from tfdfd.serve import examples
 from tfdfd.serve.batching import Batcher
-from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED, ServingError, quoted
+from tfdfd.serve.errors import (
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    PERMISSION_DENIED,
+    UNIMPLEMENTED,
+    ServingError,
+    quoted,
+)
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version
@@ -69,7 +76,9 @@ class Service:
         """Several of the two above on the same examples and model."""
         names = {task.model_spec.name for task in request.tasks}
         if len(names) > 1:
-            raise ServingError(INVALID_ARGUMENT, f"All ModelSpecs must access the same model name: {sorted(map(quoted, names))}")
+            raise ServingError(
+                INVALID_ARGUMENT, f"All ModelSpecs must access the same model name: {sorted(map(quoted, names))}"
+            )
         response = MultiInferenceResponse()
         for task in request.tasks:
             result = response.results.add()
