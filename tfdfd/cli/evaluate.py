@@ -87,13 +87,25 @@ def run(arguments) -> int:
 def _scored(arguments):
     if not arguments.model or not arguments.data:
         raise ValueError("give a model and what to judge it on: tfdfd evaluate MODEL --data SET -o REPORT.")
+    split = arguments.split or "test"
+    _check_splits(arguments.data, split)
     from tfdfd.evaluation.evaluating import evaluate
 
     with _Progress(arguments.quiet) as progress:
-        options = _options(arguments, arguments.split or "test")
+        options = _options(arguments, split)
         return evaluate(
             arguments.model, arguments.data, arguments.output, options, against=arguments.against, progress=progress
         )
+
+
+def _check_splits(data, split):
+    """A set without the split is found out before a network is loaded."""
+    from tfdfd.data.crops import faces_of, named_set
+    from tfdfd.pipelines.shards import is_packed, open_shards
+
+    if split != "none":
+        for _, where in map(named_set, data):
+            (open_shards if is_packed(where) else faces_of)(where, split)
 
 
 def _again(arguments):

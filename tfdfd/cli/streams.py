@@ -11,14 +11,13 @@ import contextlib
 import io
 import logging
 import os
-import re
 import subprocess
 import sys
 import warnings
 
 from tfdfd.hub.errors import HubWarning
+from tfdfd.log_lines import CONTENT, LEVEL, QUIET, noise, pattern
 
-LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # The filter starts when one of these is imported; verbs without them do not pay for it.
 _LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
 # A process rather than a thread: it still passes on the last words of a process that aborts.
@@ -38,8 +37,6 @@ for line in sys.stdin.buffer:
     except OSError:
         pass
 """
-# Where TensorFlow begins to quote what it was given, such as the bytes of a picture: of no use in any log.
-_CONTENT = r"(?: starting with|,? ?(?:value|input|string):)[^\n]*"
 _SECONDS_FOR_LAST_LINES = 1
 
 
@@ -53,7 +50,7 @@ def standard_streams():
     Yields:
         A function that tells whether the reader of standard output has gone.
     """
-    level = os.environ.setdefault(LEVEL, "3")
+    level = os.environ.setdefault(LEVEL, QUIET)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     before, disabled = (sys.stdout, sys.stderr), logging.root.manager.disable
     sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
@@ -77,35 +74,6 @@ def standard_streams():
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
             sys.stdout, sys.stderr = before
-
-
-def without_log_lines(text: str) -> str:
-    """Text that a child process wrote to standard error, without the log lines of libraries."""
-    is_noise = re.compile(_noise(os.environ.get(LEVEL, "3"))).match
-    return "".join(line for line in text.splitlines(keepends=True) if not is_noise(line))
-
-
-def _noise(level):
-    """A pattern for log lines below `level`, as TensorFlow counts: 1 drops INFO, 2 also WARNING, 3 also ERROR."""
-    letters = "IWE"[: int(level)] if level in ("0", "1", "2", "3") else "IWE"
-    if not letters:
-        return r"(?!)"
-    words = "|".join({"I": "INFO|VERBOSE", "W": "WARNING", "E": "ERROR"}[letter] for letter in letters)
-    return "|".join(
-        (
-            _log(letters),
-            rf"(?:{words}): ",  # LiteRT
-            r"WARNING: All log messages before absl::InitializeLog\(\)",
-            r"To enable the following instructions: .*rebuild TensorFlow",
-            r"Improper call to JPEG library in state",
-        )
-    )
-
-
-def _log(letters):
-    """Beginnings of the log lines of absl and of TensorFlow."""
-    absl = rf"[{letters}]\d{{4}} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\] "
-    return rf"{absl}|\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [{letters}] "
 
 
 class _Pipe(io.FileIO):
@@ -163,7 +131,7 @@ class _LogFilter:
         reader, writer = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _FILTER, _noise(self._level), _log("IWEF"), _CONTENT],
+                [sys.executable, "-I", "-S", "-c", _FILTER, noise(self._level), pattern("IWEF"), CONTENT],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=self._kept,

@@ -99,8 +99,17 @@ def run(arguments) -> int:
         low, high = best["score"]["interval"] or (None, None)
         between = f" (95 % interval {low:.4f} to {high:.4f}, not corrected for the choice)" if low is not None else ""
         print(f"best {search.objective} {best['score']['value']:.4f}{between}")
-        print(f"tfdfd train {space.recipe} --config {shlex.quote(os.path.join(arguments.output, 'best.json'))}")
+        print(_train_command(space.recipe, arguments))
     return exit_code(sum(row["status"] == "COMPLETED" for row in rows), len(rows))
+
+
+def _train_command(recipe, arguments):
+    """What trains the network with the best settings, to be pasted as it is."""
+    run = f"{os.path.normpath(arguments.output)}-best"
+    words = ["tfdfd", "train", recipe, "--config", os.path.join(arguments.output, "best.json")]
+    words += ["--data", arguments.data, "-o", run]
+    words += ["--allow-leaks"] if arguments.allow_leaks else []
+    return shlex.join([*words, *(["--backend", arguments.backend] if arguments.backend else [])])
 
 
 def table_of(rows: list[dict], objective: str) -> list[str]:

@@ -43,13 +43,21 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
         if not chosen and faces.rows:
             counts = Counter(str(row.split) for row in faces.rows)
             raise ValueError(
-                f"{faces.root} has no crop of split {split!r} but {dict(counts)}; set splits with `tfdfd split`, or "
-                "give split=None to take all crops."
+                f"{faces.root} has no crop of split {split!r} but {dict(counts)}; make splits with 'tfdfd split', or take "
+                "all crops: --split none of 'tfdfd evaluate', split=None in Python."
             )
         faces = replace(faces, rows=chosen)
     if not faces.rows:
         raise ValueError(f"{faces.root} has no crops: its table is empty, or no name ends in {', '.join(ENDINGS)}.")
     return faces
+
+
+def named_set(where: str) -> tuple[str | None, str]:
+    """`(name or None, path)` of `NAME=PATH`; a path that exists is one, "=" or not."""
+    name, equals, path = where.partition("=")
+    if equals and name and path and not os.path.exists(where) and not set(name) & set("/\\"):
+        return name, path
+    return None, where
 
 
 def _read(where):

@@ -156,7 +156,7 @@ def read_run(folder: str | os.PathLike) -> dict:
         Recipe.from_settings(told["recipe"])
         return told | {"result": told["result"], "data": told["data"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{run} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
 
 
 def finished_run(folder: str | os.PathLike) -> dict:

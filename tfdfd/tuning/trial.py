@@ -36,11 +36,25 @@ def trial_recipe(search: Search, assignments: list[str]) -> Recipe:
 
 
 def read_record(search: Search, trial_id: str) -> dict:
-    """What befell a trial: `begun` (how often, since its last epoch), `epochs` (that it had then), `failed`."""
+    """What befell a trial: `begun` (how often, since its last epoch), `epochs` (that it had then), `failed`.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    file = _record(search, trial_id)
     try:
-        return json.loads(_record(search, trial_id).read_bytes())
+        told = json.loads(file.read_bytes())
+        numbers, failed = [told["begun"], told["epochs"]], told["failed"]
+        if not all(isinstance(number, int) for number in numbers) or not (failed is None or failed["error"]):
+            raise ValueError(f"received {told}")
+        return told
     except FileNotFoundError:
         return {"begun": 0, "epochs": 0, "failed": None}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, and the same command goes on; "
+            "what the trial has trained stays in its run folder."
+        ) from error
 
 
 def run_trial(
