@@ -41,10 +41,11 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
     if split is not None:
         chosen = tuple(row for row in faces.rows if row.split == split)
         if not chosen and faces.rows:
-            counts = Counter(str(row.split) for row in faces.rows)
+            counts = Counter(row.split or "without a split" for row in faces.rows)
+            there = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             raise ValueError(
-                f"{faces.root} has no crop of split {split!r} but {dict(counts)}; make splits with 'tfdfd split', or take "
-                "all crops: --split none of 'tfdfd evaluate', split=None in Python."
+                f"{faces.root} has no crop of split {split!r} (its crops: {there}); make splits with 'tfdfd split', or "
+                "take all crops: --split none of 'tfdfd evaluate', split=None in Python."
             )
         faces = replace(faces, rows=chosen)
     if not faces.rows:

@@ -94,7 +94,8 @@ def open_shards(folder: str | os.PathLike, split: str | None = None) -> list[Sha
     if not chosen:
         known = sorted({str(shard.split) for shard in shards})
         raise ValueError(
-            f"{folder} has no shard of split {split!r} but {known}; take all: --split none of 'tfdfd evaluate', split=None in Python."
+            f"{folder} has no shard of split {split!r} but {known}; take all: --split none of "
+            "'tfdfd evaluate', split=None in Python."
         )
     return chosen
 

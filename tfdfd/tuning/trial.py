@@ -52,8 +52,8 @@ def read_record(search: Search, trial_id: str) -> dict:
         return {"begun": 0, "epochs": 0, "failed": None}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, and the same command goes on; "
-            "what the trial has trained stays in its run folder."
+            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, and the same command goes "
+            "on; what the trial has trained stays in its run folder."
         ) from error
 
 
