@@ -11,8 +11,8 @@ import contextlib
 import io
 import logging
 import os
-import subprocess
 import sys
+import time
 import warnings
 
 from tfdfd.hub.errors import HubWarning
@@ -54,7 +54,8 @@ def standard_streams():
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     before, disabled = (sys.stdout, sys.stderr), logging.root.manager.disable
     sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    buffer = getattr(sys.stdout, "buffer", None)
+    pipe = getattr(buffer, "raw", buffer)
     log_filter = _LogFilter(level)
     with warnings.catch_warnings():
         if not sys.warnoptions:
@@ -65,7 +66,7 @@ def standard_streams():
             logging.disable(max(disabled, logging.INFO if level == "1" else logging.WARNING))
         sys.meta_path.insert(0, log_filter)
         try:
-            yield lambda: getattr(raw, "gone", False)
+            yield lambda: getattr(pipe, "gone", False)
         finally:
             with contextlib.suppress(ValueError):
                 sys.meta_path.remove(log_filter)
@@ -100,9 +101,9 @@ def _outliving(stream, number):
     except (AttributeError, OSError, ValueError):
         return stream
     stream.flush()
+    pipe = _Pipe(os.dup(number), "wb")  # a copy: descriptor 2 itself becomes that of the filter
     return io.TextIOWrapper(
-        # A copy: descriptor 2 itself becomes that of the filter.
-        io.BufferedWriter(_Pipe(os.dup(number), "wb")),
+        pipe if stream.write_through else io.BufferedWriter(pipe),  # as `python -u` and without
         encoding=stream.encoding,
         errors="backslashreplace",  # a terminal may not know every letter of a name
         line_buffering=stream.line_buffering,
@@ -127,6 +128,8 @@ class _LogFilter:
         return None
 
     def _start(self):
+        import subprocess
+
         self._kept = os.dup(2)
         reader, writer = os.pipe()
         try:
@@ -148,5 +151,6 @@ class _LogFilter:
             os.close(self._kept)
         if self._process is not None:
             # A child that outlives this process may still write to it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_SECONDS_FOR_LAST_LINES)
+            end = time.monotonic() + _SECONDS_FOR_LAST_LINES
+            while self._process.poll() is None and time.monotonic() < end:
+                time.sleep(0.005)
