@@ -187,6 +187,18 @@ def test_a_damaged_state_is_told(tmp_path):
         oracle_in(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"begun": 1}', '{"begun": "1", "epochs": 0, "failed": null}', "\x00"])
+def test_a_damaged_record_of_a_trial_names_its_file(tmp_path, faces, text):
+    search = search_in(tmp_path / "search", faces)
+    record = search.folder / "trials" / "0.json"
+    record.parent.mkdir()
+    record.write_text(text)
+    with pytest.raises(ValueError, match=r"trials.0\.json is no record of a trial: .* Remove it, and the same command"):
+        read_record(search, "0")
+    record.unlink()
+    assert read_record(search, "0")["begun"] == 0
+
+
 def search_in(folder, faces, **options):
     folder.mkdir(parents=True, exist_ok=True)
     return make_search(SPACE, faces, folder, quick=True, **options)
