@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -484,7 +485,7 @@ def test_one_of_two_workers_is_killed_in_mid_trial(space_file, faces, tmp_path):
     assert len(list((folder / "workers").iterdir())) == 3
     # It went on where it was: no epoch is twice in the log, and there are no more trials than were asked for.
     log = (folder / "trials" / trial / "log.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in log[1:]] == [str(epoch) for epoch in range(12)]
+    assert [line.split(",")[0] for line in log[1:]] == [str(epoch) for epoch in range(1, 13)]
     assert sorted(one.name for one in (folder / "trials").glob("?")) == ["0", "1", "2", "3"]
     assert "best val_video_auc" in out
     assert json.loads((folder / "best.json").read_text())["command"].endswith("--workers 2")
@@ -503,7 +504,9 @@ def test_a_killed_search_goes_on(space_file, faces, tmp_path, run_tfdfd):
     assert (folder / "trials" / "0" / "run.json").stat().st_mtime_ns == before
     assert len(out.splitlines()) == 1 + 4 + 2
 
-    # What was found is what a training takes.
+    # What was found is what a training takes, by the command at the end.
+    words = ["tfdfd", "train", "s1-meso4", "--config", folder / "best.json", "--data", faces, "-o", f"{folder}-best"]
+    assert shlex.split(out.splitlines()[-1]) == list(map(str, words))
     found = json.loads((folder / "best.json").read_text())["settings"]
     run = tmp_path / "run"
     best = ["--config", folder / "best.json", "--quick", "--quiet"]
