@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "pipelines": {"augment", "data", "files"},
     "weights": {"files", "near_matches"},
     "models": {"near_matches", "srm_kernels", "weights"},
-    "serve": {"hub", "publishing"},
+    "serve": {"hub", "log_lines", "publishing"},
     "runtime": {"files", "models", "near_matches", "version", "weights"},
     "metrics": {"data", "media", "near_matches"},
     "evaluation": {"data", "files", "media", "metrics", "models", "pipelines", "training", "version", "weights"},

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
+from tfdfd.log_lines import CONTENT
 from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError
 from tfdfd.serve.tensors import shape_of
 
@@ -23,8 +24,6 @@ _INIT = "__saved_model_init_op"
 # It warns of functions of TensorFlow 1, which are the right ones here.
 tf.get_logger().setLevel("ERROR")
 _CODES = {code: name for name, code in vars(tf.errors).items() if name.isupper() and isinstance(code, int)}
-# Where TensorFlow begins to quote what it was given: bytes of a picture, an example, a string.
-_CONTENT = re.compile(r"(?: starting with|,? ?(?:value|input|string):).*", re.DOTALL)
 
 
 class Signature:
@@ -102,7 +101,7 @@ class LoadedModel:
 
 def _as_serving_error(error: tf.errors.OpError) -> ServingError:
     """TensorFlow's status, with the sentence that says what is wrong and without the names of its nodes."""
-    return ServingError(_CODES.get(error.error_code, INTERNAL), _CONTENT.sub("", _sentence(error.message)))
+    return ServingError(_CODES.get(error.error_code, INTERNAL), re.sub(CONTENT, "", _sentence(error.message)))
 
 
 def _sentence(message):

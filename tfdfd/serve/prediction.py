@@ -39,16 +39,16 @@ def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -
     if given != expected:
         raise ServingError(
             INVALID_ARGUMENT,
-            f"input size does not match signature: {len(given)}!={len(expected)} len({_names(given)}) != "
-            f"len({_names(expected)}). Sent extra: {_names(given - expected)}. "
-            f"Missing but required: {_names(expected - given)}.",
+            f"input size does not match signature: {len(given)}!={len(expected)} len({_names(given, expected)}) != "
+            f"len({_names(expected, expected)}). Sent extra: {_names(given - expected)}. "
+            f"Missing but required: {_names(expected - given, expected)}.",
         )
     for name in request.output_filter:
         if name not in signature.outputs:
             raise ServingError(
                 INVALID_ARGUMENT,
                 f"output tensor alias not found in signature: {quoted(name)} Outputs expected to be in the set "
-                f"{_names(signature.outputs)}.",
+                f"{_names(signature.outputs, signature.outputs)}.",
             )
     if len(set(request.output_filter)) != len(request.output_filter):
         raise ServingError(INVALID_ARGUMENT, "duplicate output tensor alias in output_filter.")
@@ -79,5 +79,5 @@ def fill_response(
     return response
 
 
-def _names(names):
-    return "{" + ",".join(map(quoted, sorted(names))) + "}"
+def _names(names, own=()):
+    return "{" + ",".join(name if name in own else quoted(name) for name in sorted(names)) + "}"
