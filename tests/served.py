@@ -124,7 +124,11 @@ class Server:
     def __init__(self, *words, port=0, rest_port=0):
         command = [sys.executable, "-m", "tfdfd", "serve", *map(str, words)]
         command += ["--port", str(port), "--rest-port", str(rest_port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # JAX, which other tests import, sets a level of its own.
+        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         self.notes, lines = [], queue.Queue()
         self._readers = [
             threading.Thread(target=lambda: [lines.put(line) for line in self.process.stdout] + [lines.put("")]),

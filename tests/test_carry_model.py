@@ -240,7 +240,7 @@ def test_a_run_is_told_with_those_that_it_is_built_on(tmp_path):
 
 
 def test_a_run_whose_last_epoch_was_best_ended_short():
-    assert ended_short({"epochs": 20, "best_epoch": 19})
+    assert ended_short({"epochs": 20, "best_epoch": 20})
     assert not ended_short({"epochs": 20, "best_epoch": 11})
     assert not ended_short({"steps": 5})
 

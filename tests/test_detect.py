@@ -1,13 +1,18 @@
 """The whole path from files to verdicts, in Python, on the samples and on real media."""
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 
 import tfdfd
+from tfdfd.detect import detector as module
 from tfdfd.detect.detector import Detector
 from tfdfd.media.inputs import list_inputs
 
@@ -123,7 +128,7 @@ def test_a_threshold_of_ones_own_leaves_nothing_open(toy_weights):
     ("arguments", "message"),
     [
         ({"threshold": 1.5}, "between 0 and 1"),
-        ({"detector": "mtcn"}, "Did you mean 'mtcnn'"),
+        ({"detector": "mtcn"}, "did you mean mtcnn"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"model": "tfdfd/meso_inception"}, "did you mean tfdfd/meso_inception4"),
         ({"workers": 0}, "workers must be at least 1"),
@@ -167,3 +172,128 @@ def test_the_authors_test_images_as_crops(data):
         scores = {Path(o.path).stem: o.fake_probability for o in detector.detect_many([data / "mesonet/test_images"])}
     expected = {"df00204": 0.9518, "df01254": 0.9747, "real00240": 0.0103, "real00772": 0.0034}
     assert scores == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_public_names_are_listed_and_nothing_heavy_is_imported_for_them():
+    program = """
+import sys, tfdfd
+print(*dir(tfdfd), callable(tfdfd.detect), *(n for n in ("numpy", "cv2", "keras", "tensorflow") if n in sys.modules))
+import tfdfd.detect.results
+print(callable(tfdfd.detect), tfdfd.Detection is tfdfd.detect.results.Detection)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    names = "Detection Detector HubLayer Limits __version__ detect models tuning"
+    assert done.stdout.splitlines() == [f"{names} True", "True True"], done.stderr
+    assert set(tfdfd.__all__) == set(dir(tfdfd)) and all(getattr(tfdfd, name) for name in tfdfd.__all__)
+
+
+@pytest.fixture(scope="module")
+def forms(astronaut, tmp_path_factory):
+    """One picture in all forms."""
+    path = tmp_path_factory.mktemp("forms") / "face.png"
+    image = Image.fromarray(astronaut[:257, 96:351])  # rows of a length that BMP pads
+    image.save(path)
+    opaque = image.convert("RGBA")
+    return {
+        "path": path,
+        "text": str(path),
+        "bytes": path.read_bytes(),
+        "array": np.asarray(image),
+        "view": np.asarray(image)[::-1][::-1],
+        "Pillow": image,
+        "opaque": opaque,
+    }
+
+
+def test_a_picture_has_one_score_in_whatever_form_it_is_given(detector, forms):
+    found = {name: detector.detect(value) for name, value in forms.items()}
+    assert all((one.status, one.kind) == ("ok", "image") for one in found.values()), found
+    assert len({(one.fake_probability, one.faces[0].frames[0].box) for one in found.values()}) == 1
+    names = [one.path for one in found.values()]
+    assert names == [*[str(forms["path"])] * 2, "<bytes>", "<array>", "<array>", "<image>", "<image>"]
+    many = detector.detect_many([forms["array"], forms["path"]])
+    assert [one.path for one in many] == ["<array>", str(forms["path"])]
+    validated(detector, [*found.values(), *many])
+
+
+def test_the_bytes_of_a_video_are_one(detector, outcomes):
+    found = detector.detect((SAMPLES / "genuine.mp4").read_bytes())
+    assert (found.path, found.kind) == ("<bytes>", "video")
+    assert found.fake_probability == outcomes["genuine"].fake_probability
+
+
+def test_a_pillow_image_is_looked_at_upright(detector, forms):
+    lying = forms["Pillow"].transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[0x0112] = 6  # to be turned to the right
+    assert detector.detect(lying).fake_probability == detector.detect(forms["array"]).fake_probability
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "words"),
+    [
+        (b"", "decode_error", "0 bytes"),
+        (b"no picture", "unsupported", "no image or video format"),
+        (np.zeros((64, 64, 3), np.uint8), "no_face", "no face"),
+        (np.zeros((2000, 2000, 3), np.uint8), "too_large", "4,000,000 pixels; at most 3,000,000"),
+        (Image.new("L", (2000, 2000)), "too_large", "pixels"),
+        (bytes(2_000_000), "too_large", "2,000,000 bytes; at most 1,000,000"),
+    ],
+    ids=["nothing", "text", "black", "many pixels", "large image", "many bytes"],
+)
+def test_what_is_in_memory_has_the_limits_and_outcomes_of_files(toy_weights, value, status, words):
+    limits = tfdfd.Limits(max_pixels=3_000_000, max_bytes=1_000_000)
+    with Detector(toy_weights, "haar", limits=limits) as small:
+        found = small.detect(value)
+    assert (found.status, found.fake_probability) == (status, None) and words in found.message
+
+
+RGB = np.zeros((8, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (RGB[..., 0], ValueError, "a gray one of shape .8, 9.: repeat it"),
+        (RGB[..., :1], ValueError, "a gray one"),
+        (np.zeros((8, 9, 4), np.uint8), ValueError, r"alpha channel.*array\[..., :3\]"),
+        (RGB / 255, ValueError, r"received float64: of values in \[0, 1\] make it one with"),
+        (RGB.astype(np.int32), ValueError, "received int32"),
+        (RGB[None], ValueError, "a batch of shape .* list of its images"),
+        (RGB.transpose(2, 0, 1), ValueError, "channels first"),
+        (RGB[:0], ValueError, "is empty"),
+        (np.zeros(3, np.uint8), ValueError, "received the shape"),
+        (3, TypeError, "received int"),
+        (None, TypeError, "received NoneType"),
+        (io.BytesIO(b"x"), TypeError, "received BytesIO"),
+    ],
+)
+def test_what_is_no_image_is_told_with_what_is_wanted(detector, value, error, words):
+    with pytest.raises(error, match=words):
+        detector.detect(value)
+    with pytest.raises(error, match=words):
+        detector.detect_many([value])
+
+
+@pytest.mark.parametrize("value", [RGB, "a.png", Path("a.png"), b"x"], ids=["array", "text", "path", "bytes"])
+def test_one_input_is_no_list_of_them(detector, value):
+    with pytest.raises(TypeError, match="takes a list of inputs"):
+        detector.detect_many(value)
+
+
+def test_one_line_detects_and_keeps_few_detectors(forms, toy_weights, monkeypatch):
+    monkeypatch.setattr(module, "_loaded", type(module._loaded)())
+    options = {"model": toy_weights, "detector": "none"}
+    assert tfdfd.detect(forms["path"], **options).path == str(forms["path"])
+    (first,) = module._loaded.values()
+    both = tfdfd.detect([forms["array"], forms["path"]], **options)
+    assert [one.status for one in both] == ["ok", "ok"] and list(module._loaded.values()) == [first]
+    for threshold in (0.1, 0.2):
+        assert tfdfd.detect(forms["array"], threshold=threshold, **options).verdict in ("real", "fake")
+    assert len(module._loaded) == 2 and first not in module._loaded.values()
+    toy_weights.touch()  # other weights, perhaps
+    tfdfd.detect(forms["array"], threshold=0.2, **options)
+    assert len(module._loaded) == 2
+    with pytest.raises(TypeError, match="treshold"):
+        tfdfd.detect(forms["array"], treshold=0.2)
+    for kept in module._loaded.values():
+        kept.close()

@@ -58,7 +58,7 @@ def test_haar_minimum_is_in_pixels_of_the_original(astronaut):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mtcn", {}, "Did you mean 'mtcnn'"),
+        ("mtcn", {}, "did you mean mtcnn"),
         ("yolo", {}, "expected one of mtcnn, haar, ssd"),
         ("ssd", {}, "--ssd GRAPH.pb"),
         ("ssd", {"graph": "absent.pb"}, "does not exist"),

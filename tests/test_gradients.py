@@ -117,15 +117,15 @@ def test_the_table_has_each_weight_and_epoch_once(tmp_path):
     model = small_model("everything")
     flow = GradientFlow(model)
     written = []
-    for epoch in (0, 1, 2, 1):  # the last as after a training that was stopped and goes on from epoch 1
-        train(model, epoch, epoch + 1)
+    for epoch in (1, 2, 3, 2):  # the last as after a training that was stopped and goes on from epoch 2
+        train(model, epoch - 1, epoch)
         written.append(model.optimizer.inner_optimizer.figures())
         flow.write(file, epoch)
     with open(file, newline="") as table:
         rows = list(csv.DictReader(table))
     assert [(row["epoch"], row["layer"], row["weight"], row["size"]) for row in rows] == [
         (epoch, *weight)
-        for epoch in "01"
+        for epoch in "12"
         for weight in [
             ("first", "kernel", "30"),
             ("norm", "gamma", "5"),
@@ -134,7 +134,7 @@ def test_the_table_has_each_weight_and_epoch_once(tmp_path):
             ("last", "bias", "1"),
         ]
     ]
-    for epoch, (largest, mean) in ((0, written[0]), (1, written[3])):
+    for epoch, (largest, mean) in ((1, written[0]), (2, written[3])):
         np.testing.assert_allclose(
             [float(row["max"]) for row in rows if row["epoch"] == str(epoch)], largest, rtol=1e-6
         )
@@ -144,6 +144,7 @@ def test_the_table_has_each_weight_and_epoch_once(tmp_path):
 
 
 def test_by_layer_for_a_picture(tmp_path):
+    # A table of an earlier version, whose epochs are from 0.
     file = tmp_path / "flow.csv"
     file.write_text(
         "epoch,layer,weight,size,max,mean\n"
@@ -151,7 +152,7 @@ def test_by_layer_for_a_picture(tmp_path):
         "4,one,kernel,3,0.05,0.02\n4,one,bias,1,0.01,0.01\n4,two,kernel,2,nan,nan\n"
     )
     found = read_gradient_flow(file)
-    assert found.layers == ("one", "two") and found.epochs.tolist() == [0, 4]
+    assert found.layers == ("one", "two") and found.epochs.tolist() == [1, 5]
     np.testing.assert_allclose(found.largest, [[0.75, 0.25], [0.05, np.nan]])
     np.testing.assert_allclose(found.mean, [[0.3, 0.125], [0.0175, np.nan]])
 

@@ -18,6 +18,7 @@ CARRIED = [
     "tfdfd/weights/files/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",
+    "tfdfd/py.typed",
 ]
 # Beside the package in a checkout, and in it where it is installed: published models, search spaces, best settings.
 PUBLISHED = [

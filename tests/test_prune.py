@@ -166,7 +166,7 @@ class Report:
     def step(self, **place): pass
     def note(self, text): pass
     def epoch(self, row):
-        if row["epoch"] == 2: os.kill(os.getpid(), 9)
+        if row["epoch"] == 3: os.kill(os.getpid(), 9)
 
 prune(*sys.argv[1:4], Report(), settings=["batch_size=16", "epochs=6"])
 """

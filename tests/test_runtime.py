@@ -322,7 +322,7 @@ class TestChoice:
         assert (code, stdout) == (2, "") and "tfdfd[edge]" in stderr
 
     def test_an_unknown_runtime_is_answered_with_the_known(self, run_tfdfd):
-        with pytest.raises(ValueError, match="auto, openvino, tensorflow; received 'openvno'.* mean 'openvino'"):
+        with pytest.raises(ValueError, match="auto, openvino, tensorflow; received 'openvno'.* mean openvino"):
             Detector(runtime="openvno")
         code, _, stderr = run_tfdfd("detect", "a.png", "--runtime", "tensrflow")
         assert code == 2 and "did you mean tensorflow" in stderr

@@ -314,6 +314,68 @@ def test_a_message_that_is_none(server):
     assert caught.value.code().name in ("INTERNAL", "UNKNOWN")
 
 
+SECRET = b"U0VDUkVULUZBQ0UtQllURVM" * 200
+_HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_LENGTH = b"Content-Length: %d\r\n\r\n" % len(SECRET)
+# What is sent, and what the log then says; None: it is a request, though a bad one, and the log says nothing.
+NO_REQUESTS = {
+    "broken chunk": (_HEAD + _CHUNKED + SECRET + b"\r\n", "a chunk of its body is malformed"),
+    "broken second chunk": (_HEAD + _CHUNKED + b"5\r\nhello\r\n" + SECRET + b"\r\n", "chunk of its body is malformed"),
+    "header": (_HEAD + SECRET[:99] + b"\r\n\r\n", "a header is malformed"),
+    "huge header": (_HEAD + b"X: " + SECRET * 10 + b"\r\n\r\n", "a line of its head is too long"),
+    "first line": (SECRET + b"\r\n\r\n", "its first line is malformed"),
+    "encoding": (_HEAD + b"Content-Encoding: gzip\r\n" + _LENGTH + SECRET, "is not encoded as its head says"),
+    "gRPC client": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SECRET, "a gRPC (HTTP/2) client, and this is the REST port"),
+    "TLS client": (b"\x16\x03\x01\x02\x00" + SECRET, "encrypted (TLS)"),
+    "JSON": (_HEAD + _LENGTH + SECRET, None),
+    "path": (b"GET /" + SECRET[:500] + b" HTTP/1.1\r\nHost: x\r\n\r\n", None),
+    "path of no text": (b"GET /v1/models/%ff%fe" + SECRET[:99] + b" HTTP/1.1\r\nHost: x\r\n\r\n", None),
+}
+
+
+@pytest.mark.parametrize(("sent", "noted"), NO_REQUESTS.values(), ids=NO_REQUESTS)
+def test_neither_log_nor_answer_repeats_what_was_sent(server, sent, noted):
+    before = len(server.notes)
+    for _ in range(3):  # a client that tries again is one line
+        with (
+            socket.create_connection(("127.0.0.1", server.rest_port)) as connection,
+            contextlib.suppress(ConnectionError),
+        ):
+            connection.sendall(sent)
+            connection.settimeout(10)
+            answer = connection.recv(1 << 16)
+            assert b" 40" in answer.splitlines()[0] and b'"error"' in answer
+            assert SECRET[:30] not in answer
+    if noted:
+        until(lambda: any(noted in line for line in server.notes))
+    new = server.notes[before:]
+    assert len(new) <= 1 and all(line.startswith("REST: refused a request of 127.0.0.1") for line in new)
+    assert not any(SECRET[:30].decode() in line for line in server.notes)
+
+
+def test_what_tensorflow_quotes_is_left_out_of_the_answer(server):
+    """It begins messages with what was expected and ends them with what was sent."""
+    for name, signature in (("image_bytes", "image_bytes"), ("inputs", "classify")):
+        wanted = request([SECRET], "image_bytes", signature)
+        if name == "inputs":
+            wanted.inputs["inputs"].CopyFrom(wanted.inputs["image_bytes"])
+            del wanted.inputs["image_bytes"]
+        code, message = refused(server.predict, wanted)
+        assert code == "INVALID_ARGUMENT" and SECRET[:8].decode() not in message
+
+
+def test_a_grpc_message_that_is_none_is_one_line(server):
+    before = len(server.notes)
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    assert refused(call, b"\x0a\xff" + SECRET, timeout=10)[0] in ("INTERNAL", "UNKNOWN")
+    time.sleep(0.5)
+    assert len(server.notes) - before <= 1
+    text = "".join(server.notes)
+    assert "it is no message of its method" in text
+    assert "Traceback" not in text and SECRET[:8].decode() not in text, text
+
+
 def test_two_servers_do_not_share_an_address(server, tmp_path):
     write_model(tmp_path / "tiny" / "1")
     words = ("--models", tmp_path / "tiny", "--allow-any-graph")

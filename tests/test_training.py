@@ -235,7 +235,7 @@ def test_a_run_is_not_gone_on_with_otherwise(trained, faces):
 def test_a_loss_that_is_no_number_stops_and_says_where(faces, tmp_path):
     from tfdfd.training.errors import TrainingError
 
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+ of 9 in epoch 0"):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+ of 9 in epoch 1"):
         run(quick("learning_rate=1e30", "optimizer=sgdm"), faces, tmp_path / "run")
 
 
@@ -251,12 +251,12 @@ def test_a_file_that_goes_missing_in_mid_epoch_is_named_and_the_run_goes_on_when
             super().epoch(row)
             lost.unlink(missing_ok=True)
 
-    with pytest.raises(TrainingError, match=rf"epoch 1: .*{lost.name} cannot be read.*last saved state stays"):
+    with pytest.raises(TrainingError, match=rf"epoch 2: .*{lost.name} cannot be read.*last saved state stays"):
         run(quick("epochs=2"), tmp_path / "faces", tmp_path / "run", Removing())
     lost.write_bytes(data)
     report = Silent()
     run(quick("epochs=2"), tmp_path / "faces", tmp_path / "run", report)
-    assert [row["epoch"] for row in report.rows] == [1]
+    assert [row["epoch"] for row in report.rows] == [2]
 
 
 def test_a_full_disk_leaves_the_last_good_state(faces, tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_the_last_good_state(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(state, "write_atomically", write)
     report = Silent()
     run(quick("epochs=3"), faces, tmp_path / "run", report)
-    assert [row["epoch"] for row in report.rows] == [1, 2]
+    assert [row["epoch"] for row in report.rows] == [2, 3]
 
 
 def test_one_class_is_refused(tmp_path):

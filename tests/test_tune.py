@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -185,6 +186,18 @@ def test_a_damaged_state_is_told(tmp_path):
     state.write_bytes(state.read_bytes()[:-40])
     with pytest.raises(ValueError, match="oracle.json is no state of a search"):
         oracle_in(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"begun": 1}', '{"begun": "1", "epochs": 0, "failed": null}', "\x00"])
+def test_a_damaged_record_of_a_trial_names_its_file(tmp_path, faces, text):
+    search = search_in(tmp_path / "search", faces)
+    record = search.folder / "trials" / "0.json"
+    record.parent.mkdir()
+    record.write_text(text)
+    with pytest.raises(ValueError, match=r"trials.0\.json is no record of a trial: .* Remove it, and the same command"):
+        read_record(search, "0")
+    record.unlink()
+    assert read_record(search, "0")["begun"] == 0
 
 
 def search_in(folder, faces, **options):
@@ -475,7 +488,7 @@ def test_one_of_two_workers_is_killed_in_mid_trial(space_file, faces, tmp_path):
     assert len(list((folder / "workers").iterdir())) == 3
     # It went on where it was: no epoch is twice in the log, and there are no more trials than were asked for.
     log = (folder / "trials" / trial / "log.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in log[1:]] == [str(epoch) for epoch in range(12)]
+    assert [line.split(",")[0] for line in log[1:]] == [str(epoch) for epoch in range(1, 13)]
     assert sorted(one.name for one in (folder / "trials").glob("?")) == ["0", "1", "2", "3"]
     assert "best val_video_auc" in out
     assert json.loads((folder / "best.json").read_text())["command"].endswith("--workers 2")
@@ -494,7 +507,9 @@ def test_a_killed_search_goes_on(space_file, faces, tmp_path, run_tfdfd):
     assert (folder / "trials" / "0" / "run.json").stat().st_mtime_ns == before
     assert len(out.splitlines()) == 1 + 4 + 2
 
-    # What was found is what a training takes.
+    # What was found is what a training takes, by the command at the end.
+    words = ["tfdfd", "train", "s1-meso4", "--config", folder / "best.json", "--data", faces, "-o", f"{folder}-best"]
+    assert shlex.split(out.splitlines()[-1]) == list(map(str, words))
     found = json.loads((folder / "best.json").read_text())["settings"]
     run = tmp_path / "run"
     best = ["--config", folder / "best.json", "--quick", "--quiet"]

@@ -1,11 +1,19 @@
 """tfdfd: deepfake detection in Keras and TensorFlow. `fake_probability` is P(fake): 1 = fake, everywhere."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from tfdfd.hub.registering import register as _register
 from tfdfd.version import __version__
 
-__all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__"]
+if TYPE_CHECKING:
+    from tfdfd import models, tuning
+    from tfdfd.detect.detector import Detector, detect
+    from tfdfd.detect.results import Detection
+    from tfdfd.hub.layer import HubLayer
+    from tfdfd.media.limits import Limits
+
+__all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__", "detect", "models", "tuning"]
 
 _HOMES = {
     "Detector": "tfdfd.detect.detector",
@@ -13,16 +21,19 @@ _HOMES = {
     "HubLayer": "tfdfd.hub.layer",
     "Limits": "tfdfd.media.limits",
 }
+_PACKAGES = ("detect", "models", "tuning")
 # hub.load and hub.KerasLayer take "tfdfd/..." from here on.
 _register()
 
 
 def __getattr__(name):
     # Imported when asked for: `tfdfd --help` must not wait for OpenCV, and nothing but scoring for TensorFlow.
+    if name in _PACKAGES:
+        return importlib.import_module(f"tfdfd.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tfdfd' has no attribute {name!r}; it has {', '.join(__all__)}.")
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return list(__all__)

@@ -47,7 +47,7 @@ _TOLD = 100  # crops at a time on the progress bar
 
 def add_parser(verbs) -> None:
     parser = verbs.add_parser("data", help="prepare and look at training data")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     preview = actions.add_parser("preview", help="a contact sheet of self-blended images", description=_PREVIEW)
     preview.add_argument("paths", nargs="+", metavar="FACES", help="photographs, folders of them, or of 'extract'")
     preview.add_argument("-o", "--output", required=True, metavar="SHEET.png", help="where the sheet goes")

@@ -82,7 +82,6 @@ def run(arguments) -> int:
     from tfdfd.detect.detector import Detector
     from tfdfd.media.inputs import list_inputs
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
     if arguments.report == "-":

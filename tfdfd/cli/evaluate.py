@@ -69,7 +69,6 @@ def add_parser(verbs) -> None:
 def run(arguments) -> int:
     from tfdfd.cli.outcome import check_writable, write_json
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
     report = _again(arguments) if arguments.from_scores else _scored(arguments)
@@ -88,15 +87,25 @@ def run(arguments) -> int:
 def _scored(arguments):
     if not arguments.model or not arguments.data:
         raise ValueError("give a model and what to judge it on: tfdfd evaluate MODEL --data SET -o REPORT.")
-    from tfdfd.cli.progress import silenced
+    split = arguments.split or "test"
+    _check_splits(arguments.data, split)
+    from tfdfd.evaluation.evaluating import evaluate
 
     with _Progress(arguments.quiet) as progress:
-        with silenced():  # TensorFlow's start writes warnings that no setting turns off
-            from tfdfd.evaluation.evaluating import evaluate
-        options = _options(arguments, arguments.split or "test")
+        options = _options(arguments, split)
         return evaluate(
             arguments.model, arguments.data, arguments.output, options, against=arguments.against, progress=progress
         )
+
+
+def _check_splits(data, split):
+    """A set without the split is found out before a network is loaded."""
+    from tfdfd.data.crops import faces_of, named_set
+    from tfdfd.pipelines.shards import is_packed, open_shards
+
+    if split != "none":
+        for _, where in map(named_set, data):
+            (open_shards if is_packed(where) else faces_of)(where, split)
 
 
 def _again(arguments):
@@ -169,15 +178,13 @@ class _Progress(contextlib.AbstractContextManager):
     def __enter__(self):
         from tfdfd.cli.progress import bar_on
 
-        self._screen = open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
-        self._bar = bar_on(self._screen) if not self._quiet and self._screen.isatty() else None
+        self._bar = bar_on(sys.stderr) if not self._quiet and sys.stderr.isatty() else None
         self._task = None
         return self
 
     def __exit__(self, *error):
         if self._bar:
             self._bar.stop()
-        self._screen.close()
 
     def __call__(self, done, total):
         if self._bar:
@@ -186,5 +193,5 @@ class _Progress(contextlib.AbstractContextManager):
                 self._task = self._bar.add_task("evaluate", total=total)
             self._bar.update(self._task, completed=done, total=total, description=f"{done:,} of {total:,} crops")
         elif not self._quiet:
-            self._screen.write(f"[{done}/{total}] crops scored\n")
-            self._screen.flush()
+            sys.stderr.write(f"[{done}/{total}] crops scored\n")
+            sys.stderr.flush()

@@ -14,6 +14,12 @@ Exit code: 0 written and proved; 1 it could not be written; 2 wrong usage, weigh
 
 # As `tfdfd.publishing.formats` has them, which imports NumPy.
 FORMATS = ("savedmodel", "litert", "onnx", "openvino")
+# LiteRT is the later name of TensorFlow Lite.
+_LATER_NAMES = {"tflite": "litert"}
+
+
+def _format(text):
+    return _LATER_NAMES.get(text.lower(), text.lower())
 
 
 def add_parser(verbs) -> None:
@@ -21,21 +27,20 @@ def add_parser(verbs) -> None:
                               description=_DESCRIPTION)  # fmt: skip
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; a new one")
-    parser.add_argument("--format", choices=FORMATS, default="savedmodel", help="default: savedmodel")
+    parser.add_argument(
+        "--format", type=_format, choices=FORMATS, default="savedmodel", help="default: savedmodel; tflite is litert"
+    )
     parser.add_argument("--data", metavar="SET", help="a face set whose crops are compared, too")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.set_defaults(run=run)
 
 
 def run(arguments) -> int:
-    from tfdfd.cli.progress import silenced
+    from tfdfd.publishing.exporting import export
 
     if not arguments.quiet:
         sys.stderr.write(f"tfdfd export: {arguments.model} as {arguments.format}, and the proof\n")
-    with silenced():  # TensorFlow's start, and converters, write what no setting turns off
-        from tfdfd.publishing.exporting import export
-
-        card = export(arguments.model, arguments.output, arguments.format, arguments.data)
+    card = export(arguments.model, arguments.output, arguments.format, arguments.data)
     for line in summary(card, arguments.output):
         print(line)
     return 0

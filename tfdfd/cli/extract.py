@@ -112,8 +112,6 @@ def run(arguments) -> int:
             for _ in tracked(faces.extract(), len(faces.pending), label, arguments.quiet):
                 pass
             counts = faces.finish()
-        except BrokenPipeError:
-            raise
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. What was done stays; the same command goes on with it."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from tfdfd.cli import (
@@ -26,7 +25,9 @@ from tfdfd.cli import (
     train,
     tune,
 )
+from tfdfd.cli.extras import check_extras
 from tfdfd.cli.parser import USAGE_ERROR, Parser
+from tfdfd.cli.streams import standard_streams
 from tfdfd.version import __version__
 
 VERBS = (
@@ -54,32 +55,38 @@ VERBS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know every letter of a name
+    with standard_streams() as reader_has_gone:
+        code, arguments = _run(argv)
+        # What was to be read is lost, unless the verb's result is a file.
+        return 1 if code == 0 and reader_has_gone() and not getattr(arguments, "output", None) else code
+
+
+def _run(argv):
+    """The exit code, and the parsed arguments where there are any."""
     parser = Parser(prog="tfdfd", description="Deepfake detection: P(fake) for faces in images and videos.")
     parser.add_argument("--version", action="version", version=f"tfdfd {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
     for verb in VERBS:
         verb.add_parser(verbs)
+    arguments = None
     try:
         try:
             arguments = parser.parse_args(argv)
-            return arguments.run(arguments)
+            check_extras(arguments)
+            return arguments.run(arguments), arguments
+        except SystemExit as stop:  # of --help, --version and wrong usage
+            return stop.code, arguments
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone is no traceback
+            sys.stdout.flush()
     except ValueError as error:
         sys.stderr.write(f"tfdfd: {error}\n")
-        return USAGE_ERROR
+        return USAGE_ERROR, arguments
     except (OSError, RuntimeError) as error:
-        if isinstance(error, BrokenPipeError):
-            # The reader of our answer has gone; Python must not complain about it once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            sys.stderr.write(f"tfdfd: {error}\n")
-        return 1
+        sys.stderr.write(f"tfdfd: {error}\n")
+        return 1, arguments
     except KeyboardInterrupt:
         sys.stderr.write("tfdfd: interrupted\n")
-        return 130
+        return 130, arguments
 
 
 if __name__ == "__main__":

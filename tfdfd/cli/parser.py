@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
+
+from tfdfd.near_matches import did_you_mean
 
 USAGE_ERROR = 2
 
@@ -16,22 +17,27 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
+    def parse_args(self, args=None, namespace=None):
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, namespace)
+
     def error(self, message):
         received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         if received:
             word = received[1] or received[2]
-            near = difflib.get_close_matches(word.split("=")[0], self._known_words(), n=3, cutoff=0.5)
-            message += f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = did_you_mean(word.split("=")[0], self._known_words(getattr(self, "_given", ())))
+            message += f"; {hint}" if hint else ""
         sys.stderr.write(f"{self.prog}: {message}\n{self.prog}: see '{self.prog} --help'.\n")
         raise SystemExit(USAGE_ERROR)
 
-    def _known_words(self):
+    def _known_words(self, given):
         words = []
         for action in self._actions:
             words += [*action.option_strings, *map(str, action.choices or ())]
             if isinstance(action, argparse._SubParsersAction):
-                # Options of a verb come back to this parser as unrecognised.
-                words += [word for parser in action.choices.values() for word in parser._known_words()]
+                # Options of the verb that was given come back to this parser as unrecognized.
+                verb = next((word for word in given if word in action.choices), None)
+                words += action.choices[verb]._known_words(given) if verb else []
         return words
 
 

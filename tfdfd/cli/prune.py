@@ -49,7 +49,6 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.cli.progress import silenced
     from tfdfd.cli.training_progress import TrainingProgress
     from tfdfd.pruning.options import CONSTANT, PruneOptions
 
@@ -69,9 +68,7 @@ def run(arguments) -> int:
         if arguments.int8:
             from tfdfd.pruning.int8_run import quantise_run
 
-            # LiteRT's converter writes a page of notes that no setting turns off.
-            with silenced():
-                told["int8"] = quantise_run(arguments.output, arguments.data)
+            told["int8"] = quantise_run(arguments.output, arguments.data)
     for line in summary(told, arguments.output):
         print(line)
     for warning in told["warnings"]:

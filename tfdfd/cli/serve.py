@@ -62,17 +62,8 @@ def add_parser(verbs) -> None:
 def run(arguments) -> int:
     import asyncio
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from tfdfd.cli.progress import silenced
+    from tfdfd.serve import server
 
-    with silenced():  # TensorFlow's start
-        try:
-            from tfdfd.serve import server
-        except ImportError as error:
-            raise RuntimeError(
-                f"{error.name} is needed to serve models; install it with: pip install 'tfdfd[serve]'"
-            ) from error
     configs, settings = _configs(arguments), _settings(arguments)
     if not server.is_loopback(settings.host) and (settings.tls is None or settings.tls.client_authority is None):
         sys.stderr.write(

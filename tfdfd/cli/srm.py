@@ -52,8 +52,6 @@ def run(arguments) -> int:
             for _ in tracked(noise.clone(), noise.blocks, label, arguments.quiet):
                 pass
             counts = noise.finish()
-        except BrokenPipeError:
-            raise
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. What was done stays; the same command goes on with it."

@@ -61,27 +61,24 @@ def run(arguments) -> int:
         raise ValueError(f"--seed must be at least 0; received {arguments.seed}.")
     if arguments.backend:
         os.environ["KERAS_BACKEND"] = arguments.backend
-    from tfdfd.cli.progress import silenced
     from tfdfd.cli.training_progress import TrainingProgress
+    from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
+    from tfdfd.tuning.search import make_search
     from tfdfd.tuning.space import read_space
 
     space = read_space(arguments.space)
-    with silenced():  # TensorFlow's start
-        from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
-        from tfdfd.tuning.search import make_search
-
-        part = role(arguments.workers)
-        search = make_search(
-            space,
-            arguments.data,
-            arguments.output,
-            tuner=arguments.tuner,
-            max_trials=arguments.max_trials,
-            seed=arguments.seed,
-            settings=tuple(arguments.settings),
-            quick=arguments.quick,
-            allow_leaks=arguments.allow_leaks,
-        )
+    part = role(arguments.workers)
+    search = make_search(
+        space,
+        arguments.data,
+        arguments.output,
+        tuner=arguments.tuner,
+        max_trials=arguments.max_trials,
+        seed=arguments.seed,
+        settings=tuple(arguments.settings),
+        quick=arguments.quick,
+        allow_leaks=arguments.allow_leaks,
+    )
     words = _words(arguments)
     command = shlex.join(["tfdfd", *words, *(["--workers", str(arguments.workers)] if arguments.workers else [])])
     note = functools.partial(_note, arguments.quiet)
@@ -102,8 +99,17 @@ def run(arguments) -> int:
         low, high = best["score"]["interval"] or (None, None)
         between = f" (95 % interval {low:.4f} to {high:.4f}, not corrected for the choice)" if low is not None else ""
         print(f"best {search.objective} {best['score']['value']:.4f}{between}")
-        print(f"tfdfd train {space.recipe} --config {shlex.quote(os.path.join(arguments.output, 'best.json'))}")
+        print(_train_command(space.recipe, arguments))
     return exit_code(sum(row["status"] == "COMPLETED" for row in rows), len(rows))
+
+
+def _train_command(recipe, arguments):
+    """What trains the network with the best settings, to be pasted as it is."""
+    run = f"{os.path.normpath(arguments.output)}-best"
+    words = ["tfdfd", "train", recipe, "--config", os.path.join(arguments.output, "best.json")]
+    words += ["--data", arguments.data, "-o", run]
+    words += ["--allow-leaks"] if arguments.allow_leaks else []
+    return shlex.join([*words, *(["--backend", arguments.backend] if arguments.backend else [])])
 
 
 def table_of(rows: list[dict], objective: str) -> list[str]:

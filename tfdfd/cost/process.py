@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 
+from tfdfd.log_lines import without_log_lines
+
 # The whole import path is handed over, so that the current folder does not decide which code is measured.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from tfdfd.cost.process import main; main(sys.argv[1])"
 
@@ -59,5 +61,5 @@ def _last_words(done):
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return f"the process was killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")
-    lines = done.stderr.strip().splitlines() or [""]
+    lines = without_log_lines(done.stderr).strip().splitlines() or [""]
     return f"the process ended with code {done.returncode}: {lines[-1]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
 from tfdfd.files import sha256
+from tfdfd.near_matches import did_you_mean
 
 TABLE = "faces.csv"
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -65,12 +65,13 @@ def faces_of(where: str | os.PathLike | Faces, split: str | None = None) -> Face
     if split is not None:
         chosen = tuple(row for row in faces.rows if row.split == split)
         if not chosen and faces.rows:
-            counts = Counter(str(row.split) for row in faces.rows)
+            counts = Counter(row.split or "without a split" for row in faces.rows)
+            there = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             others = _tables_with(faces.root, split)
-            told = f" {' and '.join(map(str, others))} has some: give that table." if others else ""
+            more = f" {' and '.join(map(str, others))} has some: give that table." if others else ""
             raise ValueError(
-                f"{faces.root} has no crop of split {split!r} but {dict(counts)}; set splits with `tfdfd split`, or "
-                f"give split=None to take all crops.{told}"
+                f"{faces.root} has no crop of split {split!r} (its crops: {there}); make splits with 'tfdfd split', or "
+                f"take all crops: --split none of 'tfdfd evaluate', split=None in Python.{more}"
             )
         faces = replace(faces, rows=chosen)
     if not faces.rows:
@@ -108,10 +109,18 @@ def _absent(where):
     """That there is no such path, and what there is of nearly that name."""
     parent = where.absolute().parent
     with contextlib.suppress(OSError):
-        near = difflib.get_close_matches(where.name, os.listdir(parent), n=3)
-        if near:
-            return f" There is no {where.name!r} in {parent}; did you mean {' or '.join(near)}?"
+        hint = did_you_mean(where.name, os.listdir(parent))
+        if hint:
+            return f" There is no {where.name!r} in {parent}; {hint}"
     return f" There is no {where.name!r} in {parent}."
+
+
+def named_set(where: str) -> tuple[str | None, str]:
+    """`(name or None, path)` of `NAME=PATH`; a path that exists is one, "=" or not."""
+    name, equals, path = where.partition("=")
+    if equals and name and path and not os.path.exists(where) and not set(name) & set("/\\"):
+        return name, path
+    return None, where
 
 
 def _read(where):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import os
+import threading
 import time
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 
@@ -16,7 +19,8 @@ from tfdfd.extract.faces_of import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces.detectors import check_detector
 from tfdfd.faces.tracks import link_faces
-from tfdfd.media.inputs import Inputs, list_inputs
+from tfdfd.media.held import HeldInput, held_input
+from tfdfd.media.inputs import Input, Inputs, list_inputs
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import FRAMES
 from tfdfd.models import spec
@@ -28,6 +32,9 @@ from tfdfd.weights.store import locate
 
 # The same bytes and model must print the same JSON; the last bits of float32 are not worth that promise.
 DIGITS = 6
+if TYPE_CHECKING:
+    from PIL.Image import Image
+Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 
 class Detector:
@@ -104,28 +111,47 @@ class Detector:
             self._loaded.close()
             self._loaded = None
 
-    def detect(self, path: str | os.PathLike) -> Detection:
-        """The outcome of one image or video (for a folder use `detect_many`)."""
-        inputs = list_inputs([path])
+    def detect(self, media: Media) -> Detection:
+        """The outcome of one image or video (for a folder use `detect_many`).
+
+        Args:
+            media: a path; an RGB uint8 array `(height, width, 3)` (of OpenCV's BGR give `array[..., ::-1]`); `bytes`
+                with the content of an image or video file; or a Pillow image. The last three are read by the same
+                processes within the same limits as files; `Detection.path` is then `<array>`, `<bytes>` or `<image>`.
+
+        Raises:
+            ValueError: a folder of several files, or an array of another shape or type.
+            TypeError: nothing of these.
+        """
+        inputs = self._inputs([media])
         if len(inputs.items) != 1:
-            raise ValueError(f"{os.fspath(path)} is a folder with {len(inputs.items)} media files; use detect_many.")
+            raise ValueError(
+                f"{os.fspath(media)} is a folder with {len(inputs.items)} media files; use detect_many, or "
+                "tfdfd.detect with a list."
+            )
         (outcome,) = self.iter_detect(inputs)
         return outcome
 
-    def detect_many(self, paths: Iterable[str | os.PathLike]) -> list[Detection]:
+    def detect_many(self, media: Iterable[Media]) -> list[Detection]:
         """The outcomes of images, videos and (walked, sorted) folders, one an input.
 
         Without the crops, which would fill the memory over a large folder; `detect` and `iter_detect` give them.
+
+        Raises:
+            ValueError, TypeError: as `detect`; or one input instead of a list of them.
         """
+        if isinstance(media, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(media, "__array__"):
+            raise TypeError(f"detect_many takes a list of inputs; received one {type(media).__name__}: use detect.")
         outcomes = []
-        for outcome in self.iter_detect(list_inputs(paths)):
+        for outcome in self.iter_detect(self._inputs(media)):
             outcome.drop_crops()
             outcomes.append(outcome)
         return outcomes
 
     def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
         """The same one by one, as they are done, in order."""
-        extractions = self._extractor.extract(inputs.items, self._request)
+        items = inputs.items
+        extractions = self._extractor.map(self._extract, items, sum(item.error is None for item in items))
         if any(item.error is None for item in inputs.items):
             # While the processes decode: importing TensorFlow, where it runs, takes longer than reading a clip.
             self._scorer  # noqa: B018
@@ -164,6 +190,25 @@ class Detector:
             scorer.close()
             raise
 
+    def _inputs(self, media):
+        inputs = Inputs()
+        for one in media:
+            if isinstance(one, (str, os.PathLike)):
+                named = list_inputs([one])
+                inputs.items += named.items
+                inputs.skipped += named.skipped
+            else:
+                inputs.items.append(held_input(one, self._extractor.limits))
+        return inputs
+
+    def _extract(self, item: Input) -> Extraction:
+        if not isinstance(item, HeldInput) or item.error is not None:
+            return self._extractor.extract_one(item, self._request)
+        with item.as_file() as file:
+            extraction = self._extractor.extract_one(file, self._request)
+        extraction.path = item.path
+        return extraction
+
     def _score(self, extraction: Extraction) -> Detection:
         begun = time.monotonic()
         if extraction.status != "ok":
@@ -195,6 +240,65 @@ class Detector:
             elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
             faces=faces,
         )
+
+
+# Loaded detectors by their options, the one used last at the end. A detector holds processes and a network.
+_MOST_LOADED = 2
+_loaded: collections.OrderedDict[tuple, Detector] = collections.OrderedDict()
+_inherited: list = []
+_turn = threading.Lock()
+
+
+def detect(media: Media | list[Media], **options) -> Detection | list[Detection]:
+    """Tells deepfaked faces from genuine ones in one line: `tfdfd.detect("clip.mp4").verdict`.
+
+    The detector stays loaded for later calls with the same options, the last two of them until the program ends; calls
+    of several threads take turns.
+
+    Args:
+        media: as `Detector.detect` takes it, or a list of such: its folders are walked.
+        **options: those of `Detector`, such as `model="tfdfd/meso4"`, `detector="none"` or `threshold=0.7`.
+
+    Returns:
+        The outcome; for a list the outcomes in order, without crops.
+
+    Raises:
+        ValueError: an option, weights or an array that is of no use; or a folder outside of a list.
+        TypeError: an input or option of a kind that does not exist.
+    """
+    several = isinstance(media, (list, tuple))
+    with _turn:
+        key = _key(options)
+        if key not in _loaded:
+            _loaded[key] = Detector(**options)
+        _loaded.move_to_end(key)
+        detector = _loaded[key]
+        while len(_loaded) > _MOST_LOADED:
+            _loaded.popitem(last=False)[1].close()
+        return detector.detect_many(media) if several else detector.detect(media)
+
+
+def _key(options):
+    """Options as a key; a file of weights that has changed is another one."""
+    found = []
+    for name, value in sorted(options.items()):
+        if name == "model" and os.path.exists(value):
+            status = os.stat(value)
+            value = os.path.abspath(value), status.st_mtime_ns, status.st_size
+        found.append((name, tuple(sorted(value.items())) if isinstance(value, dict) else value))
+    return tuple(found)
+
+
+def _after_fork():
+    # The processes of these detectors are the parent's: they are neither used nor ended here.
+    global _turn
+    _inherited.extend(_loaded.values())
+    _loaded.clear()
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _link(extraction):

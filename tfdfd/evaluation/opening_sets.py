@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import faces_of, named_set
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.evaluation.absent_videos import absent_videos, video_line
 from tfdfd.evaluation.blended_set import BlendedSet
@@ -40,7 +40,7 @@ def open_set(
     Raises:
         ValueError: no such set, no such split, leaks, or arguments that do not go together.
     """
-    name, where = _named(os.fspath(where))
+    name, where = named_set(os.fspath(where))
     if frames and (blend or is_packed(where)):
         raise ValueError("the network takes clips, which are made of files: give a face set, without --blend.")
     if blend and index:
@@ -65,11 +65,3 @@ def open_set(
         opened.absent += tuple(video_line(row, opened.dataset_of(row), status) for row, status in found[0])
         opened.unlabelled = found[1]
     return opened
-
-
-def _named(where):
-    """`(name or None, path)` of `NAME=PATH`; a path that exists is one, "=" or not."""
-    name, equals, path = where.partition("=")
-    if equals and name and path and not os.path.exists(where) and not set(name) & set("/\\"):
-        return name, path
-    return None, where

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
-from tfdfd.training.run_folder import finished_run
+from tfdfd.training.run_folder import LOG, finished_run, read_log
 from tfdfd.weights.store import RUN
-
-LOG = "log.csv"
 
 
 def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
@@ -22,7 +19,7 @@ def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
     """
     if run is None or not os.path.isfile(os.path.join(run, RUN)):
         return {}
-    result, history = finished_run(run)["result"], _history(Path(run) / LOG)
+    result, history = finished_run(run)["result"], _history(run)
     # Without an epoch that was best, the last one was kept.
     kept = next((row for row in history if row.get("epoch") == result.get("best_epoch")), history[-1])
     return {
@@ -33,11 +30,8 @@ def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
     }
 
 
-def _history(log):
-    if not log.is_file():
-        return [{}]
+def _history(run):
     try:
-        with open(log, encoding="utf-8", newline="") as file:
-            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)] or [{}]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{log} is no log of a training: {error}.") from error
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in read_log(run)] or [{}]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{Path(run) / LOG} is no log of a training: {error}.") from error

@@ -5,8 +5,9 @@ The factories import lazily: choosing Haar must not read MTCNN's weights, and li
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
+
+from tfdfd.near_matches import did_you_mean
 
 if TYPE_CHECKING:
     from tfdfd.faces.face import FaceDetector
@@ -20,9 +21,8 @@ def check_detector(name: str) -> None:
     """Raises `ValueError` for a name that is neither a detector's nor `none`."""
     names = (*DETECTORS, NO_DETECTOR)
     if name not in names:
-        near = difflib.get_close_matches(name, names)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown face detector {name!r}; expected one of {', '.join(names)}.{hint}")
+        hint = did_you_mean(name, names, 1, "it is none of them.")
+        raise ValueError(f"unknown face detector {name!r}; expected one of {', '.join(names)}; {hint}")
 
 
 def build_detector(name: str = "mtcnn", **options) -> FaceDetector | None:

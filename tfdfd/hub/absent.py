@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from tfdfd.hub.handles import PREFIX, Handle
+from tfdfd.near_matches import near_matches
 
 
 def absent(wanted: Handle, known: dict[str, set[int]], unreachable: Exception | None) -> str:
@@ -36,7 +35,7 @@ def _why(wanted, known):
         tagged = f" There are weights with a tag: {', '.join(others)}." if others else ""
         return f"nobody has trained weights for {handle} yet.{tagged} {_how(wanted.model)}"
     names = sorted({*known, *MODELS, *(name.removeprefix(PREFIX) for name in records)})
-    near = difflib.get_close_matches(wanted.model, names, n=3, cutoff=0.5) or sorted(known)
+    near = near_matches(wanted.model, names) or sorted(known)
     return f"no published model is known as {handle!r}; did you mean {' or '.join(PREFIX + name for name in near)}?"
 
 

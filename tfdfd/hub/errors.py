@@ -7,3 +7,7 @@ class HubError(ValueError):
 
 class HubUnreachable(HubError):
     """The address does not answer: what is on this machine may still do."""
+
+
+class HubWarning(UserWarning):
+    """An address of published models does not answer, and a model from elsewhere was taken."""

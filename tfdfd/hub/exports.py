@@ -22,6 +22,7 @@ from tfdfd.hub.folder_hub import FolderHub
 from tfdfd.hub.handles import PREFIX, Handle
 from tfdfd.hub.locking import locked
 from tfdfd.hub.manifest import FILE, Version
+from tfdfd.log_lines import without_log_lines
 from tfdfd.version import __version__
 from tfdfd.weights.store import locate
 
@@ -111,7 +112,7 @@ def _in_a_process(handle, weights, hub):
         errors="replace",
     )
     if done.returncode:
-        lines = done.stderr.split("\n")
+        lines = without_log_lines(done.stderr).split("\n")
         why = next((line for line in reversed(lines) if line.strip()), f"the process ended with {done.returncode}")
         raise HubError(f"no SavedModel could be made of the weights of {PREFIX}{handle.model}: {why}")
 

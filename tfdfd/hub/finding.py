@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfdfd.hub.address_hub import AddressHub, is_address
 from tfdfd.hub.cache import Cache
-from tfdfd.hub.errors import HubError, HubUnreachable
+from tfdfd.hub.errors import HubError, HubUnreachable, HubWarning
 from tfdfd.hub.folder_hub import FolderHub
 from tfdfd.hub.handles import FEATURE_VECTOR, Handle
 from tfdfd.hub.manifest import FILE, Version
@@ -118,7 +118,8 @@ def search_hubs(wanted: Handle) -> Search:
         if number not in versions:
             continue
         if unreachable is not None:
-            warnings.warn(f"{unreachable} {wanted} is that of {hub.words}, version {number}.", stacklevel=4)
+            message = f"{unreachable} {wanted} is that of {hub.words}, version {number}."
+            warnings.warn(message, HubWarning, stacklevel=4)
         return Search((hub, replace(wanted, version=number), versions[number]), known, unreachable)
     return Search(None, known, unreachable)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tfdfd.hub.exports import FromWeights
 from tfdfd.hub.finding import Found, find, search_hubs
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.package_hub import PackageHub
+from tfdfd.near_matches import near_matches
 from tfdfd.weights.records import WeightRecord, base_of, cache_folder, find_base, list_records
 from tfdfd.weights.store import DATA_SUFFIXES, check_digest, digest, locate
 
@@ -110,7 +110,7 @@ def _check_absent(wanted, search):
         return
     # The prefix would make any two handles alike.
     names = {*search.known, *(name.removeprefix(PREFIX) for name in records)}
-    near = [PREFIX + name for name in difflib.get_close_matches(wanted.model, names, n=3, cutoff=0.5)]
+    near = [PREFIX + name for name in near_matches(wanted.model, names)]
     if set(near) - set(records):
         raise HubError(f"no weights are known as {handle!r}; did you mean {' or '.join(near)}?")
 

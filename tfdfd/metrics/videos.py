@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import ClassVar
 from tfdfd.metrics.aggregate import AGGREGATIONS
 from tfdfd.metrics.errors import LabelError
 from tfdfd.metrics.scores import OK, ScoreRow
+from tfdfd.near_matches import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def videos_of(rows: Iterable[ScoreRow], aggregation: str = "mean") -> list[Video
         LabelError: a video has rows of different label, method, source or compression.
     """
     if aggregation not in AGGREGATIONS:
-        near = difflib.get_close_matches(aggregation, AGGREGATIONS, n=3, cutoff=0.5) or list(AGGREGATIONS)
-        raise ValueError(f"no aggregation is called {aggregation!r}; did you mean {' or '.join(near)}?")
+        hint = did_you_mean(aggregation, AGGREGATIONS, otherwise=f"there are {', '.join(AGGREGATIONS)}.")
+        raise ValueError(f"no aggregation is called {aggregation!r}; {hint}")
     by_video = defaultdict(list)
     for row in rows:
         by_video[row.dataset, row.video].append(row)

@@ -5,7 +5,6 @@ Importing this module imports no Keras: a list of networks must not wait for Ten
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfdfd.near_matches import did_you_mean
 from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import locate
 
@@ -265,9 +265,8 @@ def _build(name, input_shape, arguments):
     accepted = inspect.signature(builder).parameters
     for argument in arguments:
         if argument not in accepted:
-            near = difflib.get_close_matches(argument, accepted, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise ValueError(f"{name} takes the arguments {', '.join(accepted)}; received {argument!r}{hint}")
+            hint = did_you_mean(argument, accepted, 1, "it is none of them.")
+            raise ValueError(f"{name} takes the arguments {', '.join(accepted)}; received {argument!r}; {hint}")
     model = builder(**arguments)
     if support_vectors is None:
         return model
@@ -296,6 +295,5 @@ def _find(name):
             f"a {CLIPS!r} network scores clips, not single faces, so 'tfdfd detect' and its like cannot use it; "
             "tfdfd.models.temporal.load_temporal gives it as a Keras model."
         )
-    near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(MODELS)}."
+    hint = did_you_mean(name, MODELS, otherwise=f"there are {', '.join(MODELS)}.")
     raise ValueError(f"no network is known as {name!r}; {hint}")

@@ -6,12 +6,13 @@ A branch is a tuple of rows, an Inception-style block a tuple of branches.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 from keras import layers
+
+from tfdfd.near_matches import did_you_mean
 
 # Of ImageNet, RGB in [0, 1]; and the BGR means in [0, 255] that Caffe's networks subtract, here in RGB order.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -160,10 +161,9 @@ def freeze(model: keras.Model, until: str, thesis: str | None = None, kernels: t
     )
     names = [layer.name for layer in model.layers]
     if until not in words and until not in names:
-        near = difflib.get_close_matches(str(until), [*words, *names], n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        hint = did_you_mean(until, [*words, *names], otherwise="it is none of them.")
         raise ValueError(
-            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}{hint}"
+            f"{model.name} can be frozen as {', '.join(words)}, or up to a layer by name; received {until!r}; {hint}"
         )
     if kernels and until == "kernels":
         for name in kernels:

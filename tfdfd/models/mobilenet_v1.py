@@ -7,13 +7,12 @@ is the one output here.
 
 from __future__ import annotations
 
-import difflib
-
 import keras
 from keras import layers
 
 from tfdfd.models.blocks import fake_probability, symmetric
 from tfdfd.models.blocks import freeze as freeze_layers
+from tfdfd.near_matches import near_matches
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 RESOLUTIONS = (128, 160, 192, 224)
@@ -63,6 +62,6 @@ def _one_of(argument, value, allowed):
         if isinstance(value, int | float):
             near = [min(allowed, key=lambda known: abs(known - value))]
         else:
-            near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.5)
+            near = near_matches(value, allowed, 1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(f"{argument} must be one of {', '.join(map(str, allowed))}; received {value!r}{hint}")

@@ -93,7 +93,10 @@ def open_shards(folder: str | os.PathLike, split: str | None = None) -> list[Sha
     chosen = [shard for shard in shards if split is None or shard.split == split]
     if not chosen:
         known = sorted({str(shard.split) for shard in shards})
-        raise ValueError(f"{folder} has no shard of split {split!r} but {known}; give split=None to take all.")
+        raise ValueError(
+            f"{folder} has no shard of split {split!r} but {known}; take all: --split none of "
+            "'tfdfd evaluate', split=None in Python."
+        )
     return chosen
 
 

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from tfdfd.files import write_atomically
+from tfdfd.log_lines import without_log_lines
 from tfdfd.pruning.described import FEATURES, describe
 from tfdfd.training.engine import Report
 from tfdfd.training.errors import TrainingError
@@ -106,7 +107,7 @@ def run_twin(folders: Sequence[Path], report: Report) -> list[dict]:
             raise
         code = child.wait()
         complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _END_OF_STDERR))
-        end = complaints.read().decode("utf-8", "replace").strip()
+        end = without_log_lines(complaints.read().decode("utf-8", "replace")).strip()
     if failure:
         raise (ValueError if failure["kind"] == "ValueError" else TrainingError)(failure["error"])
     if code:

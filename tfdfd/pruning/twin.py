@@ -171,20 +171,24 @@ def prune(described: dict, weights: dict[str, np.ndarray], job: dict, folder: Pa
     model.optimizer.build(model.trainable_variables)
     state = _State(model, folder / "state.safetensors")
     place = state.load() or {"step": 0, "best": None, "history": []}
+    # States of earlier versions have epochs from 0.
+    place["history"] = [row | {"epoch": number} for number, row in enumerate(place["history"], 1)]
     while place["step"] < steps and not _is_over(place, recipe):
         epoch, first = len(place["history"]), place["step"]
         count = min(crops.steps, steps - first)
-        with pipeline_errors(f"epoch {epoch}"):
+        with pipeline_errors(f"epoch {epoch + 1}"):
             history = model.fit(
                 crops.batches(epoch),
                 steps_per_epoch=count,
                 initial_epoch=epoch,
                 epochs=epoch + 1,
-                callbacks=[_sparsity.UpdatePruningStep(), _Watch(epoch, math.ceil(steps / crops.steps), count)],
+                callbacks=[_sparsity.UpdatePruningStep(), _Watch(epoch + 1, math.ceil(steps / crops.steps), count)],
                 shuffle=False,
                 verbose=0,
             ).history
-        row = {"epoch": epoch, "loss": history["loss"][-1], "zeros": _share_of_zeros(model)} | validate(model, crops)
+        row = {"epoch": epoch + 1, "loss": history["loss"][-1], "zeros": _share_of_zeros(model)} | validate(
+            model, crops
+        )
         place["history"].append(row)
         place["step"] = first + count
         if place["step"] >= when.settled and _is_best(place, row, recipe.monitor):
@@ -196,7 +200,7 @@ def prune(described: dict, weights: dict[str, np.ndarray], job: dict, folder: Pa
                 file.unlink()
         tell(row=row)
     twin.set_weights(load_file(_best(folder, place["best"])))
-    tell(done={"epochs": len(place["history"]), "steps": place["step"], "best_epoch": place["best"]})
+    tell(done={"epochs": len(place["history"]), "steps": place["step"], "best_epoch": place["best"] + 1})
     return _stripped(twin, described)
 
 
@@ -286,7 +290,7 @@ class _Watch(tf_keras.callbacks.Callback):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} at step {batch + 1} in epoch {self._place['epoch']} (counted from 0). Lower "
+                f"the loss is {loss} at step {batch + 1} in epoch {self._place['epoch']}. Lower "
                 "learning_rate; the last saved state stays."
             )
         tell(step=self._place | {"step": batch + 1, "loss": loss})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
+from tfdfd.near_matches import did_you_mean
 from tfdfd.training.recipe import Recipe
 
 _FILES = (
@@ -34,6 +34,5 @@ def find_recipe(name: str) -> Recipe:
     recipes = list_recipes()
     if name in recipes:
         return recipes[name]
-    near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "'tfdfd recipes' lists them."
+    hint = did_you_mean(name, recipes, otherwise="'tfdfd recipes' lists them.")
     raise ValueError(f"no recipe is known as {name!r}; {hint}")

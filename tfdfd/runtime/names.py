@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
+
+from tfdfd.near_matches import did_you_mean
 
 AUTO, OPENVINO, TENSORFLOW = "auto", "openvino", "tensorflow"
 # The fastest first: "auto" takes the first that is installed.
@@ -19,9 +20,8 @@ def check_runtime(runtime: str) -> None:
     """Raises `ValueError` unless this is `auto` or the name of an installed runtime."""
     known = (AUTO, *RUNTIMES)
     if runtime not in known:
-        near = difflib.get_close_matches(str(runtime), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the runtime must be one of {', '.join(known)}; received {runtime!r}.{hint}")
+        hint = did_you_mean(runtime, known, 1, "it is none of them.")
+        raise ValueError(f"the runtime must be one of {', '.join(known)}; received {runtime!r}; {hint}")
     if runtime == OPENVINO and not is_installed(OPENVINO):
         raise ValueError(
             "the runtime 'openvino' is not installed: pip install 'tfdfd[edge]' brings it; "

@@ -22,6 +22,7 @@ from tfdfd.serve.errors import (
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     ServingError,
+    unforeseen,
 )
 from tfdfd.serve.loaded_model import Signature
 
@@ -234,7 +235,7 @@ class Batcher:
         try:
             answers = _answers(signature, batch, self.limits)
         except BaseException as error:
-            answers = [ServingError(INTERNAL, f"{type(error).__name__}: {error}")] * len(batch)
+            answers = [ServingError(INTERNAL, unforeseen(error))] * len(batch)
         self._loop.call_soon_threadsafe(self._done, batch, answers)
 
     def _done(self, batch, answers):

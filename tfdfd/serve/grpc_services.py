@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -13,7 +12,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceServicer
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceServicer
 
-from tfdfd.serve.errors import INTERNAL, ServingError
+from tfdfd.serve.errors import INTERNAL, ServingError, unforeseen
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.service import Service
 
@@ -36,8 +35,8 @@ class _Answering:
             code = "CANCELLED"  # gone, or its deadline has passed
             raise
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            code, message = INTERNAL, f"{type(error).__name__}: {error}"
+            sys.stderr.write(f"gRPC: {method}: {unforeseen(error)}\n")
+            code, message = INTERNAL, f"internal error: {type(error).__name__}"
         finally:
             known = self._service.manager.knows(spec.name)
             self._metrics.request(spec.name, known, method, _ENTRY, code, time.perf_counter() - begun)

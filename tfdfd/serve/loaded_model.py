@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
+from tfdfd.log_lines import CONTENT
 from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError
 from tfdfd.serve.tensors import shape_of
 
@@ -100,7 +101,7 @@ class LoadedModel:
 
 def _as_serving_error(error: tf.errors.OpError) -> ServingError:
     """TensorFlow's status, with the sentence that says what is wrong and without the names of its nodes."""
-    return ServingError(_CODES.get(error.error_code, INTERNAL), _sentence(error.message))
+    return ServingError(_CODES.get(error.error_code, INTERNAL), re.sub(CONTENT, "", _sentence(error.message)))
 
 
 def _sentence(message):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
+from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError, quoted
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.model_configs import ModelConfig
 from tfdfd.serve.sources import FolderSource, HubSource
@@ -140,7 +140,7 @@ class ModelManager:
             raise ServingError(INVALID_ARGUMENT, "ModelSpec has no name specified.")
         served = self._models.get(spec.name)
         number = self._number(spec)
-        asked = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+        asked = f"Latest({quoted(spec.name)})" if number is None else f"Specific({quoted(spec.name)}, {number})"
         loaded = {} if served is None else served.loaded
         if number is None and loaded:
             number = max(loaded)
@@ -159,10 +159,10 @@ class ModelManager:
         states = {} if served is None else served.states
         if number is not None:
             if number not in states:
-                raise ServingError(NOT_FOUND, f"Could not find version {number} of model {spec.name}")
+                raise ServingError(NOT_FOUND, f"Could not find version {number} of model {quoted(spec.name)}")
             return {number: states[number]}
         if not states:
-            raise ServingError(NOT_FOUND, f"Could not find any versions of model {spec.name}")
+            raise ServingError(NOT_FOUND, f"Could not find any versions of model {quoted(spec.name)}")
         return dict(sorted(states.items(), reverse=True))
 
     def knows(self, name: str) -> bool:
@@ -188,7 +188,9 @@ class ModelManager:
             served = self._models.get(spec.name)
             number = None if served is None else served.config.labels.get(spec.version_label)
             if number is None:
-                raise ServingError(INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
+                raise ServingError(
+                    INVALID_ARGUMENT, f"Unrecognized servable version label: {quoted(spec.version_label)}"
+                )
             return number
         if choice != "version":
             return None

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ServingError
+from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, LoadedModel, Signature
 from tfdfd.serve.tensors import check, size_in_bytes, to_array, to_proto
 
@@ -23,7 +23,7 @@ def signature_of(model: LoadedModel, name: str) -> Signature:
     if found is None:
         raise ServingError(
             FAILED_PRECONDITION,
-            f'Serving signature key "{name or DEFAULT_SIGNATURE}" not found; the model has '
+            f'Serving signature key "{quoted(name or DEFAULT_SIGNATURE)}" not found; the model has '
             f"{', '.join(sorted(model.signatures))}.",
         )
     return found
@@ -39,16 +39,16 @@ def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -
     if given != expected:
         raise ServingError(
             INVALID_ARGUMENT,
-            f"input size does not match signature: {len(given)}!={len(expected)} len({_names(given)}) != "
-            f"len({_names(expected)}). Sent extra: {_names(given - expected)}. "
-            f"Missing but required: {_names(expected - given)}.",
+            f"input size does not match signature: {len(given)}!={len(expected)} len({_names(given, expected)}) != "
+            f"len({_names(expected, expected)}). Sent extra: {_names(given - expected)}. "
+            f"Missing but required: {_names(expected - given, expected)}.",
         )
     for name in request.output_filter:
         if name not in signature.outputs:
             raise ServingError(
                 INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
-                f"{_names(signature.outputs)}.",
+                f"output tensor alias not found in signature: {quoted(name)} Outputs expected to be in the set "
+                f"{_names(signature.outputs, signature.outputs)}.",
             )
     if len(set(request.output_filter)) != len(request.output_filter):
         raise ServingError(INVALID_ARGUMENT, "duplicate output tensor alias in output_filter.")
@@ -79,5 +79,5 @@ def fill_response(
     return response
 
 
-def _names(names):
-    return "{" + ",".join(sorted(names)) + "}"
+def _names(names, own=()):
+    return "{" + ",".join(name if name in own else quoted(name) for name in sorted(names)) + "}"

@@ -7,10 +7,9 @@ import re
 import ssl
 import sys
 import time
-import traceback
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -19,7 +18,15 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tfdfd.serve import rest_json
-from tfdfd.serve.errors import DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError
+from tfdfd.serve.errors import (
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    Journal,
+    ServingError,
+    unforeseen,
+)
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.prediction import signature_of
 from tfdfd.serve.service import SIGNATURE_DEF, Service
@@ -29,6 +36,31 @@ _MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _ENTRY = "REST"
+# Why a request is none, by what aiohttp's parser raises. The parser's own messages quote the request.
+_REASONS = {
+    http_exceptions.TransferEncodingError: "a chunk of its body is malformed",
+    http_exceptions.ContentEncodingError: "its body is not encoded as its head says",
+    http_exceptions.ContentLengthError: "its body is shorter than its head says",
+    http_exceptions.PayloadEncodingError: "its body is malformed",
+    http_exceptions.LineTooLong: "a line of its head is too long",
+    http_exceptions.InvalidHeader: "a header is malformed",
+    http_exceptions.BadStatusLine: "its first line is malformed",
+    http_exceptions.InvalidURLError: "its address is malformed",
+}
+_WORDS = {
+    "chunk": http_exceptions.TransferEncodingError,
+    "header": http_exceptions.InvalidHeader,
+    "content-length": http_exceptions.InvalidHeader,
+    "transfer-encoding": http_exceptions.InvalidHeader,
+    "url": http_exceptions.InvalidURLError,
+}
+_NO_HTTP = "it is no HTTP/1.1"
+# What clients begin with that are no clients of this port.
+_HTTP2, _TLS = b"PRI * HTTP/2.0", b"\x16\x03"
+_OTHER_CLIENTS = {
+    _HTTP2: "it is of a gRPC (HTTP/2) client, and this is the REST port; gRPC has a port of its own",
+    _TLS: "it is encrypted (TLS), and this server was started without --tls-cert",
+}
 
 
 class RestSide:
@@ -40,17 +72,24 @@ class RestSide:
         max_body: bytes of a request.
         timeout: seconds until a request must have come and been answered; idle connections are closed then, too.
         max_connections: at a time; whoever comes then is hung up on.
+        journal: told of requests that are none.
     """
 
     def __init__(
-        self, service: Service, metrics: Metrics, max_body: int, timeout: float = 30.0, max_connections: int = 512
+        self,
+        service: Service,
+        metrics: Metrics,
+        max_body: int,
+        timeout: float = 30.0,
+        max_connections: int = 512,
+        journal: Journal | None = None,
     ):
         self._service, self._metrics = service, metrics
         self._max_body, self._timeout = max_body, timeout
         self._handler = _Bounded(
             self._handle,
             most=max_connections,
-            handler_cancellation=True,  # who has gone needs no answer
+            journal=journal or Journal(lambda line: None),
             keepalive_timeout=timeout,
             lingering_time=1.0,
             access_log=None,
@@ -91,9 +130,13 @@ class RestSide:
                 method = "GetModelMetadata" if match["metadata"] else "GetModelStatus"
                 answer = self._look(match)
             elif not path.lower().startswith("/v1/"):
-                raise ServingError(NOT_FOUND, f"Not found: {request.method} {path}")
+                raise ServingError(NOT_FOUND, "Not found: this server answers below /v1/models/.")
             else:
-                raise ServingError(INVALID_ARGUMENT, f"Malformed request: {request.method} {path}")
+                raise ServingError(
+                    INVALID_ARGUMENT,
+                    "Malformed request: expected GET /v1/models/NAME[/versions/N|/labels/LABEL][/metadata], or POST "
+                    "with :predict, :classify or :regress behind the name or version.",
+                )
         except ServingError as error:
             code, status, answer = error.code, error.http_status, {"error": error.message}
         except web.HTTPException as error:
@@ -105,8 +148,13 @@ class RestSide:
             code = "CANCELLED"
             raise
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            code, status, answer = INTERNAL, 500, {"error": f"{type(error).__name__}: {error}"}
+            if isinstance(error, (http_exceptions.HttpProcessingError, web.RequestPayloadError)):
+                reason = _reason(error)
+                self._handler.journal.refused(_ENTRY, request.remote, reason)
+                code, status, answer = INVALID_ARGUMENT, 400, {"error": f"the request cannot be read: {reason}."}
+            else:
+                sys.stderr.write(f"REST: {method or 'request'}: {unforeseen(error)}\n")
+                code, status, answer = INTERNAL, 500, {"error": f"internal error: {type(error).__name__}"}
         finally:
             if match:
                 name = unquote(match["name"])
@@ -157,17 +205,61 @@ class RestSide:
         return rest_json.status(self._service.status(GetModelStatusRequest(model_spec=spec)))
 
 
+class _Connection(web.RequestHandler):
+    """Answers what is no request with the reason alone, and notes it in one line: never what was sent."""
+
+    __slots__ = ("_journal", "_other")
+
+    def __init__(self, manager, journal, **options):
+        super().__init__(manager, **options)
+        self._journal, self._other = journal, None
+
+    def data_received(self, data):
+        if self._request_count == 0 and self._other is None and self.ssl_context is None:
+            self._other = next((words for start, words in _OTHER_CLIENTS.items() if data.startswith(start)), None)
+        super().data_received(data)
+
+    def handle_error(self, request, status=500, exc=None, message=None):
+        reason = self._other or _reason(exc)
+        peer = self.transport.get_extra_info("peername") if self.transport else None
+        self._journal.refused(_ENTRY, peer[0] if isinstance(peer, tuple) else request.remote, reason)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is sent already")
+        answer = web.json_response({"error": f"the request cannot be read: {reason}."}, status=status)
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *words, exc_info=None, **_):
+        if isinstance(exc_info, (web.RequestPayloadError, http_exceptions.HttpProcessingError)):
+            return  # of a request that was refused already
+        sys.stderr.write(f"REST: {unforeseen(exc_info) if isinstance(exc_info, BaseException) else 'no answer'}\n")
+
+
 class _Bounded(web.Server):
     """Hangs up on whoever comes when the house is full."""
 
-    def __init__(self, handler, most, **options):
-        super().__init__(handler, **options)
-        self._most = most
+    def __init__(self, handler, most, journal, **options):
+        super().__init__(handler, handler_cancellation=True)  # who has gone needs no answer
+        self._most, self._options, self.journal = most, options, journal
+
+    def __call__(self):
+        return _Connection(self, self.journal, loop=self._loop, **self._options)
 
     def connection_made(self, handler, transport):
         super().connection_made(handler, transport)
         if len(self.connections) > self._most:
             transport.abort()
+
+
+def _reason(error):
+    # Of several that fit, the first: they stand from the special to the general.
+    cause = error.__cause__ if isinstance(error, web.RequestPayloadError) and error.__cause__ else error
+    if type(cause) is http_exceptions.BadHttpMessage:
+        # All that the parser in C raises. Its first line names the part; the next ones quote it.
+        first = cause.message.partition("\n")[0].lower()
+        kind = next((kind for word, kind in _WORDS.items() if word in first), None)
+        return _REASONS.get(kind, _NO_HTTP)
+    return next((words for kind, words in _REASONS.items() if isinstance(cause, kind)), _NO_HTTP)
 
 
 def _spec(match):

@@ -18,7 +18,7 @@ from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionResponse
 
-from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError
+from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import Signature
 
 ROWS, COLUMNS = "instances", "inputs"
@@ -71,7 +71,7 @@ def fill_inputs(request: PredictRequest, parsed: dict, signature: Signature) -> 
     for name, value in columns.items():
         info = signature.inputs.get(name)
         if info is None:
-            raise ServingError(INVALID_ARGUMENT, f"JSON object: does not have named input: {name}")
+            raise ServingError(INVALID_ARGUMENT, f"JSON object: does not have named input: {quoted(name)}")
         array = _array(name, value, info)
         dtype = tf.as_dtype(info.dtype)
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=dtype, shape=array.shape))
@@ -159,7 +159,7 @@ def _rows_to_columns(rows, signature):
             raise ServingError(
                 INVALID_ARGUMENT,
                 f"Failed to process element: {place} of '{ROWS}' list. Keys must be equal to: "
-                f"{','.join(sorted(signature.inputs))}; received {','.join(sorted(row))}.",
+                f"{','.join(sorted(signature.inputs))}; received {','.join(map(quoted, sorted(row)))}.",
             )
     return {name: [row[name] if named else row for row in rows] for name in signature.inputs}
 
@@ -281,4 +281,4 @@ def _fill_example(example, given):
             else:
                 raise ValueError("expected strings, whole numbers or decimal numbers, not a mix")
         except (ValueError, OverflowError) as error:
-            raise ServingError(INVALID_ARGUMENT, f"Feature: {name}: {error}") from error
+            raise ServingError(INVALID_ARGUMENT, f"Feature: {quoted(name)}: {error}") from error

@@ -20,6 +20,7 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionSe
 
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
+from tfdfd.serve.errors import Journal, OneLine
 from tfdfd.serve.grpc_services import ModelService, PredictionService
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.metrics import Metrics
@@ -105,6 +106,7 @@ async def serve(
     Raises:
         ServeError: an address cannot be had, or a model has no version that can be loaded.
     """
+    OneLine.install()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
@@ -125,7 +127,9 @@ async def serve(
     service = Service(manager, batcher, settings.may_reload)
     grpc_side, rest_side = (
         _grpc_server(settings),
-        RestSide(service, metrics, settings.max_message, settings.rest_seconds, settings.max_connections),
+        RestSide(
+            service, metrics, settings.max_message, settings.rest_seconds, settings.max_connections, Journal(note)
+        ),
     )
     tasks = []
     try:

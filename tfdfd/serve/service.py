@@ -18,7 +18,14 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 
 from tfdfd.serve import examples
 from tfdfd.serve.batching import Batcher
-from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED, ServingError
+from tfdfd.serve.errors import (
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    PERMISSION_DENIED,
+    UNIMPLEMENTED,
+    ServingError,
+    quoted,
+)
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version
@@ -69,7 +76,9 @@ class Service:
         """Several of the two above on the same examples and model."""
         names = {task.model_spec.name for task in request.tasks}
         if len(names) > 1:
-            raise ServingError(INVALID_ARGUMENT, f"All ModelSpecs must access the same model name: {sorted(names)}")
+            raise ServingError(
+                INVALID_ARGUMENT, f"All ModelSpecs must access the same model name: {sorted(map(quoted, names))}"
+            )
         response = MultiInferenceResponse()
         for task in request.tasks:
             result = response.results.add()
@@ -82,7 +91,7 @@ class Service:
                 answer = await self.regress(one, until)
                 result.regression_result.CopyFrom(answer.result)
             else:
-                raise ServingError(UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+                raise ServingError(UNIMPLEMENTED, f"Unsupported signature method_name: {quoted(task.method_name)}")
             result.model_spec.CopyFrom(answer.model_spec)
         return response
 
@@ -94,7 +103,7 @@ class Service:
             raise ServingError(INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")
         for name in request.metadata_field:
             if name != SIGNATURE_DEF:
-                raise ServingError(INVALID_ARGUMENT, f"Metadata field {name} is not supported")
+                raise ServingError(INVALID_ARGUMENT, f"Metadata field {quoted(name)} is not supported")
         version = self.manager.resolve(request.model_spec)
         response = GetModelMetadataResponse()
         _fill_spec(response.model_spec, version, "")

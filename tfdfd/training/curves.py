@@ -32,8 +32,7 @@ def draw_curves(path: str | os.PathLike, history: list[dict], title: str) -> Non
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
     unit = "step" if "step" in history[0] else "epoch"
-    # Steps are counted as done, epochs from 0.
-    places = [row[unit] + (unit == "epoch") for row in history]
+    places = [row[unit] for row in history]
     for axis, (words, names) in zip(axes, _PLOTS, strict=True):
         for name in names:
             values = [row.get(name) for row in history]

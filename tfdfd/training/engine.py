@@ -42,7 +42,7 @@ class Report(Protocol):
     """Who is told how it goes."""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
-        """After each step; counted from 0, steps done from 1."""
+        """After each step; epochs and steps are counted from 1."""
 
     def epoch(self, row: dict) -> None:
         """After each epoch, with its row of the log."""
@@ -98,7 +98,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
     flow = GradientFlow(learner) if recipe.gradient_flow else None
     while place.epoch < recipe.epochs and not _is_over(place, recipe):
         epoch, begun = place.epoch, time.monotonic()
-        row = {"epoch": epoch, "learning_rate": _rate(learner)}
+        row = {"epoch": epoch + 1, "learning_rate": _rate(learner)}
         row |= _one_epoch(learner, crops, saver)
         with averaged(learner, recipe.ema):
             row |= validate(model, crops, recipe.loss)
@@ -111,7 +111,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         schedule.after_epoch(learner.optimizer, epoch, row)
         place.epoch, place.step, place.metrics, place.schedule = epoch + 1, 0, [], schedule.get_state()
         if flow:
-            flow.write(run.path / "gradient_flow.csv", epoch)
+            flow.write(run.path / "gradient_flow.csv", epoch + 1)
         saver.save()
         _forget_others(run.path, place.best_epoch)
         run.write_log(place.history)
@@ -133,6 +133,8 @@ class _Saver(keras.callbacks.Callback):
         # Metrics have their variables once they have seen something.
         model.compute_metrics(None, np.zeros((1, 1), "float32"), np.full((1, 1), 0.5, "float32"))
         self.place = Place(**(load_state(path, self._variables()) or {}))
+        # States of earlier versions have epochs from 0.
+        self.place.history = [row | {"epoch": number} for number, row in enumerate(self.place.history, 1)]
         self._saved = time.monotonic()
 
     def save(self):
@@ -149,11 +151,11 @@ class _Saver(keras.callbacks.Callback):
         step, loss = self._first + batch + 1, float(logs["loss"])
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} at step {step} of {self._steps} in epoch {self.place.epoch} (counted from 0), "
+                f"the loss is {loss} at step {step} of {self._steps} in epoch {self.place.epoch + 1}, "
                 f"learning rate {_rate(self._model):.3g}. Lower learning_rate, or set loss_scale=true; the last saved "
                 "state stays."
             )
-        self._report.step(self.place.epoch, self._recipe.epochs, step, self._steps, loss)
+        self._report.step(self.place.epoch + 1, self._recipe.epochs, step, self._steps, loss)
         if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES and step < self._steps:
             model = self.model  # under JAX this brings the variables up to date
             self.place.step = step
@@ -169,7 +171,7 @@ class _Saver(keras.callbacks.Callback):
 def _one_epoch(model, crops, saver):
     """One epoch, or what is left of it; its training figures."""
     place = saver.place
-    with pipeline_errors(f"epoch {place.epoch}"):
+    with pipeline_errors(f"epoch {place.epoch + 1}"):
         history = model.fit(
             crops.batches(place.epoch, place.step),
             steps_per_epoch=crops.steps - place.step,

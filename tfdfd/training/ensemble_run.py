@@ -29,5 +29,5 @@ def run(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
     model = build(ENSEMBLE, v1=v1.network, v2=v2.network, **recipe.arguments)
     place = fit(model, recipe, crops, run, report)
     members = {member.name: member.told for member in (v1, v2)}
-    told = {"epochs": place.epoch, "best_epoch": place.best_epoch, "members": members}
+    told = {"epochs": place.epoch, "best_epoch": place.best_epoch + 1, "members": members}
     return finish(model, recipe, crops, run, told)

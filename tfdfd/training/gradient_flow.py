@@ -87,7 +87,7 @@ class GradientFlow:
         goes through the epoch again and writes the same rows.
 
         Args:
-            path: a CSV file, made where there is none: a row for each weight and epoch (counted from 0) with the
+            path: a CSV file, made where there is none: a row for each weight and epoch (counted from 1) with the
                 layer's path, the weight's name, its number of elements, and the largest and the mean |g| of the epoch.
             epoch: the one that is over.
 
@@ -115,7 +115,7 @@ class LayerGradients:
 
     Attributes:
         layers: paths of the layers, in the network's order.
-        epochs: counted from 0, int64 `(epochs,)`.
+        epochs: counted from 1, int64 `(epochs,)`.
         largest: the largest |g| of all weights of a layer in an epoch, float64 `(epochs, layers)`.
         mean: the mean |g|, over steps and elements, float64 `(epochs, layers)`.
     """
@@ -154,4 +154,7 @@ def _rows(path):
                 f"{path} is no table of gradient flow: expected the columns {', '.join(COLUMNS)}; received "
                 f"{', '.join(reader.fieldnames or ('none',))}."
             )
-        return list(reader)
+        rows = list(reader)
+    # Tables of earlier versions count from 0.
+    first = min((int(row["epoch"]) for row in rows), default=1)
+    return rows if first else [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 import keras
 
+from tfdfd.near_matches import did_you_mean
 from tfdfd.training.gradient_flow import GradientRecord
 from tfdfd.training.gradient_noise import GradientNoise
 from tfdfd.training.radam import RAdam
@@ -58,8 +57,7 @@ def make_optimizer(
         ValueError: an unknown name, with the near ones; or a value out of its range.
     """
     if name not in OPTIMIZERS:
-        near = difflib.get_close_matches(str(name), OPTIMIZERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OPTIMIZERS)}."
+        hint = did_you_mean(name, OPTIMIZERS, 1, f"there are {', '.join(OPTIMIZERS)}.")
         raise ValueError(f"no optimizer is known as {name!r}; {hint}")
     options = {"momentum": momentum} if name == "sgdm" else {}
     if ema is not None:

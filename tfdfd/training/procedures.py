@@ -102,7 +102,7 @@ def _is_slimmed(recipe):
 def _fit(recipe, crops, run, report):
     model = _begun(recipe, (crops.size, crops.size, 3), report)
     place = fit(model, recipe, crops, run, report)
-    told = {"epochs": place.epoch, "best_epoch": place.best_epoch}
+    told = {"epochs": place.epoch, "best_epoch": place.best_epoch + 1}
     return finish(model, recipe, crops, run, told, card=run.more)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
+
+from tfdfd.near_matches import did_you_mean
 
 PROCEDURES = ("fit", "svm", "bottleneck", "ensemble", "temporal")
 CROPS, BLENDED = "crops", "self-blended"
@@ -115,9 +116,9 @@ class Recipe:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; received {value!r}{hint}")
+                hint = did_you_mean(value, choices, 1)
+                expected = ", ".join(map(str, choices))
+                raise ValueError(f"{name} must be one of {expected}; received {value!r}{f'; {hint}' if hint else '.'}")
         for name in ("batch_size", "epochs", "steps", "size", "limit", "frames", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -171,8 +172,7 @@ class Recipe:
             elif key in known and key not in ("name", "source", "expected", "arguments"):
                 changes[key] = _typed(key, text, kinds[key])
             else:
-                near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}."
+                hint = did_you_mean(key, known, otherwise=f"there are {', '.join(known)}.")
                 raise ValueError(f"{self.name} has no setting {key!r}; {hint}")
         return replace(self, **changes, arguments=arguments)
 

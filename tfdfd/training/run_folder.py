@@ -35,6 +35,7 @@ CARD = "weights.json"
 PLACES = ("data.folder", "recipe.weights", "recipe.teacher", "recipe.members")
 # Before the colon of a recipe's `weights`: how a file is read.
 KINDS = ("imagenet", "clip", "slim")
+LOG = "log.csv"
 _LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "scikit-learn")
 
 
@@ -85,7 +86,7 @@ class RunFolder:
         self._work = WorkDir(
             self.path, work, request, holds="run", places=PLACES, state=_state(None), upgrade=self._upgraded
         )
-        self.result = self._work.before and self._work.before["result"]
+        self.result = self._work.before and _counted_from_one(self._work.before["result"], self.path)
 
     def __enter__(self):
         return self
@@ -111,7 +112,7 @@ class RunFolder:
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.path / "log.csv", text.getvalue())
+        write_atomically(self.path / LOG, text.getvalue())
 
     def finish(self, result: dict) -> None:
         """Says in `run.json` what came out."""
@@ -168,7 +169,7 @@ def read_run(folder: str | os.PathLike) -> dict:
         Recipe.from_settings(told["recipe"])
         return told | {"result": told["result"], "data": told["data"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{run} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
 
 
 def finished_run(folder: str | os.PathLike) -> dict:
@@ -180,7 +181,40 @@ def finished_run(folder: str | os.PathLike) -> dict:
     told = read_run(folder)
     if told["result"] is None:
         raise ValueError(f"the run {folder} is not finished; the same 'tfdfd train' goes on with it.")
-    return told
+    return told | {"result": _counted_from_one(told["result"], folder)}
+
+
+def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a run's `log.csv`, epochs counted from 1; none where there is no log.
+
+    Raises:
+        ValueError: it is no log.
+    """
+    log = Path(folder) / LOG
+    if not log.is_file():
+        return []
+    try:
+        with open(log, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not _is_from_zero(rows):
+            return rows
+        return [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{log} is no log of a training: {error}.") from error
+
+
+def _is_from_zero(rows):
+    """Whether a log is of an earlier version, which counted epochs from 0."""
+    return bool(rows) and rows[0].get("epoch") == "0"
+
+
+def _counted_from_one(result, folder):
+    log = Path(folder) / LOG
+    if not result or not isinstance(result.get("best_epoch"), int) or not log.is_file():
+        return result
+    with open(log, encoding="utf-8", errors="replace", newline="") as file:
+        first = next(csv.DictReader(file), None)
+    return result | {"best_epoch": result["best_epoch"] + 1} if first and _is_from_zero([first]) else result
 
 
 def versions() -> dict:

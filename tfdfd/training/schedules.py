@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
+from tfdfd.near_matches import did_you_mean
 from tfdfd.training.errors import TrainingError
 
 SCHEDULES = ("constant", "divided", "divided-5-epochs", "computed", "plateau", "decay-plateau", "cosine")
@@ -133,7 +133,7 @@ class Plateau:
         if not np.isfinite(row.get(monitor, np.nan)):
             raise TrainingError(
                 f"the learning rate follows {monitor}, which must be a finite number; received {row.get(monitor)} in "
-                f"epoch {epoch} (counted from 0), which has {', '.join(row)}."
+                f"epoch {epoch + 1}, which has {', '.join(row)}."
             )
         # All that the callback asks a model for is its optimizer.
         self._callback.set_model(SimpleNamespace(optimizer=optimizer))
@@ -221,6 +221,5 @@ def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: i
         return Schedule(learning_rate, (EpochDecay(), Plateau()))
     if name == "cosine":
         return Schedule(CosineDecay(learning_rate, steps_per_epoch * epochs))
-    near = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCHEDULES)}."
+    hint = did_you_mean(name, SCHEDULES, 1, f"there are {', '.join(SCHEDULES)}.")
     raise ValueError(f"no schedule is known as {name!r}; {hint}")

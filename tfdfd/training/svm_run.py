@@ -51,7 +51,7 @@ def run(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
         "gamma": float(arrays.gamma),
         "groups": None if kept_together is None else len(set(kept_together)),
     }
-    told = {"epochs": place.epoch, "best_epoch": place.best_epoch, "svm": svm}
+    told = {"epochs": place.epoch, "best_epoch": place.best_epoch + 1, "svm": svm}
     arguments = recipe.arguments | {"svm": svm["support_vectors"]}
     return finish(with_svm(model, arrays), recipe, crops, run, told, arguments)
 

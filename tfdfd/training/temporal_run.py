@@ -82,7 +82,7 @@ def run(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
         ],
     }
     members = {member.name: member.told}
-    told = {"epochs": len(history), "best_epoch": best, "clips": clips.counts, "members": members}
+    told = {"epochs": len(history), "best_epoch": best + 1, "clips": clips.counts, "members": members}
     result = finish(model, recipe, clips, run, told, arguments | recipe.arguments, card)
     for stage in stages:
         shutil.rmtree(stage.path)

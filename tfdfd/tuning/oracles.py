@@ -139,9 +139,10 @@ class Accounting:
             self.set_state(told | {"ongoing_trials": {}})
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{self._file} is no state of a search: {type(error).__name__}: {error}. Give another folder."
+                f"{self._file} is no state of a search: {type(error).__name__}: {error}. Put a sound copy of it "
+                "there to go on, or give another folder to begin anew."
             ) from error
         # The queue is taken from its end.
         self._retry_queue = [one for one in reversed(self.start_order) if one not in self.end_order]

@@ -18,12 +18,12 @@ from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.run_folder import finished_run, versions
+from tfdfd.training.run_folder import finished_run, read_log, versions
 from tfdfd.training.validation import score, videos_of
 from tfdfd.tuning.hparams import write_trial
 from tfdfd.tuning.oracles import COMPLETED, FAILED, RUNNING, assignments
 from tfdfd.tuning.search import SCHEMA, VIDEO_AUC, Search
-from tfdfd.tuning.trial import epochs_of, read_record, trial_folder, trial_recipe
+from tfdfd.tuning.trial import read_record, trial_folder, trial_recipe
 from tfdfd.weights.store import locate
 
 TABLE, BEST = "trials.csv", "best.json"
@@ -120,7 +120,7 @@ def _row(search, trial, is_ended):
     row = {"trial": trial.trial_id, "status": status, search.objective: score}
     if status == COMPLETED:
         folder = trial_folder(search, trial.trial_id)
-        result, log = finished_run(folder)["result"], epochs_of(folder)
+        result, log = finished_run(folder)["result"], read_log(folder)
         row |= {"best_epoch": result.get("best_epoch"), "epochs": len(log)}
         row |= {"seconds": float(log[-1]["seconds"])} if log else {}
     row |= {key: value for key, value in trial.hyperparameters.values.items() if not key.startswith("tuner/")}

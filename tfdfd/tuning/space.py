@@ -11,7 +11,6 @@ Keys are those of `--set`: a recipe's settings, and `arguments.NAME` for the net
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdfd.models import list_models
+from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
 from tfdfd.training.config import assignment
 from tfdfd.training.recipe import Recipe
@@ -113,8 +113,7 @@ def _file(name):
     # In a checkout, the last one lies beside the package.
     places = [FOLDER, Path(__file__).parent / FOLDER.name, Path(__file__).parents[2] / FOLDER]
     if name not in list_models():
-        near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(list_models())}."
+        hint = did_you_mean(name, list_models(), otherwise=f"there are {', '.join(list_models())}.")
         raise ValueError(f"no network is known as {name!r}, and a space of your own is a file FILE.json; {hint}")
     for place in places:
         if (place / f"{name}.json").is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import keras
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.training.procedures import train
 from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import read_log
 from tfdfd.tuning.search import Reports, Search
 
 # A trial that ends its process so often without an epoch in between (no memory, as a rule) is not begun again.
@@ -35,18 +35,26 @@ def trial_recipe(search: Search, assignments: list[str]) -> Recipe:
     return search.recipe.changed(assignments)
 
 
-def epochs_of(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's log so far."""
-    log = folder / "log.csv"
-    return list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.is_file() else []
-
-
 def read_record(search: Search, trial_id: str) -> dict:
-    """What befell a trial: `begun` (how often, since its last epoch), `epochs` (that it had then), `failed`."""
+    """What befell a trial: `begun` (how often, since its last epoch), `epochs` (that it had then), `failed`.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    file = _record(search, trial_id)
     try:
-        return json.loads(_record(search, trial_id).read_bytes())
+        told = json.loads(file.read_bytes())
+        numbers, failed = [told["begun"], told["epochs"]], told["failed"]
+        if not all(isinstance(number, int) for number in numbers) or not (failed is None or failed["error"]):
+            raise ValueError(f"received {told}")
+        return told
     except FileNotFoundError:
         return {"begun": 0, "epochs": 0, "failed": None}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, and the same command goes "
+            "on; what the trial has trained stays in its run folder."
+        ) from error
 
 
 def run_trial(
@@ -69,7 +77,7 @@ def run_trial(
     """
     folder = trial_folder(search, trial_id)
     _wait_for(folder)
-    told, epochs = read_record(search, trial_id), len(epochs_of(folder))
+    told, epochs = read_record(search, trial_id), len(read_log(folder))
     begun = told["begun"] + 1 if told["epochs"] == epochs else 1
     kept = {"assignments": assignments, "epochs": epochs}
     _write(search, trial_id, kept | {"begun": begun, "failed": None})

@@ -6,11 +6,12 @@ All cards lie in the package. So do the files they are of, but for large ones, w
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from tfdfd.near_matches import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
 CARRIED = Path(__file__).parent / "files"
@@ -259,7 +260,7 @@ def find_record(handle: str) -> WeightRecord:
     handle = ALIASES.get(handle, handle)
     if handle in records:
         return records[handle]
-    near = difflib.get_close_matches(handle, records, n=3, cutoff=0.5) or list(records)
+    near = near_matches(handle, records) or list(records)
     raise ValueError(
         f"no weights are known as {handle!r}; did you mean {', '.join(near)}? "
         "'tfdfd recipes' lists how to train others."

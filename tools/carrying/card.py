@@ -147,7 +147,7 @@ def finished_card(
 
 def ended_short(result: dict) -> bool:
     """Whether the last epoch of a run was its best: with more of them it might have become better."""
-    return result.get("best_epoch") is not None and result["best_epoch"] == result["epochs"] - 1
+    return result.get("best_epoch") is not None and result["best_epoch"] == result["epochs"]
 
 
 def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:

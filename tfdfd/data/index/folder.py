@@ -5,7 +5,6 @@ The words decide, wherever in the path; a number is the name of a video. Frames 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from pathlib import PurePosixPath
 from tfdfd.data.index.found import Found, as_name, status_of, wrong_layout
 from tfdfd.data.index.tree import File, walk
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
+from tfdfd.near_matches import near_matches
 
 METHOD = "fake"
 LABELS = {
@@ -289,7 +289,7 @@ def _refuse_unused(labels, media):
             there.setdefault(path.lower(), path)
     for name in labels:
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
+            near = near_matches(name, there)
             listed = sorted({folder for folder in there.values() if "/" not in folder}, key=os.fsencode)
             hint = f"did you mean {' or '.join(there[one] for one in near)}?" if near else _listed(listed)
             raise ValueError(f"no image or video is in a folder called {name!r}; {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import PurePosixPath
 
 from tfdfd.data.index.tree import File, Tree, names_in
 from tfdfd.data.tables import SEPARATOR, IndexRow
+from tfdfd.near_matches import near_matches
 
 NO_MEDIA = "neither an image nor a video by name"
 
@@ -83,7 +83,7 @@ def wrong_layout(root: str | os.PathLike, looked_for: Iterable[str], dataset: st
     near = {
         name: match[0]
         for name in looked_for
-        if (match := difflib.get_close_matches(name.lower(), [t.lower() for t in there], n=1, cutoff=0.7))
+        if (match := near_matches(name.lower(), [t.lower() for t in there], 1, cutoff=0.7))
     }
     real = {name.lower(): name for name in there}
     told = "".join(f" {real[match]!r} is near {name!r}." for name, match in near.items())

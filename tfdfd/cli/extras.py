@@ -1,0 +1,95 @@
+"""Which optional libraries a verb needs, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class _Need(NamedTuple):
+    verb: str
+    modules: tuple[str, ...]
+    extra: str | None  # of tfdfd; None: the module is installed by its own name
+    when: Callable[[argparse.Namespace], bool] = lambda arguments: True
+
+
+def _is(option: str, *values) -> Callable[[argparse.Namespace], bool]:
+    return lambda arguments: getattr(arguments, option, None) in values
+
+
+def _is_on_jax(arguments):
+    return (arguments.backend or os.environ.get("KERAS_BACKEND")) == "jax"
+
+
+def _fits_svm(arguments):
+    from tfdfd.recipes import find_recipe
+
+    return find_recipe(arguments.recipe).procedure == "svm"
+
+
+_TRAINING = ("matplotlib", "scipy", "tensorboard")
+_PUBLISHING = ("tensorflow_serving",)
+# setup.cfg says which versions an extra brings.
+NEEDS = (
+    _Need("detect", ("openvino",), "edge", _is("runtime", "openvino")),
+    _Need("extract", ("ray",), "cluster", _is("engine", "ray")),
+    _Need("data", ("av", "scipy"), "train", _is("action", "swap")),
+    _Need("train", _TRAINING, "train"),
+    _Need("train", ("sklearn",), "train", _fits_svm),
+    _Need("train", ("jax",), None, _is_on_jax),
+    _Need("tune", ("keras_tuner", *_TRAINING), "tune"),
+    _Need("tune", ("sklearn",), "tune", _is("tuner", "bayesian")),
+    _Need("tune", ("jax",), None, _is_on_jax),
+    _Need("prune", ("scipy", "tensorflow_model_optimization", "tf_keras"), "prune"),
+    _Need("prune", ("ai_edge_litert",), "prune", _is("int8", True)),
+    _Need("evaluate", ("matplotlib",), "train", _is("no_plots", False)),
+    _Need("export", _PUBLISHING, "export", _is("format", "savedmodel")),
+    _Need("export", ("ai_edge_litert",), "export", _is("format", "litert")),
+    _Need("export", ("onnxruntime", "tf2onnx"), "export", _is("format", "onnx")),
+    _Need("export", ("openvino",), "export", _is("format", "openvino")),
+    _Need("publish", _PUBLISHING, "export"),
+    _Need("serve", ("aiohttp", "grpc", "grpc_health", "prometheus_client", "tensorflow_serving"), "serve"),
+    _Need("models", ("openvino",), "edge", _is("runtime", "openvino")),
+    _Need("benchmark", ("openvino",), "edge", _is("runtime", "openvino")),
+)
+
+
+def check_extras(arguments: argparse.Namespace) -> None:
+    """Checks that the libraries that a command needs can be imported, and imports none of them.
+
+    Args:
+        arguments: a parsed command; `verb` is its verb.
+
+    Raises:
+        ValueError: some are missing; the message ends in the command that installs them.
+    """
+    missing, wanted = [], []
+    for need in NEEDS:
+        if need.verb == arguments.verb and need.when(arguments):
+            absent = [name for name in need.modules if not _is_installed(name)]
+            missing += absent
+            wanted += [need.extra] if need.extra and absent else []
+    if not missing:
+        return
+    names = list(dict.fromkeys(missing))
+    extras = ",".join(sorted(set(wanted)))
+    parts = [f"'tfdfd[{extras}]'"] if extras else []
+    parts += [need.modules[0] for need in NEEDS if need.extra is None and need.modules[0] in names]
+    command = f"pip install {' '.join(dict.fromkeys(parts))}"
+    without = " Or leave the plots out: --no-plots." if arguments.verb == "evaluate" else ""
+    is_are = "is" if len(names) == 1 else "are"
+    raise ValueError(
+        f"'tfdfd {arguments.verb}' needs {', '.join(names)}, which {is_are} not installed: run {command}.{without}"
+    )
+
+
+def _is_installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+    except ValueError:  # imported already, by other means than a spec
+        return True

@@ -1,0 +1,156 @@
+"""Standard output and standard error of the command line.
+
+A reader that has gone, such as `head`, does not stop the work. Log lines of TensorFlow and other C++ libraries are kept
+out: some are written before any setting is read, so they are filtered at file descriptor 2, which child processes
+inherit. Everything else that is written there, such as the reason for a crash, comes through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+
+from tfdfd.hub.errors import HubWarning
+from tfdfd.log_lines import CONTENT, LEVEL, QUIET, noise, pattern
+
+# The filter starts when one of these is imported; verbs without them do not pay for it.
+_LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
+# A process rather than a thread: it still passes on the last words of a process that aborts.
+_FILTER = """\
+import re, sys
+is_noise, is_log, content = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
+within = False
+for line in sys.stdin.buffer:
+    within = bool(is_noise.match(line)) or within and line[:1] in b" \\t"
+    if within:
+        continue
+    if is_log.match(line):
+        line = content.sub(b"", line)
+    try:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+    except OSError:
+        pass
+"""
+_SECONDS_FOR_LAST_LINES = 1
+
+
+@contextlib.contextmanager
+def standard_streams():
+    """Within, `sys.stdout` and `sys.stderr` outlive their readers, and only tfdfd's own messages are shown.
+
+    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected: with level 0 all log lines are shown, without the input that
+    some of them quote.
+
+    Yields:
+        A function that tells whether the reader of standard output has gone.
+    """
+    level = os.environ.setdefault(LEVEL, QUIET)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    before, disabled = (sys.stdout, sys.stderr), logging.root.manager.disable
+    sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
+    buffer = getattr(sys.stdout, "buffer", None)
+    pipe = getattr(buffer, "raw", buffer)
+    log_filter = _LogFilter(level)
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", HubWarning)
+        warnings.showwarning = _show_warning
+        if level != "0":
+            logging.disable(max(disabled, logging.INFO if level == "1" else logging.WARNING))
+        sys.meta_path.insert(0, log_filter)
+        try:
+            yield lambda: getattr(pipe, "gone", False)
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(log_filter)
+            log_filter.stop()
+            logging.disable(disabled)
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+            sys.stdout, sys.stderr = before
+
+
+class _Pipe(io.FileIO):
+    """A descriptor that takes everything once its reader has gone."""
+
+    gone = False
+
+    def write(self, data):
+        if not self.gone:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self.gone = True
+        return memoryview(data).nbytes
+
+
+def _outliving(stream, number):
+    """The stream over a `_Pipe`, if it is descriptor `number`; else the stream, as a test or an embedder has set it."""
+    if stream is None:  # closed by whoever started the process
+        return open(os.devnull, "w", encoding="utf-8")
+    try:
+        if stream.fileno() != number:
+            return stream
+    except (AttributeError, OSError, ValueError):
+        return stream
+    stream.flush()
+    pipe = _Pipe(os.dup(number), "wb")  # a copy: descriptor 2 itself becomes that of the filter
+    return io.TextIOWrapper(
+        pipe if stream.write_through else io.BufferedWriter(pipe),  # as `python -u` and without
+        encoding=stream.encoding,
+        errors="backslashreplace",  # a terminal may not know every letter of a name
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    sys.stderr.write(f"tfdfd: {message}\n")
+
+
+class _LogFilter:
+    """A finder of modules that finds none, and starts the filter once a loud library is imported."""
+
+    def __init__(self, level: str):
+        self._level, self._process, self._kept = level, None, None
+
+    def find_spec(self, name, path=None, target=None):
+        if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:
+            with contextlib.suppress(OSError):  # without a filter there is noise, and the work goes on
+                self._start()
+        return None
+
+    def _start(self):
+        import subprocess
+
+        self._kept = os.dup(2)
+        reader, writer = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _FILTER, noise(self._level), pattern("IWEF"), CONTENT],
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                stderr=self._kept,
+                start_new_session=True,  # the terminal's Ctrl-C is not for it
+            )
+            os.dup2(writer, 2)
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def stop(self):
+        if self._kept is not None:
+            os.dup2(self._kept, 2)
+            os.close(self._kept)
+        if self._process is not None:
+            # A child that outlives this process may still write to it.
+            end = time.monotonic() + _SECONDS_FOR_LAST_LINES
+            while self._process.poll() is None and time.monotonic() < end:
+                time.sleep(0.005)
