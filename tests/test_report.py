@@ -255,7 +255,7 @@ def test_the_page_stays_bounded():
     said = Elements(text).text
     assert "details are shown for the first 50 scored inputs; 11 more are in the summary only" in said
     assert f"Pictures are shown until the page holds {page.CROPS_ON_PAGE} of them" in said
-    assert "3 more faces with lower scores not shown" in said
+    assert "3 more faces not shown, with lower scores or such as do not decide" in said
     assert "100 more frames of Face 9" in said
     assert "59.mp4" in said
 
