@@ -3,6 +3,9 @@
     python -m tools.validate MODEL … --data ../shared/data --photographs utk/split.csv --swaps swapped/faces.csv \
         -o validation.json
 
+With `--parts genuine --write-tails`, what thresholds for several faces are read from goes into the cards of carried
+models.
+
 No test set is opened. MODEL is a handle, a weights file with its card, or the folder of a run. Verdicts are given at
 the threshold and inconclusive band of each model's own card. Intervals are 95 % percentile bootstrap intervals over
 videos; videos and pictures of one source are drawn together. Scores and the faces of clips are kept in `--cache`.

@@ -64,6 +64,7 @@ DETAILS = (
     "commands",
     "comparisons",
     "failure_cases",
+    "genuine_tails",
     "latency",
     "mean_auc",
     "proof_scores",

@@ -156,7 +156,7 @@ def _is_tail(tail):
         and all(type(number) in (int, float) and math.isfinite(number) for number in [*highest, excess])
         and all(0 <= later <= score <= 1 for score, later in zip(highest, [*highest[1:], 0], strict=True))
         and type(n) is type(above) is int
-        and 0 < above < n
+        and 0 < above < n < 2**31
         and len(highest) <= n
         and excess >= 0
     )
