@@ -42,6 +42,12 @@ def test_thresholds_are_in_order(located):
     assert 0 < low <= record.threshold <= high < 1
 
 
+def test_the_card_has_the_tails_of_genuine_faces(located):
+    record, _ = located
+    assert {tail["n"] >= 20 for tail in record.genuine_tails} == {True} and len(record.genuine_tails) >= 2
+    assert max(tail["highest"][0] for tail in record.genuine_tails) > record.inconclusive_band[1]
+
+
 def test_it_tells_a_self_blended_face_from_the_real_one(model):
     """Over many draws on a photograph it never saw, fakes score higher than the real pictures they are made of."""
     from tfdfd.data import self_blended

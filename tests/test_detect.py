@@ -60,7 +60,7 @@ def test_json_is_valid_and_repeatable(detector, outcomes):
 
 def test_scores_add_up(detector, outcomes):
     for outcome in outcomes.values():
-        assert outcome.fake_probability == max(track.fake_probability for track in outcome.faces)
+        assert outcome.fake_probability == max(track.fake_probability for track in outcome.faces if track.decides)
         for track in outcome.faces:
             mean = np.mean([frame.fake_probability for frame in track.frames])
             assert track.fake_probability == pytest.approx(mean, abs=1e-6)
@@ -93,6 +93,37 @@ def test_an_image_is_scored_face_by_face(detector, astronaut, tmp_path):
     validated(detector, [outcome])
 
 
+def test_faces_of_a_group_are_judged_together_and_small_ones_only_shown(detector, astronaut, tmp_path):
+    import cv2
+
+    portrait = astronaut[:360, 60:420, ::-1]
+    tiny = np.full((360, 120, 3), 128, np.uint8)
+    tiny[100:190, 15:105] = cv2.resize(portrait, (90, 90), interpolation=cv2.INTER_AREA)
+    low, high = detector.inconclusive_band
+    found = {}
+    for name, parts in {"one": [portrait], "group": [portrait, portrait[:, ::-1], tiny], "tiny": [tiny]}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.hstack(parts))
+        found[name] = detector.detect(tmp_path / f"{name}.png")
+    assert (found["one"].faces_judged, found["one"].threshold, found["one"].correction) == (1, high, "none")
+    group = found["group"]
+    assert [track.left_out for track in sorted(group.faces, key=lambda track: track.frames[0].box)] == [
+        None,
+        None,
+        "small",
+    ]
+    assert (group.faces_judged, group.correction) == (2, "validation")
+    assert group.threshold > high and group.inconclusive_band == (low, group.threshold)
+    assert group.fake_probability == max(track.fake_probability for track in group.faces if track.decides)
+    assert (
+        f"the threshold is {group.threshold:.3f}" in group.message and "1 small face does not decide" in group.message
+    )
+    alone = found["tiny"]
+    assert (alone.status, alone.verdict, alone.faces_judged) == ("ok", "inconclusive", 0)
+    assert alone.fake_probability is not None and alone.message == "the face is too small to decide"
+    document = validated(detector, found.values())
+    assert document["results"][1]["inconclusive_band"] == [low, group.threshold]
+
+
 def test_two_people_in_a_clip_are_two_tracks(detector, astronaut, make_video, tmp_path):
     portrait = astronaut[:360, 60:420]
     other = (portrait[:, ::-1] * 0.6).astype(np.uint8)
@@ -122,6 +153,9 @@ def test_a_threshold_of_ones_own_leaves_nothing_open(toy_weights):
     with Detector(toy_weights, threshold=0.7) as own:
         assert own.threshold == 0.7 and own.inconclusive_band is None
         assert own.model_info()["threshold"] == 0.7
+        outcome = own.detect(SAMPLES / "genuine.mp4")
+    assert (outcome.threshold, outcome.inconclusive_band, outcome.correction) == (0.7, None, "given")
+    assert outcome.verdict == ("fake" if outcome.fake_probability >= 0.7 else "real")
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,27 @@ def test_the_worst_face_comes_first_and_explains_the_score():
     assert text.index(f"Face 2: {detection.fake_probability:.3f}") < text.index("Face 1: 0.1")
 
 
+def test_several_faces_are_held_against_their_own_threshold():
+    detection = two_faces()
+    detection.faces.append(track_of(2, [0.999] * 4))
+    detection.faces[2].decides, detection.faces[2].left_out = False, "small"
+    detection.faces_judged, detection.correction = 2, "validation"
+    detection.threshold, detection.inconclusive_band = 0.83, (0.42, 0.83)
+    text = Elements(render_report([detection, image()], MODEL)).text
+    assert "Scores above 0.83 point to fake, scores below 0.42 to real" in text
+    assert "Scores above 0.58 point to fake" in text  # of the image, which says nothing else
+    assert "2 faces decide. The highest of several scores of genuine faces" in text
+    assert "4 frames scored; does not decide: too small to judge" in text
+    assert text.index("Face 2: 0.8") < text.index("Face 1: 0.1") < text.index("Face 3: 0.999")
+    assert "2 of 3" in text
+
+    for track in detection.faces:
+        track.decides, track.left_out = False, "doubtful"
+    detection.faces_judged = 0
+    text = Elements(render_report([detection], MODEL)).text
+    assert "No face in it is large and sure enough to decide" in text and "Scores above" not in text
+
+
 def test_crops_are_the_strongest_both_ways():
     text = render_report([two_faces()], MODEL)
     captions = [float(value) for value in re.findall(r'alt="Face 2 at [\d.]+ s, P\(fake\) ([\d.]+)"', text)]
@@ -255,7 +276,7 @@ def test_the_page_stays_bounded():
     said = Elements(text).text
     assert "details are shown for the first 50 scored inputs; 11 more are in the summary only" in said
     assert f"Pictures are shown until the page holds {page.CROPS_ON_PAGE} of them" in said
-    assert "3 more faces with lower scores not shown" in said
+    assert "3 more faces not shown, with lower scores or such as do not decide" in said
     assert "100 more frames of Face 9" in said
     assert "59.mp4" in said
 

@@ -100,6 +100,17 @@ def test_detect_takes_the_run_as_it_is(trained, run_tfdfd, tmp_path):
     assert code == 0, err
 
 
+def test_a_card_has_the_tail_of_the_genuine_videos_or_the_run_says_why_not():
+    from tfdfd.training.finishing import _tails
+
+    warnings = []
+    labels, scores = [0] * 25 + [1] * 5, [*np.linspace(0.1, 0.4, 25), *[0.9] * 5]
+    [tail] = _tails(labels, scores, warnings)["genuine_tails"]
+    assert (tail["n"], tail["highest"], warnings) == (25, [0.4], [])
+    assert _tails(labels[10:], scores[10:], warnings) == {}
+    assert "no threshold for several faces is measured: 15 genuine" in warnings[0]
+
+
 def test_calibration_is_in_the_weights(trained, faces):
     from tfdfd.models import load
     from tfdfd.training.crop_set import CropSet

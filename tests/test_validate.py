@@ -225,6 +225,23 @@ def test_the_command_prints_the_table_and_what_is_skipped(result, tmp_path, caps
     assert parts["clips"] == {"skipped": "not asked for"} and parts["ffpp"]["figures"]
 
 
+def test_tails_are_written_into_the_card_of_these_weights(tmp_path):
+    card = {"sha256": "a" * 64, "threshold": 0.5, "inconclusive_band": [0.3, 0.6], "limits": ["é"]}
+    (tmp_path / "a.json").write_text(json.dumps({"sha256": "b" * 64}))
+    (tmp_path / "b.json").write_text(json.dumps(card | {"genuine_tails": []}))
+    scores = [round(0.02 * n, 2) for n in range(40)]
+    entry = {"model": "toy", "sha256": "a" * 64, "domains": {"photographs": [scores, []]}}
+    tool.write_tails(entry, tmp_path)
+    written = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    assert list(written) == ["sha256", "threshold", "inconclusive_band", "genuine_tails", "limits"]
+    [tail] = written["genuine_tails"]
+    assert (tail["domain"], tail["n"], tail["highest"], tail["n_above"]) == ("photographs", 40, [0.78], 10)
+    with pytest.raises(ValueError, match="no card of toy"):
+        tool.write_tails(entry | {"sha256": "c" * 64}, tmp_path)
+    with pytest.raises(ValueError, match="no genuine scores"):
+        tool.write_tails(entry | {"domains": {}}, tmp_path)
+
+
 def test_missing_data_is_said(toy_weights, tmp_path):
     (entry,) = validate([toy_weights], tmp_path, cache=tmp_path)["models"]
     assert all("skipped" in content for content in entry["parts"].values())

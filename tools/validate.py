@@ -3,6 +3,9 @@
     python -m tools.validate MODEL … --data ../shared/data --photographs utk/split.csv --swaps swapped/faces.csv \
         -o validation.json
 
+With `--parts genuine --write-tails`, what thresholds for several faces are read from goes into the cards of carried
+models.
+
 No test set is opened. MODEL is a handle, a weights file with its card, or the folder of a run. Verdicts are given at
 the threshold and inconclusive band of each model's own card. Intervals are 95 % percentile bootstrap intervals over
 videos; videos and pictures of one source are drawn together. Scores and the faces of clips are kept in `--cache`.
@@ -33,6 +36,7 @@ from tfdfd.data.index import INDEXERS
 from tfdfd.data.landmarks import TABLE, landmarks_of
 from tfdfd.data.splitting import SOURCE, groups
 from tfdfd.data.tables import FAKE, REAL
+from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
 from tfdfd.detect.scorer import Scorer
 from tfdfd.detect.verdict import verdict_of
@@ -44,6 +48,7 @@ from tfdfd.faces import bounded, crop, mtcnn
 from tfdfd.files import write_atomically
 from tfdfd.media import decode, sampling
 from tfdfd.metrics.coverage import filled
+from tfdfd.metrics.inconclusive import genuine_tails
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
 from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
@@ -51,7 +56,7 @@ from tfdfd.metrics.videos import videos_of
 from tfdfd.models import CLIPS, spec
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
-from tfdfd.weights.records import cache_folder
+from tfdfd.weights.records import CARRIED, cache_folder
 from tfdfd.weights.store import locate
 from tools.packed.pack import hold_out
 
@@ -95,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--cache", type=Path, default=cache_folder() / "validation", help="default: %(default)s")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
+    parser.add_argument(
+        "--write-tails", action="store_true", help="write the genuine tails into the cards of carried models"
+    )
     options = parser.parse_args(argv)
     cv2.setNumThreads(1)
     try:
@@ -105,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if options.output:
         write_atomically(options.output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    if options.write_tails:
+        for entry in result["models"]:
+            write_tails(entry, CARRIED)
     print_table(result)
 
 
@@ -155,6 +166,33 @@ def validate(
         entry["domains"] = {} if isinstance(rows["genuine"], str) else _domains(rows)
         entries.append(entry | {"summary": summary(entry)})
     return {"schema": SCHEMA, "tfdfd": __version__, "protocol": PROTOCOL, "models": entries}
+
+
+def write_tails(entry: dict, cards: Path) -> None:
+    """Writes the tails of genuine faces by domain into a model card: the threshold for several faces is read from them.
+
+    Args:
+        entry: of `validate(...)["models"]`, with the part `genuine`.
+        cards: folder that holds the card.
+
+    Raises:
+        ValueError: no card there is of these weights, or nothing was validated.
+    """
+    for file in sorted(cards.glob("*.json")):
+        card = json.loads(file.read_text("utf-8"))
+        if card["sha256"] == entry["sha256"]:
+            break
+    else:
+        raise ValueError(f"{cards} has no card of {entry['model']} (sha256 {entry['sha256']}).")
+    tails = genuine_tails({name: real for name, (real, _) in entry["domains"].items()})
+    if not tails:
+        raise ValueError(f"{entry['model']} has no genuine scores; validate the part genuine.")
+    card.pop("genuine_tails", None)
+    names = list(card)
+    place = max(names.index(name) for name in ("threshold", "inconclusive_band", "inconclusive_rule") if name in card)
+    items = list(card.items())
+    items.insert(place + 1, ("genuine_tails", tails))
+    write_atomically(file, json.dumps(dict(items), indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(result: dict) -> dict:
@@ -379,7 +417,7 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
     with Detector(model.path) as detector:
         detector._extractor = KeptFaces(detector._extractor, cache / "faces")
         contents = [_sha256(folder / row.path) for row in rows]
-        key = _digest([asdict(detector._request), detector._extractor._code, contents])
+        key = _digest([asdict(detector._request), detector._extractor._code, _code(verdict_code), contents])
         file = cache / "clips" / model.key / f"{key[:16]}.json"
         found = json.loads(file.read_text("utf-8")) if file.exists() else None
         if found is None:

@@ -46,7 +46,10 @@ def add_parser(verbs) -> None:
         help="equally spaced frames of a video (default: %(default)s)",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="P(fake) from which the verdict is fake, a face (default: the model's, corrected for several)",
     )
     parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
@@ -176,7 +179,10 @@ def summary(detections) -> list[str]:
     lines = []
     for detection, name in zip(detections, names, strict=True):
         if detection.status == "ok":
-            faces = f"{len(detection.faces)} face{'' if len(detection.faces) == 1 else 's'}"
+            shown_faces, judged = len(detection.faces), detection.faces_judged
+            faces = f"{shown_faces} face{'' if shown_faces == 1 else 's'}"
+            if judged not in (None, shown_faces):
+                faces = f"{judged} of {faces}"
             basis = f"{faces}, {detection.frames_scored} of {detection.frames_requested} frames"
             basis += f"; {detection.message}" if detection.message else ""
             score = f"{detection.fake_probability:.3f}"

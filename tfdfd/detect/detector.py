@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 
 from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
-from tfdfd.detect.verdict import clip_score, counting_tracks, track_score, verdict_of
+from tfdfd.detect.verdict import choose_deciding, clip_score, rule_for, track_score
 from tfdfd.extract.faces_of import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces.detectors import check_detector
@@ -44,7 +44,8 @@ class Detector:
         model: handle (`tfdfd/meso4.df`) or weights file; its record gives network, polarity and threshold.
         detector: `mtcnn`, `haar` or `ssd`; `none` takes each image as a face crop already.
         frames: how many equally spaced frames of a video are scored.
-        threshold: P(fake) from which the verdict is "fake"; None: the record's, with its inconclusive band.
+        threshold: P(fake) from which the verdict is "fake", for each face, without an inconclusive band; None: the
+            record's, with its band, and corrected for the number of faces (`tfdfd.detect.verdict.rule_for`).
         limits: what one input may cost.
         detector_options: arguments of the face detector, such as `{"graph": "face.pb"}` for `ssd`.
         workers: decoding processes; None: as many as help.
@@ -88,6 +89,7 @@ class Detector:
         else:
             self._served = find_served(model)
             self.record = self._served.record
+        self._given = threshold
         self.threshold = self.record.threshold if threshold is None else threshold
         # A threshold of one's own leaves nothing open.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
@@ -221,24 +223,30 @@ class Detector:
             for face, number in zip(frame.faces, frame_numbers, strict=True):
                 scored = FrameScore(frame.index, frame.time_s, face.box, face.score, next(scores), face.crop)
                 tracks.setdefault(number, []).append(scored)
-        all_faces = [
+        faces = [
             FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
             for number, frames in sorted(tracks.items())
         ]
-        faces, left_out = counting_tracks(all_faces, [frame.index for frame in extraction.frames], self._detector)
-        probability = clip_score(faces)
+        left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
+        deciding = [track for track in faces if track.decides]
+        probability = clip_score(deciding or faces)
+        rule = rule_for(self.record, len(deciding), self._given)
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
             status="ok",
             fake_probability=probability,
-            verdict=verdict_of(probability, self.threshold, self.inconclusive_band),
-            message="; ".join(note for note in (extraction.message, left_out) if note) or None,
+            verdict=rule.verdict(probability) if deciding else "inconclusive",
+            message="; ".join(note for note in (extraction.message, left_out, rule.note) if note) or None,
             frames_requested=self._request.frames if extraction.kind == "video" else 1,
-            frames_scored=len({frame.index for track in faces for frame in track.frames}),
+            frames_scored=len({frame.index for track in deciding or faces for frame in track.frames}),
             duration_s=extraction.duration_s,
             elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
             faces=faces,
+            faces_judged=len(deciding),
+            threshold=rule.threshold,
+            inconclusive_band=rule.band,
+            correction=rule.correction,
         )
 
 

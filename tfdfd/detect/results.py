@@ -46,23 +46,36 @@ class FrameScore:
 
 @dataclass
 class FaceTrack:
-    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames."""
+    """One person's face over the frames of a clip.
+
+    Attributes:
+        track: its number, from 0.
+        fake_probability: mean over its frames.
+        frames: in which it was found.
+        decides: whether the verdict rests on it, too.
+        left_out: why it does not decide: `small`, `doubtful` or `passing`, see `tfdfd.detect.verdict`.
+    """
 
     track: int
     fake_probability: float
     frames: list[FrameScore]
+    decides: bool = True
+    left_out: str | None = None
 
     def to_dict(self) -> dict:
-        return {
-            "track": self.track,
-            "fake_probability": self.fake_probability,
-            "frames": [frame.to_dict() for frame in self.frames],
-        }
+        answer = {"track": self.track, "fake_probability": self.fake_probability, "decides": self.decides}
+        if self.left_out:
+            answer["left_out"] = self.left_out
+        return answer | {"frames": [frame.to_dict() for frame in self.frames]}
 
 
 @dataclass
 class Detection:
-    """The one typed outcome of one input. Any status but `ok` has no probability and no verdict."""
+    """The one typed outcome of one input. Any status but `ok` has no probability and no verdict.
+
+    `faces_judged` counts the faces that decide; `threshold`, `inconclusive_band` and `correction` are what the worst of
+    them was held against, see `tfdfd.detect.verdict.Rule`.
+    """
 
     path: str
     kind: str | None
@@ -75,6 +88,10 @@ class Detection:
     duration_s: float | None = None
     elapsed_s: float | None = None
     faces: list[FaceTrack] = field(default_factory=list)
+    faces_judged: int | None = None
+    threshold: float | None = None
+    inconclusive_band: tuple[float, float] | None = None
+    correction: str | None = None
 
     def __post_init__(self):
         if self.status not in STATUSES:
@@ -106,6 +123,10 @@ class Detection:
                 "frames_scored": self.frames_scored,
                 "duration_s": self.duration_s,
                 "elapsed_s": self.elapsed_s,
+                "faces_judged": self.faces_judged,
+                "threshold": self.threshold,
+                "inconclusive_band": list(self.inconclusive_band) if self.inconclusive_band else None,
+                "correction": self.correction,
                 "faces": [track.to_dict() for track in self.faces],
             }
         if self.message:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.metrics.checked import check_threshold, checked
+from tfdfd.metrics.calibration import logits
+from tfdfd.metrics.checked import check_threshold, checked, checked_scores
 from tfdfd.metrics.metrics import check_resolution
 
 BOUND = 0.05
+# The spread of the tail of genuine scores is measured on this share of them, and on at least so many.
+TAIL_SHARE, TAIL_LEAST = 0.2, 10
+_DIGITS = 6
 
 
 def inconclusive_band(
@@ -43,6 +49,40 @@ def inconclusive_band(
     low = fakes[_within(bound, len(fakes))]
     low, high = min(float(low), threshold), max(float(high), threshold)
     return (low, high) if low < high else None
+
+
+def genuine_tails(domains: Mapping[str, ArrayLike]) -> list[dict]:
+    """Upper tails of genuine scores: what thresholds for several faces are read from, see `tfdfd.detect.verdict`.
+
+    Args:
+        domains: by name, P(fake) in [0, 1] of genuine videos or pictures, `(n,)`, of validation.
+
+    Returns:
+        `{domain, n, highest, n_above, mean_excess}` of each, as in a model card: the highest scores, as many as are
+        ever asked for, and by how much the logits of the n_above highest exceed the next one on average.
+
+    Raises:
+        TooFewError: fewer than 1 / `BOUND` in a domain.
+        MetricError: see `checked_scores`.
+    """
+    return [_tail(name, scores) for name, scores in domains.items()]
+
+
+def _tail(domain, scores):
+    ordered = np.sort(checked_scores(scores))[::-1]
+    check_resolution(len(ordered), BOUND, "genuine")
+    # No more than this share of two faces may be called fake.
+    share = 1 - (1 - BOUND) ** 0.5
+    highest = ordered[: max(1, _within(share, len(ordered) + 1))]
+    above = max(TAIL_LEAST, int(TAIL_SHARE * len(ordered)))
+    values = logits(ordered)
+    return {
+        "domain": domain,
+        "n": len(ordered),
+        "highest": [round(float(score), _DIGITS) for score in highest],
+        "n_above": above,
+        "mean_excess": round(float((values[:above] - values[above]).mean()), _DIGITS),
+    }
 
 
 def _within(bound, count):

@@ -28,6 +28,16 @@ CROPS_TOWARDS_REAL = 2
 CROP_SIZE = 128
 MESSAGE_LENGTH = 500
 
+LEFT_OUT_TEXT = {
+    "small": "too small to judge",
+    "doubtful": "the face detector is not sure that it is one",
+    "passing": "seen too seldom",
+}
+CORRECTION_TEXT = {
+    "validation": "measured on genuine faces of validation",
+    "operating_points": "estimated from the operating points of the model card",
+    "odds": "estimated by the odds, as the model card has no rates of genuine faces",
+}
 STATUS_TEXT = {
     "ok": "scored",
     "no_face": "no face found",
@@ -54,6 +64,7 @@ DETAILS = (
     "commands",
     "comparisons",
     "failure_cases",
+    "genuine_tails",
     "latency",
     "mean_auc",
     "proof_scores",
@@ -110,10 +121,12 @@ def render_report(detections, model, *, settings=None):
     """
     band = model.get("inconclusive_band")
     lines = (_checked_threshold(model.get("threshold")), None if band is None else _checked_band(band))
-    inputs = [_summary(number, detection, lines) for number, detection in enumerate(detections, start=1)]
+    inputs = [
+        _summary(number, detection, _lines_of(detection, lines)) for number, detection in enumerate(detections, start=1)
+    ]
     scored = [(entry, detection) for entry, detection in zip(inputs, detections, strict=True) if entry["scored"]]
     crops = _CropEncoder(CROPS_ON_PAGE)
-    sections = [entry | _details(detection, lines, crops) for entry, detection in scored[:DETAILED_INPUTS]]
+    sections = [entry | _details(detection, entry["lines"], crops) for entry, detection in scored[:DETAILED_INPUTS]]
     return (
         _environment()
         .get_template("page.html.j2")
@@ -125,8 +138,6 @@ def render_report(detections, model, *, settings=None):
             crops_used_up=crops.refused,
             crops_on_page=CROPS_ON_PAGE,
             counts=_counts(inputs),
-            threshold=lines[0],
-            band=lines[1],
             limits=LIMITS,
             model_facts=_model_facts(model, lines),
             card=_card(model.get("card") or {}),
@@ -149,9 +160,20 @@ def write_report(path, detections, model, *, settings=None):
     write_atomically(path, render_report(detections, model, settings=settings))
 
 
+def _lines_of(detection, lines):
+    """Threshold and band of one input, which depend on its faces; those of the model where it has none of its own."""
+    if detection.threshold is None:
+        return lines
+    band = detection.inconclusive_band
+    return _checked_threshold(detection.threshold), None if band is None else _checked_band(band)
+
+
 def _summary(number, detection, lines):
     scored = detection.status == "ok"
     message = detection.message or ""
+    judged = detection.faces_judged
+    if judged is None:
+        judged = sum(track.decides for track in detection.faces)
     return {
         "number": number,
         "name": printable_path(detection.path),
@@ -161,10 +183,16 @@ def _summary(number, detection, lines):
         "scored": scored,
         "verdict": detection.verdict or "none",
         "probability": detection.fake_probability,
+        "lines": lines,
+        "threshold": lines[0],
+        "band": lines[1],
+        "correction": CORRECTION_TEXT.get(detection.correction),
+        "uncorrected": detection.correction == "given" and judged > 1,
         "scale": chart.scale(detection.fake_probability, *lines) if scored else None,
         "frames_requested": detection.frames_requested,
         "frames_scored": detection.frames_scored,
         "faces": len(detection.faces),
+        "judged": judged,
         "duration_s": detection.duration_s,
         "elapsed_s": detection.elapsed_s,
         "message": message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + " …",
@@ -172,8 +200,8 @@ def _summary(number, detection, lines):
 
 
 def _details(detection, lines, crops):
-    """What the section of one scored input shows beyond its row in the summary; the worst face comes first."""
-    worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)
+    """What the section of a scored input shows beyond its row in the summary; the worst deciding face comes first."""
+    worst_first = sorted(detection.faces, key=lambda track: (not track.decides, -track.fake_probability))
     shown = worst_first[:TRACKS_PER_INPUT]
     points = [[(frame.time_s, frame.fake_probability) for frame in track.frames] for track in shown]
     return {
@@ -185,6 +213,7 @@ def _details(detection, lines, crops):
                 "marker": marker,
                 "probability": track.fake_probability,
                 "frame_count": len(track.frames),
+                "left_out": None if track.decides else LEFT_OUT_TEXT.get(track.left_out, "left out"),
                 "scale": chart.scale(track.fake_probability, *lines),
                 "crop_groups": _crop_groups(track, crops),
                 "rows": track.frames[:ROWS_PER_TRACK],

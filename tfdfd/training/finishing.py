@@ -10,10 +10,11 @@ from pathlib import Path
 
 import keras
 
+from tfdfd.data.tables import REAL
 from tfdfd.metrics import calibration
 from tfdfd.metrics.confusion import confusion, no_better_than_majority
 from tfdfd.metrics.errors import CalibrationError, TooFewError
-from tfdfd.metrics.inconclusive import BOUND, inconclusive_band
+from tfdfd.metrics.inconclusive import BOUND, genuine_tails, inconclusive_band
 from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.operating_points import BALANCED, operating_points
 from tfdfd.models import spec
@@ -76,7 +77,8 @@ def finish(
     }
     band = _band(labels, video_scores, threshold, warnings)
     save_weights(model, run.path / WEIGHTS)
-    run.write_card(_card(recipe, crops, result, fitted, band, arguments, run.built_on) | (card or {}))
+    tails = _tails(labels, video_scores, warnings)
+    run.write_card(_card(recipe, crops, result, fitted, band, arguments, run.built_on) | tails | (card or {}))
     run.finish(result)
     _forget(run.path)
     return result
@@ -111,6 +113,15 @@ def _band(labels, scores, threshold, warnings):
     except TooFewError as error:
         warnings.append(f"no inconclusive band: {error}")
         return None
+
+
+def _tails(labels, scores, warnings):
+    try:
+        real = [score for label, score in zip(labels, scores, strict=True) if label == REAL]
+        return {"genuine_tails": genuine_tails({"validation": real})}
+    except TooFewError as error:
+        warnings.append(f"no threshold for several faces is measured: {error}")
+        return {}
 
 
 def _card(recipe, crops, result, fitted, band, arguments, built_on):

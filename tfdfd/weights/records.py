@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,9 @@ class WeightRecord:
         polarity: what the file's own output means at 1: `fake=1` or `real=1`; ours is always fake = 1.
         threshold: P(fake) from which the verdict is "fake".
         inconclusive_band: `(low, high)`: P(fake) in between has the verdict "inconclusive"; None for no band.
+        genuine_tails: upper tails of P(fake) of genuine faces, `{domain, n, highest, n_above, mean_excess}` a domain of
+            validation: the highest of n scores, descending, and by how much the logits of the n_above highest exceed
+            the next one on average.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         input_shape: `(height, width, 3)` where the network was trained at another size than its own, else None.
         arguments: of the network's builder, where they are not its defaults.
@@ -96,6 +100,7 @@ class WeightRecord:
     polarity: str
     threshold: float
     inconclusive_band: tuple[float, float] | None = None
+    genuine_tails: tuple[dict, ...] = field(default=(), compare=False)
     layout: str = "keras"
     input_shape: tuple[int, int, int] | None = None
     arguments: dict = field(default_factory=dict, compare=False)
@@ -130,7 +135,7 @@ class WeightRecord:
         by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
         values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
-        values |= {"members": _members(card), "base": _base(card)}
+        values |= {"members": _members(card), "base": _base(card), "genuine_tails": _tails(card)}
         return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
 
 
@@ -139,6 +144,36 @@ def _arguments(card):
     if not isinstance(arguments, dict):
         raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r}.")
     return arguments
+
+
+def _tails(card):
+    tails = card.get("genuine_tails") or []
+    if not isinstance(tails, list):
+        raise ValueError(f"genuine_tails must be a list; received {tails!r:.200}.")
+    for tail in tails:
+        if not _is_tail(tail):
+            raise ValueError(
+                "each of genuine_tails must have n and n_above (whole numbers, 0 < n_above < n), highest (descending "
+                f"numbers between 0 and 1, at most n) and mean_excess (0 or more); received {tail!r:.200}."
+            )
+    return tuple(tails)
+
+
+def _is_tail(tail):
+    try:
+        n, above, highest, excess = (tail[name] for name in ("n", "n_above", "highest", "mean_excess"))
+    except (KeyError, TypeError):
+        return False
+    return (
+        isinstance(highest, list)
+        and bool(highest)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in [*highest, excess])
+        and all(0 <= later <= score <= 1 for score, later in zip(highest, [*highest[1:], 0], strict=True))
+        and type(n) is type(above) is int
+        and 0 < above < n < 2**31
+        and len(highest) <= n
+        and excess >= 0
+    )
 
 
 def _members(card):

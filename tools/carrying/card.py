@@ -20,7 +20,7 @@ _FOLDERS = re.compile(rf"(^|(?<=:))(/(?!/)|\.{{1,2}}/).*/(?=(?!{re.escape(TRAINE
 # What of the run's own card holds for the carried weights.
 _KEPT = (
     "model", "arguments", "input_shape", "polarity", "threshold", "inconclusive_band", "inconclusive_rule",
-    "operating_points", "calibration",
+    "genuine_tails", "operating_points", "calibration",
 )  # fmt: skip
 _LIMITS = (
     "A score is a hint for a person who looks further, not forensic proof.",

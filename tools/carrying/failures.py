@@ -85,7 +85,9 @@ def sample_failures(
 
 def _worst_crop(network, clip):
     with Detector(network.path) as detector:
-        frames = [frame for face in detector.detect(clip.path).faces for frame in face.frames]
+        faces = detector.detect(clip.path).faces
+    deciding = [face for face in faces if face.decides]
+    frames = [frame for face in deciding or faces for frame in face.frames]
     worst = max(frames, key=lambda frame: abs(frame.fake_probability - clip.label))
     return cv2.imencode(".jpg", worst.crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 

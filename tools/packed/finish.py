@@ -18,7 +18,7 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.inconclusive import _within
+from tfdfd.metrics.inconclusive import _within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.crop_set import CropSet
@@ -108,7 +108,7 @@ def calibrate(model, crops) -> dict:
 
 
 def set_band(card_file: Path, domains: dict[str, list[list[float]]]) -> None:
-    """Writes threshold and band by the worst domain into a card.
+    """Writes threshold and band by the worst domain, and the tails of the genuine videos, into a card.
 
     Args:
         card_file: of the run.
@@ -119,6 +119,7 @@ def set_band(card_file: Path, domains: dict[str, list[list[float]]]) -> None:
     counts = ", ".join(f"{name} ({len(scores[0])})" for name, scores in domains.items())
     card["inconclusive_band"] = [low, high]
     card["threshold"] = float(np.clip(card["operating_points"]["balanced"]["threshold"], low, high))
+    card["genuine_tails"] = genuine_tails({name: scores[0] for name, scores in domains.items()})
     card["inconclusive_rule"] = _RULE.format(FAKE_BOUND, OPEN_BOUND, counts)
     write_atomically(card_file, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
