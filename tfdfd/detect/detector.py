@@ -194,6 +194,7 @@ class Detector:
             duration_s=extraction.duration_s,
             elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
             faces=faces,
+            frames_damaged=extraction.frames_damaged,
         )
 
 

@@ -16,8 +16,22 @@ VIDEO_DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mp
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-# First boxes that QuickTime and MP4 files open with. A still in the same container (HEIC, AVIF) has another brand.
-_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+# First boxes that QuickTime and MP4 files and segments of them open with. A still in the same container (HEIC, AVIF)
+# has another brand.
+_MOV_BOXES = (
+    b"ftyp",
+    b"styp",
+    b"moov",
+    b"moof",
+    b"sidx",
+    b"mdat",
+    b"wide",
+    b"free",
+    b"skip",
+    b"uuid",
+    b"pnot",
+    b"prfl",
+)
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jxl ")
 
 
