@@ -19,18 +19,8 @@ _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 # First boxes that QuickTime and MP4 files and segments of them open with. A still in the same container (HEIC, AVIF)
 # has another brand.
 _MOV_BOXES = (
-    b"ftyp",
-    b"styp",
-    b"moov",
-    b"moof",
-    b"sidx",
-    b"mdat",
-    b"wide",
-    b"free",
-    b"skip",
-    b"uuid",
-    b"pnot",
-    b"prfl",
+    *(b"ftyp", b"styp", b"moov", b"moof", b"sidx", b"mdat"),
+    *(b"wide", b"free", b"skip", b"uuid", b"pnot", b"prfl"),
 )
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jxl ")
 

@@ -452,7 +452,8 @@ def _expected_frames(file, container, position, limits):
     stream = _streams(container)[position]
     count, rate = stream.frames, stream.average_rate
     if stream.duration and rate and 0 < count <= limits.max_frames:
-        if abs(count / rate - stream.duration * stream.time_base) <= 0.02 * count / rate:
+        seconds = count / rate
+        if abs(seconds - stream.duration * stream.time_base) <= 0.02 * seconds:
             return count
     place = file.tell()
     with _open(file) as other:
