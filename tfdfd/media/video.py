@@ -21,6 +21,7 @@ from tfdfd.media.decode import Frame, MediaFacts
 from tfdfd.media.errors import MediaError
 from tfdfd.media.kinds import VIDEO_DEMUXERS
 from tfdfd.media.limits import Limits
+from tfdfd.media.nal import FrameHeaders
 from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
 
 _BUFFER = 1 << 18
@@ -312,7 +313,9 @@ class _Damage:
         self._keys: set[int] = set()
         self._sources: set[int] = set()
         self._lost: set[int] = set()
+        self._missing: set[int] = set()
         self._unreferenced: set[int] = set()
+        self._headers = FrameHeaders(context.name, context.extradata)
         self._last: int | None = None
         self.packets = 0
 
@@ -324,8 +327,12 @@ class _Damage:
             self._keys.add(number)
         if packet.is_corrupt:
             self._lost.add(number)
-        if _is_unreferenced(packet, self._context):
+        unreferenced, behind_a_gap = self._headers.next(packet)
+        if unreferenced:
             self._unreferenced.add(number)
+        if behind_a_gap and not packet.is_keyframe:
+            # Whatever refers to it may refer to what is missing, too.
+            self._missing.add(number)
         return (number,)
 
     def last_packet(self) -> None:
@@ -369,46 +376,12 @@ class _Damage:
             if number in self._keys:
                 shown_before = index if spreads else -1
                 spreads = False
+            spreads = spreads or number in self._missing
             if spreads or number in sources or index < shown_before:
                 damaged.add(index)
             if number in sources and number not in self._unreferenced:
                 spreads = True
         return damaged - {-1}
-
-
-def _is_unreferenced(packet, context):
-    """Whether no other frame is predicted from this one, as H.264 and HEVC say in the header of each slice."""
-    if context.name not in ("h264", "hevc"):
-        return False
-    data, extra = bytes(memoryview(packet)[:4096]), context.extradata or b""
-    hevc = context.name == "hevc"
-    for head in _nal_heads(data, _length_bytes(extra, hevc)):
-        if hevc and head >> 1 & 63 < 32:
-            return head >> 1 & 63 < 16 and not head >> 1 & 1
-        if not hevc and head & 31 in (1, 5):
-            return not head >> 5 & 3
-    return False
-
-
-def _length_bytes(extra, hevc):
-    """Bytes of the length before each unit; 0 where units are found by start codes."""
-    at = 21 if hevc else 4
-    return (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0
-
-
-def _nal_heads(data, length_bytes):
-    """First byte of each unit of a packet."""
-    place = 0
-    while True:
-        if length_bytes:
-            head = place + length_bytes
-            place = head + int.from_bytes(data[place:head], "big")
-        else:
-            found = data.find(b"\0\0\1", place)
-            head = place = found + 3 if found >= 0 else len(data)
-        if head >= len(data):
-            return
-        yield data[head]
 
 
 class _Nameless:
