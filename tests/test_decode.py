@@ -21,9 +21,8 @@ from PIL import Image, ImageOps
 
 from tfdfd.extract.faces_of import Request
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.media import decode
+from tfdfd.media import decode, video
 from tfdfd.media.decode import read_media
-from tfdfd.media.environment import decoder_environment
 from tfdfd.media.errors import MediaError
 from tfdfd.media.inputs import Input, list_inputs
 from tfdfd.media.limits import Limits
@@ -372,7 +371,7 @@ def test_a_limit_of_no_use_is_an_error_that_names_it(name, value):
 )
 def test_content_that_is_no_media_is_not_given_to_a_decoder(tmp_path, monkeypatch, content, status):
     monkeypatch.setattr(decode.cv2, "imdecode", pytest.fail)
-    monkeypatch.setattr(decode.cv2, "VideoCapture", pytest.fail)
+    monkeypatch.setattr(video.av, "open", pytest.fail)
     (tmp_path / "a.mp4").write_bytes(content)
     assert failure(tmp_path / "a.mp4").status == status
 
@@ -502,7 +501,7 @@ def test_no_address_is_asked_for_whether_given_or_in_a_playlist(tmp_path, sandbo
 # The allow-list of containers on its own, with the check of the content taken out.
 UNCHECKED = """
 import sys
-from tfdfd.media import decode
+from tfdfd.media import decode, video
 from tfdfd.media.limits import Limits
 decode.kind_of_content = lambda head: "video"
 for path in sys.argv[1:]:
@@ -524,13 +523,12 @@ def test_the_decoder_itself_opens_no_container_off_the_list(tmp_path, monkeypatc
             paths[-1].write_text(text)
     done = subprocess.run(
         [sys.executable, "-c", UNCHECKED, *map(str, paths)],
-        env=os.environ | decoder_environment(Limits()),
         capture_output=True,
         text=True,
     )
     assert done.stdout.split() == ["4"] + ["decode_error"] * (len(paths) - 1), done.stderr
     assert asked == []
-    # Without that environment the same file is read: it is the list that refuses it.
-    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
+    # With its container on the list the same file is read: it is the list that refuses it.
+    monkeypatch.setattr(video, "VIDEO_DEMUXERS", ("nut",))
     monkeypatch.setattr(decode, "kind_of_content", lambda head: "video")
     assert len(read(nut, 4)[0]) == 4

@@ -284,6 +284,7 @@ def answer(face=None, frame=None, **fields):
     one_face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": None} | (face or {})
     one_frame = {"index": 0, "time_s": 0.0, "faces": [one_face]} | (frame or {})
     header = {"path": "a.png", "kind": "image", "status": "ok", "message": None, "duration_s": None}
+    header |= {"frames_damaged": 0}
     return header | {"frames": [one_frame], "elapsed_s": 0.0} | fields
 
 
@@ -335,6 +336,7 @@ NONSENSE = {
     "unknown kind": framed(answer(kind="virus"), CROP),
     "message no text": framed(answer(message={"a": 1}), CROP),
     "duration no number": framed(answer(duration_s="long"), CROP),
+    "damaged frames no number": framed(answer(frames_damaged="some"), CROP),
     "endless duration": framed(answer(duration_s=float("inf")), CROP),
     "index without end": framed(answer(frame={"index": float("inf")}), CROP),
     "negative index": framed(answer(frame={"index": -1}), CROP),

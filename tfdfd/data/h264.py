@@ -105,7 +105,7 @@ def _encoded(frames, crf, preset):
         encoder = av.CodecContext.create("libx264", "w")
     except av.codec.codec.UnknownCodecError as error:
         raise ValueError(
-            "this PyAV was built without x264: run pip install 'tfdfd[train]', whose wheel has it."
+            "this PyAV was built without x264: its wheel has it; run pip install --force-reinstall --only-binary av av."
         ) from error
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.thread_count = Fraction(1, 25), 1
@@ -141,7 +141,5 @@ def _av():
     try:
         import av
     except ImportError as error:
-        raise ValueError(
-            "H.264 is written with PyAV, which is not installed: run pip install 'tfdfd[train]'."
-        ) from error
+        raise ValueError("H.264 is written with PyAV, which is not installed: run pip install av.") from error
     return av

@@ -14,7 +14,7 @@ from tfdfd.data.boxes import FaceBox, write_boxes
 from tfdfd.data.face_options import DROP, FaceOptions
 from tfdfd.data.face_record import MULTIPLE, Record
 from tfdfd.data.faces_rule import has_multiple_faces, kept_faces
-from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FrameFaces, Request
+from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.faces.tracks import link_faces
 
 # Frames of one answer where a video is read piece by piece: up to four faces of each are within `MAX_CROPS`.
@@ -31,9 +31,10 @@ class VideoCut:
     def run(self, row, boxes, whose):
         parts = self._detected() if boxes is None else self._by_boxes(boxes)
         looked_at: list[tuple[FrameFaces, list[np.ndarray], list[int], list[str]]] = []
-        notes, kind, duration = [], row.kind, None
+        notes, kind, duration, damaged = [], row.kind, None, 0
         for part in parts:
             kind, duration = part.kind or kind, part.duration_s
+            damaged += part.frames_damaged
             if part.status not in ("ok", "no_face"):
                 return Record(row.path, part.status, part.message, kind)
             # A part without a face begins its message with that; the whole may have some.
@@ -48,6 +49,10 @@ class VideoCut:
                 for face in frame.faces:
                     face.crop = None
                 looked_at.append((frame, thumbs, kept, digests))
+        if refusal := too_damaged(damaged, len(looked_at)):
+            return Record(row.path, "decode_error", refusal, kind)
+        if damaged and (note := damage_note(damaged, len(looked_at))) not in notes:
+            notes.insert(0, note)
         if boxes is None:
             found = self._tracked(looked_at)
         else:
@@ -81,14 +86,14 @@ class VideoCut:
         for skip in range(0, options.limits.max_frames, WINDOW):
             part = self._ask(self._request(frames=WINDOW, in_order=True, every_s=options.every_s, skip=skip))
             yield part
-            if len(part.frames) < WINDOW:
+            if len(part.frames) + part.frames_damaged < WINDOW:
                 return
 
     def _by_boxes(self, boxes):
         for window in self._windows(boxes):
             part = self._ask(self._request(frames=max(1, len(window)), boxes=tuple(window)))
             yield part
-            if len(part.frames) < len(window):
+            if len(part.frames) + part.frames_damaged < len(window):
                 return
 
     def _windows(self, boxes):

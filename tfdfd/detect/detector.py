@@ -247,6 +247,7 @@ class Detector:
             threshold=rule.threshold,
             inconclusive_band=rule.band,
             correction=rule.correction,
+            frames_damaged=extraction.frames_damaged,
         )
 
 

@@ -21,7 +21,8 @@ class FrameScore:
     Attributes:
         index: number of the frame in decoding order, from 0 (0 for an image).
         time_s: presentation time in seconds (0.0 for an image).
-        box: `(x, y, width, height)` of the face in pixels of the original, upright frame.
+        box: `(x, y, width, height)` of the face in pixels of the upright frame; where a video's pixels are not
+            square, of the frame as it is displayed.
         detector_score: the face detector's own confidence; None where it has none (Haar).
         fake_probability: in [0, 1], 1 = fake.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
@@ -75,6 +76,8 @@ class Detection:
 
     `faces_judged` counts the faces that decide; `threshold`, `inconclusive_band` and `correction` are what the worst of
     them was held against, see `tfdfd.detect.verdict.Rule`.
+    `frames_damaged` counts frames that were looked at and left out of the score, since the decoder had to make up
+    parts of them.
     """
 
     path: str
@@ -92,6 +95,7 @@ class Detection:
     threshold: float | None = None
     inconclusive_band: tuple[float, float] | None = None
     correction: str | None = None
+    frames_damaged: int = 0
 
     def __post_init__(self):
         if self.status not in STATUSES:
@@ -121,6 +125,7 @@ class Detection:
             answer |= {
                 "frames_requested": self.frames_requested,
                 "frames_scored": self.frames_scored,
+                "frames_damaged": self.frames_damaged,
                 "duration_s": self.duration_s,
                 "elapsed_s": self.elapsed_s,
                 "faces_judged": self.faces_judged,

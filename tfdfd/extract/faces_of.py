@@ -17,6 +17,8 @@ from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import FRAMES, InOrder
 
 DETECTION_BATCH = 8
+# Part of the frames that are looked at that must be whole: a score from fewer would be one of decoding errors.
+MIN_WHOLE = 0.25
 # Crops of one input, so that a crowd filmed for a minute stays within memory.
 MAX_CROPS = 1024
 
@@ -90,6 +92,7 @@ class FrameFaces:
 class Extraction:
     """The one typed outcome of reading one input; `status` is `ok` when there is at least one crop.
 
+    `frames_damaged` counts frames that were to be looked at, too, but whose pixels the decoder had to make up in part.
     `process_died` tells that the decoding process went away meanwhile: the input's doing, or somebody ended it.
     """
 
@@ -99,6 +102,7 @@ class Extraction:
     message: str | None = None
     duration_s: float | None = None
     frames: list[FrameFaces] = field(default_factory=list)
+    frames_damaged: int = 0
     elapsed_s: float = 0.0
     process_died: bool = False
 
@@ -138,6 +142,12 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
         return Extraction(path, facts.kind if facts else None, error.status, error.message)
     looked_at = [frames[index] for index in facts.indices if index in frames]
     notes = [facts.note] if facts.note else []
+    if not isinstance(request.choice(), InOrder):
+        # Else this may be a piece of a video, and is for the caller to judge with the others.
+        if refusal := too_damaged(facts.damaged, len(looked_at)):
+            return Extraction(path, facts.kind, "decode_error", refusal, frames_damaged=facts.damaged)
+        if facts.damaged:
+            notes.insert(0, damage_note(facts.damaged, len(looked_at)))
     if crowded:
         notes.append("only the strongest faces of a crowded frame were kept")
     status = "ok" if any(frame.faces for frame in looked_at) else "no_face"
@@ -145,7 +155,23 @@ def faces_of(path: str, detector: FaceDetector | None, request: Request, limits:
         where = "the image" if facts.kind == "image" else f"the {len(looked_at)} frames looked at"
         size = "" if scale == 1 else f" (searched at {max(scale, 0.01):.0%} of its size)"
         notes.insert(0, f"no face was found in {where}{size}")
-    return Extraction(path, facts.kind, status, "; ".join(notes) or None, facts.duration_s, looked_at)
+    message = "; ".join(notes) or None
+    return Extraction(path, facts.kind, status, message, facts.duration_s, looked_at, facts.damaged)
+
+
+def damage_note(damaged: int, whole: int) -> str:
+    """A word on the frames that were left out because they are damaged, of those that were looked at."""
+    return f"{damaged} of the {damaged + whole} frames looked at are damaged and were left out"
+
+
+def too_damaged(damaged: int, whole: int) -> str | None:
+    """Why there is no score where so many of the frames that were looked at are damaged; None: there are enough."""
+    if whole >= max(1, MIN_WHOLE * (damaged + whole)) or not damaged:
+        return None
+    return (
+        f"{damaged} of the {damaged + whole} frames looked at are damaged: the decoder had to make up parts of them; "
+        "get an undamaged copy of the video"
+    )
 
 
 def _detect(detector, batch, request):

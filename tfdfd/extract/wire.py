@@ -96,7 +96,8 @@ def unpack(path: str, header: dict, crops: bytes, size: int) -> Extraction:
             for frame in header["frames"]
         ]
         duration = None if duration is None else _number(duration)
-        return Extraction(path, kind, header["status"], message, duration, frames)
+        damaged = int(_number(header["frames_damaged"]))
+        return Extraction(path, kind, header["status"], message, duration, frames, damaged)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(f"a malformed answer: {error}") from error
 

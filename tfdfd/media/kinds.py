@@ -41,8 +41,12 @@ _IMAGE_MAGIC = {
 }
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-# First boxes that QuickTime and MP4 files open with. A still in the same container (HEIC, AVIF) has another brand.
-_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+# First boxes that QuickTime and MP4 files and segments of them open with. A still in the same container (HEIC, AVIF)
+# has another brand.
+_MOV_BOXES = (
+    *(b"ftyp", b"styp", b"moov", b"moof", b"sidx", b"mdat"),
+    *(b"wide", b"free", b"skip", b"uuid", b"pnot", b"prfl"),
+)
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"avci", b"avcs"})
 # Brands of a still whatever its coding, which the brands behind them tell.

@@ -1,0 +1,159 @@
+"""Headers of H.264 and HEVC frames: is a frame ever referred to, and are the frames there that it refers to?
+
+FFmpeg fills in for frames that are missing from an H.264 stream and marks nothing as damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+# Headers come before the pixels; what lies behind so many bytes of a packet is not searched for them.
+_SEARCHED = 4096
+_LONGEST_HEADER = 1024
+_H264_SLICE, _H264_IDR, _H264_SPS = 1, 5, 7
+# Profiles whose parameter sets state the chroma format.
+_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+
+
+class FrameHeaders:
+    """Follows the frame headers of a stream, packet by packet.
+
+    Args:
+        codec: FFmpeg's name of the codec; other codecs than `h264` and `hevc` tell nothing.
+        extradata: the stream's parameter sets, as its container holds them.
+    """
+
+    def __init__(self, codec: str, extradata: bytes | None):
+        extra = extradata or b""
+        self._codec = codec
+        at = 21 if codec == "hevc" else 4
+        # 0 where units are found by start codes.
+        self._length_bytes = (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0
+        self._bits: int | None = None
+        self._gaps_allowed = False
+        self._previous: int | None = None
+        if codec == "h264" and self._length_bytes:
+            size = int.from_bytes(extra[6:8], "big")
+            self._parameters(extra[8 : 8 + size])
+        elif codec == "h264":
+            for unit in _units(extra, 0):
+                if unit[0] & 31 == _H264_SPS:
+                    self._parameters(unit)
+
+    def next(self, packet) -> tuple[bool, bool]:
+        """Whether no other frame refers to the next packet's frame, and whether frames before it are missing."""
+        if self._codec not in ("h264", "hevc"):
+            return False, False
+        for unit in _units(bytes(memoryview(packet)[:_SEARCHED]), self._length_bytes):
+            if self._codec == "hevc":
+                kind = unit[0] >> 1 & 63
+                if kind < 32:
+                    return kind < 16 and not kind & 1, False
+            elif unit[0] & 31 == _H264_SPS:
+                self._parameters(unit)
+            elif unit[0] & 31 in (_H264_SLICE, _H264_IDR):
+                return not unit[0] >> 5 & 3, self._is_behind_a_gap(unit)
+        self._previous = None
+        return False, False
+
+    def _is_behind_a_gap(self, unit):
+        """Frames that are referred to are numbered without gaps, in a few bits."""
+        number = self._number(unit)
+        previous, referred = self._previous, unit[0] >> 5 & 3
+        if number is None or referred:
+            self._previous = number
+        if number is None or previous is None or unit[0] & 31 == _H264_IDR or self._gaps_allowed:
+            return False
+        # 0: also after an operation that begins the numbers anew.
+        return number != 0 and number not in (previous, (previous + 1) % (1 << self._bits))
+
+    def _number(self, unit):
+        if self._bits is None:
+            return None
+        bits = _Bits(unit[1:40])
+        try:
+            for _ in range(3):  # first macroblock, type of slice, parameter set
+                bits.unsigned()
+            return bits.take(self._bits)
+        except ValueError:
+            return None
+
+    def _parameters(self, unit):
+        try:
+            count, allowed = _frame_numbers(_Bits(unit[1:]))
+        except ValueError:
+            count, allowed = None, True
+        if count != self._bits:
+            self._previous = None
+        self._bits, self._gaps_allowed = count, allowed
+
+
+def _frame_numbers(bits):
+    """Of a sequence parameter set: bits of a frame's number (None: unusual), and whether numbers may be left out."""
+    profile = bits.take(8)
+    bits.take(16)
+    bits.unsigned()
+    if profile in _HIGH_PROFILES:
+        chroma = bits.unsigned()
+        if chroma == 3 and bits.take(1):
+            return None, True
+        bits.unsigned(), bits.unsigned(), bits.take(1)
+        if bits.take(1):
+            for i in range(12 if chroma == 3 else 8):
+                if bits.take(1):
+                    _skip_scaling_list(bits, 16 if i < 6 else 64)
+    count = bits.unsigned() + 4
+    order = bits.unsigned()
+    if order == 0:
+        bits.unsigned()
+    elif order == 1:
+        bits.take(1), bits.unsigned(), bits.unsigned()
+        for _ in range(min(bits.unsigned(), 256)):
+            bits.unsigned()
+    bits.unsigned()
+    return (count if count <= 16 else None), bool(bits.take(1))
+
+
+def _skip_scaling_list(bits, size):
+    last = following = 8
+    for _ in range(size):
+        if following:
+            code = bits.unsigned()
+            following = (last + ((code + 1) // 2 if code & 1 else -(code // 2))) % 256
+        last = following or last
+
+
+def _units(data, length_bytes) -> Iterator[bytes]:
+    """The beginnings of a packet's units."""
+    place = 0
+    while True:
+        if length_bytes:
+            start = place + length_bytes
+            place = start + int.from_bytes(data[place:start], "big")
+        else:
+            found = data.find(b"\0\0\1", place)
+            start = place = found + 3 if found >= 0 else len(data)
+        if start >= len(data):
+            return
+        yield data[start : start + _LONGEST_HEADER]
+
+
+class _Bits:
+    """Numbers of a unit's header, bit by bit; ValueError at its end."""
+
+    def __init__(self, data):
+        data = data.replace(b"\0\0\3", b"\0\0")
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def take(self, count):
+        if count > self._left:
+            raise ValueError("the header ends early")
+        self._left -= count
+        return self._value >> self._left & (1 << count) - 1
+
+    def unsigned(self):
+        """An Exp-Golomb code."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)

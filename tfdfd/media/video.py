@@ -1,0 +1,482 @@
+"""Sampled frames of a video through PyAV (FFmpeg): upright, in square pixels, and damaged ones named.
+
+FFmpeg sees a file object without a name and opens nothing else: no path, address, playlist or external track.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import av
+import cv2
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.frame import PictureType
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from tfdfd.media.decode import Frame, MediaFacts
+from tfdfd.media.errors import MediaError
+from tfdfd.media.kinds import VIDEO_DEMUXERS
+from tfdfd.media.limits import Limits
+from tfdfd.media.nal import FrameHeaders
+from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
+
+_BUFFER = 1 << 18
+_MOST_THREADS = 16
+_MOST_B_FRAMES = 16
+_MOST_ROWS = 1 << 16
+# Pictures that are stored as video streams but are not one: covers and thumbnails.
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+# Containers that state lengths in a header. The others' are estimates.
+_STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf"}
+# Containers in which time stamps may begin anew, and a jump of more than 10 s is such a beginning (as in `ffmpeg`).
+_RESTARTS = {"mpegts", "mpeg", "mpegvideo"}
+_JUMP = 10.0
+# A part of what a header states may be missing without a word: headers round.
+_COMPLETE = 0.95
+# Pixels that are less than 1 % off square are taken for square: resampling would cost more than it mends.
+_SQUARE = 0.01
+_WIDEST_PIXEL = 16
+# B frames of these codecs are never referred to. H.264 and HEVC say it in each frame.
+_B_IS_LAST = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3"}
+# Decoders that start at a keyframe by themselves; those of older codecs show what they cannot know.
+_WAIT_FOR_KEYFRAME = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"}
+
+
+def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaFacts]:
+    """Frames of the first video stream that can be decoded, and at the end the `MediaFacts`.
+
+    Args:
+        file: an open file of a known container.
+        frames: as of `tfdfd.media.decode.read_media`.
+        limits: pixels and frames it may cost.
+
+    Raises:
+        MediaError: with the status that the input then has.
+    """
+    read = _read_in_order if isinstance(frames, InOrder) else _read_spaced
+    position = 0
+    while True:
+        container = _open(file)
+        streams = _streams(container)
+        if not streams:
+            container.close()
+            raise MediaError("decode_error", "the file holds no video: only sound, or a cover picture")
+        facts = yield from read(file, container, position, frames, limits)
+        if facts is not None:
+            break
+        position += 1
+        if position == len(streams):
+            raise MediaError("decode_error", "no frame could be decoded: the video is damaged or has no frames")
+    if len(streams) > 1:
+        note = f"of {len(streams)} video streams, number {position + 1} was looked at"
+        facts.note = f"{note}; {facts.note}" if facts.note else note
+    yield facts
+
+
+def _read_spaced(file, container, position, count, limits):
+    """One pass over a sound file. The expected number of frames only guides which are kept on the way; the number
+    that decides is that of the frames decoded, and where the two disagree a second pass fetches what is missing."""
+    with _Pass(container, position, limits) as first:
+        wanted = set(frame_indices(_expected_frames(file, container, position, limits), count))
+        yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
+    if not first.total:
+        return None
+    indices = [index for index in frame_indices(first.total, count) if index not in first.cut_off]
+    missing = set(indices) - first.shown
+    if missing:
+        with _Pass(_open(file), position, limits) as second:
+            yield from second.pictures(choose_in_order(second.decoded(), InOrder(only=frozenset(missing))))
+        if lost := missing - second.shown:
+            raise MediaError("decode_error", f"frame {min(lost)} could be decoded once, but not again")
+    return first.facts(indices)
+
+
+def _read_in_order(file, container, position, choice, limits):
+    """One pass that ends with the last chosen frame."""
+    indices = []
+    with _Pass(container, position, limits) as clip:
+        decoded = clip.decoded()
+        for frame in clip.pictures(choose_in_order(decoded, choice)):
+            indices.append(frame.index)
+            yield frame
+        # A B frame comes before a frame that it is predicted from: whether that one is damaged is known later.
+        for _ in range(_MOST_B_FRAMES):
+            if clip.settled or next(decoded, None) is None:
+                break
+    if not clip.total:
+        return None
+    return clip.facts([index for index in indices if index not in clip.cut_off])
+
+
+class _Pass:
+    """One decoding pass over a video stream, from its beginning.
+
+    Attributes:
+        total: frames decoded so far.
+        shown: numbers of the frames whose pixels were given out.
+    """
+
+    def __init__(self, container, position, limits):
+        self._container, self._limits = container, limits
+        self._stream = _streams(container)[position]
+        context = self._stream.codec_context
+        _check_pixels(context.width, context.height, limits)
+        context.thread_type, context.thread_count = "AUTO", min(cv2.getNumberOfCPUs(), _MOST_THREADS)
+        context.copy_opaque = True
+        # Decoders count pixels in rows padded by up to 63: a limit for what grows later, before memory is taken.
+        context.options = {"max_pixels": str(limits.max_pixels + 63 * _MOST_ROWS)}
+        self._context = context
+        self._aspect = _pixel_aspect(self._stream.sample_aspect_ratio)
+        self._stated = _stated_length(container, self._stream)
+        self._clock = _Clock(self._stream, container.format.name)
+        self._damage = _Damage(context)
+        self._reformatter = VideoReformatter()
+        self._frame = None
+        self._others_end = 0.0
+        self.total, self.shown, self._at_end = 0, set(), False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._frame = None
+        self._container.close()
+
+    def decoded(self) -> Iterator[tuple[int, float]]:
+        """Number and time of each frame, as it is decoded."""
+        for frame in self._frames():
+            if self.total >= self._limits.max_frames:
+                raise MediaError("too_large", f"more than {self._limits.max_frames} frames (--max-frames)")
+            self._frame = frame
+            self._damage.add(frame, self.total)
+            self.total += 1
+            yield self.total - 1, self._clock.time(frame)
+        self._at_end = True
+
+    def pictures(self, chosen: Iterable[tuple[int, float]]) -> Iterator[Frame]:
+        """The frames that are chosen from `decoded`, with their pixels."""
+        for index, time in chosen:
+            pixels = self._pixels(self._frame)
+            self.shown.add(index)
+            yield Frame(index, round(time, 3), pixels)
+
+    def facts(self, looked_at: list[int]) -> MediaFacts:
+        """What is known once the pass is over."""
+        damaged = self._damage.indices()
+        return MediaFacts(
+            "video",
+            [index for index in looked_at if index not in damaged],
+            round(self._clock.end, 3) if self._at_end and self._clock.end else None,
+            self._early_end() if self._at_end else None,
+            damaged=sum(index in damaged for index in looked_at),
+        )
+
+    @property
+    def cut_off(self) -> set[int]:
+        """Frames of which the file's end holds a part only."""
+        return self._damage.cut_off if self._at_end else set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no frame that is still to come tells of the frames so far."""
+        return self._frame is None or self._frame.pict_type != PictureType.B
+
+    def _frames(self):
+        # One packet is held back: the last one of a file that was cut off is a part of a frame.
+        held = None
+        for packet in self._packets():
+            if held is not None:
+                yield from self._decode(held)
+            held = packet
+        if held is not None and not held.is_corrupt:
+            self._damage.last_packet()
+            yield from self._decode(held)
+        yield from self._decode(None)
+
+    def _packets(self):
+        packets = self._container.demux()
+        while True:
+            try:
+                packet = next(packets, None)
+            except MemoryError:
+                raise
+            except (av.FFmpegError, OSError):
+                # The container breaks off here. What the decoder still holds comes, and the note tells of the rest.
+                return
+            if packet is None:
+                return
+            if packet.size == 0:
+                continue
+            if packet.stream_index == self._stream.index:
+                yield packet
+            elif packet.pts is not None and packet.stream.type in ("audio", "video"):
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._others_end = max(self._others_end, end)
+
+    def _decode(self, packet):
+        if packet is not None:
+            packet.opaque = self._damage.next_packet(packet)
+        try:
+            return self._context.decode(packet)
+        except MemoryError:
+            raise
+        except EOFError:
+            return []
+        except av.FFmpegError:
+            self._damage.failed()
+            return []
+
+    def _pixels(self, frame):
+        width, height = self._displayed(frame)
+        # As OpenCV's own reader converts them: bicubic, by the matrix and range that the frame states.
+        picture = self._reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+        pixels = cv2.cvtColor(picture.to_ndarray(), cv2.COLOR_BGR2RGB)
+        if (width, height) != (frame.width, frame.height):
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+        return _upright(pixels, frame)
+
+    def _displayed(self, frame):
+        """Width and height in square pixels. Nothing is made smaller, so that no detail is lost."""
+        width, height = frame.width, frame.height
+        if self._aspect > 1:
+            width = round(width * self._aspect)
+        elif self._aspect < 1:
+            height = round(height / self._aspect)
+        _check_pixels(width, height, self._limits)
+        return width, height
+
+    def _early_end(self):
+        """A word on a file that holds less than its header states."""
+        stated, count, whole_file = self._stated
+        end = max(self._clock.raw_end, self._others_end) if whole_file else self._clock.raw_end
+        if not stated or end >= _COMPLETE * stated or self.total >= _COMPLETE * (count or math.inf):
+            return None
+        if count > self.total:
+            return f"the file ends early: {self.total} of the {count} frames that its header states could be decoded"
+        return f"the file ends early: {end:.1f} of the {stated:.1f} seconds that its header states could be decoded"
+
+
+class _Clock:
+    """Times of frames in seconds from the beginning of the stream. They ascend even where time stamps do not.
+
+    Attributes:
+        end: when the last frame's time is over; 0: unknown.
+        raw_end: the same by the stream's own time stamps.
+    """
+
+    def __init__(self, stream, container_name):
+        self._unit, self._origin = float(stream.time_base), stream.start_time
+        rate = stream.average_rate or stream.guessed_rate
+        self._step = 1 / float(rate) if rate and 0.01 < rate < 1000 else 0.0
+        self._restarts = container_name in _RESTARTS
+        self._last, self._shift = None, 0.0
+        self.end = self.raw_end = 0.0
+
+    def time(self, frame: av.VideoFrame) -> float:
+        stamp = frame.dts if frame.pts is None else frame.pts
+        step = frame.duration * self._unit if frame.duration > 0 else self._step
+        if stamp is None:
+            seconds = self.end
+            self.raw_end += step
+        else:
+            if self._origin is None:
+                self._origin = stamp
+            seconds = (stamp - self._origin) * self._unit + self._shift
+            self.raw_end = max(self.raw_end, stamp * self._unit + step)
+        if self._last is None:
+            self._shift -= min(seconds, 0.0)
+            seconds = max(seconds, 0.0)
+        elif seconds < self._last - 2.5 * step or (self._restarts and seconds > self._last + _JUMP):
+            # A second recording behind the first: it goes on where that one ends.
+            self._shift += self.end - seconds
+            seconds = self.end
+        if self._last is not None and seconds <= self._last:
+            seconds = self._last + 1e-3
+        self._last, self.end = seconds, seconds + step
+        return seconds
+
+
+class _Damage:
+    """Which frames are damaged: those that the decoder had to make up in part, and all that is predicted from them.
+
+    Packets are numbered as they are decoded, frames as they are shown; a frame is predicted from frames decoded
+    before it, and from none before a keyframe unless it is shown before that keyframe.
+    """
+
+    def __init__(self, context):
+        self._context = context
+        self._index: dict[int, int] = {}  # of packets, the frame
+        self._keys: set[int] = set()
+        self._sources: set[int] = set()
+        self._lost: set[int] = set()
+        self._missing: set[int] = set()
+        self._unreferenced: set[int] = set()
+        self._headers = FrameHeaders(context.name, context.extradata)
+        self._last: int | None = None
+        self.packets = 0
+
+    def next_packet(self, packet: av.Packet) -> tuple[int]:
+        """Notes a packet that is decoded next; returns what its frame is to carry."""
+        number = self.packets
+        self.packets += 1
+        if packet.is_keyframe:
+            self._keys.add(number)
+        if packet.is_corrupt:
+            self._lost.add(number)
+        unreferenced, behind_a_gap = self._headers.next(packet)
+        if unreferenced:
+            self._unreferenced.add(number)
+        if behind_a_gap and not packet.is_keyframe:
+            # Whatever refers to it may refer to what is missing, too.
+            self._missing.add(number)
+        return (number,)
+
+    def last_packet(self) -> None:
+        """The next packet is the last one."""
+        self._last = self.packets
+
+    def failed(self) -> None:
+        """The decoder refused a packet: this one, or the one that a thread began with so many packets ago."""
+        last = max(self.packets - 1, 0)
+        self._sources |= {last, max(last - self._context.thread_count + 1, 0)} - {self._last}
+
+    def add(self, frame: av.VideoFrame, index: int) -> None:
+        """Notes a decoded frame."""
+        number = frame.opaque[0] if frame.opaque else index
+        self._index[number] = index
+        if frame.key_frame and frame.pict_type not in (PictureType.P, PictureType.B):
+            self._keys.add(number)
+        else:
+            # Also a place from which a picture is refreshed bit by bit, which says that it is a keyframe.
+            self._keys.discard(number)
+        if frame.is_corrupt:
+            self._sources.add(number)
+        if frame.pict_type == PictureType.B and self._context.name in _B_IS_LAST:
+            self._unreferenced.add(number)
+
+    @property
+    def cut_off(self) -> set[int]:
+        """The frame of the last packet, where the file ends within it."""
+        return {self._index[self._last]} if self._last in self._sources and self._last in self._index else set()
+
+    def indices(self) -> set[int]:
+        """Numbers of the damaged frames."""
+        sources = self._sources - {self._last}
+        # A transport stream that lacks packets, unless a keyframe follows at once, as where recordings are joined.
+        sources |= {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys and n + 1 < self.packets}
+        damaged = set()
+        spreads = bool(self._keys) and self._context.name not in _WAIT_FOR_KEYFRAME
+        shown_before = -1
+        for number in range(self.packets):
+            index = self._index.get(number, -1)
+            if number in self._keys:
+                shown_before = index if spreads else -1
+                spreads = False
+            spreads = spreads or number in self._missing
+            if spreads or number in sources or index < shown_before:
+                damaged.add(index)
+            if number in sources and number not in self._unreferenced:
+                spreads = True
+        return damaged - {-1}
+
+
+class _Nameless:
+    """A file without a name: what FFmpeg does not know it can neither guess from nor open again."""
+
+    def __init__(self, file):
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _open(file):
+    file.seek(0)
+    try:
+        return av.open(
+            _Nameless(file),
+            container_options={"format_whitelist": ",".join(VIDEO_DEMUXERS), "protocol_whitelist": "none"},
+            metadata_errors="replace",
+            buffer_size=_BUFFER,
+            io_open=_refuse,
+        )
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError) as error:
+        message = "no video stream could be opened: the file is damaged, cut off or holds none"
+        raise MediaError("decode_error", message) from error
+
+
+def _refuse(url, flags, options):
+    raise PermissionError("a video may not open another file or address")
+
+
+def _streams(container):
+    return [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & _PICTURES
+    ]
+
+
+def _expected_frames(file, container, position, limits):
+    """How many frames there should be: by the header where it agrees with itself, else by counting packets."""
+    stream = _streams(container)[position]
+    count, rate = stream.frames, stream.average_rate
+    if stream.duration and rate and 0 < count <= limits.max_frames:
+        seconds = count / rate
+        if abs(seconds - stream.duration * stream.time_base) <= 0.02 * seconds:
+            return count
+    place = file.tell()
+    with _open(file) as other:
+        count = 0
+        try:
+            for packet in other.demux(_streams(other)[position]):
+                count += packet.size > 0 and not packet.is_discard
+                if count > limits.max_frames:
+                    break
+        except (av.FFmpegError, OSError) as error:
+            # A file that breaks off is no fault here: the pass that decodes says so.
+            if isinstance(error, MemoryError):
+                raise
+    file.seek(place)
+    return count
+
+
+def _stated_length(container, stream):
+    """What the header states: seconds (None: it states none), frames (0: none), and whether the seconds are of the
+    longest stream: sound may go on behind a video."""
+    if container.format.name not in _STATES_LENGTH:
+        return None, 0, False
+    if stream.duration:
+        return float(stream.duration * stream.time_base), stream.frames, False
+    return (container.duration or 0) / av.time_base, stream.frames, True
+
+
+def _pixel_aspect(ratio):
+    """Width of a pixel by its height; 1 for square, nearly square, unknown and absurd ones."""
+    value = float(ratio) if ratio else 1.0
+    if abs(value - 1) < _SQUARE or not 1 / _WIDEST_PIXEL <= value <= _WIDEST_PIXEL:
+        return 1.0
+    return value
+
+
+def _upright(pixels, frame):
+    """Turned and mirrored as the display matrix of the frame says, in steps of 90 degrees."""
+    try:
+        matrix = np.frombuffer(bytes(frame.side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
+    except (KeyError, ValueError):
+        # ValueError: side data of a kind that PyAV does not know yet.
+        return pixels
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels)
+
+
+def _check_pixels(width, height, limits):
+    if width * height > limits.max_pixels:
+        message = f"frames of {width} x {height} pixels; at most {limits.max_pixels:,} (--max-pixels)"
+        raise MediaError("too_large", message)
