@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfdfd.publishing.resizing import resize_crop
+from tfdfd.publishing.pixels import resize_levels
 from tfdfd.publishing.upright import upright
 
 # Of one crop: 50 MB decoded. A picture's header is asked before it is decoded.
@@ -34,12 +34,18 @@ def decode_crops(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     with tf.control_dependencies([few]):
         encoded = tf.identity(encoded)
     pixels = tf.map_fn(
-        lambda data: resize_crop(_decode(data), size),
+        lambda data: _resized(_decode(data), size),
         encoded,
         fn_output_signature=tf.TensorSpec((*size, 3), tf.uint8),
         parallel_iterations=_AT_ONCE,
     )
     return tf.cast(pixels, tf.float32) / 255.0
+
+
+def _resized(image, size):
+    is_right = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
+    resized = tf.cond(is_right, lambda: image, lambda: tf.cast(resize_levels(image[None], size)[0], tf.uint8))
+    return tf.ensure_shape(resized, (*size, 3))
 
 
 def _decode(data):
