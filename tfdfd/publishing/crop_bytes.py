@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfdfd.publishing import MAX_PIXELS
 from tfdfd.publishing.pixels import resize_levels
 from tfdfd.publishing.upright import upright
 
-# Of one crop: 50 MB decoded. A picture's header is asked before it is decoded.
-MAX_PIXELS = 4096 * 4096
 # Of one call: 0.8 GB of 256 x 256 pixels as floats.
 MAX_BATCH = 1024
 # Pictures decoded at a time; more would only hold more memory.
@@ -79,6 +78,7 @@ def _decode_png(data, head):
 
 
 def _small_enough(height, width):
+    # A picture's header is asked before it is decoded.
     height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
     return tf.debugging.Assert(
         (height > 0) & (width > 0) & (height * width <= MAX_PIXELS),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-# Pixels lie in [0, 1]; resizing and augmentation overshoot that by less than 0.05.
-LOWEST, HIGHEST = -0.05, 1.05
+from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL
+
 _LEVELS = 255
 # Bits of OpenCV's bilinear coefficients (INTER_RESIZE_COEF_BITS).
 _BITS = 11
@@ -62,7 +62,7 @@ def nan_where_invalid(answers, images):
     least, most = ops.min(images, axes), ops.max(images, axes)
     # The sum, since not every library's minimum and maximum take NaN along. Of an image without pixels the least is
     # above the most.
-    is_valid = (LOWEST <= least) & (least <= most) & (most <= HIGHEST) & ops.isfinite(ops.sum(images, axes))
+    is_valid = (LOWEST_PIXEL <= least) & (least <= most) & (most <= HIGHEST_PIXEL) & ops.isfinite(ops.sum(images, axes))
     return ops.where(is_valid[:, None], answers, np.float32("nan"))
 
 
