@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+PACKAGE = Path(__file__).parent
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
@@ -82,3 +85,12 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
             raise ValueError(f"another '{work}' is at work in {folder}; wait for it or end it.") from error
         return None
     return lock
+
+
+def code_digest(*parts: str) -> str:
+    """SHA-256 of the code of these parts of the package: of what is kept, whether it would be made the same today."""
+    value = hashlib.sha256()
+    for part in parts:
+        for path in sorted((PACKAGE / part).rglob("*.py")):
+            value.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return value.hexdigest()

@@ -39,7 +39,8 @@ class HubLayer(keras.layers.Layer):
 
     It may be made in the scope of `tf.distribute.MirroredStrategy`, whose variables it then has.
 
-    Input shape: `(batch, height, width, 3)`, RGB float32 in [0, 1], of any size; resized as `tfdfd detect` resizes crops.
+    Input shape: `(batch, height, width, 3)`, RGB float32 in [0, 1], of any size; resized as `tfdfd detect` resizes
+        crops.
     Output shape: `(batch, 1)`, P(fake), 1 = fake; with `/feature_vector` `(batch, n)`. Of an image that holds NaN,
         infinity or a pixel outside [-0.05, 1.05], as of another scale, the answer is NaN; in training, nothing is
         checked.

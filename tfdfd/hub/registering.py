@@ -97,7 +97,8 @@ def _add_placeholders():
     except (ImportError, AttributeError) as error:
         # Whoever imports Keras may want something else of it.
         warnings.warn(
-            f"this {_KERAS} does not load models with layers of tfdfd ({error}): pip install tfdfd brings one that does.",
+            f"this {_KERAS} does not load models with layers of tfdfd ({error}): 'pip install tfdfd' brings one that "
+            "does.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -5,6 +5,7 @@ In operations of Keras, so that SavedModels and `tfdfd.HubLayer` under any backe
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -28,8 +29,7 @@ def resize_images(images, size: tuple[int, int]):
     """
 
     def resized():
-        levels = ops.clip(_straight_through(ops.round, images * _LEVELS), 0, _LEVELS)
-        return resize_levels(levels, size) / _LEVELS
+        return resize_levels(images, size) / _LEVELS
 
     sides = _sides(images, size)
     if _are_known(sides):
@@ -39,7 +39,8 @@ def resize_images(images, size: tuple[int, int]):
 
 
 def resize_levels(images, size: tuple[int, int]):
-    """Images `(batch, h, w, 3)` of whole numbers, 0 to 255 -> float32 `(batch, height, width, 3)` of such.
+    """Images `(batch, h, w, 3)`, uint8 or float in [0, 1] -> whole numbers from 0 to 255, float32 `(batch, height,
+    width, 3)`.
 
     Bilinear; by area where both sides shrink to a half or less. The bytes are OpenCV's, except that by area, where a
     side is no multiple of the result's, one in a thousand may be a level apart.
@@ -62,7 +63,7 @@ def nan_where_invalid(answers, images):
     least, most = ops.min(images, axes), ops.max(images, axes)
     # The sum, since not every library's minimum and maximum take NaN along. Of an image without pixels the least is
     # above the most.
-    is_valid = (LOWEST_PIXEL <= least) & (least <= most) & (most <= HIGHEST_PIXEL) & ops.isfinite(ops.sum(images, axes))
+    is_valid = (least >= LOWEST_PIXEL) & (least <= most) & (most <= HIGHEST_PIXEL) & ops.isfinite(ops.sum(images, axes))
     return ops.where(is_valid[:, None], answers, np.float32("nan"))
 
 
@@ -78,6 +79,13 @@ def _sides(images, size):
 
 def _are_known(sides):
     return all(isinstance(count, int) for count, _ in sides)
+
+
+def _levels(lines):
+    """Of lines of an image; not of the whole, which would take its memory several times."""
+    if keras.backend.standardize_dtype(lines.dtype) == "uint8":
+        return ops.cast(lines, "float32")
+    return ops.clip(_straight_through(ops.round, lines * _LEVELS), 0, _LEVELS)
 
 
 def _straight_through(function, values):
@@ -99,7 +107,7 @@ def _bilinear(images, sides):
     columns = [(_clipped(left + k, width), _coefficients(part)) for k, part in enumerate((1 - beside, beside))]
 
     def rows(k, share):
-        lines = ops.cast(ops.take(images, _clipped(top + k, height), axis=1), "float32")
+        lines = _levels(ops.take(images, _clipped(top + k, height), axis=1))
         across = [ops.take(lines, place, axis=2) * part[:, None] for place, part in columns]
         # OpenCV computes in whole numbers and drops bits as it goes: 4 of a row, 16 of its product with a coefficient.
         # That is split, so that a float holds it.
@@ -126,17 +134,17 @@ def _coefficients(shares):
 
 
 def _by_area(images, sides):
-    means = images
-    for axis, (count, wanted) in enumerate(sides, 1):
-        means = _sums(means, axis, count, wanted)
     (height, wanted_height), (width, wanted_width) = sides
+    means = _sums(_sums(images, 1, height, wanted_height, _levels), 2, width, wanted_width)
     means = means * ops.cast(wanted_height * wanted_width / (height * width), "float32")
     # OpenCV rounds a half up for 2 x 2 pixels, where all is whole, and to even elsewhere.
-    is_half = ops.cast(ops.logical_and(ops.equal(height, 2 * wanted_height), ops.equal(width, 2 * wanted_width)), "float32")
+    is_half = ops.cast(
+        ops.logical_and(ops.equal(height, 2 * wanted_height), ops.equal(width, 2 * wanted_width)), "float32"
+    )
     return is_half * _floor(means + 0.5) + (1 - is_half) * _straight_through(ops.round, means)
 
 
-def _sums(images, axis, count, wanted):
+def _sums(images, axis, count, wanted, read=lambda lines: lines):
     """Along an axis, the sum of what each of `wanted` pixels covers of `count`, of its first and last in part."""
     begin = _whole(wanted, count) * count  # in parts of a pixel
     taps = (count - 1) // wanted + 2
@@ -147,7 +155,7 @@ def _sums(images, axis, count, wanted):
     places = ops.cast(minimum(pixels, count - 1), "int32")
 
     def add(tap, total):
-        lines = ops.cast(ops.take(images, places[tap], axis=axis), "float32")
+        lines = read(ops.take(images, places[tap], axis=axis))
         return total + lines * ops.reshape(shares[tap], (-1, *[1] * (3 - axis)))
 
     # One after the other: all at once they would take a picture's memory several times.
