@@ -130,15 +130,13 @@ class TestAnySize:
 
     @pytest.mark.parametrize("size", [(11, 9), (20, 30)], ids=str)
     def test_lets_gradients_through(self, of_any_size, size):
-        image = tf.constant(np.random.default_rng(0).random((1, *size, 3), np.float32))
+        image = tf.constant(0.1 + 0.8 * np.random.default_rng(0).random((1, *size, 3), np.float32))
         with tf.GradientTape() as tape:
             tape.watch(image)
             score = of_any_size[1](image)
-        gradient = tape.gradient(score, image).numpy()
-        step = np.random.default_rng(1).choice([-0.02, 0.02], image.shape).astype(np.float32)
-        wanted = (of_any_size[1](image + step) - of_any_size[1](image - step)).numpy()[0, 0] / 2
-        assert np.abs(gradient).max() > 0
-        np.testing.assert_allclose((gradient * step).sum(), wanted, rtol=0.2, atol=1e-5)
+        gradient, step = tape.gradient(score, image).numpy(), 0.04
+        wanted = (of_any_size[1](image + step) - of_any_size[1](image - step)).numpy()[0, 0] / (2 * step)
+        np.testing.assert_allclose(gradient.sum(), wanted, rtol=0.05)
 
 
 def features_of(model, images):
