@@ -102,6 +102,15 @@ def test_answers_are_those_of_keras_on_other_crops_than_those_of_the_proof(weigh
     assert 0 <= max(card["max_difference"].values()) <= 1e-5
 
 
+@pytest.mark.parametrize("format", ["savedmodel", "litert", "onnx"])
+def test_pixels_that_are_none_have_no_answer(made, format):
+    images = np.full((3, SIDE, SIDE, 3), 0.5, np.float32)
+    for value in (np.nan, np.inf, 255, -1):
+        images[1, 5, 7, 2] = value
+        found = np.asarray(asked(made(format)[0], format)(images))
+        assert np.isnan(found[1, 0]) and np.isfinite(found[[0, 2]]).all()
+
+
 class TestCard:
     @pytest.mark.parametrize("format", list(formats.FORMATS))
     def test_lists_every_file_with_its_digest(self, made, format):
@@ -120,9 +129,11 @@ class TestCard:
             assert card[name] == known[name]
         assert card["weights"]["sha256"] == known["sha256"] and "sha256" not in card
         assert (card["format"], card["tfdfd"], card["tolerance"]) == ("savedmodel", __version__, 1e-5)
-        assert card["inputs"]["image"]["shape"] == [None, SIDE, SIDE, 3]
+        assert card["inputs"]["image"]["shape"] == [None, None, None, 3]
+        assert made("litert")[1]["inputs"]["image"]["shape"] == [None, SIDE, SIDE, 3]
         outputs = {"fake_probability", "serving_default", "image_bytes", "features", "feature_vector"}
-        assert set(card["max_difference"]) == outputs
+        sizes = {"38 x 58 pixels", "83 x 109 pixels", "128 x 192 pixels"}
+        assert set(card["max_difference"]) == outputs | sizes
 
     def test_says_that_openvino_takes_bytes(self, made):
         assert made("openvino")[1]["inputs"]["image"]["dtype"] == "uint8"

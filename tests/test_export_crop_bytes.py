@@ -12,7 +12,7 @@ from PIL import Image
 
 from tfdfd.detect.detector import Detector
 from tfdfd.faces.crop import resize_crop
-from tfdfd.publishing import resizing
+from tfdfd.publishing import pixels
 from tfdfd.publishing.crop_bytes import MAX_BATCH, decode_crops
 
 SIDE = 64
@@ -31,7 +31,7 @@ def decode():
 @pytest.fixture(scope="module")
 def resize():
     return tf.function(
-        lambda image: resizing.resize_crop(image, (SIDE, SIDE)),
+        lambda image: pixels.resize_levels(image[None], (SIDE, SIDE))[0],
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
 

@@ -1,5 +1,6 @@
 """Published models in the frameworks: `hub.KerasLayer` in a process of its own, as a user has it, and our layer."""
 
+import ast
 import json
 import os
 import shutil
@@ -7,16 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import tfdfd
+from tfdfd.faces.crop import resize_crop
 from tfdfd.hub.checking import version_in
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.manifest import Manifest
+from tfdfd.hub.registering import CLASSES, FUNCTIONS
 from tfdfd.models import build
+from tfdfd.models.srm import SRM
 
 # The one whose SavedModel the repository carries.
 PUBLISHED_MODEL = "tfdfd/meso_inception4"
@@ -146,6 +152,81 @@ def test_our_feature_layer_takes_a_head(examples):
     expected = keras.Model(network.input, network.get_layer("features").output)(examples[0], training=False)
     found = keras.Model(image, features)(examples[0], training=False)
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(299, 299), (100, 131), (520, 700)], ids=str)
+def test_our_layer_takes_images_of_any_size(layer, astronaut, size):
+    crop = cv2.resize(astronaut, size[::-1])
+    found = layer(crop[None] / np.float32(255))
+    wanted = layer(resize_crop(crop, 256)[None] / np.float32(255))
+    np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(tf.saved_model.load(str(CARRIED))(crop[None] / np.float32(255))), np.asarray(wanted), atol=1e-5
+    )
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, layer(image))
+    np.testing.assert_allclose(model.predict(crop[None] / np.float32(255), verbose=0), np.asarray(wanted), atol=1e-5)
+
+
+def test_our_layer_answers_nan_to_what_is_no_picture(layer, examples):
+    images = examples[0].copy()
+    images[0, 3, 4, 1], images[1], images[2] = np.nan, images[1] * 255, images[2] * 2 - 1
+    found = np.asarray(layer(images))
+    assert np.isnan(found[:3]).all()
+    np.testing.assert_array_equal(found[3], np.asarray(layer(examples[0]))[3])
+    assert np.isfinite(np.asarray(layer(images[1:], training=True))).all()
+    assert np.isnan(np.asarray(layer(np.full((1, 256, 256, 3), 128, np.uint8)))).all()
+
+
+# Two devices; import tfdfd after Keras, and nothing of it besides.
+IN_A_STRATEGY = """
+import sys
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, tfdfd
+images, labels = np.load("images.npy"), np.load("labels.npy")
+loaded = keras.models.load_model("saved.keras")
+np.testing.assert_allclose(loaded.predict(images, verbose=0), np.load("scores.npy"), atol=1e-6)
+with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
+    for handle, size in ((sys.argv[1], 256), (sys.argv[2], None)):
+        for trainable in (True, False):
+            image = keras.Input((size, size, 3))
+            features = tfdfd.HubLayer(handle, trainable=trainable)
+            model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features(image)))
+            model.compile("sgd", "binary_crossentropy")
+            before = [weight.numpy() for weight in features.weights]
+            losses = model.fit(images, labels, batch_size=4, verbose=0).history["loss"]
+            assert np.isfinite(losses).all()
+            changed = any((old != weight.numpy()).any() for old, weight in zip(before, features.weights))
+            assert changed == trainable, (handle, trainable)
+"""
+
+
+def test_our_layer_is_loaded_by_the_package_s_import_and_made_in_a_strategy_s_scope(layer, examples, tmp_path):
+    image = keras.Input((256, 256, 3))
+    model = keras.Model(image, SRM()(layer(image)[:, None, None] * np.ones((1, 8, 8, 3), np.float32)))
+    model.save(tmp_path / "saved.keras")
+    np.save(tmp_path / "scores.npy", model.predict(examples[0], verbose=0))
+    np.save(tmp_path / "images.npy", examples[0])
+    np.save(tmp_path / "labels.npy", examples[1])
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_STRATEGY, PUBLISHED_MODEL, "tfdfd/mobilenet_v1/feature_vector"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TFHUB_CACHE_DIR": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_everything_of_ours_that_a_saved_model_may_hold_is_registered():
+    found = {}
+    for path in sorted((ROOT / "tfdfd").rglob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if "register_keras_serializable" in "".join(map(ast.unparse, getattr(node, "decorator_list", []))):
+                module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                found.setdefault((module, type(node)), set()).add(node.name)
+    known = ((CLASSES, ast.ClassDef), (FUNCTIONS, ast.FunctionDef))
+    assert found == {(module, kind): set(names) for table, kind in known for module, names in table.items()}
 
 
 def test_our_layer_computes_in_float32_within_a_mixed_model(layer, examples):

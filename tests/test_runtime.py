@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfdfd import files
 from tfdfd.detect.detector import Detector
 from tfdfd.detect.scorer import Scorer
 from tfdfd.models import build, load
@@ -170,9 +171,9 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         elif what == "code":
             for part in ("models", "runtime", "weights"):
                 (tmp_path / part).mkdir()
-                for path in (opening.PACKAGE / part).glob("*.py"):
+                for path in (files.PACKAGE / part).glob("*.py"):
                     (tmp_path / part / path.name).write_bytes(path.read_bytes())
-            monkeypatch.setattr(opening, "PACKAGE", tmp_path)
+            monkeypatch.setattr(files, "PACKAGE", tmp_path)
             assert opening._name(record) == name
             with (tmp_path / "models" / "meso.py").open("a") as file:
                 file.write("# another network\n")
@@ -430,7 +431,7 @@ class TestSinking:
 @pytest.mark.slow
 def test_two_processes_convert_at_once(empty_cache):
     code = "import sys; from tfdfd.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    sample = Path(opening.PACKAGE) / "samples" / "genuine.mp4"
+    sample = Path(files.PACKAGE) / "samples" / "genuine.mp4"
     words = [sys.executable, "-c", code, "detect", str(sample), "--json", "-", "--quiet", "--runtime", "openvino"]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [json.loads(process.communicate(timeout=120)[0])["results"][0] for process in both]

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.seeded import fill, seeded
+from tfdfd.faces.crop import resize_crop
 from tfdfd.models import build, list_models
 from tfdfd.models.svm import SvmArrays, with_svm
 from tfdfd.publishing.allowed_operations import check_operations
@@ -92,6 +93,84 @@ def small(**of_convolution):
     model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid", name="fake_probability")(x))
     fill(named_weights(model).items())
     return model
+
+
+@pytest.fixture(scope="module")
+def of_any_size(tmp_path_factory):
+    """A network for 8 x 8 pixels, as Keras has it, as a SavedModel, and its feature vector."""
+    model, folder = small(), tmp_path_factory.mktemp("any")
+    write_saved_model(model, folder / "classifier")
+    write_feature_vector(model, folder / "vector")
+    return (model, *(tf.saved_model.load(str(folder / name)) for name in ("classifier", "vector")))
+
+
+class TestAnySize:
+    # Larger, smaller, odd, by area of whole and of broken factors, one side only, a single pixel.
+    @pytest.mark.parametrize("size", [(9, 7), (5, 3), (13, 40), (16, 16), (24, 32), (21, 17), (8, 31), (1, 1)], ids=str)
+    def test_is_resized_as_detect_resizes(self, of_any_size, size):
+        model, classifier, vector = of_any_size
+        crops = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+        images = crops / np.float32(255)
+        at_size = np.stack([resize_crop(crop, 8) for crop in crops]) / np.float32(255)
+        for found, wanted in (
+            (classifier(images), model(at_size, training=False)),
+            (classifier(images, training=True), model(at_size, training=True)),
+            (classifier.signatures["serving_default"](image=tf.constant(images))["fake_probability"], model(at_size)),
+            (classifier.signatures["features"](image=tf.constant(images))["features"], features_of(model, at_size)),
+            (vector(images), features_of(model, at_size)),
+        ):
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+    def test_at_the_network_s_own_nothing_is_rounded(self, of_any_size):
+        model, classifier, _ = of_any_size
+        images = images_of(model) * 0.99 + 0.003
+        np.testing.assert_allclose(classifier(images), model(images), atol=1e-7)
+        rounded = np.round(images * 255) / np.float32(255)
+        assert np.abs(classifier(images).numpy() - classifier(rounded).numpy()).max() > 1e-6
+
+    @pytest.mark.parametrize("size", [(11, 9), (20, 30)], ids=str)
+    def test_lets_gradients_through(self, of_any_size, size):
+        image = tf.constant(0.1 + 0.8 * np.random.default_rng(0).random((1, *size, 3), np.float32))
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            score = of_any_size[1](image)
+        gradient, step = tape.gradient(score, image).numpy(), 0.04
+        wanted = (of_any_size[1](image + step) - of_any_size[1](image - step)).numpy()[0, 0] / (2 * step)
+        np.testing.assert_allclose(gradient.sum(), wanted, rtol=0.05)
+
+
+def features_of(model, images):
+    return layer_output(model, "features", images)
+
+
+class TestPixels:
+    BAD = {"NaN": np.nan, "infinity": np.inf, "-infinity": -np.inf, "255": 255.0, "-1": -1.0, "just above": 1.06}
+
+    @pytest.mark.parametrize("size", [(8, 8), (13, 9), (40, 31)], ids=str)
+    @pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+    def test_that_are_none_have_no_answer_and_spoil_no_other(self, of_any_size, size, value):
+        _, classifier, vector = of_any_size
+        good = np.random.default_rng(0).random((3, *size, 3), np.float32)
+        bad = good.copy()
+        bad[1, size[0] // 2, 3, 1] = value
+        signatures = classifier.signatures
+        for function in (
+            classifier,
+            vector,
+            lambda images: signatures["serving_default"](image=tf.constant(images))["fake_probability"],
+            lambda images: signatures["features"](image=tf.constant(images))["features"],
+        ):
+            found = function(bad).numpy()
+            assert np.isnan(found[1]).all()
+            np.testing.assert_array_equal(found[[0, 2]], function(good).numpy()[[0, 2]])
+
+    def test_that_overshoot_a_little_are_scored(self, of_any_size):
+        images = np.linspace(-0.05, 1.05, 8 * 8 * 3, dtype=np.float32).reshape(1, 8, 8, 3)
+        np.testing.assert_allclose(of_any_size[1](images), of_any_size[0](images), atol=1e-7)
+
+    def test_are_not_checked_in_training(self, of_any_size):
+        images = np.full((1, 8, 8, 3), 2, np.float32)
+        np.testing.assert_allclose(of_any_size[1](images, training=True), of_any_size[0](images), atol=1e-7)
 
 
 class TestTraining:
@@ -204,7 +283,7 @@ def test_saved_model_cli_shows_the_three_signatures(exported):
         assert f"signature_def['{name}']" in done.stdout
     assert "inputs['image_bytes'] tensor_info:\n        dtype: DT_STRING\n        shape: (-1)" in done.stdout
     assert "outputs['fake_probability'] tensor_info:\n        dtype: DT_FLOAT\n        shape: (-1, 1)" in done.stdout
-    assert "inputs['image'] tensor_info:\n        dtype: DT_FLOAT\n        shape: (-1, 256, 256, 3)" in done.stdout
+    assert "inputs['image'] tensor_info:\n        dtype: DT_FLOAT\n        shape: (-1, -1, -1, 3)" in done.stdout
 
 
 class TestSvm:
@@ -237,10 +316,9 @@ class TestRefusal:
         with pytest.raises(ValueError, match="no layer 'features'"):
             write_saved_model(model, tmp_path / "x")
 
-    def test_of_another_size_when_it_is_called(self, exported):
-        loaded = tf.saved_model.load(str(exported))
-        with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)):
-            loaded(np.zeros((1, 128, 128, 3), np.float32))
+    def test_of_an_image_without_pixels(self, of_any_size):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            of_any_size[1](np.zeros((1, 0, 8, 3), np.float32))
 
     def test_of_another_backend(self, tmp_path, monkeypatch):
         monkeypatch.setattr(keras.backend, "backend", lambda: "jax")

@@ -15,6 +15,12 @@ from PIL import Image
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from tests.served import SIZE, Server, fill_spec, picture, refused, request, until, write_model
+from tests.test_saved_model import small
+from tfdfd.publishing.saved_model import write_saved_model
+from tfdfd.serve.errors import ServingError
+from tfdfd.serve.loaded_model import LoadedModel
+from tfdfd.serve.prediction import arrays_of, check_inputs
+from tfdfd.serve.tensors import shape_of
 
 MANY = 50
 
@@ -147,6 +153,49 @@ def test_tensors_that_the_signature_does_not_take(server, make, words):
     code, message = refused(server.predict, make())
     assert code == "INVALID_ARGUMENT"
     assert words in message
+
+
+PIXELS = {
+    "NaN": (float("nan"), "has pixels that are NaN or infinite"),
+    "infinity": (float("inf"), "has pixels that are NaN or infinite"),
+    "0 to 255": (128.0, "has pixels from 0.5 to 128"),
+    "-1 to 1": (-0.9, "has pixels from -0.9 to 0.5"),
+}
+
+
+@pytest.mark.parametrize(("value", "words"), PIXELS.values(), ids=PIXELS)
+def test_pixels_that_are_none(server, value, words):
+    values = [0.5] * (2 * SIZE * SIZE * 3)
+    values[-5] = value
+    code, message = refused(server.predict, with_image(values, (2, SIZE, SIZE, 3)))
+    assert code == "INVALID_ARGUMENT"
+    assert "expects RGB pixels in [0, 1]; picture 1 of 2 (from 0)" in message and words in message
+    pixels = np.reshape(values, (2, SIZE, SIZE, 3)).tolist()
+    status, answer = server.get("/v1/models/tiny:predict", json.dumps({"instances": pixels}).encode())
+    assert status == 400 and words in json.loads(answer)["error"]
+
+
+def test_pixels_that_overshoot_a_little(server):
+    values = [0.5] * (SIZE * SIZE * 3 - 2) + [-0.05, 1.05]
+    server.predict(with_image(values, (1, SIZE, SIZE, 3)))
+
+
+def test_a_published_model_takes_images_of_any_size_up_to_a_limit(tmp_path):
+    write_saved_model(small(), tmp_path / "1")
+    model = LoadedModel(tmp_path / "1")
+    signature = model.signatures["serving_default"]
+
+    def answer(*shape):
+        wanted = request([0.5], "image", "", shape=shape)
+        check_inputs(wanted, signature, 10)
+        return signature.run(arrays_of(wanted, signature), 60)["fake_probability"]
+
+    assert shape_of(signature.inputs["image"]) == [-1, -1, -1, 3]
+    np.testing.assert_allclose(answer(2, 31, 9, 3), answer(2, 8, 8, 3), atol=1e-3)  # gray at any size
+    for sides, shown in (((0, 5), "5 x 0"), ((4097, 4096), "4096 x 4097"), ((1 << 31, 1 << 31), "2147483648 x")):
+        with pytest.raises(ServingError, match=f"INVALID_ARGUMENT: input 'image' holds pictures of {shown}"):
+            answer(1, *sides, 3)
+    model.close()
 
 
 SPECS = {

@@ -11,6 +11,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+PACKAGE = Path(__file__).parent
 _BLOCK = 1 << 20
 
 
@@ -98,3 +99,12 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
             raise ValueError(f"another '{work}' is at work in {folder}; wait for it or end it.") from error
         return None
     return lock
+
+
+def code_digest(*parts: str) -> str:
+    """SHA-256 of the code of these parts of the package: of what is kept, whether it would be made the same today."""
+    value = hashlib.sha256()
+    for part in parts:
+        for path in sorted((PACKAGE / part).rglob("*.py")):
+            value.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return value.hexdigest()

@@ -94,8 +94,33 @@ def _list(_) -> int:
         counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
         print(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
-            print(f"  {record.handle:28} {where(record):38} {record.licence}")
+            facts = _facts_of(record, known)
+            auc = "AUC unknown" if facts["auc"] is None else f"AUC {facts['auc']:.2f} ({facts['auc_of']})"
+            height, width, _ = facts["input"]
+            told = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
+            told += ["the default of detect"] if facts["default"] else []
+            print(f"  {record.handle:28} {', '.join(told)}; {where(record)}; {record.licence}")
     return 0
+
+
+def _facts_of(record, known):
+    """What is of these weights and not of their network: another size, another score."""
+    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+
+    own = [row for row in record.card.get("mean_auc", []) if row["weights"] == "these"]
+    domains = [row["auc"] for row in record.card.get("domains", []) if row.get("auc") is not None]
+    auc = of = None
+    if own:
+        auc, of = own[0]["mean_auc"], f"mean of {len(own[0]['sets'])} test sets"
+    elif domains:
+        auc, of = round(sum(domains) / len(domains), 4), f"mean of {len(domains)} validation sets"
+    return {
+        "input": list(record.input_shape or known.input_shape),
+        "auc": auc,
+        "auc_of": of,
+        "default": record.handle == ALIASES.get(DEFAULT_MODEL, DEFAULT_MODEL),
+        "alias": next((alias for alias, handle in ALIASES.items() if handle == record.handle), None),
+    }
 
 
 def _show(arguments) -> int:
@@ -111,7 +136,7 @@ def _show(arguments) -> int:
     else:
         # Of weights that are not on this machine, the card still is.
         record = list_records().get(model) or locate(model)[0]
-        name, answer = record.model, record.card
+        name, answer = record.model, _facts_of(record, spec(record.model)) | record.card
         if base_of(record):
             answer = {"where": where(record)} | answer
     if arguments.layers:
@@ -138,7 +163,8 @@ def _record_of(name, known):
         "macs": known.macs,
         "source": known.source,
         "weights": [
-            {"handle": record.handle, "licence": record.licence, "where": where(record)} for record in known.weights
+            {"handle": record.handle, **_facts_of(record, known), "licence": record.licence, "where": where(record)}
+            for record in known.weights
         ],
     }
 

@@ -1,7 +1,8 @@
 """SavedModels of weights that the package carries, made when they are first wanted and kept beside the cache's others.
 
 Weights are a fraction of a SavedModel's size, so that many networks fit a wheel. Each export is a hub of its own,
-`from-weights/<model>-<digest>-<tfdfd>/`, whose name changes with weights, card and package: whole, or not there at all.
+`from-weights/<model>-<digest>-<tfdfd>-<code>/`, whose name changes with weights, card and what publishes them: whole,
+or not there at all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfdfd.files import sync_folder
+from tfdfd.files import code_digest, sync_folder
 from tfdfd.hub.cache import VARIABLE, cache_folder, check_owner
 from tfdfd.hub.errors import HubError
 from tfdfd.hub.folder_hub import FolderHub
@@ -53,7 +54,8 @@ def exported(model: str, number: int, version: FromWeights) -> Path:
     """
     handle = Handle(model, number)
     cache = cache_folder()
-    root = cache / FOLDER / f"{model}-{version.digest[:16]}-{__version__}"
+    code = code_digest("models", "publishing", "weights")[:16]
+    root = cache / FOLDER / f"{model}-{version.digest[:16]}-{__version__}-{code}"
     try:
         if not root.is_dir():
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,5 +1,9 @@
-"""Makes `hub.load` and `hub.KerasLayer` understand `tfdfd/…`, whichever of the two packages is imported first, and
-`tfdfd.weights.store.locate` the handles of published models."""
+"""Makes other libraries understand what is ours, whichever is imported first: TensorFlow Hub the handles `tfdfd/…`,
+Keras the layers, optimizers and schedules in a saved model; and `tfdfd.weights.store.locate` the handles of published
+models.
+
+Imports none of them, and no module of ours before a saved model holds something of it.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,38 @@ import warnings
 from tfdfd.hub.resolver import Resolver
 from tfdfd.weights.store import look_further
 
-_LIBRARY = "tensorflow_hub"
+_HUB, _KERAS = "tensorflow_hub", "keras"
+# What is registered with Keras, by the module that has it.
+CLASSES = {
+    "tfdfd.augment.degrade": ("RandomBlur", "RandomNoise", "RandomResize"),
+    "tfdfd.augment.geometry": ("RandomScale", "RandomTurn"),
+    "tfdfd.augment.jpeg": ("RandomJpeg",),
+    "tfdfd.augment.policies": ("Augmentation",),
+    "tfdfd.hub.layer": ("HubLayer",),
+    "tfdfd.models.clip_vit": ("BiasTunedDense", "SelfAttention", "TokenStatistics", "Tokens"),
+    "tfdfd.models.srm": ("SRM",),
+    "tfdfd.models.svm": ("RbfSvm",),
+    "tfdfd.training.gradient_flow": ("GradientRecord",),
+    "tfdfd.training.gradient_noise": ("GradientNoise",),
+    "tfdfd.training.optimizers": ("SeparateAverage",),
+    "tfdfd.training.radam": ("RAdam",),
+    "tfdfd.training.schedules": ("DividedEvery",),
+}
+FUNCTIONS = {"tfdfd.models.clip_vit": ("quick_gelu",)}
 
 
 def register() -> None:
-    """Adds our resolver to TensorFlow Hub: now where it is imported already, else as soon as it is.
+    """Adds what is ours to each library: now where it is imported already, else as soon as it is.
 
     Weights are looked up in the same hubs from then on.
-
-    Imports neither TensorFlow Hub nor TensorFlow.
     """
     look_further(_weights)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    if sys.modules.get(_LIBRARY) is not None:
-        importlib.import_module(_LIBRARY)  # waits until another thread is done with importing it
-        _add_resolver()
+    for library, add in _ADDERS.items():
+        if sys.modules.get(library) is not None:
+            importlib.import_module(library)  # waits until another thread is done with importing it
+            add()
 
 
 def _weights(handle):
@@ -35,7 +55,7 @@ def _weights(handle):
 
 
 class _Finder:
-    """Finds TensorFlow Hub where the other finders do, and has our resolver added after it was executed.
+    """Finds a library where the other finders do, and has what is ours added after it was executed.
 
     After, because of TensorFlow Hub's resolvers the last one added is asked first, and its own take any string for the
     path of a folder: `tfdfd/…` in the current folder would be loaded unchecked.
@@ -43,7 +63,8 @@ class _Finder:
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name != _LIBRARY:
+        add = _ADDERS.get(name)
+        if add is None:
             return None
         others = (finder for finder in sys.meta_path if not isinstance(finder, _Finder))
         specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
@@ -53,7 +74,7 @@ class _Finder:
 
             def execute_and_add(module):
                 execute(module)
-                _add_resolver()
+                add()
 
             spec.loader.exec_module = execute_and_add
         return spec
@@ -61,13 +82,63 @@ class _Finder:
 
 def _add_resolver():
     try:
-        resolvers = importlib.import_module(f"{_LIBRARY}.registry").resolver
+        resolvers = importlib.import_module(f"{_HUB}.registry").resolver
         resolvers.add_implementation(Resolver())
     except (ImportError, AttributeError) as error:
         # Whoever imports TensorFlow Hub may want something else of it.
         warnings.warn(
-            f"this {_LIBRARY} does not take the handles of tfdfd ({error}): pip install 'tfdfd[hub]' brings one that "
+            f"this {_HUB} does not take the handles of tfdfd ({error}): pip install 'tfdfd[hub]' brings one that "
             "does. tfdfd.HubLayer works without.",
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _add_placeholders():
+    """Registers under each name something that imports what it stands for when a saved model asks for it.
+
+    Not the classes themselves: Keras may be imported by one of their modules, which is then half executed.
+    """
+    try:
+        saving = importlib.import_module(f"{_KERAS}.saving")
+        for table, placeholder in ((CLASSES, _class_placeholder), (FUNCTIONS, _function_placeholder)):
+            for module, names in table.items():
+                for name in names:
+                    if saving.get_registered_object(f"tfdfd>{name}") is None:
+                        saving.register_keras_serializable("tfdfd", name)(placeholder(module, name))
+    except (ImportError, AttributeError) as error:
+        # Whoever imports Keras may want something else of it.
+        warnings.warn(
+            f"this {_KERAS} does not load models with layers of tfdfd ({error}): 'pip install tfdfd' brings one that "
+            "does.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _class_placeholder(module, name):
+    class Placeholder:
+        @classmethod
+        def from_config(cls, config, **kwargs):
+            return _ours(module, name).from_config(config, **kwargs)
+
+        def get_config(self):  # Keras registers no class without
+            raise NotImplementedError(f"{name} is in {module}.")
+
+    Placeholder.__name__ = Placeholder.__qualname__ = name
+    return Placeholder
+
+
+def _function_placeholder(module, name):
+    def placeholder(*arguments, **kwargs):
+        return _ours(module, name)(*arguments, **kwargs)
+
+    placeholder.__name__ = placeholder.__qualname__ = name
+    return placeholder
+
+
+def _ours(module, name):
+    return getattr(importlib.import_module(module), name)
+
+
+_ADDERS = {_HUB: _add_resolver, _KERAS: _add_placeholders}

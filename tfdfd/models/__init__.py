@@ -191,6 +191,10 @@ def build(
 ) -> keras.Model:
     """A new `keras.Model`: RGB faces, float32 in [0, 1], `(batch, height, width, 3)` -> P(fake), `(batch, 1)`.
 
+    The network is bare, to be trained: it takes images of `input_shape` alone, and does not check their pixels. Of NaN,
+    or of pixels from 0 to 255 or from -1 to 1, it answers a number that is no probability. What `tfdfd publish` and
+    `tfdfd export` write of it, `tfdfd.HubLayer` and `tfdfd serve` answer NaN, or refuse such images.
+
     Args:
         name: one of `list_models()`.
         weights: None (random: to be trained, never to score), a handle such as `tfdfd/meso4.df`, a file with its card,

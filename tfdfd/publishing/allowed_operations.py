@@ -18,13 +18,13 @@ MAX_GRAPH_BYTES = 512 << 20
 # What networks are made of.
 _NETWORK = """
     AddV2 AvgPool BatchMatMulV2 BatchToSpaceND BiasAdd ConcatV2 Conv2D DepthwiseConv2dNative Exp ExpandDims
-    FusedBatchNormV3 LeakyRelu MatMul Max MaxPool Mean Minimum Maximum MirrorPad Mul Neg Pad PadV2 RealDiv Relu Relu6
-    Rsqrt Sigmoid Softmax SpaceToBatchND Sqrt Square SquaredDifference StopGradient Sub Sum Tanh Transpose
+    FusedBatchNormV3 LeakyRelu MatMul Max MaxPool Mean Min Minimum Maximum MirrorPad Mul Neg Pad PadV2 RealDiv Relu
+    Relu6 Rsqrt Sigmoid Softmax SpaceToBatchND Sqrt Square SquaredDifference StopGradient Sub Sum Tanh Transpose
     StatelessRandomGetKeyCounter StatelessRandomUniformV2 """
 # What decodes and resizes crops, and what graphs are held together by.
 _PLUMBING = """
-    All Any Assert Cast Const DecodeJpeg DecodePng DecodeRaw EnsureShape Equal ExtractJpegShape Fill Floor
-    FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If Less LessEqual LogicalAnd LogicalNot
+    All Any Assert Cast Const DecodeJpeg DecodePng DecodeRaw EnsureShape Equal ExtractJpegShape Fill Floor FloorDiv
+    FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If IsFinite Less LessEqual LogicalAnd LogicalNot
     LogicalOr NoOp Pack PartitionedCall Placeholder Prod Range Rank Reshape ResizeArea ReverseV2 RightShift Round
     Select SelectV2 Shape Size Slice Split Squeeze StatefulPartitionedCall StatelessIf StatelessWhile
     StaticRegexFullMatch StridedSlice StringJoin StringLength Substr TensorListFromTensor TensorListGetItem

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfdfd.publishing.resizing import resize_crop
+from tfdfd.publishing import MAX_PIXELS
+from tfdfd.publishing.pixels import resize_levels
 from tfdfd.publishing.upright import upright
 
-# Of one crop: 50 MB decoded. A picture's header is asked before it is decoded.
-MAX_PIXELS = 4096 * 4096
 # Of one call: 0.8 GB of 256 x 256 pixels as floats.
 MAX_BATCH = 1024
 # Pictures decoded at a time; more would only hold more memory.
@@ -34,12 +33,18 @@ def decode_crops(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     with tf.control_dependencies([few]):
         encoded = tf.identity(encoded)
     pixels = tf.map_fn(
-        lambda data: resize_crop(_decode(data), size),
+        lambda data: _resized(_decode(data), size),
         encoded,
         fn_output_signature=tf.TensorSpec((*size, 3), tf.uint8),
         parallel_iterations=_AT_ONCE,
     )
     return tf.cast(pixels, tf.float32) / 255.0
+
+
+def _resized(image, size):
+    is_right = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
+    resized = tf.cond(is_right, lambda: image, lambda: tf.cast(resize_levels(image[None], size)[0], tf.uint8))
+    return tf.ensure_shape(resized, (*size, 3))
 
 
 def _decode(data):
@@ -73,6 +78,7 @@ def _decode_png(data, head):
 
 
 def _small_enough(height, width):
+    # A picture's header is asked before it is decoded.
     height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
     return tf.debugging.Assert(
         (height > 0) & (width > 0) & (height * width <= MAX_PIXELS),

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from tfdfd.faces.crop import resize_crop
 from tfdfd.publishing.equality import check_equal, in_batches
 
 EXTRA = "tfdfd[export]"
-_UNIT = {"dtype": "float32", "is": "face crops, RGB in [0, 1]"}
+_UNIT = {"dtype": "float32", "is": "face crops, RGB in [0, 1]; the answer is NaN where pixels are not"}
+_ANY_SIZE = _UNIT | {"is": f"{_UNIT['is']}; of any size, resized as detect does", "shape": [None, None, None, 3]}
 _BYTES = {"dtype": "uint8", "is": "face crops, RGB"}
 _ENCODED = {"dtype": "string", "shape": [None], "is": "face crops of any size, each a JPEG or PNG"}
 _SCORE = {"dtype": "float32", "shape": [None, 1], "is": "P(fake), 1 = fake"}
+# Of the images whose resizing is proved, relative to the network's size: smaller, larger, and by area.
+_SHARES = ((0.6, 0.9), (1.3, 1.7), (2, 3))
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,14 @@ def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
         "features": (lambda crops: answer("features", "features", image=_unit(crops)), expected.features),
         "feature_vector": (lambda crops: of_features(_unit(crops)), expected.features),
     }
+    for share in _SHARES:
+        others = _resized(expected.crops, share)
+        back = np.stack([resize_crop(image, model.input_shape[1]) for image in others])
+        answers = in_batches(lambda crops: model(_unit(crops), training=False), back)
+        name = f"{others.shape[1]} x {others.shape[2]} pixels"
+        asked[name] = (lambda crops, share=share: loaded(_unit(_resized(crops, share))), answers)
     return {
-        "inputs": {"image": _image(model, _UNIT), "image_bytes": _ENCODED},
+        "inputs": {"image": _ANY_SIZE, "image_bytes": _ENCODED},
         "outputs": {
             "fake_probability": _SCORE,
             "features": {"dtype": "float32", "shape": [None, expected.features.shape[1]]},
@@ -79,7 +89,7 @@ def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
 
 
 def write_litert(model, folder: Path, expected: Expected) -> dict:
-    """`model.tflite`, float32, the batch free."""
+    """`model.tflite`, float32, the batch free; images have the network's size."""
     runtime = _library("ai_edge_litert.interpreter", "LiteRT")
     import tempfile
 
@@ -89,7 +99,7 @@ def write_litert(model, folder: Path, expected: Expected) -> dict:
 
     with tempfile.TemporaryDirectory(prefix="tfdfd-") as saved_model:
         # Straight from a Keras 3 model the conversion has failed in one version of TensorFlow after the other.
-        write_saved_model(model, saved_model)
+        write_saved_model(_refusing(model), saved_model, any_size=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
         (folder / "model.tflite").write_bytes(converter.convert())
     score = runtime.Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
@@ -98,12 +108,13 @@ def write_litert(model, folder: Path, expected: Expected) -> dict:
 
 
 def write_onnx(model, folder: Path, expected: Expected) -> dict:
-    """`model.onnx`, float32, the batch free."""
+    """`model.onnx`, float32, the batch free; images have the network's size."""
     runtime = _library("onnxruntime", "ONNX")
     _library("tf2onnx", "ONNX")
     path = str(folder / "model.onnx")
-    model(_unit(expected.crops[:1]), training=False)  # Keras takes no model that was never called
-    model.export(path, format="onnx", verbose=False)
+    refusing = _refusing(model)
+    refusing(_unit(expected.crops[:1]), training=False)  # Keras takes no model that was never called
+    refusing.export(path, format="onnx", verbose=False)
     _name_output(path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = "fake_probability"
@@ -146,6 +157,21 @@ def _name_output(path):
                     names[place] = "fake_probability"
     output.name = "fake_probability"
     onnx.save(written, path)
+
+
+def _refusing(model):
+    """The network, which answers NaN to what is no picture."""
+    import keras
+
+    from tfdfd.publishing.pixels import nan_where_invalid
+
+    return keras.Model(model.input, nan_where_invalid(model.output, model.input), name=model.name)
+
+
+def _resized(crops, share):
+    rows, columns = (np.arange(round(part * side)) * side // round(part * side)
+                     for part, side in zip(share, crops.shape[1:3], strict=True))  # fmt: skip
+    return crops[:, rows][:, :, columns]
 
 
 def _unit(crops):

@@ -11,30 +11,34 @@ import keras
 import tensorflow as tf
 
 from tfdfd.publishing.crop_bytes import decode_crops
+from tfdfd.publishing.pixels import nan_where_invalid, resize_images
 
 IMAGE, IMAGE_BYTES = "image", "image_bytes"
 FEATURES, FAKE_PROBABILITY = "features", "fake_probability"
 
 
-def write_saved_model(model, folder: str | os.PathLike) -> None:
+def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -> None:
     """Writes a classification network: `__call__(image, training=False)` and three signatures.
 
-    Images are RGB float32 `(batch, height, width, 3)` in [0, 1], with the network's height and width; the batch is
-    free. Every answer is float32. Signatures: `serving_default` (`image` -> `fake_probability` `(batch, 1)`),
-    `image_bytes` (`image_bytes`: string `(batch,)`, see `tfdfd.publishing.crop_bytes` -> the same) and `features`
-    (`image` -> `features` `(batch, n)`). `variables`, `trainable_variables` and `regularization_losses` are those of
-    the network, so what is frozen in it stays frozen.
+    Images are RGB float32 `(batch, height, width, 3)` in [0, 1], of any size; the graph resizes them as `tfdfd detect`
+    resizes crops. Every answer is float32. An image that holds NaN, infinity or a pixel outside [-0.05, 1.05] has NaN
+    for an answer, and the others of its batch have theirs; with `training=True` nothing is checked. Signatures:
+    `serving_default` (`image` -> `fake_probability` `(batch, 1)`), `image_bytes` (`image_bytes`: string `(batch,)`, see
+    `tfdfd.publishing.crop_bytes` -> the same) and `features` (`image` -> `features` `(batch, n)`). `variables`,
+    `trainable_variables` and `regularization_losses` are those of the network, so what is frozen in it stays frozen.
 
     Args:
         model: a Keras 3 model of `tfdfd.models` with a layer `features`, on the TensorFlow backend.
         folder: made, or filled where it is there.
+        any_size: False: images have the network's height and width and are not checked, for converters that want the
+            network and nothing else.
 
     Raises:
         ValueError: another backend, or another kind of network.
     """
     features = _part(model, FEATURES)
-    root = _root(model)
-    image, size = _image(model), model.input_shape[1:3]
+    published = _Published(model, any_size)
+    root, image, size = published.root(), published.image, model.input_shape[1:3]
 
     @tf.function(input_signature=[image])
     def serving_default(image):
@@ -42,11 +46,12 @@ def write_saved_model(model, folder: str | os.PathLike) -> None:
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
     def image_bytes(image_bytes):
-        return {FAKE_PROBABILITY: root.__call__(decode_crops(image_bytes, size))}
+        # Decoded, every pixel is a picture's.
+        return {FAKE_PROBABILITY: published.network(decode_crops(image_bytes, size))}
 
     @tf.function(input_signature=[image])
     def of_features(image):
-        return {FEATURES: features(image, training=False)}
+        return {FEATURES: published.answers(features, image)}
 
     signatures = {"serving_default": serving_default, "image_bytes": image_bytes, "features": of_features}
     _save(root, folder, signatures)
@@ -55,14 +60,15 @@ def write_saved_model(model, folder: str | os.PathLike) -> None:
 def write_feature_vector(model, folder: str | os.PathLike) -> None:
     """Writes the network up to its layer `features`: `__call__(image, training=False)` gives `(batch, n)` float32.
 
-    Its one signature is `serving_default` (`image` -> `features`).
+    Its one signature is `serving_default` (`image` -> `features`). Images are what `write_saved_model` says.
 
     Raises:
         ValueError: as `write_saved_model`.
     """
-    root = _root(_part(model, FEATURES))
+    published = _Published(_part(model, FEATURES))
+    root = published.root()
 
-    @tf.function(input_signature=[_image(model)])
+    @tf.function(input_signature=[published.image])
     def serving_default(image):
         return {FEATURES: root.__call__(image)}
 
@@ -75,36 +81,63 @@ def _save(root, folder, signatures):
     os.rmdir(os.path.join(folder, "assets"))
 
 
-def _root(model):
-    """What `tf.saved_model.load` gives back: all that a reusable SavedModel has, and nothing of Keras."""
-    image = _image(model)
+class _Published:
+    """A network for images of any size, or of its own alone, in functions that signatures share.
 
-    @tf.function
-    def call(image, training=False):
-        return model(image, training=training)
+    What they share is in the file once, and not once for each of them.
+    """
 
-    for training in (False, True):
-        call.get_concrete_function(image, training=training)
-    root = tf.train.Checkpoint()
-    root.__call__ = call
-    root.variables = [variable.value for variable in model.variables]
-    root.trainable_variables = [variable.value for variable in model.trainable_variables]
-    root.regularization_losses = [
-        _penalty(variable) for variable in model.trainable_variables if variable.regularizer is not None
-    ]
-    return root
+    def __init__(self, model, any_size=True):
+        shape = model.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+            raise ValueError(f"{model.name} takes {shape}; only networks for images of one size can be published.")
+        of_its_size = tf.TensorSpec(shape, tf.float32, name=IMAGE)
+        self.image = tf.TensorSpec((None, None, None, shape[3]), tf.float32, name=IMAGE) if any_size else of_its_size
+        self._model, self._any_size = model, any_size
+
+        @tf.function(input_signature=[of_its_size])
+        def network(image):
+            return model(image, training=False)
+
+        @tf.function(input_signature=[self.image])
+        def resize(image):
+            return resize_images(image, shape[1:3])
+
+        self.network, self._resize = network, resize
+
+    def answers(self, network, image, training=False):
+        """What `network` answers in this one's place."""
+        if not self._any_size:
+            return network(image, training=training)
+        answers = network(self._resize(image), training=training)
+        return answers if training else nan_where_invalid(answers, image)
+
+    def root(self):
+        """What `tf.saved_model.load` gives back: all that a reusable SavedModel has, and nothing of Keras."""
+        model = self._model
+
+        def network(image, training):
+            return model(image, training=True) if training else self.network(image)
+
+        @tf.function
+        def call(image, training=False):
+            return self.answers(network, image, training)
+
+        for training in (False, True):
+            call.get_concrete_function(self.image, training=training)
+        root = tf.train.Checkpoint()
+        root.__call__ = call
+        root.variables = [variable.value for variable in model.variables]
+        root.trainable_variables = [variable.value for variable in model.trainable_variables]
+        root.regularization_losses = [
+            _penalty(variable) for variable in model.trainable_variables if variable.regularizer is not None
+        ]
+        return root
 
 
 def _penalty(variable):
     """A function without arguments: what the network adds to the loss to keep this weight small."""
     return tf.function(lambda: variable.regularizer(variable.value), input_signature=[])
-
-
-def _image(model):
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-        raise ValueError(f"{model.name} takes {shape}; only networks for images of one size can be published.")
-    return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 
 
 def _part(model, name):

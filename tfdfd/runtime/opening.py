@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfdfd.files import code_digest
 from tfdfd.models import load, spec
 from tfdfd.runtime.kept import fetch, keep
 from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
@@ -21,7 +22,6 @@ from tfdfd.weights.records import WeightRecord
 # How far P(fake) of a converted network may be from that of the Keras model.
 TOLERANCE = 1e-4
 PROOF_CROPS = 8
-PACKAGE = Path(__file__).parents[1]
 
 
 def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
@@ -96,7 +96,7 @@ def _name(record):
         "layout": record.layout,
         "polarity": record.polarity,
         "input": spec(record.model).input_shape,
-        "code": _code_digest(),
+        "code": code_digest("models", "runtime", "weights"),
         "openvino": identity(),
         "versions": [__version__, _version("keras"), _version("tensorflow")],
     }
@@ -108,11 +108,3 @@ def _version(name):
         return version(name)
     except PackageNotFoundError:  # TensorFlow has builds under other names
         return None
-
-
-def _code_digest():
-    value = hashlib.sha256()
-    for part in ("models", "runtime", "weights"):
-        for path in sorted((PACKAGE / part).rglob("*.py")):
-            value.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return value.hexdigest()

@@ -19,6 +19,8 @@ from tfdfd.serve.tensors import shape_of
 
 SAVED_MODEL = "saved_model.pb"
 DEFAULT_SIGNATURE = "serving_default"
+# As published: an input, and what is answered to it.
+IMAGE, SCORES = "image", frozenset({"fake_probability", "features"})
 # SavedModels carry one more signature, which is no way in.
 _INIT = "__saved_model_init_op"
 # It warns of functions of TensorFlow 1, which are the right ones here.
@@ -41,6 +43,9 @@ class Signature:
         shapes = [shape_of(info) for info in (*self.inputs.values(), *self.outputs.values())]
         # Whether requests can be laid end to end: every tensor has a first size, which is free.
         self.takes_batches = bool(self.inputs) and all(shape and shape[0] == -1 for shape in shapes)
+        # Inputs whose pixels are checked: those of the signatures that `tfdfd publish` writes.
+        scores = bool(SCORES & self.outputs.keys())
+        self.pictures = [name for name, info in self.inputs.items() if scores and name == IMAGE and _is_image(info)]
 
     def run(self, arrays: dict[str, np.ndarray], seconds: float) -> dict[str, np.ndarray]:
         """Outputs by name.
@@ -97,6 +102,11 @@ class LoadedModel:
     def close(self) -> None:
         """Frees its memory; nothing may be running."""
         self._session.close()
+
+
+def _is_image(info):
+    shape = shape_of(info)
+    return info.dtype == tf.float32.as_datatype_enum and shape is not None and len(shape) == 4 and shape[3] == 3
 
 
 def _as_serving_error(error: tf.errors.OpError) -> ServingError:

@@ -10,7 +10,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from tfdfd.serve.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, LoadedModel, Signature
-from tfdfd.serve.tensors import check, size_in_bytes, to_array, to_proto
+from tfdfd.serve.tensors import check, check_picture_size, check_pixels, size_in_bytes, to_array, to_proto
 
 
 def signature_of(model: LoadedModel, name: str) -> Signature:
@@ -57,6 +57,8 @@ def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -
         tensor = request.inputs[name]
         shape = [dim.size for dim in tensor.tensor_shape.dim]
         check(name, tensor.dtype, shape, info)
+        if name in signature.pictures:
+            check_picture_size(name, shape)
         if signature.takes_batches and shape[0] > max_rows:
             raise ServingError(
                 INVALID_ARGUMENT, f"Task size {shape[0]} is larger than maximum input batch size {max_rows}"
@@ -66,8 +68,15 @@ def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -
 
 
 def arrays_of(request: PredictRequest, signature: Signature) -> dict[str, np.ndarray]:
-    """The arrays of a checked request, in the order of the signature's inputs."""
-    return {name: to_array(name, request.inputs[name]) for name in signature.inputs}
+    """The arrays of a checked request, in the order of the signature's inputs.
+
+    Raises:
+        ServingError: not as many values as the shape has, or pixels that are none.
+    """
+    arrays = {name: to_array(name, request.inputs[name]) for name in signature.inputs}
+    for name in signature.pictures:
+        check_pixels(name, arrays[name])
+    return arrays
 
 
 def fill_response(

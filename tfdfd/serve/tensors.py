@@ -10,6 +10,7 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
+from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL, MAX_PIXELS
 from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError
 
 # TensorFlow Serving answers in these fields, and clients read them.
@@ -48,6 +49,31 @@ def check(name: str, dtype: int, shape: list[int], info: TensorInfo) -> None:
     ):
         raise ServingError(
             INVALID_ARGUMENT, f"input {name!r} expects the shape {_shown(expected)}; received {_shown(shape)}."
+        )
+
+
+def check_picture_size(name: str, shape: list[int]) -> None:
+    """Raises `ServingError` for pictures `(batch, height, width, 3)` of no pixels, or of more than are resized."""
+    height, width = shape[1:3]
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"input {name!r} holds pictures of {width} x {height} pixels; expected 1 to {MAX_PIXELS:,} pixels.",
+        )
+
+
+def check_pixels(name: str, pictures: np.ndarray) -> None:
+    """Raises `ServingError` for pictures whose pixels are no numbers or of another scale than [0, 1]."""
+    least, most = pictures.min(axis=(1, 2, 3)), pictures.max(axis=(1, 2, 3))
+    # NaN is neither.
+    wrong = np.flatnonzero(~((least >= LOWEST_PIXEL) & (most <= HIGHEST_PIXEL)))
+    if len(wrong):
+        first = wrong[0]
+        is_finite = np.isfinite([least[first], most[first]]).all()
+        what = f"pixels from {least[first]:g} to {most[first]:g}" if is_finite else "pixels that are NaN or infinite"
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"input {name!r} expects RGB pixels in [0, 1]; picture {first} of {len(pictures)} (from 0) has {what}.",
         )
 
 

@@ -1,0 +1,167 @@
+"""What a published network does with an image besides scoring it: it resizes it, and refuses what is no picture.
+
+In operations of Keras, so that SavedModels and `tfdfd.HubLayer` under any backend do the same.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL
+
+_LEVELS = 255
+# Bits of OpenCV's bilinear coefficients (INTER_RESIZE_COEF_BITS).
+_BITS = 11
+
+
+def resize_images(images, size: tuple[int, int]):
+    """Float images `(batch, h, w, 3)` in [0, 1] of any height and width -> `(batch, height, width, 3)`.
+
+    As `tfdfd.faces.crop.resize_crop`, which resizes bytes: pixels are rounded to 255 levels first, and the levels of
+    the result are those of OpenCV. Images of the right size are passed on as they are. Gradients pass through as if
+    nothing was rounded.
+
+    Args:
+        images: float32.
+        size: `(height, width)` of the result.
+    """
+
+    def resized():
+        return resize_levels(images, size) / _LEVELS
+
+    sides = _sides(images, size)
+    if _are_known(sides):
+        return images if all(count == wanted for count, wanted in sides) else resized()
+    is_right = ops.logical_and(*(ops.equal(count, wanted) for count, wanted in sides))
+    return ops.reshape(ops.cond(is_right, lambda: images, resized), (-1, *size, 3))
+
+
+def resize_levels(images, size: tuple[int, int]):
+    """Images `(batch, h, w, 3)`, uint8 or float in [0, 1] -> whole numbers from 0 to 255, float32 `(batch, height,
+    width, 3)`.
+
+    Bilinear; by area where both sides shrink to a half or less. The bytes are OpenCV's, except that by area, where a
+    side is no multiple of the result's, one in a thousand may be a level apart.
+    """
+    sides = _sides(images, size)
+    if _are_known(sides):
+        shrinks = all(count >= 2 * wanted for count, wanted in sides)
+        return _by_area(images, sides) if shrinks else _bilinear(images, sides)
+    shrinks = ops.logical_and(*(ops.greater_equal(count, 2 * wanted) for count, wanted in sides))
+    resized = ops.cond(shrinks, lambda: _by_area(images, sides), lambda: _bilinear(images, sides))
+    return ops.reshape(resized, (-1, *size, 3))
+
+
+def nan_where_invalid(answers, images):
+    """Answers `(batch, n)`, with NaN for each image that holds NaN, infinity or a pixel outside [-0.05, 1.05].
+
+    Such pixels are of another scale or of no picture, and whatever a network says of them is no probability.
+    """
+    axes = (1, 2, 3)
+    least, most = ops.min(images, axes), ops.max(images, axes)
+    # The sum, since not every library's minimum and maximum take NaN along. Of an image without pixels the least is
+    # above the most.
+    is_valid = (least >= LOWEST_PIXEL) & (least <= most) & (most <= HIGHEST_PIXEL) & ops.isfinite(ops.sum(images, axes))
+    return ops.where(is_valid[:, None], answers, np.float32("nan"))
+
+
+def _sides(images, size):
+    """For height and width the number of pixels there are and of those wanted: the first numbers of 64 bits, where they
+    are not known before the graph runs."""
+    counts = ops.shape(images)[1:3]
+    return [
+        (count if isinstance(count, int) else ops.cast(count, "int64"), wanted)
+        for count, wanted in zip(counts, size, strict=True)
+    ]
+
+
+def _are_known(sides):
+    return all(isinstance(count, int) for count, _ in sides)
+
+
+def _levels(lines):
+    """Of lines of an image; not of the whole, which would take its memory several times."""
+    if keras.backend.standardize_dtype(lines.dtype) == "uint8":
+        return ops.cast(lines, "float32")
+    return ops.clip(_straight_through(ops.round, lines * _LEVELS), 0, _LEVELS)
+
+
+def _straight_through(function, values):
+    """`function(values)` with the gradient of the identity; exact for values and results this close together."""
+    return values + ops.stop_gradient(function(values) - values)
+
+
+def _floor(values):
+    return _straight_through(ops.floor, values)
+
+
+def _bilinear(images, sides):
+    (height, wanted_height), (width, wanted_width) = sides
+    top, below = _places(height, wanted_height)
+    left, beside = _places(width, wanted_width)
+    # Columns count as one beyond the border: OpenCV gives the last one its full weight there.
+    is_inside = (left >= 0) & (left < ops.cast(width - 1, "int32"))
+    beside = beside * ops.cast(is_inside, "float32")
+    columns = [(_clipped(left + k, width), _coefficients(part)) for k, part in enumerate((1 - beside, beside))]
+
+    def rows(k, share):
+        lines = _levels(ops.take(images, _clipped(top + k, height), axis=1))
+        across = [ops.take(lines, place, axis=2) * part[:, None] for place, part in columns]
+        # OpenCV computes in whole numbers and drops bits as it goes: 4 of a row, 16 of its product with a coefficient.
+        # That is split, so that a float holds it.
+        row, part = _floor((across[0] + across[1]) / 16), _coefficients(share)[:, None, None]
+        coarse = ops.floor(part / 32)
+        return _floor((row * coarse + _floor(row * (part - 32 * coarse) / 32)) / 2048)
+
+    return ops.clip(_floor((rows(0, 1 - below) + rows(1, below) + 2) / 4), 0, _LEVELS)
+
+
+def _places(count, wanted):
+    """For each of `wanted` pixels the one before it among `count`, and how far behind that it lies, in [0, 1)."""
+    place = ops.cast(((2 * _whole(wanted, count) + 1) * count - wanted) / (2 * wanted), "float32")
+    before = ops.floor(place)
+    return ops.cast(before, "int32"), place - before
+
+
+def _clipped(places, count):
+    return ops.minimum(ops.maximum(places, 0), ops.cast(count - 1, "int32"))
+
+
+def _coefficients(shares):
+    return ops.round(shares * (1 << _BITS))
+
+
+def _by_area(images, sides):
+    (height, wanted_height), (width, wanted_width) = sides
+    means = _sums(_sums(images, 1, height, wanted_height, _levels), 2, width, wanted_width)
+    means = means * ops.cast(wanted_height * wanted_width / (height * width), "float32")
+    # OpenCV rounds a half up for 2 x 2 pixels, where all is whole, and to even elsewhere.
+    is_half = ops.cast(
+        ops.logical_and(ops.equal(height, 2 * wanted_height), ops.equal(width, 2 * wanted_width)), "float32"
+    )
+    return is_half * _floor(means + 0.5) + (1 - is_half) * _straight_through(ops.round, means)
+
+
+def _sums(images, axis, count, wanted, read=lambda lines: lines):
+    """Along an axis, the sum of what each of `wanted` pixels covers of `count`, of its first and last in part."""
+    begin = _whole(wanted, count) * count  # in parts of a pixel
+    taps = (count - 1) // wanted + 2
+    minimum, maximum = (np.minimum, np.maximum) if isinstance(count, int) else (ops.minimum, ops.maximum)
+    pixels = (begin // wanted)[None] + _whole(taps, count)[:, None]
+    covered = minimum((pixels + 1) * wanted, (begin + count)[None]) - maximum(pixels * wanted, begin[None])
+    shares = ops.cast(maximum(covered, 0) / wanted, "float32")
+    places = ops.cast(minimum(pixels, count - 1), "int32")
+
+    def add(tap, total):
+        lines = read(ops.take(images, places[tap], axis=axis))
+        return total + lines * ops.reshape(shares[tap], (-1, *[1] * (3 - axis)))
+
+    # One after the other: all at once they would take a picture's memory several times.
+    return ops.fori_loop(1, ops.cast(taps, "int32"), add, add(0, ops.zeros((), "float32")))
+
+
+def _whole(count, like):
+    """0, 1, … below `count`, in 64 bits: of NumPy where a picture's size is known, else of the backend."""
+    return np.arange(count) if isinstance(like, int) else ops.arange(count, dtype="int64")
