@@ -63,6 +63,7 @@ W1127 03:30:33.718787   32550 log.cc:102] Log level INFO is not suitable
 2024-05-01 10:11:12.131415: W external/local_tsl/tsl/framework/bfc_allocator.cc:368] Allocation
 To enable the following instructions: AVX2, in other operations, rebuild TensorFlow with the appropriate flags.
 INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
+fully_quantize: 0, inference_type: 6, input_inference_type: FLOAT32
 """
 WORDS = """\
 F0000 00:00:1795751390.366631   31671 cpu_feature_guard.cc:52] The TensorFlow library was compiled to use AVX
@@ -72,7 +73,8 @@ E is a letter
 """
 
 
-def test_log_lines_are_told_from_all_else():
+def test_log_lines_are_told_from_all_else(monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     assert without_log_lines(NOISE + WORDS + NOISE) == WORDS
 
 

@@ -30,6 +30,7 @@ def noise(level: str) -> str:
             r"WARNING: All log messages before absl::InitializeLog\(\)",
             r"To enable the following instructions: .*rebuild TensorFlow",
             r"Improper call to JPEG library in state",
+            r"fully_quantize: \d",  # LiteRT's converter
         )
     )
 
