@@ -300,9 +300,14 @@ def test_models_are_listed_and_shown(run_tfdfd, toy_weights):
     code, stdout, _ = run_tfdfd("models", "list")
     assert code == 0
     assert "tfdfd/meso4.df " in stdout and "meso_inception4:" in stdout
+    # Of the weights, not of the network, which is 299 x 299.
+    assert "tfdfd/reseption_v1           128 x 128, AUC 0.65 (mean of 3 test sets);" in stdout
+    assert stdout.count("the default of detect") == 1
     code, stdout, _ = run_tfdfd("models", "show", toy_weights)
     assert code == 0
     assert json.loads(stdout)["handle"] == "tfdfd/meso4.toy"
+    shown = json.loads(run_tfdfd("models", "show", "tfdfd/reseption_v1")[1])
+    assert (shown["input"], shown["auc"], shown["default"]) == ([128, 128, 3], 0.649, False)
 
 
 IMPORTS = """
