@@ -84,13 +84,18 @@ def lime(
     count = int(segments.max()) + 1
     if count < 2:
         raise ValueError("the crop is one segment of one color, so LIME has nothing to compare; give a crop of a face.")
-    shown = np.random.RandomState(seed).randint(0, 2, samples * count).reshape(samples, count)
+    shown = np.random.RandomState(seed).randint(0, 2, samples * count).reshape(samples, count).astype(np.uint8)
     shown[0] = 1
     hidden = _hidden(crop, segments, hide_color)
-    scores = np.concatenate(
-        [_scores_of(crop, hidden, shown[i : i + _BATCH, segments], score) for i in range(0, samples, _BATCH)]
-    )
-    number = shown.sum(axis=1)
+    parts = []
+    for i in range(0, samples, _BATCH):
+        pixels = shown[i : i + _BATCH, segments, None]
+        pictures = pixels * crop
+        if hide_color != 0:
+            pictures += (1 - pixels) * hidden
+        parts.append(score(pictures))
+    scores = np.concatenate(parts)
+    number = shown.sum(axis=1, dtype=np.float64)
     distances = 1 - np.sqrt(number / count)  # cosine distance to the whole crop
     weights = np.exp(-(distances**2) / _KERNEL_WIDTH**2) ** 0.5
     ridge = Ridge(alpha=_ALPHA).fit(shown, scores, sample_weight=weights)
@@ -144,7 +149,3 @@ def _hidden(crop, segments, hide_color):
     sums = np.stack([np.bincount(segments.ravel(), crop[..., channel].ravel()) for channel in range(3)], axis=-1)
     means = sums / np.bincount(segments.ravel())[:, None]
     return means.astype(np.uint8)[segments]
-
-
-def _scores_of(crop, hidden, shown, score):
-    return score(np.where(shown[..., None] == 1, crop, hidden))
