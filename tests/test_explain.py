@@ -19,7 +19,7 @@ from tfdfd.data.crops import faces_of
 from tfdfd.data.landmarks import landmarks_of
 from tfdfd.explain import measure as measuring
 from tfdfd.explain.activation import choose_neurons, first_kernels, head_weights, maximize
-from tfdfd.explain.gradients import grad_cam, integrated_gradients, last_maps, logits
+from tfdfd.explain.gradients import grad_cam, integrated_gradients, last_maps, logits, run
 from tfdfd.explain.methods import OF_CROPS, Explainer, Explanation, check_methods, telling_frame
 from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
 from tfdfd.explain.perturbation import lime, occlusion, quickshift_segments
@@ -70,7 +70,7 @@ def test_lime_finds_the_weights_of_a_linear_model():
     x, y = draws - mean, scores - mean_score
     expected = np.linalg.solve(x.T @ (sample_weights[:, None] * x) + np.eye(16), x.T @ (sample_weights * y))
     np.testing.assert_allclose(found.weights, expected, atol=1e-9)
-    assert found.strongest(3).tolist() == [15, 14, 0] and found.r2 > 0.99
+    assert found.strongest(3).tolist() == [15, 14, 13] and found.r2 > 0.99
     assert (found.heat[SQUARES == 15] == np.float32(found.weights[15])).all()
 
 
@@ -87,7 +87,6 @@ def test_lime_is_that_of_the_lime_package():
         num_samples=300,
         random_seed=5,
         segmentation_fn=lambda _: SQUARES,
-        progress_bar=False,
     )
     ours = lime(CROP, score, samples=300, seed=5, segments=SQUARES)
     np.testing.assert_allclose(ours.weights, [dict(theirs.local_exp[1])[i] for i in range(16)], atol=1e-9)
@@ -146,19 +145,26 @@ def test_grad_cam_of_a_network_computed_by_hand(image):
     assert expected.min() < 0 < expected.max()
 
 
-def test_grad_cam_is_that_of_tf_keras_vis(image):
+def test_grad_cam_is_that_of_tf_keras_vis():
     gradcam = pytest.importorskip("tf_keras_vis.gradcam", reason="pip install tf-keras-vis")
     from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
 
-    model = build("meso4", input_shape=(SIZE, SIZE, 3))
-    name = model.layers[-1].name
-    spatial = [layer.name for layer in model.layers if len(layer.output.shape) == 4][-1]
+    keras.utils.set_random_seed(0)
+    model = build("meso4", input_shape=(64, 64, 3))
+    image = np.random.default_rng(1).random((64, 64, 3)).astype(np.float32)
+    (number,) = last_maps(model)
     theirs = gradcam.Gradcam(model, model_modifier=ReplaceToLinear(), clone=True)(
-        lambda output: output[:, 0], image[None], penultimate_layer=spatial, normalize_cam=False
+        lambda output: output[:, 0],
+        image[None],
+        penultimate_layer=run(model, image[None])[number].name,
+        seek_penultimate_conv_layer=False,
+        expand_cam=False,
+        normalize_cam=False,
     )[0]
-    assert name == "fake_probability"
-    ours = np.maximum(grad_cam(model, image), 0)
-    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.95  # they enlarge with splines
+    theirs = np.asarray(theirs)
+    corners = np.maximum(grad_cam(model, image)[::63, ::63], 0)  # of a map of 2 x 2 places
+    assert theirs.shape == (2, 2) and theirs.max() > 0
+    np.testing.assert_allclose(corners, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_integrated_gradients_of_a_linear_network_are_weight_times_input(image):
@@ -224,7 +230,9 @@ def test_a_network_of_tokens_has_no_spatial_maps():
 def test_maps_of_models_within_models_are_added(image):
     inner = [tiny(seed=seed) for seed in (1, 2)]
     inputs = keras.Input(image.shape)
-    bodies = [keras.Model(model.input, model.get_layer("features").output, name=f"b{i}") for i, model in enumerate(inner)]
+    bodies = [
+        keras.Model(model.input, model.get_layer("features").output, name=f"b{i}") for i, model in enumerate(inner)
+    ]
     x = layers.Concatenate(name="features")([body(inputs) for body in bodies])
     model = keras.Model(inputs, layers.Dense(1, activation="sigmoid", name="fake_probability")(x))
     assert len(last_maps(model)) == 2
@@ -304,9 +312,8 @@ def test_the_penalty_pulls_the_picture_to_black():
 
 
 def test_first_kernels_are_those_that_see_the_picture():
-    assert {name: kernel.shape for name, kernel in first_kernels(build("meso4", input_shape=(SIZE, SIZE, 3))).items()} == {
-        "conv1": (3, 3, 3, 8)
-    }
+    kernels = first_kernels(build("meso4", input_shape=(SIZE, SIZE, 3)))
+    assert {name: kernel.shape for name, kernel in kernels.items()} == {"block1_conv": (3, 3, 3, 8)}
     branches = first_kernels(build("meso_inception4", input_shape=(SIZE, SIZE, 3)))
     assert len(branches) == 4 and {kernel.shape[2] for kernel in branches.values()} == {3}
     sheet = kernel_sheet(np.random.default_rng(0).normal(size=(3, 3, 5, 8)))
@@ -380,8 +387,8 @@ def test_a_method_is_better_than_the_ellipse_only_if_the_interval_says_so():
 
 def test_what_was_measured_is_said_and_what_was_not_too(monkeypatch):
     figures = measuring.measure(KnownExplainer(), iter([masked_pair()] * 6), ("lime", "occlusion"))
-    run = {"model": {"handle": "tfdfd/x", "sha256": "1"}, "fakes": "blended", **figures}
-    monkeypatch.setattr(measuring, "stored", lambda: [run])
+    measured = {"model": {"handle": "tfdfd/x", "sha256": "1"}, "fakes": "blended", **figures}
+    monkeypatch.setattr(measuring, "stored", lambda: [measured])
     assert "6 blended faces: It beat an ellipse" in measuring.verdict_on("lime", "tfdfd/x", "1")
     assert "did not beat an ellipse" in measuring.verdict_on("occlusion", "tfdfd/x", "1")
     for method, digest in (("gradcam", "1"), ("lime", "2")):
@@ -389,10 +396,10 @@ def test_what_was_measured_is_said_and_what_was_not_too(monkeypatch):
 
 
 def test_stored_figures_are_of_carried_weights():
-    for run in measuring.stored():
-        record, _ = locate(run["model"]["handle"])
-        assert run["fakes"] in measuring.FAKES and set(run["methods"]) - {"ellipse"} <= set(OF_CROPS)
-        assert record.handle == run["model"]["handle"]
+    for figures in measuring.stored():
+        record, _ = locate(figures["model"]["handle"])
+        assert record.handle == figures["model"]["handle"]
+        assert figures["fakes"] in measuring.FAKES and set(figures["methods"]) - {"ellipse"} <= set(OF_CROPS)
 
 
 @pytest.fixture(scope="module")
@@ -448,7 +455,9 @@ def test_overlays_are_red_towards_fake_and_green_towards_real():
 def test_the_page_escapes_and_asks_for_nothing():
     record, _ = locate("tfdfd/meso_inception4")
     subject = Subject("<script>x</script>.png", "face", 0.7, [explained(), explained(SQUARES)])
-    page = render_page([subject], [], record, ["occlusion", "lime"], failed=[("<b>", "no & face")], settings={"seed": 0})
+    page = render_page(
+        [subject], [], record, ["occlusion", "lime"], failed=[("<b>", "no & face")], settings={"seed": 0}
+    )
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;b&gt;" in page and "no &amp; face" in page
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page) and "http" not in page.replace("http-equiv", "")
     assert page.count("<img") == 3 and "ellipse in the middle" in page

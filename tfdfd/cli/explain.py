@@ -63,7 +63,11 @@ def add_parser(verbs) -> None:
     parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
     parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
     parser.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N", help="frames of a video to choose from (default: %(default)s)"
+        "--frames",
+        type=int,
+        default=FRAMES,
+        metavar="N",
+        help="frames of a video to choose from (default: %(default)s)",
     )
     parser.add_argument("--runtime", default=AUTO, choices=(AUTO, *RUNTIMES), help="what scores (default: %(default)s)")
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
@@ -99,7 +103,9 @@ def _explain(arguments) -> int:
     if of_crops and not arguments.inputs:
         raise ValueError(f"{', '.join(of_crops)} explains faces: give an image, a video or a folder.")
     if arguments.inputs and not of_crops:
-        raise ValueError(f"{', '.join(methods)} shows the network and takes no INPUT; received {arguments.inputs[0]!r}.")
+        raise ValueError(
+            f"{', '.join(methods)} shows the network and takes no INPUT; received {arguments.inputs[0]!r}."
+        )
     if not 1 <= arguments.neurons <= 64:
         raise ValueError(f"--neurons must be from 1 to 64; received {arguments.neurons}.")
     from tfdfd.cli.progress import silenced

@@ -18,8 +18,8 @@ from tfdfd.models.graph import key_of, nodes
 
 HEAD, FEATURES = "fake_probability", "features"
 _BATCH = 8
-# Steps of the path of integrated gradients: tripled, which keeps those taken, until the sum is as near to the difference
-# of the logits as this share of it, or this many logits.
+# Steps of the path of integrated gradients: tripled, which keeps those taken, until the sum is off the difference of the
+# logits by no more than this share of it, or this many logits.
 STEPS, MOST_STEPS, COMPLETE = 27, 243, 0.05
 
 
@@ -97,10 +97,8 @@ def run(model: keras.Model, images, added: dict | None = None) -> list[Step]:
             else:
                 given = {id(tensor): value for tensor, (value, _) in zip(node.input_tensors, known, strict=True)}
                 arguments, options = node.arguments.fill_in(given)
-                if node.operation is head:
-                    result = _logit(head, arguments[0])
-                else:
-                    result = node.operation(*arguments, **options)
+                is_head = node.operation is head
+                result = _logit(head, arguments[0]) if is_head else node.operation(*arguments, **options)
                 number = len(steps)
                 results = tree.flatten(result)
                 if added and number in added:

@@ -239,9 +239,7 @@ def _sentence(method, run):
     against = run["methods"][method]["against_ellipse"]
     won = [name for name in METRICS if against[name]["better"]]
     places = {name: run["methods"][name] for name in (method, ELLIPSE)}
-    numbers = ", ".join(
-        f"{name} {places[method][name]:.2f} (ellipse {places[ELLIPSE][name]:.2f})" for name in METRICS
-    )
+    numbers = ", ".join(f"{name} {places[method][name]:.2f} (ellipse {places[ELLIPSE][name]:.2f})" for name in METRICS)
     lost = [name for name in METRICS if name not in won]
     better = f"It beat an ellipse in the middle of the crop in {' and '.join(won)}" if won else ""
     worse = f"not in {' and '.join(lost)}" if won and lost else ""

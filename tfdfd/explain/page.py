@@ -31,17 +31,17 @@ TITLES = {
     KERNELS: "Kernels of the first layer",
 }
 READINGS = {
-    LIME: "The crop is cut into segments of like color, random ones are hidden in black, and a linear model is fitted to "
-    "the scores. Shown are the segments of the largest weights.",
-    OCCLUSION: "A square in the crop’s mean color slides over the face. A place is red where hiding it lowers the score.",
+    LIME: "The crop is cut into segments of like color, random ones are hidden in black, and a linear model is fitted "
+    "to the scores. Shown are the segments of the largest weights.",
+    OCCLUSION: "A square in the crop’s mean color slides over the face. Red is where hiding it lowers the score.",
     GRADCAM: "The last spatial maps of the network, weighted by their gradients. The map is as coarse as its grid.",
     INTEGRATED: "The gradients of the score on the way from a black picture to this one, times the pixels; blurred.",
     ACTIVATION: "Pictures made by gradient ascent that a neuron of the last hidden layer answers to most strongly.",
     KERNELS: "The weights of the first convolutions; mid-gray is 0.",
 }
 LIMITS = (
-    "A heat-map shows what moves this model’s score. It does not show where a face was altered, and it is no proof that "
-    "it was.",
+    "A heat-map shows what moves this model’s score. It does not show where a face was altered, and it is no proof "
+    "that it was.",
     "A model that scores a face wrongly has its reasons, too: a map of a wrong score looks as convincing as any other.",
     "The colors of each map are scaled by its own strongest place. A map of a score that hardly moves is all noise.",
 )
@@ -136,7 +136,11 @@ def render_page(
             ],
             has_maps=bool(subjects),
             failed=failed,
-            model={"Model": record.handle, "SHA-256 of the weights": record.sha256, "Threshold": f"{record.threshold:g}"},
+            model={
+                "Model": record.handle,
+                "SHA-256 of the weights": record.sha256,
+                "Threshold": f"{record.threshold:g}",
+            },
             limits=[*(LIMITS if subjects else ()), *([limits] if isinstance(limits, str) else limits)],
             settings={str(key).capitalize(): str(value) for key, value in (settings or {}).items()},
         )

@@ -1,7 +1,7 @@
 """Explanations that only ask for scores: LIME and occlusion. They work for every network and runtime.
 
-Crops are RGB uint8 `(size, size, 3)`. `score` maps uint8 crops `(n, size, size, 3)` to P(fake), float32 `(n,)`. Heat-maps
-are float32 `(size, size)`: above 0 where the face's pixels speak for fake, below 0 where they speak for real.
+Crops are RGB uint8 `(size, size, 3)`. `score` maps uint8 crops `(n, size, size, 3)` to P(fake), float32 `(n,)`.
+Heat-maps are float32 `(size, size)`: above 0 where pixels speak for fake, below 0 where they speak for real.
 """
 
 from __future__ import annotations
@@ -102,12 +102,11 @@ def lime(
     return LimeResult(segments, ridge.coef_, float(ridge.score(shown, scores, sample_weight=weights)))
 
 
-def occlusion(
-    crop: np.ndarray, score: Callable[[np.ndarray], np.ndarray], *, windows: int = 7
-) -> np.ndarray:
-    """How much the log-odds of fake fall when a square is painted over in the crop's mean color (Zeiler and Fergus, 2014).
+def occlusion(crop: np.ndarray, score: Callable[[np.ndarray], np.ndarray], *, windows: int = 7) -> np.ndarray:
+    """How much the log-odds of fake fall when a square is painted over in the crop's mean color.
 
-    Squares overlap by half; a pixel gets the mean of those that cover it.
+    As in Zeiler and Fergus (ECCV 2014, arXiv:1311.2901). Squares overlap by half; a pixel gets the mean of those that
+    cover it.
 
     Args:
         crop: the face.
