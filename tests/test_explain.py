@@ -527,12 +527,50 @@ def test_the_command_writes_a_page(run_tfdfd, toy_weights, crop_file, tmp_path):
     assert text.count("<img") == 5 and "&lt;i&gt;face.png" in text and "Not measured with tfdfd/meso4.toy" in text
 
 
+def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, tmp_path):
+    words = ["detect", crop_file, "--detector", "none", "--model", toy_weights]
+    code, out, err = run_tfdfd(*words, "--report", tmp_path / "with.html", "--explain", "gradcam", "--json", "-")
+    assert code == 0, err
+    plain = run_tfdfd(*words, "--report", tmp_path / "without.html", "--json", "-")[1]
+    seconds = re.compile(r'"elapsed_s": [0-9.]+')
+    assert seconds.sub("", out) == seconds.sub("", plain)
+    pages = [(tmp_path / name).read_text("utf-8") for name in ("with.html", "without.html")]
+    assert [page.count("<img") for page in pages] == [2, 1]
+    assert "Grad-CAM: red speaks for fake, green for real. Not measured with tfdfd/meso4.toy" in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--explain", "lime"), "give --report FILE.html, too"),
+        (("--explain", "lmie", "--report", "p.html"), "Did you mean 'lime'"),
+        (("--explain", "kernels", "--report", "p.html"), "received 'kernels'"),
+        (("--explain", "lime,gradcam", "--report", "p.html"), "takes one method"),
+        (("--explain", "lime", "--report", "p.html", "--server", "h:1"), "leave --server or --explain out"),
+    ],
+)
+def test_wrong_explanations_of_detect_are_refused(run_tfdfd, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_tfdfd("detect", "x.png", *words)
+    assert (code, out) == (2, "") and message in err
+
+
 def test_a_picture_without_a_face_is_an_outcome(run_tfdfd, toy_weights, tmp_path):
     cv2.imwrite(str(tmp_path / "sea.png"), np.full((200, 200, 3), 90, np.uint8))
     code, out, err = run_tfdfd(
         "explain", tmp_path / "sea.png", "--model", toy_weights, "--method", "gradcam", "-o", tmp_path / "page.html"
     )
     assert code == 1 and "no face" in err and not (tmp_path / "page.html").exists()
+
+
+def test_a_crop_that_cannot_be_explained_is_an_outcome(run_tfdfd, toy_weights, crop_file, tmp_path, monkeypatch):
+    whole = lambda crop, seed: np.zeros(crop.shape[:2], int)  # noqa: E731
+    monkeypatch.setattr("tfdfd.explain.perturbation.quickshift_segments", whole)
+    words = crop_file, "--detector", "none", "--model", toy_weights
+    code, out, err = run_tfdfd("explain", *words, "-o", tmp_path / "page.html")
+    assert (code, out) == (1, "") and "face.png: the crop is one segment" in err
+    code, out, err = run_tfdfd("detect", *words, "--report", tmp_path / "page.html", "--explain", "lime")
+    assert code == 0 and "face.png: not explained: the crop is one segment" in err and "1 face" in out
 
 
 def test_the_network_alone_is_shown_without_inputs(run_tfdfd, toy_weights, tmp_path):

@@ -173,15 +173,20 @@ def _subjects(arguments, explainer, methods):
             if detection.status != "ok":
                 failed.append((printable_path(detection.path), detection.message or detection.status))
                 continue
-            subjects += _of_detection(detection, explainer, methods)
+            try:
+                subjects += _of_detection(detection, explainer, methods)
+            except ValueError as error:
+                failed.append((printable_path(detection.path), str(error)))
     return subjects, failed
 
 
 def _of_detection(detection, explainer, methods):
+    """The explained faces of an input, a list."""
     from tfdfd.detect.results import printable_path
     from tfdfd.explain.methods import telling_frame
     from tfdfd.explain.page import Subject
 
+    subjects = []
     worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)[:_FACES]
     for track in worst_first:
         frame = telling_frame(track, explainer.record.threshold)
@@ -189,7 +194,8 @@ def _of_detection(detection, explainer, methods):
         if detection.kind == "video":
             where += f" at {frame.time_s:.2f} s"
         explanations = [explainer.explain(frame.crop, method) for method in methods]
-        yield Subject(printable_path(detection.path), where, frame.fake_probability, explanations)
+        subjects.append(Subject(printable_path(detection.path), where, frame.fake_probability, explanations))
+    return subjects
 
 
 def _network_pictures(explainer, method, arguments):

@@ -46,11 +46,15 @@ class FrameScore:
 
 @dataclass
 class FaceTrack:
-    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames."""
+    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames.
+
+    `explained` has, by title, frames with pictures that explain their scores, RGB uint8; not part of the JSON.
+    """
 
     track: int
     fake_probability: float
     frames: list[FrameScore]
+    explained: dict[str, tuple[FrameScore, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         return {
@@ -88,6 +92,7 @@ class Detection:
     def drop_crops(self) -> None:
         """Forgets the pixels, some 200 kB a face, and keeps all else: for calls over many files."""
         for track in self.faces:
+            track.explained.clear()
             for frame in track.frames:
                 frame.crop = None
 

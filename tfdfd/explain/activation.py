@@ -13,10 +13,10 @@ from tfdfd.explain.gradients import FEATURES, HEAD, run, value_and_gradients
 # Of the objective f(x) - LAMBDA ||x||_P.
 LAMBDA, P = 10.0, 6
 NEURONS = 4
-STEPS, RATE = 100, 0.02
+# Of the ascent; the rate is the root mean square of a step's change.
+STEPS, RATE = 100, 0.01
 # Where the ascent begins: noise around mid-gray.
 _DARKEST, _BRIGHTEST = 0.4, 0.6
-_ADAM = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def maximize(
     power: int = P,
     seed: int = 0,
 ) -> list[Maximized]:
-    """Images that maximize f(x) - λ‖x‖p of neurons of the last hidden layer, by gradient ascent (Adam) from noise.
+    """Images that maximize f(x) - λ‖x‖p of neurons of the last hidden layer, by gradient ascent from noise.
 
     x are the pixels as the network takes them, in [0, 1]; each step ends there. Of all steps the image of the highest
     objective is kept.
@@ -79,7 +79,7 @@ def maximize(
         model: of `tfdfd.models.build`.
         neurons: their numbers; None: `choose_neurons`.
         steps: of the ascent.
-        rate: of Adam.
+        rate: root mean square of the change of a step.
         penalty: λ.
         power: p, even.
         seed: of the noise.
@@ -99,7 +99,6 @@ def maximize(
     def activation(images):
         return ops.sum(_features(model, images) * chosen, axis=1)
 
-    first_moment, second_moment = np.zeros_like(x), np.zeros_like(x)
     best_objective, best, end, start = np.full(len(x), -np.inf), x.copy(), np.zeros(len(x)), None
     for step in range(1, steps + 2):
         values, (gradient,) = value_and_gradients(activation, x)
@@ -113,11 +112,8 @@ def maximize(
         # d||x||_p / dx = (x / ||x||_p)^(p - 1) for x from 0.
         slope = (x / np.maximum(norm, 1e-12)[:, None, None, None]) ** (power - 1)
         gradient = gradient - np.float32(penalty) * slope.astype(np.float32)
-        decay1, decay2, epsilon = _ADAM
-        first_moment = decay1 * first_moment + (1 - decay1) * gradient
-        second_moment = decay2 * second_moment + (1 - decay2) * gradient**2
-        mean, square = first_moment / (1 - decay1**step), second_moment / (1 - decay2**step)
-        x = np.clip(x + rate * mean / (np.sqrt(square) + epsilon), 0, 1).astype(np.float32)
+        length = np.sqrt(np.mean(gradient**2, axis=(1, 2, 3), keepdims=True))
+        x = np.clip(x + rate * gradient / np.maximum(length, 1e-12), 0, 1).astype(np.float32)
     return [
         Maximized(neuron, float(weights[neuron]), best[i], float(start[i]), float(end[i]))
         for i, neuron in enumerate(neurons)

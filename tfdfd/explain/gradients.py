@@ -18,8 +18,8 @@ from tfdfd.models.graph import key_of, nodes
 
 HEAD, FEATURES = "fake_probability", "features"
 _BATCH = 8
-# Steps of the path of integrated gradients: tripled, which keeps those taken, until the sum is off the difference of the
-# logits by no more than this share of it, or this many logits.
+# Steps of the path of integrated gradients: tripled, which keeps those taken, until the sum is off the difference of
+# the logits by no more than this share of it, or this many logits.
 STEPS, MOST_STEPS, COMPLETE = 27, 243, 0.05
 
 

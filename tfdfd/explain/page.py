@@ -13,10 +13,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd.detect.results import Detection
 from tfdfd.explain.measure import verdict_on
-from tfdfd.explain.methods import ACTIVATION, GRADCAM, INTEGRATED, KERNELS, LIME, OCCLUSION, OF_CROPS, Explanation
+from tfdfd.explain.methods import (
+    ACTIVATION,
+    GRADCAM,
+    INTEGRATED,
+    KERNELS,
+    LIME,
+    OCCLUSION,
+    OF_CROPS,
+    Explainer,
+    Explanation,
+    telling_frame,
+)
 from tfdfd.files import write_atomically
-from tfdfd.report.page import data_uri, environment
+from tfdfd.report.page import TRACKS_PER_INPUT, data_uri, environment
 from tfdfd.weights.records import WeightRecord
 
 PICTURE = 256
@@ -83,6 +95,28 @@ def overlay(explanation: Explanation) -> np.ndarray:
     if explanation.segments is not None:
         picture[_borders(explanation.segments, [segment for segment, _ in explanation.features])] = 255
     return np.clip(picture.round(), 0, 255).astype(np.uint8)
+
+
+def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> list[str]:
+    """Puts the heat-map of each face's telling frame into a detection, for the report of `tfdfd detect`.
+
+    The faces are those that the report shows. The title says whether the method did better than an ellipse.
+
+    Returns:
+        Why faces could not be explained.
+    """
+    messages = []
+    record = explainer.record
+    title = f"{TITLES[method]}: red speaks for fake, green for real. {verdict_on(method, record.handle, record.sha256)}"
+    for track in sorted(detection.faces, key=lambda track: -track.fake_probability)[:TRACKS_PER_INPUT]:
+        frame = telling_frame(track, record.threshold)
+        if frame is None:
+            continue
+        try:
+            track.explained[title] = frame, overlay(explainer.explain(frame.crop, method))
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
 
 
 def kernel_sheet(kernels: np.ndarray) -> np.ndarray:

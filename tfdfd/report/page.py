@@ -211,6 +211,9 @@ def _crop_groups(track, crops):
         title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
         for title, frames in groups.items()
     }
+    for title, (frame, picture) in track.explained.items():
+        uri = crops.encode(picture)
+        encoded[title] = [{"frame": frame, "uri": uri}] if uri else []
     return {title: pictures for title, pictures in encoded.items() if pictures}
 
 
