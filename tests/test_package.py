@@ -18,6 +18,9 @@ CARRIED = [
     "tfdfd/weights/files/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",
+    "tfdfd/report/style.css.j2",
+    "tfdfd/explain/explanation.html.j2",
+    "tfdfd/explain/measured.json",
 ]
 # Published models are beside the package in a checkout, and in it where it is installed.
 PUBLISHED = [

@@ -25,6 +25,7 @@ class FrameScore:
         detector_score: the face detector's own confidence; None where it has none (Haar).
         fake_probability: in [0, 1], 1 = fake.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
+        explained: pictures that explain the score, RGB uint8, by title; not part of the JSON.
     """
 
     index: int
@@ -33,6 +34,7 @@ class FrameScore:
     detector_score: float | None
     fake_probability: float
     crop: np.ndarray | None = field(default=None, repr=False, compare=False)
+    explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         return {
@@ -46,15 +48,11 @@ class FrameScore:
 
 @dataclass
 class FaceTrack:
-    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames.
-
-    `explained` has, by title, frames with pictures that explain their scores, RGB uint8; not part of the JSON.
-    """
+    """One person's face over the frames of a clip; `fake_probability` is the mean over its frames."""
 
     track: int
     fake_probability: float
     frames: list[FrameScore]
-    explained: dict[str, tuple[FrameScore, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         return {
@@ -92,9 +90,9 @@ class Detection:
     def drop_crops(self) -> None:
         """Forgets the pixels, some 200 kB a face, and keeps all else: for calls over many files."""
         for track in self.faces:
-            track.explained.clear()
             for frame in track.frames:
                 frame.crop = None
+                frame.explained.clear()
 
     def to_dict(self) -> dict:
         """The contract's JSON object; `path` is made valid Unicode (undecodable bytes as `\\xNN`)."""

@@ -113,7 +113,7 @@ def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> l
         if frame is None:
             continue
         try:
-            track.explained[title] = frame, overlay(explainer.explain(frame.crop, method))
+            frame.explained[title] = overlay(explainer.explain(frame.crop, method))
         except ValueError as error:
             messages.append(str(error))
     return messages

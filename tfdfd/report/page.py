@@ -211,9 +211,10 @@ def _crop_groups(track, crops):
         title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
         for title, frames in groups.items()
     }
-    for title, (frame, picture) in track.explained.items():
-        uri = crops.encode(picture)
-        encoded[title] = [{"frame": frame, "uri": uri}] if uri else []
+    for frame in track.frames:
+        for title, picture in frame.explained.items():
+            if uri := crops.encode(picture):
+                encoded.setdefault(title, []).append({"frame": frame, "uri": uri})
     return {title: pictures for title, pictures in encoded.items() if pictures}
 
 
