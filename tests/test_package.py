@@ -12,15 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CARRIED = [
+    "tfdfd/explain/explanation.html.j2",
+    "tfdfd/explain/measured.json",
+    "tfdfd/report/style.css.j2",
     "tfdfd/samples/genuine.mp4",
     "tfdfd/samples/blended.mp4",
     "tfdfd/weights/files/meso_inception4.safetensors",
     "tfdfd/weights/files/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
     "tfdfd/report/page.html.j2",
-    "tfdfd/report/style.css.j2",
-    "tfdfd/explain/explanation.html.j2",
-    "tfdfd/explain/measured.json",
 ]
 # Published models are beside the package in a checkout, and in it where it is installed.
 PUBLISHED = [
