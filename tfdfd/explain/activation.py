@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfdfd.explain.gradients import FEATURES, HEAD, run, value_and_gradients
+from tfdfd.explain.gradients import FEATURES, HEAD, differentiated, run
 
 # Of the objective f(x) - LAMBDA ||x||_P.
 LAMBDA, P = 10.0, 6
@@ -99,9 +99,10 @@ def maximize(
     def activation(images):
         return ops.sum(_features(model, images) * chosen, axis=1)
 
+    gradients_of = differentiated(activation, compiled=True)
     best_objective, best, end, start = np.full(len(x), -np.inf), x.copy(), np.zeros(len(x)), None
     for step in range(1, steps + 2):
-        values, (gradient,) = value_and_gradients(activation, x)
+        values, (gradient,) = gradients_of(x)
         start = values if start is None else start
         norm = np.linalg.norm(x.reshape(len(x), -1).astype(np.float64), ord=power, axis=1)
         better = values - penalty * norm > best_objective

@@ -17,40 +17,68 @@ from keras import ops, tree
 from tfdfd.models.graph import key_of, nodes
 
 HEAD, FEATURES = "fake_probability", "features"
-_BATCH = 8
+_BATCH = 9  # a divisor of all numbers of steps: another size would be compiled anew
 # Steps of the path of integrated gradients: tripled, which keeps those taken, until the sum is off the difference of
 # the logits by no more than this share of it, or this many logits.
 STEPS, MOST_STEPS, COMPLETE = 27, 243, 0.05
 
 
-def value_and_gradients(function: Callable, *inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Values of a function of tensors, and the gradient of their sum by each input, under Keras's backend."""
+def differentiated(function: Callable, compiled: bool = False) -> Callable:
+    """`(*arrays) -> (values, gradients)` of a function of tensors, under Keras's backend.
+
+    Args:
+        function: of tensors, to one tensor.
+        compiled: whether a graph is made of it at the first call with each shape: worth it for more than ten calls,
+            which then take a quarter of the time. Torch has none here.
+
+    Returns:
+        What gives the function's values and, as a list, the gradient of their sum by each array.
+
+    Raises:
+        ValueError: the backend is none of tensorflow, jax and torch.
+    """
     backend = keras.backend.backend()
-    tensors = [ops.convert_to_tensor(value) for value in inputs]
     if backend == "tensorflow":
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            values = function(*tensors)
-        gradients = tape.gradient(values, tensors)
+        def both(*tensors):
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                values = function(*tensors)
+            return values, tape.gradient(values, tensors)
+
+        both = tf.function(both) if compiled else both
     elif backend == "jax":
         import jax
 
-        values, pull_back = jax.vjp(function, *tensors)
-        gradients = pull_back(ops.ones_like(values))
+        def both(*tensors):
+            values, pull_back = jax.vjp(function, *tensors)
+            return values, pull_back(ops.ones_like(values))
+
+        both = jax.jit(both) if compiled else both
     elif backend == "torch":
         import torch
 
-        tensors = [tensor.requires_grad_() for tensor in tensors]
-        values = function(*tensors)
-        gradients = torch.autograd.grad(values.sum(), tensors)
+        def both(*tensors):
+            tensors = [tensor.requires_grad_() for tensor in tensors]
+            values = function(*tensors)
+            return values, torch.autograd.grad(values.sum(), tensors)
     else:
         raise ValueError(
             f"gradients are taken under the Keras backends tensorflow, jax and torch; this one is {backend}. "
             "lime and occlusion need no gradients."
         )
-    return ops.convert_to_numpy(values), [ops.convert_to_numpy(gradient) for gradient in gradients]
+
+    def on_arrays(*arrays):
+        values, gradients = both(*map(ops.convert_to_tensor, arrays))
+        return ops.convert_to_numpy(values), [ops.convert_to_numpy(gradient) for gradient in gradients]
+
+    return on_arrays
+
+
+def logit_gradients(model: keras.Model) -> Callable:
+    """`differentiated`, compiled, of the logit by images."""
+    return differentiated(lambda images: run(model, images)[-1].output, compiled=True)
 
 
 @dataclass
@@ -169,7 +197,7 @@ def grad_cam(model: keras.Model, image: np.ndarray, maps: Sequence[int] | None =
     def logit(*added):
         return run(model, images, dict(zip(maps, added, strict=True)))[-1].output
 
-    _, gradients = value_and_gradients(logit, *map(np.zeros_like, activations))
+    _, gradients = differentiated(logit)(*map(np.zeros_like, activations))
     heat = np.zeros(image.shape[:2], np.float32)
     for activation, gradient in zip(activations, gradients, strict=True):
         weights = gradient[0].mean(axis=(0, 1))
@@ -178,17 +206,30 @@ def grad_cam(model: keras.Model, image: np.ndarray, maps: Sequence[int] | None =
 
 
 def integrated_gradients(
-    model: keras.Model, image: np.ndarray, *, steps: int = STEPS, baseline: float = 0.0
+    model: keras.Model,
+    image: np.ndarray,
+    *,
+    steps: int = STEPS,
+    baseline: float = 0.0,
+    gradients: Callable | None = None,
 ) -> tuple[np.ndarray, float]:
     """Integrated gradients (Sundararajan et al., ICML 2017) of the logit, from a picture of one gray level.
 
     Gradients are taken in the middle of each step. Steps are tripled, up to `MOST_STEPS`, until the sum agrees with the
     difference of the logits to `COMPLETE`.
 
+    Args:
+        model: of `tfdfd.models.build`.
+        image: the face.
+        steps: to begin with.
+        baseline: gray level of the picture that the path starts from.
+        gradients: `logit_gradients(model)`, for more images than one.
+
     Returns:
         The contributions, float32 `(size, size, 3)`, and how far their sum is from the difference of the logits, in
         logits.
     """
+    gradients = gradients or logit_gradients(model)
     start = np.full_like(image, baseline)
     path = image - start
     before, after = logits(model, np.stack([start, image]))
@@ -196,7 +237,7 @@ def integrated_gradients(
     while True:
         for i in range(0, len(shares), _BATCH):
             pictures = start + shares[i : i + _BATCH, None, None, None] * path
-            _, (gradient,) = value_and_gradients(lambda images: run(model, images)[-1].output, pictures)
+            _, (gradient,) = gradients(pictures)
             total += gradient.sum(axis=0)
         contributions = path * total / steps
         error = abs(float(contributions.sum()) - float(after - before))

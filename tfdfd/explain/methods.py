@@ -121,7 +121,7 @@ class Explainer:
         self.seed = seed
         self.record, path = locate(model)
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
-        self._maps = None
+        self._maps = self._gradients = None
         self._check_network(methods)
         if set(methods) & set(OF_CROPS):
             self._open_scorers(path, runtime)
@@ -150,6 +150,8 @@ class Explainer:
 
         if GRADCAM in methods:
             self._maps = gradients.last_maps(self.model)
+        if INTEGRATED in methods:
+            self._gradients = gradients.logit_gradients(self.model)
         if ACTIVATION in methods:
             activation.head_weights(self.model)
         if KERNELS in methods:
@@ -188,7 +190,7 @@ class Explainer:
     def _integrated(self, explanation):
         from tfdfd.explain.gradients import integrated_gradients
 
-        contributions, error = integrated_gradients(self.model, _as_input(explanation.crop))
+        contributions, error = integrated_gradients(self.model, _as_input(explanation.crop), gradients=self._gradients)
         explanation.heat = cv2.GaussianBlur(contributions.sum(axis=-1), (0, 0), _SMOOTHING * self.size)
         explanation.notes = {"Sum off by (logits)": f"{error:.3f}"}
 
