@@ -69,12 +69,14 @@ MAY_IMPORT = {
     "remote": {"runtime", "weights"},
     "detect": {"extract", "faces", "media", "models", "remote", "runtime", "weights"},
     "report": {"detect", "files"},
+    "explain": {"data", "detect", "files", "models", "report", "runtime", "weights"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "cost",
         "data",
         "detect",
         "evaluation",
+        "explain",
         "extract",
         "faces",
         "files",
@@ -103,17 +105,17 @@ MAY_IMPORT = {
 }
 # Libraries that only some parts may name.
 ONLY_IN = {
-    "tensorflow": {"hub", "pipelines", "pruning", "publishing", "serve"},
+    "tensorflow": {"explain", "hub", "pipelines", "pruning", "publishing", "serve"},
     "tf_keras": {"pruning"},
     "tensorflow_model_optimization": {"pruning"},
-    "torch": set(),
+    "torch": {"explain"},
     "openvino": {"runtime"},
-    "keras": {"augment", "cost", "hub", "models", "pruning", "publishing", "training", "tuning", "weights"},
+    "keras": {"augment", "cost", "explain", "hub", "models", "pruning", "publishing", "training", "tuning", "weights"},
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
-    "cv2": {"augment", "media", "faces", "data", "evaluation", "extract", "report", "remote"},
-    "sklearn": {"training"},
+    "cv2": {"augment", "media", "faces", "data", "evaluation", "explain", "extract", "report", "remote"},
+    "sklearn": {"explain", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),
 }

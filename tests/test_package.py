@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CARRIED = [
+    "tfdfd/explain/explanation.html.j2",
+    "tfdfd/explain/measured.json",
+    "tfdfd/report/style.css.j2",
     "tfdfd/samples/genuine.mp4",
     "tfdfd/samples/blended.mp4",
     "tfdfd/weights/files/meso_inception4.safetensors",

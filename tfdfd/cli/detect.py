@@ -53,6 +53,9 @@ def add_parser(verbs) -> None:
     )
     parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
+    parser.add_argument(
+        "--explain", metavar="METHOD", help="heat-maps of faces in the report, by a method of 'tfdfd explain'"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
     parser.add_argument(
         "--runtime",
@@ -92,6 +95,7 @@ def run(arguments) -> int:
     if arguments.report is not None:
         check_writable(arguments.report)
     limits = limits_of(arguments)
+    explain = _explain(arguments)
     options = {}
     if arguments.detector == "ssd":
         options = {"graph": arguments.ssd, "config": arguments.ssd_config}
@@ -118,6 +122,8 @@ def run(arguments) -> int:
             pictures -= detection.status == "ok"
             if pictures < 0:
                 detection.drop_crops()
+            elif explain:
+                explain(detection)
         if detector.runtime_note:
             sys.stderr.write(f"{detector.runtime_note}\n")
         if inputs.skipped and not arguments.quiet:
@@ -139,6 +145,31 @@ def _server(arguments):
     if "timeout" in given:
         given["timeout_s"] = given.pop("timeout")
     return Server(arguments.server, **given)
+
+
+def _explain(arguments):
+    """What adds heat-maps to the faces of a detection, or None."""
+    if arguments.explain is None:
+        return None
+    if not arguments.report:
+        raise ValueError("--explain puts heat-maps into the report: give --report FILE.html, too.")
+    if arguments.server:
+        raise ValueError("--explain needs the weights on this machine; leave --server or --explain out.")
+    from tfdfd.cli.progress import silenced
+    from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
+
+    methods = check_methods(arguments.explain, OF_CROPS)
+    if len(methods) > 1:
+        raise ValueError(f"--explain takes one method; received {arguments.explain!r}.")
+    with silenced():  # TensorFlow's start writes warnings that no setting turns off
+        explainer = Explainer(arguments.model, methods, runtime=arguments.runtime)
+        from tfdfd.explain.page import explain_tracks
+
+    def explain(detection):
+        for message in explain_tracks(detection, explainer, *methods):
+            sys.stderr.write(f"{_in_one_line(detection.path)}: not explained: {message}\n")
+
+    return explain
 
 
 def _pictures(arguments):

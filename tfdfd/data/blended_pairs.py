@@ -116,14 +116,19 @@ class BlendedPairs:
         Raises:
             ValueError: the crop cannot be read, or the landmarks cannot be its own; names it.
         """
+        return self.pair_and_mask(number, epoch)[0]
+
+    def pair_and_mask(self, number: int, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The same as `pair`, and the share of the altered face in each pixel: float32 `(size, size)` in [0, 1]."""
         where = [_FIXED, self.seed, number] if epoch is None else [_TRAINING, self.seed, number, epoch]
         rng, found = np.random.default_rng(where), self._landmarks[number]
         path = self._faces.path(number)
         pixels = read_pixels(path)
         try:
-            real, fake, _ = self_blend(pixels, found.points, rng, vary=self._vary)
+            real, fake, mask = self_blend(pixels, found.points, rng, vary=self._vary)
             pair = degrade_pair(real, fake, rng, video=self.medium == VIDEO)
-            return np.stack(crop_alike(pair, found.box, rng, MARGIN, size=self.size))
+            *pair, mask = crop_alike((*pair, mask), found.box, rng, MARGIN, size=self.size)
+            return np.stack(pair), mask
         except ValueError as error:
             raise ValueError(f"no self-blended pair can be made from {path}: {error}") from error
 

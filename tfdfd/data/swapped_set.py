@@ -101,6 +101,10 @@ class SwappedPairs:
         Raises:
             ValueError: a crop cannot be read, or the landmarks cannot be its own; names it and its donor.
         """
+        return self.pair_and_mask(number)[0]
+
+    def pair_and_mask(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same as `pair`, and which pixels the swap changed, before the video: float32 `(size, size)` in [0, 1]."""
         _, kind, crf, rng = self._drawn(number)
         donor = self._donors[number]
         paths = self._real.path(number), self._real.path(donor)
@@ -110,9 +114,11 @@ class SwappedPairs:
             fake = swap_face(target, found.points, other, of_donor.points, rng, kind)
             factor = min(1.0, rng.uniform(*_SIDES) / max(found.box[2:]))
             size = max(1, round(target.shape[1] * factor)), max(1, round(target.shape[0] * factor))
-            pair = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (target, fake)]
+            changed = np.any(fake != target, axis=-1).astype(np.float32)
+            *pair, mask = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (target, fake, changed))
             box = [value * factor for value in found.box]
-            return np.stack(crop_alike(filmed(pair, crf, rng), box, rng, MARGIN, size=self.size))
+            *pair, mask = crop_alike((*filmed(pair, crf, rng), mask), box, rng, MARGIN, size=self.size)
+            return np.stack(pair), mask
         except ValueError as error:
             raise ValueError(f"the face of {paths[1]} cannot be swapped into {paths[0]}: {error}") from error
 

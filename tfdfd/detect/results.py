@@ -26,6 +26,7 @@ class FrameScore:
         detector_score: the face detector's own confidence; None where it has none (Haar).
         fake_probability: in [0, 1], 1 = fake.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
+        explained: pictures that explain the score, RGB uint8, by title; not part of the JSON.
     """
 
     index: int
@@ -34,6 +35,7 @@ class FrameScore:
     detector_score: float | None
     fake_probability: float
     crop: np.ndarray | None = field(default=None, repr=False, compare=False)
+    explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         return {
@@ -111,6 +113,7 @@ class Detection:
         for track in self.faces:
             for frame in track.frames:
                 frame.crop = None
+                frame.explained.clear()
 
     def to_dict(self) -> dict:
         """The contract's JSON object; `path` is made valid Unicode (undecodable bytes as `\\xNN`)."""

@@ -111,11 +111,14 @@ class RbfSvm(keras.layers.Layer):
         self.built = True
 
     def call(self, features):
+        return ops.cast(ops.sigmoid(self.logit(features)), "float32")
+
+    def logit(self, features):
+        """The log-odds of fake, `(batch, 1)`, in the layer's dtype."""
         self._check(features.shape)
         differences = ops.expand_dims(features, 1) - self.vectors  # (batch, n, d)
         kernel = ops.exp(-ops.sum(ops.square(differences) * self.precision, axis=-1))  # (batch, n)
-        logit = ops.sum(kernel * self.coefficients, axis=-1, keepdims=True) + self.bias
-        return ops.cast(ops.sigmoid(logit), "float32")
+        return ops.sum(kernel * self.coefficients, axis=-1, keepdims=True) + self.bias
 
     def compute_output_shape(self, input_shape):
         self._check(input_shape)

@@ -128,7 +128,7 @@ def render_report(detections, model, *, settings=None):
     crops = _CropEncoder(CROPS_ON_PAGE)
     sections = [entry | _details(detection, entry["lines"], crops) for entry, detection in scored[:DETAILED_INPUTS]]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             inputs=inputs,
@@ -240,6 +240,10 @@ def _crop_groups(track, crops):
         title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
         for title, frames in groups.items()
     }
+    for frame in track.frames:
+        for title, picture in frame.explained.items():
+            if uri := crops.encode(picture):
+                encoded.setdefault(title, []).append({"frame": frame, "uri": uri})
     return {title: pictures for title, pictures in encoded.items() if pictures}
 
 
@@ -255,17 +259,18 @@ class _CropEncoder:
             self.refused = True
             return None
         self.budget -= 1
-        return _data_uri(crop)
+        return data_uri(crop)
 
 
-def _data_uri(crop):
+def data_uri(crop: np.ndarray, size: int = CROP_SIZE) -> str:
+    """An RGB uint8 picture as a JPEG to put into a page, its longer side at most `size`."""
     if not (isinstance(crop, np.ndarray) and crop.dtype == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3):
         received = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
         raise ValueError(
             f"a crop must be RGB uint8 of shape (height, width, 3); received {received}. "
             "Give the crop that was scored, or None."
         )
-    shrink = CROP_SIZE / max(crop.shape[:2])
+    shrink = size / max(crop.shape[:2])
     if shrink < 1:
         height, width = (max(1, round(side * shrink)) for side in crop.shape[:2])
         crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
@@ -394,10 +399,15 @@ def _checked_band(band):
     return low, high
 
 
-@lru_cache(maxsize=1)
-def _environment():
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+@lru_cache
+def environment(folder: Path | None = None) -> jinja2.Environment:
+    """What renders pages: escapes everything, and makes control characters visible.
+
+    Args:
+        folder: of templates besides those here, such as `style.css.j2`.
+    """
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([path for path in (folder, Path(__file__).parent) if path]),
         # By hand: the usual choice by file ending does not know `.j2`.
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -405,5 +415,5 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"probability": _probability, "seconds": _seconds}
-    return environment
+    made.filters |= {"probability": _probability, "seconds": _seconds}
+    return made

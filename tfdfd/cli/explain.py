@@ -1,0 +1,283 @@
+"""`tfdfd explain`: why a network scores a face as it does, as a page; and how far such a page is to be believed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tfdfd.cli.limits import add_limits, limits_of
+from tfdfd.cli.outcome import check_writable, exit_code, write_json
+from tfdfd.cli.shown import shown
+from tfdfd.version import __version__
+
+_DESCRIPTION = """\
+Heat-maps of faces on one page: red speaks for fake, green for real. Of each face found, the frame that speaks most for
+its side of the threshold is explained. Several methods, between commas, stand side by side.
+
+lime                  which segments move P(fake) (2,000 samples, ten features); any network
+occlusion             how far the score falls when a square is painted over; any network
+gradcam               the last spatial maps by their gradients; networks with such maps
+integrated-gradients  contributions of the pixels against a black picture; any network
+activation            pictures that maximize neurons of the last hidden layer; without INPUT
+kernels               the kernels of the first layer; without INPUT
+
+With --measure FACES no page of inputs is made: fakes are made from real crops of a face set, so that their masks are
+known, and each method's maps are judged on them beside an ellipse in the middle of the crop.
+
+lime needs scikit-image and scikit-learn: pip install 'tfdfd[explain]'.
+
+Exit code: 0 every input explained, or measured; 1 none could be; 3 some could not; 2 wrong usage."""
+
+# Faces of one input that are explained, the most fake first.
+_FACES = 4
+
+
+def add_parser(verbs) -> None:
+    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+    from tfdfd.media.sampling import FRAMES
+    from tfdfd.runtime.names import AUTO, RUNTIMES
+    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+
+    parser = verbs.add_parser("explain", help="heat-maps of faces, and how well they point", description=_DESCRIPTION)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="HANDLE|FILE",
+        help=f"weights, or {' or '.join(ALIASES)} (default: %(default)s)",
+    )
+    parser.add_argument("--method", metavar="METHOD[,METHOD]", help="see above (default: lime; with --measure all)")
+    parser.add_argument("-o", "--output", metavar="PAGE.html", help="one self-contained page")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
+    parser.add_argument("--samples", type=int, metavar="N", help="of LIME (default: 2000)")
+    parser.add_argument("--features", type=int, metavar="N", help="of LIME, how many are shown (default: 10)")
+    parser.add_argument(
+        "--neurons", type=int, default=4, metavar="N", help="of 'activation', for each sign (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--detector",
+        default=DETECTORS[0],
+        choices=(*DETECTORS, NO_DETECTOR),
+        help=f"face detector (default: %(default)s); {NO_DETECTOR}: each image is a face crop already",
+    )
+    parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
+    parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=FRAMES,
+        metavar="N",
+        help="frames of a video to choose from (default: %(default)s)",
+    )
+    parser.add_argument("--runtime", default=AUTO, choices=(AUTO, *RUNTIMES), help="what scores (default: %(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
+    measure = parser.add_argument_group("measuring on fakes with known masks")
+    measure.add_argument("--measure", metavar="FACES", help="faces.csv, its folder, or a folder with real/")
+    measure.add_argument("--fakes", default="blended", choices=("blended", "swapped"), help="default: %(default)s")
+    measure.add_argument("--count", type=int, default=200, metavar="N", help="how many (default: %(default)s)")
+    measure.add_argument(
+        "--split", default="test", choices=("train", "val", "test", "none"), help="which crops (default: %(default)s)"
+    )
+    measure.add_argument("--landmarks", metavar="FILE.csv", help="where they are kept (default: beside the crops)")
+    measure.add_argument("--json", metavar="FILE|-", help="write the figures as JSON; - for standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_limits(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return _measure(arguments) if arguments.measure else _explain(arguments)
+
+
+def _explain(arguments) -> int:
+    from tfdfd.explain.methods import LIME, OF_CROPS, OF_NETWORKS, check_methods
+
+    methods = check_methods(arguments.method or LIME)
+    of_crops = [method for method in methods if method in OF_CROPS]
+    if arguments.output is None:
+        raise ValueError("give the page to write: -o PAGE.html.")
+    check_writable(arguments.output)
+    if arguments.json:
+        raise ValueError("--json is for --measure FACES, which is not given.")
+    if of_crops and not arguments.inputs:
+        raise ValueError(f"{', '.join(of_crops)} explains faces: give an image, a video or a folder.")
+    if arguments.inputs and not of_crops:
+        raise ValueError(
+            f"{', '.join(methods)} shows the network and takes no INPUT; received {arguments.inputs[0]!r}."
+        )
+    if not 1 <= arguments.neurons <= 64:
+        raise ValueError(f"--neurons must be from 1 to 64; received {arguments.neurons}.")
+    from tfdfd.cli.progress import silenced
+    from tfdfd.explain.page import Subject, write_page
+
+    with silenced():  # TensorFlow's start writes warnings that no setting turns off
+        explainer = _explainer(arguments, methods)
+    subjects, failed = _subjects(arguments, explainer, of_crops) if of_crops else ([], [])
+    pictures = [_network_pictures(explainer, method, arguments) for method in methods if method in OF_NETWORKS]
+    for path, message in failed:
+        sys.stderr.write(f"{shown(path)}: {message}\n")
+    if of_crops and not any(isinstance(subject, Subject) for subject in subjects):
+        sys.stderr.write("tfdfd: no face could be explained; no page was written.\n")
+        return exit_code(0, len(failed))
+    settings = {"tfdfd": __version__, "methods": ", ".join(methods), "seed": arguments.seed}
+    if of_crops:
+        settings |= {"detector": arguments.detector, "frames": arguments.frames}
+    write_page(arguments.output, subjects, pictures, explainer.record, methods, failed=failed, settings=settings)
+    sys.stderr.write(f"page: {os.path.abspath(arguments.output)}\n")
+    for subject in subjects:
+        told = ", ".join(f"{one.method} {one.seconds:.1f} s" for one in subject.explanations)
+        print(f"{subject.fake_probability:.3f}  {shown(subject.path)}  {subject.where}: {told}")
+    explained = len({subject.path for subject in subjects})
+    return exit_code(explained, explained + len(failed)) if of_crops else 0
+
+
+def _explainer(arguments, methods):
+    from tfdfd.explain.methods import Explainer
+
+    return Explainer(
+        arguments.model,
+        methods,
+        runtime=arguments.runtime,
+        seed=arguments.seed,
+        samples=arguments.samples,
+        features=arguments.features,
+    )
+
+
+def _subjects(arguments, explainer, methods):
+    """The explained faces, and `(path, message)` of inputs without one."""
+    from tfdfd.cli.progress import tracked
+    from tfdfd.detect.detector import Detector
+    from tfdfd.detect.results import printable_path
+    from tfdfd.media.inputs import list_inputs
+
+    options = {}
+    if arguments.detector == "ssd":
+        options = {"graph": arguments.ssd, "config": arguments.ssd_config}
+    elif arguments.ssd or arguments.ssd_config:
+        raise ValueError(f"--ssd and --ssd-config are for --detector ssd; the detector is {arguments.detector}.")
+    subjects, failed = [], []
+    with Detector(
+        arguments.model,
+        arguments.detector,
+        frames=arguments.frames,
+        limits=limits_of(arguments),
+        detector_options=options,
+        workers=arguments.workers,
+        runtime=arguments.runtime,
+    ) as detector:
+        inputs = list_inputs(arguments.inputs)
+        label = lambda detection: f"{shown(printable_path(detection.path))}: {detection.verdict or detection.status}"  # noqa: E731
+        for detection in tracked(detector.iter_detect(inputs), len(inputs.items), label, arguments.quiet):
+            if detection.status != "ok":
+                failed.append((printable_path(detection.path), detection.message or detection.status))
+                continue
+            try:
+                subjects += _of_detection(detection, explainer, methods)
+            except ValueError as error:
+                failed.append((printable_path(detection.path), str(error)))
+    return subjects, failed
+
+
+def _of_detection(detection, explainer, methods):
+    """The explained faces of an input, a list."""
+    from tfdfd.detect.results import printable_path
+    from tfdfd.explain.methods import telling_frame
+    from tfdfd.explain.page import Subject
+
+    subjects = []
+    worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)[:_FACES]
+    for track in worst_first:
+        frame = telling_frame(track, explainer.record.threshold)
+        where = "face" if len(detection.faces) == 1 else f"face {track.track + 1}"
+        if detection.kind == "video":
+            where += f" at {frame.time_s:.2f} s"
+        explanations = [explainer.explain(frame.crop, method) for method in methods]
+        subjects.append(Subject(printable_path(detection.path), where, frame.fake_probability, explanations))
+    return subjects
+
+
+def _network_pictures(explainer, method, arguments):
+    from tfdfd.explain.methods import ACTIVATION
+
+    if method == ACTIVATION:
+        from tfdfd.explain.activation import choose_neurons, maximize
+
+        neurons = choose_neurons(explainer.model, arguments.neurons)
+        return method, maximize(explainer.model, neurons, seed=arguments.seed)
+    from tfdfd.explain.activation import first_kernels
+
+    return method, first_kernels(explainer.model)
+
+
+def _measure(arguments) -> int:
+    from tfdfd.explain.methods import OF_CROPS, check_methods
+
+    methods = check_methods(arguments.method or ",".join(OF_CROPS), OF_CROPS)
+    if arguments.inputs:
+        raise ValueError(f"--measure makes its fakes from FACES and takes no INPUT; received {arguments.inputs[0]!r}.")
+    if arguments.output:
+        raise ValueError("--measure writes figures, not a page: give --json FILE in the place of -o.")
+    if arguments.json not in (None, "-"):
+        check_writable(arguments.json)
+    from tfdfd.cli.progress import silenced
+    from tfdfd.explain.measure import choose_faces, masked_pairs, measure, write_figures
+
+    split = None if arguments.split == "none" else arguments.split
+    faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
+    with silenced():
+        explainer = _explainer(arguments, methods)
+    pairs = masked_pairs(
+        faces,
+        arguments.fakes,
+        arguments.count,
+        explainer.size,
+        seed=arguments.seed,
+        landmarks=arguments.landmarks,
+    )
+    progress = (lambda number, method: None) if arguments.quiet else _tell(arguments.count)
+    figures = {
+        "schema": 1,
+        "tfdfd": __version__,
+        "model": {"handle": explainer.record.handle, "sha256": explainer.record.sha256},
+        "fakes": arguments.fakes,
+        "split": arguments.split,
+        "seed": arguments.seed,
+        "samples": explainer.samples,
+        **measure(explainer, pairs, methods, progress),
+    }
+    if arguments.json == "-":
+        write_json(figures, "-")
+        return 0
+    if arguments.json:
+        write_figures(figures, arguments.json)
+    for line in table(figures):
+        print(line)
+    return 0
+
+
+def _tell(count):
+    def progress(number, method):
+        if method == "ellipse":
+            sys.stderr.write(f"[{number + 1}/{count}] measured\n")
+
+    return progress
+
+
+def table(figures: dict) -> list[str]:
+    """The figures as lines of text; * marks what is better than the ellipse."""
+    names = ("pointing", "iou", "insertion", "deletion")
+    lines = [
+        f"{figures['crops']} {figures['fakes']} faces, {figures['called_fake']} called fake by "
+        f"{figures['model']['handle']}; * better than the ellipse (95 %)",
+        f"{'method':22}" + "".join(f"{name:>11}" for name in (*names, "stability", "seconds", "CPU s")),
+    ]
+    for method, row in figures["methods"].items():
+        cells = []
+        for name in names:
+            better = row.get("against_ellipse", {}).get(name, {}).get("better")
+            cells.append(f"{row[name]:.3f}{'*' if better else ' '}")
+        cells += [f"{row['stability']:.3f} ", f"{row['seconds']:.2f} ", f"{row['cpu_seconds']:.2f} "]
+        lines.append(f"{method:22}" + "".join(f"{cell:>11}" for cell in cells))
+    return lines

@@ -1,0 +1,292 @@
+"""How well heat-maps tell where a face was altered: on fakes made here, whose masks are known.
+
+Each method stands beside an ellipse in the middle of the crop, which knows nothing of the picture. A method is worth
+showing as evidence of a place only if it does better than that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.tables import REAL
+from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
+from tfdfd.files import write_atomically
+
+BLENDED, SWAPPED = FAKES = "blended", "swapped"
+ELLIPSE = "ellipse"
+# What is measured, and whether more is better.
+METRICS = {"pointing": True, "iou": True, "insertion": True, "deletion": False}
+# Crops whose maps are made with a second seed, where a method draws anything.
+_REPEATED = 5
+_STEPS = 20
+_RESAMPLES = 2000
+_PROTOCOL = (
+    "Fakes are made from real crops, so that the altered pixels are known (mask: at least half of its maximum). "
+    "pointing: share of maps whose hottest pixel is in the mask. iou: of mask and hottest pixels, at the one share of "
+    "pixels that is best for the method over all crops. insertion and deletion: area under P(fake) as the hottest "
+    "pixels of the fake are put into the genuine picture of the pair (more is better), or are replaced by its pixels "
+    "(less is better). stability: rank correlation of maps of two seeds; 1 where nothing is drawn. better: the 95 % "
+    "interval of the paired difference to the ellipse (bootstrap over crops) lies on the better side of 0."
+)
+_STORED = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class MaskedPair:
+    """A genuine crop, the fake made from it, both RGB uint8, and where they differ: bool `(size, size)`."""
+
+    real: np.ndarray
+    fake: np.ndarray
+    mask: np.ndarray
+
+
+def choose_faces(
+    faces: str | os.PathLike, fakes: str, count: int, *, split: str | None = "test", seed: int = 0
+) -> Faces:
+    """Real crops of a face set, drawn at random: enough for `count` fakes. No image is opened.
+
+    Args:
+        faces: a face set with real crops.
+        fakes: `blended` (`tfdfd.data.self_blended`) or `swapped` (`tfdfd.data.swapped`).
+        count: how many fakes.
+        split: of the set; None: all, for blended ones.
+        seed: of the choice.
+
+    Raises:
+        ValueError: an unknown kind of fakes, or a set of no use.
+    """
+    if fakes not in FAKES:
+        raise ValueError(f"fakes must be {' or '.join(FAKES)}; received {fakes!r}.")
+    if count < 2:
+        raise ValueError(f"at least 2 crops are needed for an interval; received {count}.")
+    if fakes == SWAPPED and split is None:
+        raise ValueError("swapped fakes take donors from the same split; give a set with splits and the split.")
+    every = faces_of(faces, split)
+    real = [row for row in every.rows if row.label == REAL]
+    if not real:
+        raise ValueError(f"{every.root} has no real crop of split {split!r}; fakes are made from real ones.")
+    # Some have no landmarks; donors must be alike, so that swaps need more to choose from.
+    wanted = max(5 * count, 200) if fakes == SWAPPED else count + count // 5 + 4
+    order = np.random.default_rng(seed).permutation(len(real))[:wanted]
+    return Faces(every.root, tuple(real[i] for i in order))
+
+
+def masked_pairs(
+    faces: Faces,
+    fakes: str,
+    count: int,
+    size: int,
+    *,
+    seed: int = 0,
+    landmarks: str | os.PathLike | None = None,
+) -> Iterator[MaskedPair]:
+    """Up to `count` pairs made from the crops of `choose_faces`.
+
+    Args:
+        faces, fakes, count: of `choose_faces`.
+        size: side of the crops.
+        seed: of the fakes.
+        landmarks: the file that keeps landmarks; None: `landmarks.csv` beside the crops.
+
+    Raises:
+        ValueError: no crop has landmarks, or a crop cannot be read; SciPy or PyAV is missing for swapped ones.
+    """
+    if fakes == BLENDED:
+        from tfdfd.data.blended_pairs import BlendedPairs
+
+        pairs = BlendedPairs(faces, size, split=None, seed=seed, landmarks=landmarks)
+    else:
+        from tfdfd.data.swapped_set import SwappedPairs
+
+        splits = tuple({row.split for row in faces.rows})
+        pairs = SwappedPairs(faces, size, splits=splits, seed=seed, landmarks=landmarks)
+    number = made = 0
+    while made < count and number < len(pairs):
+        pair, mask = pairs.pair_and_mask(number, None) if fakes == BLENDED else pairs.pair_and_mask(number)
+        number += 1
+        if mask.max() > 0:
+            made += 1
+            yield MaskedPair(pair[0], pair[1], mask >= mask.max() / 2)
+
+
+def measure(
+    explainer: Explainer,
+    pairs: Iterator[MaskedPair],
+    methods: tuple[str, ...] = OF_CROPS,
+    progress: Callable[[int, str], None] = lambda number, method: None,
+) -> dict:
+    """Figures of each method and of the ellipse over some pairs.
+
+    Returns:
+        `crops`, `called_fake` (of the fakes, by the record's threshold), `protocol`, and `methods`: by name `METRICS`,
+        `iou_share`, `stability`, `seconds` and `cpu_seconds` a crop, and of each metric, `against_ellipse`:
+        `difference`, `ci95`, `better`.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    shown = (*methods, ELLIPSE)
+    results = {method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown}
+    middle = centered_ellipse(explainer.size)
+    called = crops = 0
+    for number, pair in enumerate(pairs):
+        crops += 1
+        called += float(explainer.score(pair.fake[None])[0]) >= explainer.record.threshold
+        for method in shown:
+            progress(number, method)
+            heat, result = middle, results[method]
+            if method != ELLIPSE:
+                start, cpu = time.perf_counter(), time.process_time()
+                heat = explainer.explain(pair.fake, method).heat
+                result["seconds"].append(time.perf_counter() - start)
+                result["cpu_seconds"].append(time.process_time() - cpu)
+            result["pointing"].append(pointing(heat, pair.mask))
+            result["iou"].append(ious(heat, pair.mask))
+            inserted, deleted = insertion_and_deletion(heat, pair, explainer.score)
+            result["insertion"].append(inserted)
+            result["deletion"].append(deleted)
+            if method == LIME and number < _REPEATED:
+                result["stability"].append(rank_correlation(heat, _with_other_seed(explainer, pair.fake)))
+    if not crops:
+        raise ValueError("no fake could be made of these crops, so there is nothing to measure.")
+    values = {method: _settled(result) for method, result in results.items()}
+    figures = {method: _figures(value, results[method]) for method, value in values.items()}
+    for method in methods:
+        figures[method]["against_ellipse"] = {
+            name: _compared(values[method][name], values[ELLIPSE][name], METRICS[name]) for name in METRICS
+        }
+    return {"crops": crops, "called_fake": int(called), "protocol": _PROTOCOL, "methods": figures}
+
+
+def centered_ellipse(size: int) -> np.ndarray:
+    """A heat-map that falls off from the middle of the crop, in ellipses as high as 4/3 of their width."""
+    place = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    return -np.hypot(place[None, :] / 3, place[:, None] / 4).astype(np.float32)
+
+
+def pointing(heat: np.ndarray, mask: np.ndarray) -> float:
+    """1 if the hottest pixel is in the mask, else 0; of several hottest pixels the share that is."""
+    return float(mask[heat == heat.max()].mean())
+
+
+def ious(heat: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Intersection over union of the mask and the hottest 1 %, 2 % … 99 % of the pixels, float64 `(99,)`."""
+    inside = np.cumsum(mask.ravel()[_hottest_first(heat)])
+    counts = np.round(np.arange(1, 100) / 100 * mask.size).astype(int)
+    both = inside[counts - 1]
+    return both / (counts + mask.sum() - both)
+
+
+def insertion_and_deletion(
+    heat: np.ndarray, pair: MaskedPair, score: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float]:
+    """Areas under P(fake) over the share of pixels, from none to all, that come from the fake, or from the real one.
+
+    As in RISE (Petsiuk et al., BMVC 2018), but with the genuine picture of the pair in the place of a black or blurred
+    one, which a network for forgeries may well call fake.
+    """
+    order = _hottest_first(heat)
+    counts = np.round(np.linspace(0, 1, _STEPS + 1) * len(order)).astype(int)
+    areas = []
+    for start, other in ((pair.real, pair.fake), (pair.fake, pair.real)):
+        pictures = np.repeat(start.reshape(1, -1, 3), len(counts), axis=0)
+        for picture, count in zip(pictures, counts, strict=True):
+            picture[order[:count]] = other.reshape(-1, 3)[order[:count]]
+        scores = score(pictures.reshape(-1, *start.shape)).astype(np.float64)
+        areas.append(float(((scores[1:] + scores[:-1]) / 2).mean()))
+    return areas[0], areas[1]
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's, of the pixels of two maps; 0 where one of them is flat."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(heat.ravel()) for heat in (one, other)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+@lru_cache(maxsize=1)
+def stored() -> list[dict]:
+    """The figures that the package carries: what `tfdfd explain --measure` wrote, one for each kind of fakes."""
+    return json.loads(_STORED.read_text("utf-8"))
+
+
+def verdict_on(method: str, handle: str, sha256: str) -> str:
+    """Whether a method did better than the ellipse with these weights, in a sentence or two."""
+    measured = [run for run in stored() if run["model"]["sha256"] == sha256 and method in run["methods"]]
+    if not measured:
+        return f"Not measured with {handle}: whether this map is better than an ellipse in the middle is not known."
+    return " ".join(_sentence(method, run) for run in measured)
+
+
+def write_figures(figures: dict, path: str | os.PathLike) -> None:
+    """Writes figures as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(figures, indent=1) + "\n")
+
+
+def _sentence(method, run):
+    against = run["methods"][method]["against_ellipse"]
+    won = [name for name in METRICS if against[name]["better"]]
+    places = {name: run["methods"][name] for name in (method, ELLIPSE)}
+    numbers = ", ".join(f"{name} {places[method][name]:.2f} (ellipse {places[ELLIPSE][name]:.2f})" for name in METRICS)
+    lost = [name for name in METRICS if name not in won]
+    better = f"It beat an ellipse in the middle of the crop in {' and '.join(won)}" if won else ""
+    worse = f"not in {' and '.join(lost)}" if won and lost else ""
+    if not won:
+        better = "It did not beat an ellipse in the middle of the crop"
+    return f"Measured on {run['crops']} {run['fakes']} faces: {better}{', ' + worse if worse else ''}: {numbers}."
+
+
+def _with_other_seed(explainer, crop):
+    seed = explainer.seed
+    explainer.seed = seed + 1
+    try:
+        return explainer.explain(crop, LIME).heat
+    finally:
+        explainer.seed = seed
+
+
+def _settled(result):
+    """One value a crop and metric; IoU at the share that is best over all crops."""
+    curves = np.stack(result["iou"])
+    best = int(curves.mean(axis=0).argmax())
+    return {name: np.array(result[name]) for name in METRICS if name != "iou"} | {
+        "iou": curves[:, best],
+        "iou_share": (best + 1) / 100,
+    }
+
+
+def _figures(values, result):
+    figures = {name: round(float(values[name].mean()), 4) for name in METRICS}
+    figures["iou_share"] = values["iou_share"]
+    figures["stability"] = round(float(np.mean(result["stability"])), 4) if result["stability"] else 1.0
+    for name in ("seconds", "cpu_seconds"):
+        figures[name] = round(float(np.median(result[name])), 3) if result[name] else 0.0
+    return figures
+
+
+def _compared(values, ellipse, more_is_better):
+    differences = values - ellipse
+    drawn = np.random.default_rng(0).integers(len(differences), size=(_RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
+    better = low > 0 if more_is_better else high < 0
+    return {
+        "difference": round(float(differences.mean()), 4),
+        "ci95": [round(float(low), 4), round(float(high), 4)],
+        "better": bool(better),
+    }
+
+
+def _hottest_first(heat):
+    return np.argsort(-heat.ravel(), kind="stable")

@@ -1,0 +1,206 @@
+"""The methods by name, and an explainer: a model with its weights, from face crops to heat-maps.
+
+Importing this module imports neither Keras nor scikit-image.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import time
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from tfdfd.detect.scorer import Scorer
+from tfdfd.runtime.names import AUTO
+from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights.store import locate
+
+LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
+ACTIVATION, KERNELS = "activation", "kernels"
+# Those that explain a crop, and those that show the network.
+OF_CROPS = (LIME, GRADCAM, INTEGRATED, OCCLUSION)
+OF_NETWORKS = (ACTIVATION, KERNELS)
+METHODS = OF_CROPS + OF_NETWORKS
+NEED_KERAS = (GRADCAM, INTEGRATED, *OF_NETWORKS)
+_LIBRARIES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+# Standard deviation of the blur that makes single pixels readable, as a share of the side.
+_SMOOTHING = 1 / 56
+
+
+def check_methods(names: str, known: tuple[str, ...] = METHODS) -> tuple[str, ...]:
+    """Names between commas as a tuple.
+
+    Raises:
+        ValueError: an unknown or repeated name, or a library that is missing.
+    """
+    methods = tuple(name.strip() for name in names.split(","))
+    for method in methods:
+        if method not in known:
+            near = difflib.get_close_matches(method, known, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"the method must be one of {', '.join(known)}; received {method!r}.{hint}")
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"each method is given once; received {names!r}.")
+    missing = [name for module, name in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
+    if LIME in methods and missing:
+        raise ValueError(f"lime needs {' and '.join(missing)}, not installed here: run pip install 'tfdfd[explain]'.")
+    return methods
+
+
+@dataclass
+class Explanation:
+    """What one method says of one crop.
+
+    Attributes:
+        method: its name.
+        crop: RGB uint8 `(size, size, 3)`.
+        fake_probability: of the crop.
+        heat: float32 `(size, size)`; above 0 towards fake, below 0 towards real.
+        seconds: how long it took.
+        segments: of LIME: the number of the segment of each pixel.
+        features: of LIME: `(segment, weight)`, the strongest first.
+        notes: what else is to be known, as name and text.
+    """
+
+    method: str
+    crop: np.ndarray = field(repr=False)
+    fake_probability: float
+    heat: np.ndarray = field(repr=False)
+    seconds: float
+    segments: np.ndarray | None = field(default=None, repr=False)
+    features: list[tuple[int, float]] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class Explainer:
+    """Explains face crops by one model.
+
+    Args:
+        model: handle or weights file, as `tfdfd.Detector` takes it.
+        methods: those that will be asked for: what they need is opened here, once.
+        runtime: what scores crops, as `tfdfd.Detector` takes it.
+        seed: of everything that is drawn.
+        samples, features: of LIME.
+
+    Attributes:
+        record: of the weights.
+        size: side of the crops.
+        score: P(fake) of uint8 crops.
+        model: the Keras model; None where no method needs it.
+
+    Raises:
+        ValueError: as of `check_methods` and `locate`; or the network is none for one of the methods.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike = DEFAULT_MODEL,
+        methods: tuple[str, ...] = (LIME,),
+        *,
+        runtime: str = AUTO,
+        seed: int = 0,
+        samples: int | None = None,
+        features: int | None = None,
+    ):
+        check_methods(",".join(methods))
+        from tfdfd.explain.perturbation import FEATURES, SAMPLES
+        from tfdfd.models import load
+
+        self.samples = SAMPLES if samples is None else samples
+        self.features = FEATURES if features is None else features
+        if self.samples < 2 or self.features < 1:
+            raise ValueError(
+                f"LIME needs at least 2 samples and 1 feature; received {self.samples} and {self.features}."
+            )
+        if seed < 0:
+            raise ValueError(f"the seed must be a whole number from 0; received {seed}.")
+        self.seed = seed
+        self.record, path = locate(model)
+        self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
+        self._maps = self._gradients = None
+        self._check_network(methods)
+        if set(methods) & set(OF_CROPS):
+            self._open_scorers(path, runtime)
+
+    def explain(self, crop: np.ndarray, method: str = LIME) -> Explanation:
+        """The explanation of one crop, RGB uint8 `(size, size, 3)`, by one of `OF_CROPS`."""
+        if crop.dtype != np.uint8 or crop.shape != (self.size, self.size, 3):
+            raise ValueError(
+                f"crops of {self.record.handle} are RGB uint8 {(self.size, self.size, 3)}; received {crop.dtype} "
+                f"{crop.shape}."
+            )
+        fake_probability = float(self.score(crop[None])[0])
+        start = time.perf_counter()
+        explanation = Explanation(method, crop, fake_probability, np.zeros(0), 0.0)
+        {LIME: self._lime, GRADCAM: self._grad_cam, INTEGRATED: self._integrated, OCCLUSION: self._occlusion}[method](
+            explanation
+        )
+        explanation.seconds = time.perf_counter() - start
+        return explanation
+
+    def _check_network(self, methods):
+        """What a method needs of the network, found out before any work."""
+        if not set(methods) & set(NEED_KERAS):
+            return
+        from tfdfd.explain import activation, gradients
+
+        if GRADCAM in methods:
+            self._maps = gradients.last_maps(self.model)
+        if INTEGRATED in methods:
+            self._gradients = gradients.logit_gradients(self.model)
+        if ACTIVATION in methods:
+            activation.head_weights(self.model)
+        if KERNELS in methods:
+            activation.first_kernels(self.model)
+
+    def _open_scorers(self, path, runtime):
+        from tfdfd.runtime.opening import open_network
+
+        network, self.runtime_note = open_network(self.record, path, runtime)
+        self.score = Scorer(network)
+        self.size = network.size
+        self._score_many = Scorer(network.rounded()) if hasattr(network, "rounded") else self.score
+
+    def _lime(self, explanation):
+        from tfdfd.explain.perturbation import lime
+
+        result = lime(explanation.crop, self._score_many, samples=self.samples, seed=self.seed)
+        explanation.heat, explanation.segments = result.heat, result.segments
+        explanation.features = [(int(i), float(result.weights[i])) for i in result.strongest(self.features)]
+        explanation.notes = {
+            "Segments": str(len(result.weights)),
+            "Samples": str(self.samples),
+            "R² of the linear model": f"{result.r2:.2f}",
+        }
+
+    def _occlusion(self, explanation):
+        from tfdfd.explain.perturbation import occlusion
+
+        explanation.heat = occlusion(explanation.crop, self.score)
+
+    def _grad_cam(self, explanation):
+        from tfdfd.explain.gradients import grad_cam
+
+        explanation.heat = grad_cam(self.model, _as_input(explanation.crop), self._maps)
+
+    def _integrated(self, explanation):
+        from tfdfd.explain.gradients import integrated_gradients
+
+        contributions, error = integrated_gradients(self.model, _as_input(explanation.crop), gradients=self._gradients)
+        explanation.heat = cv2.GaussianBlur(contributions.sum(axis=-1), (0, 0), _SMOOTHING * self.size)
+        explanation.notes = {"Sum off by (logits)": f"{error:.3f}"}
+
+
+def telling_frame(track, threshold: float):
+    """The frame of a face track that speaks most for the side the whole track is on; None without crops."""
+    frames = [frame for frame in track.frames if frame.crop is not None]
+    side = max if track.fake_probability >= threshold else min
+    return side(frames, key=lambda frame: frame.fake_probability, default=None)
+
+
+def _as_input(crop):
+    return crop.astype(np.float32) / np.float32(255)
