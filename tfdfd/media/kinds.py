@@ -25,11 +25,16 @@ _MOV_BOXES = (
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jxl ")
 
 
+def is_mov(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of QuickTime, MP4 or a relative."""
+    return head[4:8] in _MOV_BOXES
+
+
 def kind_of_content(head: bytes) -> str | None:
     """`image`, `video` or None for the first `HEAD_BYTES` bytes of a file."""
     if head.startswith(_IMAGE_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
-    if head[4:8] in _MOV_BOXES:
+    if is_mov(head):
         return None if head[8:12] in _STILL_BRANDS else "video"
     if head.startswith((_MATROSKA, _ASF, b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3")):
         return "video"
