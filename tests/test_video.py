@@ -106,7 +106,7 @@ def test_all_frames_behind_a_damaged_one_are_damaged(tmp_path):
     flip_bits(path, 10, 20)
     damaged = damaged_ones(path)
     total = len(read(path, InOrder())[0])
-    assert damaged == list(range(damaged[0], total)) and damaged[0] < 14
+    assert damaged == list(range(damaged[0], total)) and damaged[0] < 20
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
