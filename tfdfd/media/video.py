@@ -312,6 +312,7 @@ class _Damage:
         self._index: dict[int, int] = {}  # of packets, the frame
         self._keys: set[int] = set()
         self._sources: set[int] = set()
+        self._refused: set[int] = set()
         self._lost: set[int] = set()
         self._missing: set[int] = set()
         self._unreferenced: set[int] = set()
@@ -341,9 +342,8 @@ class _Damage:
         self._last = self.packets
 
     def failed(self) -> None:
-        """The decoder refused a packet: this one, or the one that a thread began with so many packets ago."""
-        last = max(self.packets - 1, 0)
-        self._sources |= {last, max(last - self._context.thread_count + 1, 0)} - {self._last}
+        """The decoder refused a packet: the newest, or one that a thread began with some packets ago."""
+        self._refused.update(range(max(self.packets - self._context.thread_count, 0), self.packets))
 
     def add(self, frame: av.VideoFrame, index: int) -> None:
         """Notes a decoded frame."""
@@ -370,9 +370,10 @@ class _Damage:
 
     def indices(self) -> set[int]:
         """Numbers of the damaged frames."""
-        sources = self._sources - {self._last}
+        # Of what may have been refused, that which no frame came of.
+        sources = (self._sources | (self._refused - self._index.keys())) - {self._last}
         # A transport stream that lacks packets, unless a keyframe follows at once, as where recordings are joined.
-        sources |= {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys and n + 1 < self.packets}
+        missing = self._missing | {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys}
         damaged = set()
         spreads = bool(self._keys) and self._context.name not in _WAIT_FOR_KEYFRAME
         shown_before = -1
@@ -381,7 +382,7 @@ class _Damage:
             if number in self._keys:
                 shown_before = index if spreads else -1
                 spreads = False
-            spreads = spreads or number in self._missing
+            spreads = spreads or number in missing
             if spreads or number in sources or index < shown_before:
                 damaged.add(index)
             if number in sources and number not in self._unreferenced:
