@@ -139,6 +139,20 @@ def test_two_people_in_a_clip_are_two_tracks(detector, astronaut, make_video, tm
     assert outcome.fake_probability == max(track.fake_probability for track in outcome.faces)
 
 
+def test_damaged_frames_do_not_decide(detector, outcomes, tmp_path):
+    from tests.test_video import remuxed
+
+    sample = (SAMPLES / "genuine.mp4").read_bytes()
+    some = detector.detect(remuxed(tmp_path / "some.mp4", sample, lambda number: number not in (70, 71)))
+    assert (some.status, some.frames_scored) == ("ok", 32 - some.frames_damaged)
+    assert f"{some.frames_damaged} of the 32 frames looked at are damaged" in some.message
+    assert max(frame.index for track in some.faces for frame in track.frames) < 72
+    validated(detector, [some])
+    most = detector.detect(remuxed(tmp_path / "most.mp4", sample, lambda number: number not in (10, 11)))
+    assert (most.status, most.fake_probability) == ("decode_error", None)
+    assert {outcome.frames_damaged for outcome in outcomes.values()} == {0}
+
+
 def test_many_outcomes_hold_no_pictures(detector):
     (outcome,) = detector.detect_many([SAMPLES / "genuine.mp4"])
     assert all(frame.crop is None for track in outcome.faces for frame in track.frames)

@@ -1,6 +1,5 @@
 """H.264 in memory: what comes back is the picture with the losses of a real encoder, the same each time."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -110,9 +109,3 @@ def test_a_later_frame_differs_from_one_coded_by_itself(face):
 def test_what_does_not_fit_is_told(face, call, told):
     with pytest.raises(ValueError, match=told):
         call(face)
-
-
-def test_without_pyav_the_extra_is_named(face, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"PyAV, which is not installed: run pip install 'tfdfd\[train\]'"):
-        compress_h264(face, 23)

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "remote": {"runtime", "weights"},
     "detect": {"extract", "faces", "media", "models", "remote", "runtime", "weights"},
     "report": {"detect", "files"},
-    "explain": {"data", "detect", "files", "models", "report", "runtime", "weights"},
+    "explain": {"data", "detect", "files", "models", "near_matches", "report", "runtime", "weights"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "cost",

@@ -36,7 +36,7 @@ Exit code: 0 written; 1 it could not be; 2 wrong usage or input."""
 
 _SWAP = """\
 Writes a face set to validate on: real crops, and the same with the face of another person of the same split swapped
-in, as frames of H.264 videos. No recipe trains on such fakes, so they tell what carries over. Needs scipy and av:
+in, as frames of H.264 videos. No recipe trains on such fakes, so they tell what carries over. Needs scipy:
 pip install 'tfdfd[train]'.
 
 A run that was stopped goes on when the same command is given again.

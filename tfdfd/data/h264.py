@@ -33,7 +33,7 @@ def compress_h264(frames: np.ndarray, crf: float, preset: str = "veryfast") -> n
         uint8 of the shape of `frames`. A CRF of 0 loses nothing but colour: 4:2:0 halves its resolution.
 
     Raises:
-        ValueError: not such frames, no such rate factor or preset; PyAV is not installed or has no x264.
+        ValueError: not such frames, no such rate factor or preset; PyAV has no x264.
         RuntimeError: encoder and decoder differ in how many frames there are.
     """
     frames = np.asarray(frames)
@@ -99,7 +99,8 @@ def _moving(image, moves):
 
 def _encoded(frames, crf, preset):
     """Packets of H.264."""
-    av = _av()
+    import av
+
     height, width = frames[0].shape[:2]
     try:
         encoder = av.CodecContext.create("libx264", "w")
@@ -120,7 +121,9 @@ def _encoded(frames, crf, preset):
 
 def _decoded(packets):
     """Planes of each frame, as `cv2` has them in one array."""
-    decoder = _av().CodecContext.create("h264", "r")
+    import av
+
+    decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
     frames = [frame for packet in packets for frame in decoder.decode(packet)]
     return [frame.to_ndarray() for frame in frames + decoder.decode(None)]
@@ -135,11 +138,3 @@ def _as_i420(frame):
     chroma = cv2.transform(half, _CHROMA)
     planes[height:] = np.moveaxis(chroma, 2, 0).reshape(height // 2, width)
     return planes
-
-
-def _av():
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError("H.264 is written with PyAV, which is not installed: run pip install av.") from error
-    return av

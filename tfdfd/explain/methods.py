@@ -5,7 +5,6 @@ Importing this module imports neither Keras nor scikit-image.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import time
@@ -18,6 +17,7 @@ from tfdfd.detect.scorer import Scorer
 from tfdfd.runtime.names import AUTO
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
+from tfdfd.near_matches import did_you_mean
 
 LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
 ACTIVATION, KERNELS = "activation", "kernels"
@@ -40,9 +40,8 @@ def check_methods(names: str, known: tuple[str, ...] = METHODS) -> tuple[str, ..
     methods = tuple(name.strip() for name in names.split(","))
     for method in methods:
         if method not in known:
-            near = difflib.get_close_matches(method, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"the method must be one of {', '.join(known)}; received {method!r}.{hint}")
+            hint = did_you_mean(method, known, 1, otherwise="it is none of them.")
+            raise ValueError(f"the method must be one of {', '.join(known)}; received {method!r}; {hint}")
     if len(set(methods)) < len(methods):
         raise ValueError(f"each method is given once; received {names!r}.")
     missing = [name for module, name in _LIBRARIES.items() if importlib.util.find_spec(module) is None]

@@ -72,11 +72,16 @@ def image_format(head: bytes) -> str | None:
     return None
 
 
+def is_mov(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of QuickTime, MP4 or a relative."""
+    return head[4:8] in _MOV_BOXES
+
+
 def kind_of_content(head: bytes) -> str | None:
     """`image`, `video` or None for the first `HEAD_BYTES` bytes of a file."""
     if image_format(head) is not None:
         return "image"
-    if head[4:8] in _MOV_BOXES:
+    if is_mov(head):
         return "video"
     if head.startswith((_MATROSKA, _ASF, b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3")):
         return "video"

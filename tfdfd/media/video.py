@@ -19,7 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from tfdfd.media.decode import Frame, MediaFacts
 from tfdfd.media.errors import MediaError
-from tfdfd.media.kinds import VIDEO_DEMUXERS
+from tfdfd.media.kinds import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
 from tfdfd.media.limits import Limits
 from tfdfd.media.nal import FrameHeaders
 from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
@@ -31,7 +31,7 @@ _MOST_ROWS = 1 << 16
 # Pictures that are stored as video streams but are not one: covers and thumbnails.
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 # Containers that state lengths in a header. The others' are estimates.
-_STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf"}
+_STATES_LENGTH = {"mov", "matroska,webm", "avi", "flv", "asf"}
 # Containers in which time stamps may begin anew, and a jump of more than 10 s is such a beginning (as in `ffmpeg`).
 _RESTARTS = {"mpegts", "mpeg", "mpegvideo"}
 _JUMP = 10.0
@@ -126,7 +126,6 @@ class _Pass:
         context = self._stream.codec_context
         _check_pixels(context.width, context.height, limits)
         context.thread_type, context.thread_count = "AUTO", min(cv2.getNumberOfCPUs(), _MOST_THREADS)
-        context.copy_opaque = True
         # Decoders count pixels in rows padded by up to 63: a limit for what grows later, before memory is taken.
         context.options = {"max_pixels": str(limits.max_pixels + 63 * _MOST_ROWS)}
         self._context = context
@@ -219,7 +218,7 @@ class _Pass:
 
     def _decode(self, packet):
         if packet is not None:
-            packet.opaque = self._damage.next_packet(packet)
+            self._damage.next_packet(packet)
         try:
             return self._context.decode(packet)
         except MemoryError:
@@ -309,9 +308,11 @@ class _Damage:
 
     def __init__(self, context):
         self._context = context
+        self._number: dict[int, int] = {}  # of time stamps, the packet whose frame did not come yet
         self._index: dict[int, int] = {}  # of packets, the frame
         self._keys: set[int] = set()
         self._sources: set[int] = set()
+        self._refused: set[int] = set()
         self._lost: set[int] = set()
         self._missing: set[int] = set()
         self._unreferenced: set[int] = set()
@@ -319,10 +320,12 @@ class _Damage:
         self._last: int | None = None
         self.packets = 0
 
-    def next_packet(self, packet: av.Packet) -> tuple[int]:
-        """Notes a packet that is decoded next; returns what its frame is to carry."""
+    def next_packet(self, packet: av.Packet) -> None:
+        """Notes a packet that is decoded next."""
         number = self.packets
         self.packets += 1
+        if packet.pts is not None:
+            self._number[packet.pts] = number
         if packet.is_keyframe:
             self._keys.add(number)
         if packet.is_corrupt:
@@ -333,20 +336,20 @@ class _Damage:
         if behind_a_gap and not packet.is_keyframe:
             # Whatever refers to it may refer to what is missing, too.
             self._missing.add(number)
-        return (number,)
 
     def last_packet(self) -> None:
         """The next packet is the last one."""
         self._last = self.packets
 
     def failed(self) -> None:
-        """The decoder refused a packet: this one, or the one that a thread began with so many packets ago."""
-        last = max(self.packets - 1, 0)
-        self._sources |= {last, max(last - self._context.thread_count + 1, 0)} - {self._last}
+        """The decoder refused a packet: the newest, or one that a thread began with some packets ago."""
+        self._refused.update(range(max(self.packets - self._context.thread_count, 0), self.packets))
 
     def add(self, frame: av.VideoFrame, index: int) -> None:
         """Notes a decoded frame."""
-        number = frame.opaque[0] if frame.opaque else index
+        # A frame has its packet's time stamp. Opaque data would do, too, but PyAV frees it with the interpreter's lock
+        # held, and in a decoder's thread that can wait forever.
+        number = self._number.pop(frame.pts, index)
         self._index[number] = index
         if frame.key_frame and frame.pict_type not in (PictureType.P, PictureType.B):
             self._keys.add(number)
@@ -361,13 +364,16 @@ class _Damage:
     @property
     def cut_off(self) -> set[int]:
         """The frame of the last packet, where the file ends within it."""
-        return {self._index[self._last]} if self._last in self._sources and self._last in self._index else set()
+        if self._last not in self._sources or self._last not in self._index:
+            return set()
+        return {self._index[self._last]} - self.indices()
 
     def indices(self) -> set[int]:
         """Numbers of the damaged frames."""
-        sources = self._sources - {self._last}
+        # Of what may have been refused, that which no frame came of.
+        sources = (self._sources | (self._refused - self._index.keys())) - {self._last}
         # A transport stream that lacks packets, unless a keyframe follows at once, as where recordings are joined.
-        sources |= {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys and n + 1 < self.packets}
+        missing = self._missing | {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys}
         damaged = set()
         spreads = bool(self._keys) and self._context.name not in _WAIT_FOR_KEYFRAME
         shown_before = -1
@@ -376,7 +382,7 @@ class _Damage:
             if number in self._keys:
                 shown_before = index if spreads else -1
                 spreads = False
-            spreads = spreads or number in self._missing
+            spreads = spreads or number in missing
             if spreads or number in sources or index < shown_before:
                 damaged.add(index)
             if number in sources and number not in self._unreferenced:
@@ -393,9 +399,13 @@ class _Nameless:
 
 def _open(file):
     file.seek(0)
+    # FFmpeg does not look far enough behind a first box of megabytes.
+    format = "mov" if is_mov(file.read(HEAD_BYTES)) else None
+    file.seek(0)
     try:
         return av.open(
             _Nameless(file),
+            format=format,
             container_options={"format_whitelist": ",".join(VIDEO_DEMUXERS), "protocol_whitelist": "none"},
             metadata_errors="replace",
             buffer_size=_BUFFER,
