@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from tfdfd.detect.scorer import Scorer
+from tfdfd.near_matches import did_you_mean
 from tfdfd.runtime.names import AUTO
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
-from tfdfd.near_matches import did_you_mean
 
 LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
 ACTIVATION, KERNELS = "activation", "kernels"
