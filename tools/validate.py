@@ -374,21 +374,20 @@ class KeptFaces:
         self._extractor, self._folder = extractor, folder
         self._code = _code(extraction, wire, bounded, crop, mtcnn, decode, sampling)
 
-    def extract(self, items, request):
+    def extract_one(self, item, request):
         """As of `FaceExtractor`. Failures are not kept: a timeout says little about the file."""
-        files = [self._file(item, request) for item in items]
-        known = [file is not None and file.exists() for file in files]
-        waiting = [item for item, kept in zip(items, known, strict=True) if not kept]
-        found = iter(self._extractor.extract(waiting, request)) if waiting else iter(())
-        for item, file, kept in zip(items, files, known, strict=True):
-            if kept:
-                yield _unpacked(item.path, file.read_bytes(), request.size)
-                continue
-            answer = next(found)
-            if file is not None and answer.status in (OK, NO_FACE):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, b"".join(wire.pack(answer)))
-            yield answer
+        file = self._file(item, request)
+        if file is not None and file.exists():
+            return _unpacked(item.path, file.read_bytes(), request.size)
+        answer = self._extractor.extract_one(item, request)
+        if file is not None and answer.status in (OK, NO_FACE):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, b"".join(wire.pack(answer)))
+        return answer
+
+    def map(self, work, items, processes):
+        """As of `FaceExtractor`."""
+        return self._extractor.map(work, items, processes)
 
     def close(self):
         self._extractor.close()
