@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# As a user has it: JAX, which some tests import, would set it to 1 for all child processes.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @pytest.fixture(scope="session", autouse=True)

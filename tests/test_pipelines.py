@@ -292,7 +292,7 @@ def test_pairs_too_short_are_left_out_when_asked(paired):
         ({"order": various(4), "batch_size": 7}, "even size; received 7"),
         ({"split": "val", "order": various(4)}, "no fake has its original among these 1 crops"),
         ({"split": "val", "order": balanced}, "received 1 real and 0 fake"),
-        ({"split": "test"}, r"no crop of split 'test' but \{'train': 140, 'val': 1, 'None': 1\}"),
+        ({"split": "test"}, r"no crop of split 'test' \(its crops: 140 train, 1 val, 1 without a split\)"),
         ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
         ({"size": 0}, "size must be a number of pixels"),
     ],

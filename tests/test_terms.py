@@ -69,7 +69,7 @@ def test_a_run_inherits_the_terms_of_what_it_began_with(runs):
 def test_terms_pass_through_a_chain_and_from_a_teacher(runs, run_tfdfd):
     code, out, _ = run_tfdfd("models", "show", runs / "second")
     card = json.loads(out)
-    assert code == 0 and card == card_of(runs / "second")
+    assert code == 0 and card.items() >= card_of(runs / "second").items()
     assert [(row["role"], row["what"]) for row in card["built_on"]] == [
         (BEGUN_WITH, "tfdfd/meso4.s1-meso4"),
         (BEGUN_WITH, "tfdfd/meso4.start"),
