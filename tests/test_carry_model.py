@@ -337,7 +337,7 @@ def make_run(folder, faces):
     with RunFolder(folder, recipe, crops.digests(), "tensorflow") as run:
         parts = {split: [row for row in read_rows(faces) if row.split == split] for split in ("train", "val")}
         write_seen(folder, parts, faces.parent)
-        finish(model, recipe, crops, run, {"epochs": 3, "best_epoch": 2})
+        finish(model, recipe, crops, run, {"epochs": 3, "best_epoch": 3})
     return folder
 
 
