@@ -58,14 +58,14 @@ def remuxed(path, data, keep=lambda number: True, shift=0, **options):
 
 
 def flip_bits(path, first, last, bits=30):
-    """Flips bits within the packets of these numbers."""
+    """Flips bits within the packets of these numbers, past their headers."""
     with av.open(str(path)) as file:
-        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][first : last + 1]
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(3)
-    start, end = packets[first][0] + packets[first][1] // 3, sum(packets[last])
-    for place in rng.integers(start, end, bits):
-        data[place] ^= 1 << rng.integers(8)
+    for i in range(bits):
+        start, size = packets[i % len(packets)]
+        data[rng.integers(start + size // 3, start + size)] ^= 1 << rng.integers(8)
     path.write_bytes(data)
 
 
@@ -104,7 +104,7 @@ def test_damage_is_counted_up_to_the_next_keyframe(tmp_path, codec, suffix, opti
 
 
 def test_all_frames_behind_a_damaged_one_are_damaged(tmp_path):
-    path = remuxed(tmp_path / "a.mp4", packets_of(moving(40), g="250"))
+    path = remuxed(tmp_path / "a.mp4", packets_of(moving(40), g="250", bf="0"))
     flip_bits(path, 10, 20)
     damaged = damaged_ones(path)
     total = len(read(path, InOrder())[0])
@@ -288,7 +288,7 @@ def test_a_cover_is_no_video(tmp_path):
         sound = file.add_stream_from_template(source.streams.audio[0])
         picture = file.add_stream("mjpeg", rate=1)
         picture.height, picture.width, picture.pix_fmt = *SIZE, "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
+        picture.disposition = av.stream.Disposition.attached_pic.value
         for packet in source.demux(audio=0):
             if packet.size:
                 packet.stream = sound
