@@ -9,6 +9,7 @@ import pytest
 
 from tfdfd.data import video_cut
 from tfdfd.extract.faces_of import MIN_WHOLE, Extraction, FoundFace, FrameFaces, Request, faces_of, too_damaged
+from tfdfd.media import video
 from tfdfd.media.decode import read_media
 from tfdfd.media.errors import MediaError
 from tfdfd.media.limits import Limits
@@ -24,7 +25,8 @@ def moving(count):
     """Frames of a coarse pattern that drifts under fine noise: each is predicted from those before, none is alike."""
     rng = np.random.default_rng(0)
     wide = np.kron(rng.integers(0, 226, (16, 64, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
-    return [wide[:, 2 * i : 2 * i + SIZE[1]] + rng.integers(0, 30, (*SIZE, 3), dtype=np.uint8) for i in range(count)]
+    drift = [np.roll(wide, -2 * i, axis=1)[:, : SIZE[1]] for i in range(count)]
+    return [frame + rng.integers(0, 30, (*SIZE, 3), dtype=np.uint8) for frame in drift]
 
 
 def packets_of(frames, codec="libx264", *, aspect=None, **options):
@@ -56,14 +58,14 @@ def remuxed(path, data, keep=lambda number: True, shift=0, **options):
 
 
 def flip_bits(path, first, last, bits=30):
-    """Flips bits within the packets of these numbers."""
+    """Flips bits within the packets of these numbers, past their headers."""
     with av.open(str(path)) as file:
-        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][first : last + 1]
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(3)
-    start, end = packets[first][0] + packets[first][1] // 3, sum(packets[last])
-    for place in rng.integers(start, end, bits):
-        data[place] ^= 1 << rng.integers(8)
+    for i in range(bits):
+        start, size = packets[i % len(packets)]
+        data[rng.integers(start + size // 3, start + size)] ^= 1 << rng.integers(8)
     path.write_bytes(data)
 
 
@@ -102,7 +104,7 @@ def test_damage_is_counted_up_to_the_next_keyframe(tmp_path, codec, suffix, opti
 
 
 def test_all_frames_behind_a_damaged_one_are_damaged(tmp_path):
-    path = remuxed(tmp_path / "a.mp4", packets_of(moving(40), g="250"))
+    path = remuxed(tmp_path / "a.mp4", packets_of(moving(40), g="250", bf="0"))
     flip_bits(path, 10, 20)
     damaged = damaged_ones(path)
     total = len(read(path, InOrder())[0])
@@ -286,7 +288,7 @@ def test_a_cover_is_no_video(tmp_path):
         sound = file.add_stream_from_template(source.streams.audio[0])
         picture = file.add_stream("mjpeg", rate=1)
         picture.height, picture.width, picture.pix_fmt = *SIZE, "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
+        picture.disposition = av.stream.Disposition.attached_pic.value
         for packet in source.demux(audio=0):
             if packet.size:
                 packet.stream = sound
@@ -355,3 +357,56 @@ def test_no_other_file_is_opened_from_within_a_video(tmp_path, monkeypatch):
     monkeypatch.setattr("tfdfd.media.video._refuse", lambda *words: opened.append(words))
     read(path)
     assert opened == []
+
+
+def spared(monkeypatch):
+    """Sizes of the packets that decoders get from now on, one list a pass."""
+    passes = []
+    decode, start = video._Pass._decode, video._Pass.__init__
+
+    def starting(self, *words):
+        passes.append([])
+        start(self, *words)
+
+    def decoding(self, packet):
+        if packet is not None:
+            passes[-1].append(packet.size)
+        return decode(self, packet)
+
+    monkeypatch.setattr(video._Pass, "__init__", starting)
+    monkeypatch.setattr(video._Pass, "_decode", decoding)
+    return passes
+
+
+@pytest.mark.parametrize(("suffix", "refs"), [("mp4", "3"), ("mkv", "0"), ("ts", "16")])
+def test_frames_that_nobody_needs_are_not_decoded_and_the_others_are_the_same(tmp_path, monkeypatch, suffix, refs):
+    data = packets_of(moving(150), bf=refs, g="60", **{"x264-params": "open-gop=1:b-adapt=0"})
+    path = remuxed(tmp_path / f"a.{suffix}", data)
+    whole = {frame.index: frame for frame in read(path, InOrder())[0]}
+    passes = spared(monkeypatch)
+    found, facts = read(path, 8)
+    (decoded,) = passes
+    assert (len(decoded) < 120) == (refs != "0")
+    assert facts.indices == frame_indices(150, 8) and facts.duration_s == pytest.approx(6.0, abs=0.05)
+    for frame in found:
+        assert frame.time_s == whole[frame.index].time_s
+        np.testing.assert_array_equal(frame.pixels, whole[frame.index].pixels)
+
+
+def test_a_stream_whose_frames_cannot_be_numbered_ahead_is_decoded_whole(tmp_path, monkeypatch):
+    data = packets_of(moving(100), bf="2")
+    paths = {
+        "damaged": remuxed(tmp_path / "damaged.mp4", data, lambda number: number not in (53, 54)),
+        "between keyframes": remuxed(tmp_path / "start.mkv", data, lambda number: number > 3),
+        "joined": tmp_path / "joined.ts",
+    }
+    paths["joined"].write_bytes(remuxed(tmp_path / "part.ts", data).read_bytes() * 2)
+    for path in paths.values():
+        whole = {frame.index: frame for frame in read(path, InOrder())[0]}
+        passes = spared(monkeypatch)
+        found, facts = read(path, 8)
+        assert len(passes) >= 2
+        last = {frame.index: frame for frame in found}
+        assert len(facts.indices) + facts.damaged == 8
+        for index in facts.indices:
+            np.testing.assert_array_equal(last[index].pixels, whole[index].pixels)

@@ -1,4 +1,4 @@
-"""Headers of H.264 and HEVC frames: is a frame ever referred to, and are the frames there that it refers to?
+"""Headers of H.264 frames: is a frame ever referred to, and are the frames there that it refers to?
 
 FFmpeg fills in for frames that are missing from an H.264 stream and marks nothing as damaged.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 # Headers come before the pixels; what lies behind so many bytes of a packet is not searched for them.
 _SEARCHED = 4096
 _LONGEST_HEADER = 1024
-_H264_SLICE, _H264_IDR, _H264_SPS = 1, 5, 7
+_SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
 # Profiles whose parameter sets state the chroma format.
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
@@ -19,16 +19,15 @@ class FrameHeaders:
     """Follows the frame headers of a stream, packet by packet.
 
     Args:
-        codec: FFmpeg's name of the codec; other codecs than `h264` and `hevc` tell nothing.
+        codec: FFmpeg's name of the codec; other codecs than `h264` tell nothing.
         extradata: the stream's parameter sets, as its container holds them.
     """
 
     def __init__(self, codec: str, extradata: bytes | None):
         extra = extradata or b""
         self._codec = codec
-        at = 21 if codec == "hevc" else 4
         # 0 where units are found by start codes.
-        self._length_bytes = (extra[at] & 3) + 1 if len(extra) > at and extra[0] == 1 else 0
+        self._length_bytes = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
         self._bits: int | None = None
         self._gaps_allowed = False
         self._previous: int | None = None
@@ -37,22 +36,22 @@ class FrameHeaders:
             self._parameters(extra[8 : 8 + size])
         elif codec == "h264":
             for unit in _units(extra, 0):
-                if unit[0] & 31 == _H264_SPS:
+                if unit[0] & 31 == _SPS:
                     self._parameters(unit)
 
     def next(self, packet) -> tuple[bool, bool]:
         """Whether no other frame refers to the next packet's frame, and whether frames before it are missing."""
-        if self._codec not in ("h264", "hevc"):
+        if self._codec != "h264":
             return False, False
+        parameters = False
         for unit in _units(bytes(memoryview(packet)[:_SEARCHED]), self._length_bytes):
-            if self._codec == "hevc":
-                kind = unit[0] >> 1 & 63
-                if kind < 32:
-                    return kind < 16 and not kind & 1, False
-            elif unit[0] & 31 == _H264_SPS:
+            kind = unit[0] & 31
+            parameters |= kind in (_SPS, _PPS)
+            if kind == _SPS:
                 self._parameters(unit)
-            elif unit[0] & 31 in (_H264_SLICE, _H264_IDR):
-                return not unit[0] >> 5 & 3, self._is_behind_a_gap(unit)
+            elif kind in (_SLICE, _IDR_SLICE):
+                # Parameters that come with a frame may be of others.
+                return not (unit[0] >> 5 & 3 or parameters), self._is_behind_a_gap(unit)
         self._previous = None
         return False, False
 
@@ -62,7 +61,7 @@ class FrameHeaders:
         previous, referred = self._previous, unit[0] >> 5 & 3
         if number is None or referred:
             self._previous = number
-        if number is None or previous is None or unit[0] & 31 == _H264_IDR or self._gaps_allowed:
+        if number is None or previous is None or unit[0] & 31 == _IDR_SLICE or self._gaps_allowed:
             return False
         # 0: also after an operation that begins the numbers anew.
         return number != 0 and number not in (previous, (previous + 1) % (1 << self._bits))

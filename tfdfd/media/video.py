@@ -5,6 +5,8 @@ FFmpeg sees a file object without a name and opens nothing else: no path, addres
 
 from __future__ import annotations
 
+import bisect
+import collections
 import math
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -27,6 +29,8 @@ from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
 _BUFFER = 1 << 18
 _MOST_THREADS = 16
 _MOST_B_FRAMES = 16
+# Packets within which frames change places, and more.
+_AHEAD = 32
 _MOST_ROWS = 1 << 16
 # Pictures that are stored as video streams but are not one: covers and thumbnails.
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -40,7 +44,7 @@ _COMPLETE = 0.95
 # Pixels that are less than 1 % off square are taken for square: resampling would cost more than it mends.
 _SQUARE = 0.01
 _WIDEST_PIXEL = 16
-# B frames of these codecs are never referred to. H.264 and HEVC say it in each frame.
+# B frames of these codecs are never referred to. H.264 says it in each frame.
 _B_IS_LAST = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3"}
 # Decoders that start at a keyframe by themselves; those of older codecs show what they cannot know.
 _WAIT_FOR_KEYFRAME = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"}
@@ -80,9 +84,14 @@ def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterato
 def _read_spaced(file, container, position, count, limits):
     """One pass over a sound file. The expected number of frames only guides which are kept on the way; the number
     that decides is that of the frames decoded, and where the two disagree a second pass fetches what is missing."""
-    with _Pass(container, position, limits) as first:
-        wanted = set(frame_indices(_expected_frames(file, container, position, limits), count))
-        yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
+    wanted = set(frame_indices(_expected_frames(file, container, position, limits), count))
+    try:
+        with _Pass(container, position, limits, wanted) as first:
+            yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
+    except _Irregular:
+        # Frames that were given out are given out again.
+        with _Pass(_open(file), position, limits) as first:
+            yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
     if not first.total:
         return None
     indices = [index for index in frame_indices(first.total, count) if index not in first.cut_off]
@@ -115,12 +124,14 @@ def _read_in_order(file, container, position, choice, limits):
 class _Pass:
     """One decoding pass over a video stream, from its beginning.
 
+    With `wanted`, numbers of frames, others need not be decoded where the codec says which ones can be spared.
+
     Attributes:
-        total: frames decoded so far.
+        total: frames so far.
         shown: numbers of the frames whose pixels were given out.
     """
 
-    def __init__(self, container, position, limits):
+    def __init__(self, container, position, limits, wanted=None):
         self._container, self._limits = container, limits
         self._stream = _streams(container)[position]
         context = self._stream.codec_context
@@ -133,6 +144,8 @@ class _Pass:
         self._stated = _stated_length(container, self._stream)
         self._clock = _Clock(self._stream, container.format.name)
         self._damage = _Damage(context)
+        self._wanted = wanted
+        self._order = _Order() if wanted is not None and context.name == "h264" else None
         self._reformatter = VideoReformatter()
         self._frame = None
         self._others_end = 0.0
@@ -146,14 +159,21 @@ class _Pass:
         self._container.close()
 
     def decoded(self) -> Iterator[tuple[int, float]]:
-        """Number and time of each frame, as it is decoded."""
+        """Number and time of each frame, as it is decoded.
+
+        Raises:
+            _Irregular: frames were spared, and it turns out that they could not be numbered.
+        """
         for frame in self._frames():
             if self.total >= self._limits.max_frames:
                 raise MediaError("too_large", f"more than {self._limits.max_frames} frames (--max-frames)")
             self._frame = frame
-            self._damage.add(frame, self.total)
+            index = self._order.number_of(frame) if self._order else self.total
+            self._damage.add(frame, index)
             self.total += 1
-            yield self.total - 1, self._clock.time(frame)
+            yield index, self._clock.time(frame)
+        if self._order and (self.total != self._damage.packets or self._damage.suspected):
+            raise _Irregular
         self._at_end = True
 
     def pictures(self, chosen: Iterable[tuple[int, float]]) -> Iterator[Frame]:
@@ -185,16 +205,39 @@ class _Pass:
         return self._frame is None or self._frame.pict_type != PictureType.B
 
     def _frames(self):
+        packets = self._whole_packets()
+        for packet in self._needed_packets(packets) if self._order else packets:
+            yield from self._decode(packet)
+        yield from self._decode(None)
+
+    def _whole_packets(self):
         # One packet is held back: the last one of a file that was cut off is a part of a frame.
         held = None
         for packet in self._packets():
             if held is not None:
-                yield from self._decode(held)
+                self._damage.next_packet(held)
+                yield held
             held = packet
         if held is not None and not held.is_corrupt:
-            self._damage.last_packet()
-            yield from self._decode(held)
-        yield from self._decode(None)
+            self._damage.next_packet(held, last=True)
+            yield held
+
+    def _needed_packets(self, packets):
+        """Packets of frames that are wanted or that others refer to; the rest need no decoding."""
+        ahead: collections.deque[tuple[int, av.Packet]] = collections.deque()
+        for number, packet in enumerate(packets):
+            self._order.add(packet)
+            ahead.append((number, packet))
+            if len(ahead) > _AHEAD:
+                number, packet = ahead.popleft()
+                if self._order.note(packet) in self._wanted or not self._damage.is_unreferenced(number):
+                    yield packet
+                else:
+                    self.total += 1
+        # The last ones tell how long the video is.
+        for _, packet in ahead:
+            self._order.note(packet)
+            yield packet
 
     def _packets(self):
         packets = self._container.demux()
@@ -217,8 +260,6 @@ class _Pass:
                 self._others_end = max(self._others_end, end)
 
     def _decode(self, packet):
-        if packet is not None:
-            self._damage.next_packet(packet)
         try:
             return self._context.decode(packet)
         except MemoryError:
@@ -257,6 +298,47 @@ class _Pass:
         if count > self.total:
             return f"the file ends early: {self.total} of the {count} frames that its header states could be decoded"
         return f"the file ends early: {end:.1f} of the {stated:.1f} seconds that its header states could be decoded"
+
+
+class _Irregular(Exception):
+    """Frames cannot be numbered before they are decoded: not each packet is one of them, at a time of its own."""
+
+
+class _Order:
+    """Numbers of frames before they are decoded, by the time stamps of the packets up to `_AHEAD` further on."""
+
+    def __init__(self):
+        self._recent: list[int] = []
+        self._passed, self._newest_passed = 0, -math.inf
+        self._numbers: dict[int, int] = {}
+        self._last = -1
+
+    def add(self, packet: av.Packet) -> None:
+        """The next packet that is read."""
+        stamp = packet.pts
+        begins = self._recent or packet.is_keyframe
+        if stamp is None or packet.is_discard or packet.is_corrupt or stamp <= self._newest_passed or not begins:
+            raise _Irregular
+        place = bisect.bisect_left(self._recent, stamp)
+        if self._recent[place : place + 1] == [stamp]:
+            raise _Irregular
+        self._recent.insert(place, stamp)
+        if len(self._recent) > 3 * _AHEAD:
+            self._newest_passed = self._recent.pop(0)
+            self._passed += 1
+
+    def note(self, packet: av.Packet) -> int:
+        """The number of a packet's frame, once `_AHEAD` more packets are read."""
+        number = self._numbers[packet.pts] = self._passed + bisect.bisect_left(self._recent, packet.pts)
+        return number
+
+    def number_of(self, frame: av.VideoFrame) -> int:
+        """The number of a frame that is decoded."""
+        number = self._numbers.pop(frame.pts, -1)
+        if number <= self._last:
+            raise _Irregular
+        self._last = number
+        return number
 
 
 class _Clock:
@@ -320,9 +402,11 @@ class _Damage:
         self._last: int | None = None
         self.packets = 0
 
-    def next_packet(self, packet: av.Packet) -> None:
+    def next_packet(self, packet: av.Packet, last: bool = False) -> None:
         """Notes a packet that is decoded next."""
         number = self.packets
+        if last:
+            self._last = number
         self.packets += 1
         if packet.pts is not None:
             self._number[packet.pts] = number
@@ -337,9 +421,14 @@ class _Damage:
             # Whatever refers to it may refer to what is missing, too.
             self._missing.add(number)
 
-    def last_packet(self) -> None:
-        """The next packet is the last one."""
-        self._last = self.packets
+    def is_unreferenced(self, number: int) -> bool:
+        """Whether no frame is predicted from that of this packet, as its header says."""
+        return number in self._unreferenced
+
+    @property
+    def suspected(self) -> bool:
+        """Whether anything was amiss so far."""
+        return bool(self._sources or self._refused or self._missing or self._lost)
 
     def failed(self) -> None:
         """The decoder refused a packet: the newest, or one that a thread began with some packets ago."""
