@@ -463,7 +463,7 @@ def test_the_page_escapes_and_asks_for_nothing():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("lmie", "one of lime, gradcam, .*; received 'lmie'. Did you mean 'lime'"),
+        ("lmie", "one of lime, gradcam, .*; received 'lmie'; did you mean lime"),
         ("grad-cam", "Did you mean 'gradcam'"),
         ("lime,lime", "each method is given once"),
     ],
