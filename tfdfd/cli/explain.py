@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -108,10 +109,10 @@ def _explain(arguments) -> int:
         )
     if not 1 <= arguments.neurons <= 64:
         raise ValueError(f"--neurons must be from 1 to 64; received {arguments.neurons}.")
-    from tfdfd.cli.progress import silenced
+
     from tfdfd.explain.page import Subject, write_page
 
-    with silenced():  # TensorFlow's start writes warnings that no setting turns off
+    with contextlib.nullcontext():  # TensorFlow's start writes warnings that no setting turns off
         explainer = _explainer(arguments, methods)
     subjects, failed = _subjects(arguments, explainer, of_crops) if of_crops else ([], [])
     pictures = [_network_pictures(explainer, method, arguments) for method in methods if method in OF_NETWORKS]
@@ -221,12 +222,12 @@ def _measure(arguments) -> int:
         raise ValueError("--measure writes figures, not a page: give --json FILE in the place of -o.")
     if arguments.json not in (None, "-"):
         check_writable(arguments.json)
-    from tfdfd.cli.progress import silenced
+
     from tfdfd.explain.measure import choose_faces, masked_pairs, measure, write_figures
 
     split = None if arguments.split == "none" else arguments.split
     faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
-    with silenced():
+    with contextlib.nullcontext():
         explainer = _explainer(arguments, methods)
     pairs = masked_pairs(
         faces,
