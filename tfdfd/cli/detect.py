@@ -155,15 +155,13 @@ def _explain(arguments):
         raise ValueError("--explain puts heat-maps into the report: give --report FILE.html, too.")
     if arguments.server:
         raise ValueError("--explain needs the weights on this machine; leave --server or --explain out.")
-    from tfdfd.cli.progress import silenced
     from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
 
     methods = check_methods(arguments.explain, OF_CROPS)
     if len(methods) > 1:
         raise ValueError(f"--explain takes one method; received {arguments.explain!r}.")
-    with silenced():  # TensorFlow's start writes warnings that no setting turns off
-        explainer = Explainer(arguments.model, methods, runtime=arguments.runtime)
-        from tfdfd.explain.page import explain_tracks
+    explainer = Explainer(arguments.model, methods, runtime=arguments.runtime)
+    from tfdfd.explain.page import explain_tracks
 
     def explain(detection):
         for message in explain_tracks(detection, explainer, *methods):
