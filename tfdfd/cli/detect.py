@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.limits import add_limits, limits_of
+from tfdfd.cli.options import add_detector, add_limits, add_model, detector_options, limits_of
 from tfdfd.cli.outcome import check_writable, exit_code, write_json
 from tfdfd.cli.shown import shown
 from tfdfd.version import __version__
@@ -17,27 +17,13 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
     from tfdfd.media.sampling import FRAMES
     from tfdfd.runtime.names import AUTO, RUNTIMES
-    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
     parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="HANDLE|FILE",
-        help=f"weights, or {' or '.join(ALIASES)} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--detector",
-        default=DETECTORS[0],
-        choices=(*DETECTORS, NO_DETECTOR),
-        help=f"face detector (default: %(default)s); {NO_DETECTOR}: each image is a face crop already",
-    )
-    parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
-    parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    add_model(parser)
+    add_detector(parser)
     parser.add_argument(
         "--frames",
         type=int,
@@ -96,11 +82,7 @@ def run(arguments) -> int:
         check_writable(arguments.report)
     limits = limits_of(arguments)
     explain = _explain(arguments)
-    options = {}
-    if arguments.detector == "ssd":
-        options = {"graph": arguments.ssd, "config": arguments.ssd_config}
-    elif arguments.ssd or arguments.ssd_config:
-        raise ValueError(f"--ssd and --ssd-config are for --detector ssd; the detector is {arguments.detector}.")
+    options = detector_options(arguments)
     with Detector(
         arguments.model,
         arguments.detector,

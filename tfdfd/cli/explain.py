@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
-from tfdfd.cli.limits import add_limits, limits_of
+from tfdfd.cli.options import add_detector, add_limits, add_model, detector_options, limits_of
 from tfdfd.cli.outcome import check_writable, exit_code, write_json
 from tfdfd.cli.shown import shown
 from tfdfd.version import __version__
@@ -34,19 +33,12 @@ _FACES = 4
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
     from tfdfd.media.sampling import FRAMES
     from tfdfd.runtime.names import AUTO, RUNTIMES
-    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
     parser = verbs.add_parser("explain", help="heat-maps of faces, and how well they point", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="HANDLE|FILE",
-        help=f"weights, or {' or '.join(ALIASES)} (default: %(default)s)",
-    )
+    add_model(parser)
     parser.add_argument("--method", metavar="METHOD[,METHOD]", help="see above (default: lime; with --measure all)")
     parser.add_argument("-o", "--output", metavar="PAGE.html", help="one self-contained page")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
@@ -55,14 +47,7 @@ def add_parser(verbs) -> None:
     parser.add_argument(
         "--neurons", type=int, default=4, metavar="N", help="of 'activation', for each sign (default: %(default)s)"
     )
-    parser.add_argument(
-        "--detector",
-        default=DETECTORS[0],
-        choices=(*DETECTORS, NO_DETECTOR),
-        help=f"face detector (default: %(default)s); {NO_DETECTOR}: each image is a face crop already",
-    )
-    parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
-    parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    add_detector(parser)
     parser.add_argument(
         "--frames",
         type=int,
@@ -87,7 +72,6 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return _measure(arguments) if arguments.measure else _explain(arguments)
 
 
@@ -112,8 +96,7 @@ def _explain(arguments) -> int:
 
     from tfdfd.explain.page import Subject, write_page
 
-    with contextlib.nullcontext():  # TensorFlow's start writes warnings that no setting turns off
-        explainer = _explainer(arguments, methods)
+    explainer = _explainer(arguments, methods)
     subjects, failed = _subjects(arguments, explainer, of_crops) if of_crops else ([], [])
     pictures = [_network_pictures(explainer, method, arguments) for method in methods if method in OF_NETWORKS]
     for path, message in failed:
@@ -153,11 +136,7 @@ def _subjects(arguments, explainer, methods):
     from tfdfd.detect.results import printable_path
     from tfdfd.media.inputs import list_inputs
 
-    options = {}
-    if arguments.detector == "ssd":
-        options = {"graph": arguments.ssd, "config": arguments.ssd_config}
-    elif arguments.ssd or arguments.ssd_config:
-        raise ValueError(f"--ssd and --ssd-config are for --detector ssd; the detector is {arguments.detector}.")
+    options = detector_options(arguments)
     subjects, failed = [], []
     with Detector(
         arguments.model,
@@ -227,8 +206,7 @@ def _measure(arguments) -> int:
 
     split = None if arguments.split == "none" else arguments.split
     faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
-    with contextlib.nullcontext():
-        explainer = _explainer(arguments, methods)
+    explainer = _explainer(arguments, methods)
     pairs = masked_pairs(
         faces,
         arguments.fakes,

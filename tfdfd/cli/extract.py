@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.limits import add_limits, limits_of
+from tfdfd.cli.options import add_detector_files, add_limits, detector_options, limits_of
 from tfdfd.cli.outcome import exit_code
 from tfdfd.cli.shown import shown
 
@@ -41,8 +41,7 @@ def add_parser(verbs) -> None:
         choices=(*DETECTORS, NO_DETECTOR),
         help=f"default: {FaceOptions.detector}; {NO_DETECTOR}: whole frames",
     )
-    faces.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
-    faces.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    add_detector_files(faces)
     faces.add_argument(
         "--min-score",
         type=float,
@@ -158,10 +157,9 @@ def _options(arguments):
         raise ValueError("--quality is for --format jpg; png loses nothing.")
     if arguments.quality is not None:
         given["quality"] = arguments.quality
-    if arguments.detector == "ssd":
-        given["detector_options"] = {"graph": arguments.ssd, "config": arguments.ssd_config}
-    elif arguments.ssd or arguments.ssd_config:
-        raise ValueError("--ssd and --ssd-config are for --detector ssd.")
+    options = detector_options(arguments)
+    if options:
+        given["detector_options"] = options
     return FaceOptions(
         **given,
         size=arguments.size,
