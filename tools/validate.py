@@ -45,7 +45,7 @@ from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
 from tfdfd.extract import faces_of as extraction
 from tfdfd.extract import wire
 from tfdfd.faces import bounded, crop, mtcnn
-from tfdfd.files import write_atomically
+from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode, sampling
 from tfdfd.metrics.coverage import filled
 from tfdfd.metrics.inconclusive import genuine_tails
@@ -395,7 +395,7 @@ class KeptFaces:
     def _file(self, item, request):
         if item.error is not None:
             return None
-        return self._folder / f"{_digest([_sha256(item.path), asdict(request), self._code])[:32]}.faces"
+        return self._folder / f"{_digest([sha256(item.path), asdict(request), self._code])[:32]}.faces"
 
 
 def _unpacked(path, data, size):
@@ -415,7 +415,7 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
     rows = INDEXERS["ffpp"](folder).rows
     with Detector(model.path) as detector:
         detector._extractor = KeptFaces(detector._extractor, cache / "faces")
-        contents = [_sha256(folder / row.path) for row in rows]
+        contents = [sha256(folder / row.path) for row in rows]
         key = _digest([asdict(detector._request), detector._extractor._code, _code(verdict_code), contents])
         file = cache / "clips" / model.key / f"{key[:16]}.json"
         found = json.loads(file.read_text("utf-8")) if file.exists() else None
@@ -761,16 +761,12 @@ def _digest(value) -> str:
 
 
 def _files_digest(faces) -> str:
-    contents = (row.sha256 or _sha256(faces.path(number)) for number, row in enumerate(faces.rows))
+    contents = (row.sha256 or sha256(faces.path(number)) for number, row in enumerate(faces.rows))
     return _digest([[row.file, content] for row, content in zip(faces.rows, contents, strict=True)])
 
 
-def _sha256(path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def _code(*modules) -> list[str]:
-    return [_sha256(module.__file__) for module in modules]
+    return [sha256(module.__file__) for module in modules]
 
 
 def _say(text: str) -> None:

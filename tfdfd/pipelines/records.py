@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FAKE, REAL, FaceRow
+from tfdfd.files import sha256
 from tfdfd.pipelines.planning import PlannedShard
-from tfdfd.pipelines.shards import ENDING, Shard, digest, is_packed, read_index, write_index
+from tfdfd.pipelines.shards import ENDING, Shard, is_packed, read_index, write_index
 
 # Undecoded crops in memory while shards are shuffled, and shards read at a time: 256 px JPEGs are 20 KB, PNGs 100.
 BUFFER, OPEN = 2048, 16
@@ -170,7 +171,7 @@ def _described(faces, shard, file, plan):
         fake=labels[FAKE],
         methods=dict(sorted(methods.items())),
         bytes=file.stat().st_size,
-        sha256=digest(file),
+        sha256=sha256(file),
         plan=plan,
     )
 
@@ -178,7 +179,7 @@ def _described(faces, shard, file, plan):
 def _is_whole(known, plan):
     if known is None or known.plan != plan or not os.path.isfile(known.path):
         return False
-    return os.path.getsize(known.path) == known.bytes and digest(known.path) == known.sha256
+    return os.path.getsize(known.path) == known.bytes and sha256(known.path) == known.sha256
 
 
 def _plan_digest(faces, shard):

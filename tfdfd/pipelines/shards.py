@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -98,12 +97,3 @@ def open_shards(folder: str | os.PathLike, split: str | None = None) -> list[Sha
             "'tfdfd evaluate', split=None in Python."
         )
     return chosen
-
-
-def digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file."""
-    value = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            value.update(chunk)
-    return value.hexdigest()

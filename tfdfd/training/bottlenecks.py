@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from tfdfd.data.crops import Faces
-from tfdfd.files import write_atomically
+from tfdfd.files import sha256, write_atomically
 from tfdfd.pipelines.evaluation import eval_pipeline
 from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.weights.records import cache_folder
@@ -221,13 +221,10 @@ def _digest_of(model):
 
 
 def _digest_of_file(path):
-    digest = hashlib.sha256()
     try:
-        for block in _blocks(path):
-            digest.update(block)
+        return bytes.fromhex(sha256(path))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
-    return digest.digest()
 
 
 def _blocks(path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tfdfd.files import sha256
 from tfdfd.weights.records import (
     ALIASES,
     LARGE,
@@ -126,16 +126,7 @@ def digest(path: Path) -> str:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{path} has {size:,} bytes; weights files have at most {MAX_FILE_BYTES:,}.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file):
-    # Python 3.10 has no file_digest.
-    value = hashlib.sha256()
-    while block := file.read(1 << 20):
-        value.update(block)
-    return value.hexdigest()
+    return sha256(path)
 
 
 def _recognise(path):

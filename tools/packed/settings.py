@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+
+from tfdfd.near_matches import near_matches
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Settings:
             elif key in known:
                 values[key] = tuple(text.split(",")) if key == "without" else _value(text)
             else:
-                near = difflib.get_close_matches(key, known, 1)
+                near = near_matches(key, known, 1, cutoff=0.6)
                 hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
                 raise ValueError(f"there is no setting {key!r}; {hint}")
         return cls(network, arguments, **values)

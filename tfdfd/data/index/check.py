@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from tfdfd.data.index.found import Found
 from tfdfd.data.tables import FAKE, SPLITS, IndexRow
-
-_CHUNK = 1 << 20
+from tfdfd.files import sha256
 
 
 def check(found: Found, root: str | os.PathLike, hashing: bool = True) -> dict:
@@ -68,19 +66,11 @@ def _duplicates(rows: Iterable[IndexRow], root):
             continue
         for path in paths:
             try:
-                groups[size, _digest(os.path.join(root, path))].append(path)
+                groups[size, sha256(os.path.join(root, path))].append(path)
             except OSError:
                 unreadable.append(path)
     same = [group for group in groups.values() if len(group) > 1]
     return sorted(same, key=lambda group: os.fsencode(group[0])), sorted(unreadable, key=os.fsencode)
-
-
-def _digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.digest()
 
 
 def _across(duplicates, by_path, column):
