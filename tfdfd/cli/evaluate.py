@@ -37,6 +37,9 @@ def add_parser(verbs) -> None:
         help="a second model on the same sets (with --from-scores its table), and whether they differ",
     )
     parser.add_argument("--blend", action="store_true", help="fakes are blended of the set's real crops")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="N equally spaced crops of each video (default: all; S2 tests on 12)"
+    )
     parser.add_argument("--index", metavar="INDEX.csv", help="of the set: labels of videos that have no crop")
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"
@@ -111,8 +114,8 @@ def _check_splits(data, split):
 def _again(arguments):
     from tfdfd.evaluation.evaluating import judge_again
 
-    if arguments.data or arguments.blend or arguments.index:
-        raise ValueError("--from-scores judges what was scored; leave --data, --blend and --index out.")
+    if arguments.data or arguments.blend or arguments.index or arguments.frames:
+        raise ValueError("--from-scores judges what was scored; leave --data, --blend, --frames and --index out.")
     options = _options(arguments, arguments.split or "none")
     return judge_again(
         arguments.from_scores, arguments.output, options, model=arguments.model, against=arguments.against
@@ -135,6 +138,7 @@ def _options(arguments, split):
         index=arguments.index,
         allow_leaks=arguments.allow_leaks,
         plots=not arguments.no_plots,
+        frames=arguments.frames,
     )
 
 

@@ -49,6 +49,7 @@ class Options:
         index: `index.csv` that a single set was extracted from, or None.
         allow_leaks: whether a leaking set is judged all the same.
         plots: whether pictures are drawn.
+        frames: equally spaced crops of each video that are judged, see `tfdfd.data.frame_choice`; None: all.
     """
 
     split: str | None = "test"
@@ -63,6 +64,7 @@ class Options:
     index: str | None = None
     allow_leaks: bool = False
     plots: bool = True
+    frames: int | None = None
 
     def __post_init__(self):
         for name, choices in (("aggregation", AGGREGATIONS), ("missing", POLICIES)):
@@ -218,6 +220,7 @@ def _opened(where, model, options):
         index=options.index,
         seed=options.seed,
         allow_leaks=options.allow_leaks,
+        chosen_frames=options.frames,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from tfdfd.data.crops import faces_of, named_set
+from tfdfd.data.frame_choice import equally_spaced
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.evaluation.absent_videos import absent_videos, video_line
 from tfdfd.evaluation.blended_set import BlendedSet
@@ -24,6 +26,7 @@ def open_set(
     index: str | os.PathLike | None = None,
     seed: int = 0,
     allow_leaks: bool = False,
+    chosen_frames: int | None = None,
 ) -> JudgedSet:
     """Opens a face set.
 
@@ -36,6 +39,7 @@ def open_set(
         index: `index.csv` that the set was extracted from: it knows the labels of videos without crops.
         seed: of blended pairs.
         allow_leaks: whether a set whose splits share sources, people or files is taken all the same.
+        chosen_frames: equally spaced crops of each video that are taken; None: all.
 
     Raises:
         ValueError: no such set, no such split, leaks, or arguments that do not go together.
@@ -46,14 +50,15 @@ def open_set(
     if blend and index:
         raise ValueError("--blend makes its own fakes, so that --index has nothing to add; leave one of them out.")
     if is_packed(where):
-        if blend or index:
-            raise ValueError(f"{where} is packed; give the face set itself for --blend or --index.")
+        if blend or index or chosen_frames:
+            raise ValueError(f"{where} is packed; give the face set itself for --blend, --index or --frames.")
         refuse_leaks(packed_rows(where), allow_leaks)
         return PackedSet(where, size, split, name)
     everything = faces_of(where)
     refuse_leaks(everything.rows, allow_leaks)
     # A table without digests would not tell that a crop has been replaced.
-    faces = faces_of(everything, split).with_digests()
+    faces = faces_of(everything, split)
+    faces = replace(faces, rows=tuple(equally_spaced(faces.rows, chosen_frames))).with_digests()
     if blend:
         return BlendedSet(where, faces, size, split, name, seed)
     opened = (
