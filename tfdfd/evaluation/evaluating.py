@@ -181,6 +181,7 @@ def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, pl
         plots: whether they are drawn.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_plots(report["judged"], report["histogram"]) if plots else {}
     shown = thumbnails(report["judged"]["hardest"], pictures)
     plot_files = _write_pictures(folder / "plots", {f"{name}.png": data for name, data in drawn.items()})

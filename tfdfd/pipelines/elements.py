@@ -11,6 +11,7 @@ import os
 import tensorflow as tf
 
 from tfdfd.data.crops import Faces
+from tfdfd.data.s2_policy import S2Policy
 from tfdfd.pipelines.decoding import decode_crop, read_crop, to_network
 
 NAMES = ("path", "method", "video")
@@ -91,9 +92,12 @@ def resized(elements: tf.data.Dataset, size: tuple[int, int]) -> tf.data.Dataset
 
 def augmented(elements: tf.data.Dataset, name: str, seed: int) -> tf.data.Dataset:
     """The same with `image`, already resized, as a named policy makes it for its turn; in parallel, in this order."""
-    from tfdfd.augment.on_crops import OnCrops  # brings Keras with it, which nothing else here needs
+    if name == "s2":
+        augment = S2Policy(seed)
+    else:
+        from tfdfd.augment.on_crops import OnCrops  # brings Keras with it, which nothing else here needs
 
-    augment = OnCrops(name, seed)
+        augment = OnCrops(name, seed)
 
     def changed(image, turn):
         return augment(image, *turn)

@@ -10,8 +10,7 @@ from tfdfd.training.recipe import Recipe
 _FILES = (
     "s0_mobilenet",
     "s1_mesonet",
-    "s2_transfer",
-    "s2_reseption",
+    "s2_thesis",
     "s3_bottleneck",
     "s4_noise",
     "temporal",

@@ -23,11 +23,11 @@ from tfdfd.metrics.scores import OK, ScoreRow, read_scores
 from tfdfd.metrics.videos import videos_of
 from tfdfd.reproduce.documents import COUNT, GIGA, LOSS, MILLION, PERCENT, SECONDS, SHARE, Document, Entry
 from tfdfd.training.run_folder import read_log
+from tfdfd.training.validation import LAST_SCORES
 
 REPRODUCED, NOT_REPRODUCED, CANNOT, DRAWN = "reproduced", "not reproduced", "cannot be", "drawn"
 THRESHOLD = 0.5
 RESAMPLES = 500
-LAST_SCORES = "last_val_scores.csv"
 
 
 @dataclass(frozen=True)

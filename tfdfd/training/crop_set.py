@@ -12,8 +12,9 @@ import numpy as np
 
 from tfdfd.data.blended_pairs import BlendedPairs, blended_row
 from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.frame_choice import equally_spaced
 from tfdfd.data.leaks import refuse_leaks
-from tfdfd.data.tables import FAKE, REAL
+from tfdfd.data.tables import FAKE, REAL, FaceRow
 from tfdfd.pipelines.balanced import balanced
 from tfdfd.pipelines.blended import blended_eval, blended_pipeline
 from tfdfd.pipelines.evaluation import eval_pipeline
@@ -23,6 +24,7 @@ from tfdfd.training.recipe import BLENDED, CROPS, Recipe
 from tfdfd.workdir import differences
 
 TRAIN, VAL = "train", "val"
+_PAIR_ORDERS = {"dual": dual, "various": various}
 
 
 class CropSet:
@@ -129,12 +131,16 @@ class CropSet:
             )
         # Of clips, the limit counts clips.
         limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
+        if split == VAL:
+            rows = equally_spaced(rows, self._recipe.val_frames)
+        if split == TRAIN and self._recipe.order in _PAIR_ORDERS and self._recipe.data != BLENDED:
+            return replace(part, rows=tuple(limited_pairs(rows, limit, self._recipe.seed)))
         return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
 
 
 def _order(recipe):
-    if recipe.order in ("dual", "various"):
-        return {"dual": dual, "various": various}[recipe.order](recipe.epochs, skip_short=True)
+    if recipe.order in _PAIR_ORDERS:
+        return _PAIR_ORDERS[recipe.order](recipe.epochs, skip_short=True)
     return {"shuffled": shuffled, "balanced": balanced}[recipe.order]
 
 
@@ -148,6 +154,27 @@ def limited(rows: Sequence, limit: int | None, seed: int) -> Sequence:
         turn[place] = before[label]
         before[label] += 1
     return [rows[place] for place in sorted(sorted(turn, key=turn.get)[:limit])]
+
+
+def limited_pairs(rows: Sequence[FaceRow], limit: int | None, seed: int) -> Sequence[FaceRow]:
+    """At most `limit` crops, or those of one original with its fakes: whole originals with all their fakes.
+
+    Those with the most fakes come first, so that the pairs are there that the order needs.
+    """
+    if limit is None or len(rows) <= limit:
+        return rows
+    parts: dict[tuple, list[int]] = {}
+    for place, row in enumerate(rows):
+        parts.setdefault((row.dataset, row.compression, row.source_id[:1]), []).append(place)
+    draws = np.random.default_rng([seed, 4]).permutation(len(parts))
+    paired = [len({rows[place].label for place in some}) for some in parts.values()]
+    order = sorted(range(len(parts)), key=lambda number: (-paired[number], draws[number]))
+    kept, groups = [], list(parts.values())
+    for number in order:
+        if kept and len(kept) + len(groups[number]) > limit:
+            continue
+        kept += groups[number]
+    return [rows[place] for place in sorted(kept)]
 
 
 def _digest(parts):

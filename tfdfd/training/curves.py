@@ -9,7 +9,10 @@ from tfdfd.files import write_atomically
 
 _PLOTS = (
     ("loss", ("loss", "val_loss")),
-    ("accuracy (at 0.5) and AUC", ("accuracy", "val_accuracy", "val_auc", "val_video_auc")),
+    (
+        "accuracy (at 0.5) and AUC",
+        ("accuracy", "val_accuracy", "val_video_balanced_accuracy", "val_auc", "val_video_auc"),
+    ),
     ("learning rate", ("learning_rate",)),
 )
 _NAMES = {
@@ -17,6 +20,7 @@ _NAMES = {
     "val_loss": "validation",
     "accuracy": "training accuracy",
     "val_accuracy": "validation accuracy",
+    "val_video_balanced_accuracy": "validation balanced accuracy, videos",
     "val_auc": "validation AUC, crops",
     "val_video_auc": "validation AUC, videos",
     "learning_rate": "rate",

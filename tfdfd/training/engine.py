@@ -24,12 +24,13 @@ from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.training.gradient_flow import GradientFlow
 from tfdfd.training.norms import set_norm_momentum
 from tfdfd.training.optimizers import make_optimizer
+from tfdfd.training.pictures import draw_first_kernels, draw_gradient_flow
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
 from tfdfd.training.schedules import schedule_of
 from tfdfd.training.state import load_state, save_state
 from tfdfd.training.tensorboard import write_scalars
-from tfdfd.training.validation import is_better, validate
+from tfdfd.training.validation import is_better, validate, write_last_scores
 from tfdfd.weights.loading import load_safetensors
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate
@@ -70,7 +71,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
     Raises:
         TrainingError: the loss is no number, a crop cannot be read, or the state cannot be saved; says where.
     """
-    schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.epochs)
+    schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.planned_epochs or recipe.epochs)
     if recipe.norm_momentum is not None:
         set_norm_momentum(model, recipe.norm_momentum)
     # What learns is the network itself, or with it what only its training needs.
@@ -80,8 +81,10 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
             recipe.optimizer,
             schedule.rate,
             momentum=recipe.momentum,
+            radam_threshold=recipe.radam_threshold,
             loss_scale=recipe.loss_scale,
             gradient_noise=recipe.gradient_noise,
+            steps_per_noise=crops.steps if recipe.gradient_noise_step == "epoch" else 1,
             ema=recipe.ema,
             gradient_flow=recipe.gradient_flow,
             seed=recipe.seed,
@@ -118,7 +121,12 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
         write_scalars(run.path / "tensorboard", place.history)
         draw_curves(run.path / "curves.png", place.history, recipe.name)
         report.epoch(row)
+    with averaged(learner, recipe.ema):
+        write_last_scores(model, crops, run.path)
     load_safetensors(model, _best(run.path, place.best_epoch))
+    draw_first_kernels(run.path / "first_kernels.png", model)
+    if flow:
+        draw_gradient_flow(run.path / "gradient_flow.png", run.path / "gradient_flow.csv")
     return place
 
 

@@ -30,8 +30,10 @@ def make_optimizer(
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     *,
     momentum: float = 0.9,
+    radam_threshold: float = 4.0,
     loss_scale: bool = False,
     gradient_noise: float | None = None,
+    steps_per_noise: int = 1,
     gradient_flow: bool = False,
     ema: float | None = None,
     seed: int = 0,
@@ -45,9 +47,11 @@ def make_optimizer(
         name: one of `OPTIMIZERS`.
         learning_rate: above 0, or a function of the step (`tfdfd.training.schedules`).
         momentum: of `sgdm`, in [0, 1]; it is Keras's, whose steps keep the rate they were taken with.
+        radam_threshold: of `radam`, see `RAdam`.
         loss_scale: scale the loss, dynamically, by `keras.optimizers.LossScaleOptimizer`. Under `mixed_float16`,
             Keras's `compile` does so anyway.
         gradient_noise: η of `GradientNoise`; None for none.
+        steps_per_noise: after how many steps the noise becomes smaller: 1, or those of an epoch.
         gradient_flow: record each weight's gradients, before noise, for `GradientFlow`.
         ema: decay of a moving average of weights, in [0, 1), which stays beside them: see `SeparateAverage`; None for
             none.
@@ -59,7 +63,7 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         hint = did_you_mean(name, OPTIMIZERS, 1, f"there are {', '.join(OPTIMIZERS)}.")
         raise ValueError(f"no optimizer is known as {name!r}; {hint}")
-    options = {"momentum": momentum} if name == "sgdm" else {}
+    options = {"sgdm": {"momentum": momentum}, "radam": {"threshold": radam_threshold}}.get(name, {})
     if ema is not None:
         if not 0 <= ema < 1:
             raise ValueError(f"ema must be in [0, 1); received {ema}.")
@@ -68,7 +72,7 @@ def make_optimizer(
     if ema is not None:
         optimizer = SeparateAverage(optimizer)
     if gradient_noise is not None:
-        optimizer = GradientNoise(optimizer, gradient_noise, seed=seed)
+        optimizer = GradientNoise(optimizer, gradient_noise, seed=seed, every=steps_per_noise)
     if gradient_flow:
         optimizer = GradientRecord(optimizer)
     return keras.optimizers.LossScaleOptimizer(optimizer) if loss_scale else optimizer

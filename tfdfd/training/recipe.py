@@ -22,7 +22,8 @@ CHOICES = {
     "optimizer": ("adam", "sgdm", "radam"),
     "loss": ("binary_crossentropy", "mean_squared_error"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
-    "monitor": ("val_video_auc", "val_auc", "val_loss"),
+    "monitor": ("val_video_auc", "val_video_balanced_accuracy", "val_auc", "val_loss"),
+    "gradient_noise_step": ("batch", "epoch"),
     "calibration": ("none", "temperature", "platt"),
 }
 
@@ -58,10 +59,13 @@ class Recipe:
         optimizer: `adam`, `sgdm` or `radam`.
         learning_rate: at the start.
         momentum: of `sgdm`.
+        radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' program and in S2.
         schedule: of the learning rate, by name: see `tfdfd.training.schedules`.
+        planned_epochs: that the schedule is made for, where a training ends before it; None: `epochs`.
         loss: `binary_crossentropy` or `mean_squared_error`.
         loss_scale: whether the loss is scaled, dynamically, while gradients are computed.
         gradient_noise: η of the noise added to gradients, or None.
+        gradient_noise_step: what the noise fades by, `batch` or `epoch`.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
         norm_momentum: of the running statistics of batch normalisation, or None for the network's own; MobileNetV3's is
             for long trainings, see `tfdfd.training.norms`.
@@ -71,6 +75,7 @@ class Recipe:
         patience: epochs without a better one after which training ends, or None.
         calibration: of P(fake), fitted on validation and put into the network's last layer.
         frames: crops of a clip (`temporal`).
+        val_frames: equally spaced crops of each validation video (`tfdfd.data.frame_choice`); None: all.
         limit: at most so many crops (of `temporal`: clips) of a split; None: all.
         seed: of everything random.
     """
@@ -97,10 +102,13 @@ class Recipe:
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     momentum: float = 0.9
+    radam_threshold: float = 4.0
     schedule: str = "constant"
+    planned_epochs: int | None = None
     loss: str = "binary_crossentropy"
     loss_scale: bool = False
     gradient_noise: float | None = None
+    gradient_noise_step: str = "batch"
     ema: float | None = None
     norm_momentum: float | None = None
     gradient_flow: bool = False
@@ -109,6 +117,7 @@ class Recipe:
     patience: int | None = None
     calibration: str = "platt"
     frames: int = 16
+    val_frames: int | None = None
     limit: int | None = None
     seed: int = 0
 
@@ -119,7 +128,17 @@ class Recipe:
                 hint = did_you_mean(value, choices, 1)
                 expected = ", ".join(map(str, choices))
                 raise ValueError(f"{name} must be one of {expected}; received {value!r}{f'; {hint}' if hint else '.'}")
-        for name in ("batch_size", "epochs", "steps", "size", "limit", "frames", "patience"):
+        for name in (
+            "batch_size",
+            "epochs",
+            "steps",
+            "size",
+            "limit",
+            "frames",
+            "val_frames",
+            "planned_epochs",
+            "patience",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; received {value}.")
@@ -186,12 +205,12 @@ class Recipe:
         return replace(
             self,
             size=smallest if shrinks else self.size,
-            batch_size=min(self.batch_size, 8),
+            # Half a dual batch is of one video, of which quick sets have few frames.
+            batch_size=min(self.batch_size, 4 if self.order == "dual" else 8),
             epochs=1,
+            planned_epochs=None,
             steps=None if self.steps is None else min(self.steps, 20),
             frames=min(self.frames, 4),
-            # Pairs of videos need more frames than so few crops have.
-            order="shuffled" if self.order in ("dual", "various") else self.order,
             limit=24,
         )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import keras
 import numpy as np
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.metrics.metrics import auc, brier, log_loss
+from tfdfd.metrics.metrics import auc, balanced_accuracy, brier, log_loss
+from tfdfd.metrics.scores import ScoreRow, write_scores
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.errors import TrainingError
 
 # What is best: of losses the smallest, of areas the largest.
-_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1}
+_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1, "val_video_balanced_accuracy": 1}
+LAST_SCORES = "last_val_scores.csv"
 CROSS_ENTROPY = "binary_crossentropy"
 # The squared error of a probability is its Brier score.
 _LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
@@ -35,7 +40,7 @@ def score(model: keras.Model, crops: CropSet, split: str = VAL) -> tuple[list[Fa
 
 def validate(model: keras.Model, crops: CropSet, loss: str = CROSS_ENTROPY) -> dict:
     """`val_loss` and `val_accuracy` (at 0.5) of crops, `val_auc` of crops, `val_video_auc` of videos scored by the mean
-    of their crops.
+    of their crops, and `val_video_balanced_accuracy` (at 0.5) of the same.
 
     Args:
         model: the network.
@@ -54,7 +59,25 @@ def figures(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) 
         "val_accuracy": float(((scores >= 0.5) == labels).mean()),
         "val_auc": auc(labels, scores),
         "val_video_auc": auc(video_labels, video_scores),
+        "val_video_balanced_accuracy": balanced_accuracy(video_labels, video_scores, 0.5),
     }
+
+
+def write_last_scores(model: keras.Model, crops: CropSet, folder: str | os.PathLike) -> None:
+    """Writes the validation scores of the last epoch, for `tfdfd evaluate --from-scores` (S2, tables 5.3 and 5.4).
+
+    Args:
+        model: with the weights of the last epoch.
+        crops: the set.
+        folder: of the run.
+    """
+    rows, scores = score(model, crops)
+    lines = [
+        ScoreRow(row.file, row.dataset, row.video, row.frame, row.track, row.label, row.method, row.source_id,
+                 row.compression, row.split, float(value))
+        for row, value in zip(rows, scores, strict=True)
+    ]  # fmt: skip
+    write_scores(Path(folder) / LAST_SCORES, lines)
 
 
 def is_better(row: dict, other: dict, monitor: str) -> bool:
