@@ -455,11 +455,13 @@ def images_of(dataset):
 @pytest.mark.parametrize("name", ["s1", "s2", "modern"])
 def test_a_policy_by_name_is_a_function_of_seed_epoch_and_place(textured, kind, name):
     from tfdfd.augment.on_crops import OnCrops
+    from tfdfd.data.s2_policy import S2Policy
 
+    policy = S2Policy(2) if name == "s2" else OnCrops(name, 2)
     build = partial(train_pipeline, textured / kind, 48, 8, split=None, seed=2)
     untouched, whole = build(), build(augment=name)
     plain, epochs = ([images_of(dataset) for _ in range(3)] for dataset in (untouched, whole))
-    wanted = np.stack([OnCrops(name, 2)(image, 1, place) for place, image in enumerate(plain[1])])
+    wanted = np.stack([policy(image, 1, place) for place, image in enumerate(plain[1])])
     np.testing.assert_array_equal(epochs[1], wanted)
     assert (epochs[1] != plain[1]).any(axis=(1, 2, 3)).mean() > 0.5
     later = build(augment=name, first_epoch=1, first_batch=2)

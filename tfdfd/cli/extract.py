@@ -147,6 +147,9 @@ def _options(arguments):
         "boxes_from": arguments.boxes_from,
     }
     given = {name: value for name, value in of_boxes.items() if value is not None}
+    options = detector_options(arguments)
+    if arguments.boxes and options:
+        raise ValueError("--boxes brings its own faces; leave out --min-face and --ssd.")
     # A mirrored tree needs to be told that there is one frame, also where the boxes say so.
     if arguments.boxes and set(given) - ({"first"} if arguments.mirror else set()):
         raise ValueError(
@@ -157,7 +160,6 @@ def _options(arguments):
         raise ValueError("--quality is for --format jpg; png loses nothing.")
     if arguments.quality is not None:
         given["quality"] = arguments.quality
-    options = detector_options(arguments)
     if options:
         given["detector_options"] = options
     return FaceOptions(

@@ -33,9 +33,21 @@ def add_detector(parser) -> None:
 
 
 def add_detector_files(parser) -> None:
-    """Adds the files of the detector `ssd`."""
+    """Adds the files and settings of the detector `ssd`, and the smallest face."""
     parser.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd: .pb or .caffemodel")
     parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    parser.add_argument(
+        "--ssd-preset",
+        choices=("opencv", "tf"),
+        help="what GRAPH takes: BGR less OpenCV's mean (default), or RGB as TensorFlow's Object Detection API",
+    )
+    parser.add_argument(
+        "--ssd-mean", nargs="+", type=float, metavar="M", help="of the channels, instead of the preset's"
+    )
+    parser.add_argument("--ssd-scale", type=float, metavar="S", help="factor after the mean (preset: 1)")
+    parser.add_argument("--ssd-threshold", type=float, metavar="P", help="least score of a face (default: 0.5)")
+    parser.add_argument("--ssd-keep-best", action="store_true", help="a frame's best box is a face whatever its score")
+    parser.add_argument("--min-face", type=int, metavar="PX", help="smallest face of mtcnn and haar (S4: haar, 128)")
 
 
 def detector_options(arguments) -> dict:
@@ -44,12 +56,29 @@ def detector_options(arguments) -> dict:
     Raises:
         ValueError: files are given for another detector than `ssd`.
     """
+    settings = {
+        "preset": arguments.ssd_preset,
+        "mean": arguments.ssd_mean,
+        "scale": arguments.ssd_scale,
+        "threshold": arguments.ssd_threshold,
+        "keep_best": arguments.ssd_keep_best or None,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
     if arguments.detector == "ssd":
-        return {"graph": arguments.ssd, "config": arguments.ssd_config}
-    if arguments.ssd or arguments.ssd_config:
+        if arguments.min_face is not None:
+            raise ValueError("--min-face is for --detector mtcnn and haar; an SSD searches one size.")
+        return {"graph": arguments.ssd, "config": arguments.ssd_config, **settings}
+    if arguments.ssd or arguments.ssd_config or settings:
         chosen = f"; the detector is {arguments.detector}" if arguments.detector else ""
-        raise ValueError(f"--ssd and --ssd-config are for --detector ssd{chosen}.")
-    return {}
+        raise ValueError(f"--ssd and its settings, such as --ssd-config, are for --detector ssd{chosen}.")
+    if arguments.min_face is None:
+        return {}
+    if arguments.min_face < 1:
+        raise ValueError(f"--min-face must be at least 1 pixel; received {arguments.min_face}.")
+    names = {None: "min_face_size", "mtcnn": "min_face_size", "haar": "min_size"}
+    if arguments.detector not in names:
+        raise ValueError(f"--min-face is for --detector mtcnn and haar; the detector is {arguments.detector}.")
+    return {names[arguments.detector]: arguments.min_face}
 
 
 def add_limits(parser) -> None:

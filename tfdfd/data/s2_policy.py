@@ -28,10 +28,11 @@ class S2Policy:
 
     Args:
         seed: integer, at least 0.
+        name: of `POLICIES`: `s2`, or `flip` (its mirroring alone, as the reference of document S4 had).
     """
 
-    def __init__(self, seed: int = 0):
-        self._seed = seed
+    def __init__(self, seed: int = 0, name: str = "s2"):
+        self._seed, self._steps = seed, POLICIES[name]
 
     def __call__(self, image: np.ndarray, epoch: int, position: int) -> np.ndarray:
         """Augments one crop; the input is not modified.
@@ -45,7 +46,7 @@ class S2Policy:
             RGB float32 of the same shape in [0, 1].
         """
         rng = np.random.default_rng([_STREAM, self._seed, int(epoch), int(position)])
-        for operation, draw in STEPS:
+        for operation, draw in self._steps:
             arguments = draw(rng)
             if arguments is not None:
                 image = operation(image, *arguments)
@@ -127,3 +128,4 @@ STEPS = (
     (jitter_colors, _draw_jitter),
     (erase_gray, _draw_rectangle),
 )
+POLICIES = {"s2": STEPS, "flip": STEPS[:1]}

@@ -32,6 +32,11 @@ from tfdfd.metrics.scores import read_scores
 MODELS = ("scores", "second")
 
 
+def score_names(count: int) -> list[str]:
+    """Names of the tables of scores of so many models: `scores`, `second`, `model-3`, ..."""
+    return [*MODELS, *(f"model-{number}" for number in range(3, count + 1))][:count]
+
+
 @dataclass(frozen=True)
 class Options:
     """How scores are judged and shown.
@@ -82,10 +87,10 @@ def evaluate(
     folder: str | os.PathLike,
     options: Options | None = None,
     *,
-    against: str | os.PathLike | None = None,
+    against: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Scores a model, or two, on sets, and writes the report.
+    """Scores one model or more on sets, and writes the report.
 
     Args:
         model: a handle, a weights file with its card, or the folder of a run.
@@ -93,7 +98,7 @@ def evaluate(
         folder: of the report; made where it is not there. Scores of the same model on the same sets are taken as they
             are, others are an error.
         options: how.
-        against: a second model, compared on the same sets.
+        against: a second model, compared on the same sets; further ones are in the tables of a document.
         progress: called with the number of crops scored, and of all; for each model from 0.
 
     Returns:
@@ -111,7 +116,8 @@ def evaluate(
         raise ValueError("--index is of one set; judge several one by one, or merge them first.")
     scored, trained, sets, leaks = [], [], [], None
     warnings = []
-    for name, each in zip(MODELS, [model] + [against] * (against is not None), strict=False):
+    compared = [model, *_several(against)]
+    for name, each in zip(score_names(len(compared)), compared, strict=True):
         opened = open_model(each)
         # A self-blended pair has the size of the network.
         sets = [_opened(where, opened, options) for where in data]
@@ -136,7 +142,7 @@ def judge_again(
     options: Options | None = None,
     *,
     model: str | os.PathLike | None = None,
-    against: str | os.PathLike | None = None,
+    against: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
 ) -> dict:
     """Judges stored scores anew, without a network.
 
@@ -145,7 +151,7 @@ def judge_again(
         folder: of the report.
         options: how; `split` None takes all rows.
         model: whose threshold is taken where no JSON is beside the table.
-        against: another table, of a second model on the same sets.
+        against: another table, of a second model on the same sets, or several.
 
     Returns:
         What `report.json` holds.
@@ -157,7 +163,7 @@ def judge_again(
     if options.plots:
         check_matplotlib()
     scored, told = [], []
-    for place, each in enumerate([table] + [against] * (against is not None)):
+    for place, each in enumerate([table, *_several(against)]):
         about = about_scores(each) or {"model": _unknown(each, model if not place else None), "sets": []}
         rows = read_scores(each)
         if options.split is not None:
@@ -192,6 +198,12 @@ def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, pl
     write_atomically(folder / "report.json", as_json(report))
     write_atomically(folder / "report.md", as_markdown_report(report, plot_files, links))
     write_atomically(folder / "report.html", render_page(report, drawn, shown))
+
+
+def _several(against):
+    if against is None:
+        return []
+    return [against] if isinstance(against, str | os.PathLike) else list(against)
 
 
 def _judged(scored, told, options, leaks, warnings, trained):

@@ -38,9 +38,9 @@ def make_report(
     seed: int = 0,
     leaks: dict | None = None,
     warnings: Sequence[dict[str, str]] = (),
-    trained: Sequence[dict] = ({}, {}),
+    trained: Sequence[dict] = (),
 ) -> dict:
-    """Judges one model, or two on the same sets.
+    """Judges one model, or several on the same sets; the first two are compared.
 
     Args:
         scored: for each model what `scores.json` says of it, and its scores.
@@ -61,7 +61,7 @@ def make_report(
     how = {"aggregation": aggregation, "missing": missing, "cluster": cluster, "resamples": resamples, "seed": seed}
     models = [
         _judged(about, rows, _threshold(about, threshold if not place else None), how, told)
-        for place, ((about, rows), told) in enumerate(zip(scored, trained, strict=False))
+        for place, ((about, rows), told) in enumerate(zip(scored, [*trained, *[{}] * len(scored)], strict=False))
     ]
     (about, rows), first = scored[0], models[0]
     compared = None
@@ -90,6 +90,9 @@ def make_report(
         "judged": first.judged,
         "histogram": histogram_of(rows, aggregation, missing),
         "second": None if len(models) == 1 else {"model": scored[1][0], "judged": models[1].judged},
+        "others": [
+            {"model": about, "judged": model.judged} for (about, _), model in zip(scored[2:], models[2:], strict=True)
+        ],
         "comparison": compared,
         "document": table,
         "tables": [one.told() for one in document_tables(table, models)] if table else [],

@@ -11,7 +11,7 @@ import os
 import tensorflow as tf
 
 from tfdfd.data.crops import Faces
-from tfdfd.data.s2_policy import S2Policy
+from tfdfd.data.s2_policy import POLICIES, S2Policy
 from tfdfd.pipelines.decoding import decode_crop, read_crop, to_network
 
 NAMES = ("path", "method", "video")
@@ -92,8 +92,8 @@ def resized(elements: tf.data.Dataset, size: tuple[int, int]) -> tf.data.Dataset
 
 def augmented(elements: tf.data.Dataset, name: str, seed: int) -> tf.data.Dataset:
     """The same with `image`, already resized, as a named policy makes it for its turn; in parallel, in this order."""
-    if name == "s2":
-        augment = S2Policy(seed)
+    if name in POLICIES:
+        augment = S2Policy(seed, name)
     else:
         from tfdfd.augment.on_crops import OnCrops  # brings Keras with it, which nothing else here needs
 

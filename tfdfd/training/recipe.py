@@ -18,7 +18,7 @@ CHOICES = {
     "fakes": ("plain", "varied"),
     "medium": ("photo", "video"),
     "order": ("shuffled", "balanced", "dual", "various"),
-    "augment": (None, "s1", "s2", "modern"),
+    "augment": (None, "s1", "s2", "flip", "modern"),
     "optimizer": ("adam", "sgdm", "radam"),
     "loss": ("binary_crossentropy", "mean_squared_error"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
@@ -52,7 +52,7 @@ class Recipe:
         fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
         medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
         order: in which crops come: `shuffled`, `balanced`, or S2's `dual` and `various`.
-        augment: policy of `tfdfd.augment`, or None.
+        augment: policy of `tfdfd.augment` or `tfdfd.data.s2_policy`, or None.
         batch_size: crops in a batch.
         epochs: how often the set is gone through.
         steps: steps of procedures that count no epochs.
