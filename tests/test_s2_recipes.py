@@ -8,7 +8,7 @@ import pytest
 
 from tests.made_faces import make_faces
 from tests.test_training import Silent
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.frame_choice import equally_spaced
 from tfdfd.data.tables import FaceRow
 from tfdfd.metrics.metrics import balanced_accuracy
@@ -149,6 +149,24 @@ def test_a_short_video_says_which_extraction_is_needed(faces):
     """Before the training: the set itself refuses."""
     with pytest.raises(ValueError, match=r"'tfdfd extract --all', as S2 does, or --frames 51 or more"):
         CropSet(faces, S2["s2-reseption-v1"].changed(["size=64"]), 64)
+
+
+def test_the_default_extraction_is_enough_for_thirty_epochs(faces):
+    from tfdfd.data.face_options import FaceOptions
+    from tfdfd.data.pairs import various_frame
+
+    frames = [various_frame(FaceOptions.frames, epoch, S2["s2-xception-radam"].epochs) for epoch in range(30)]
+    assert min(frames) >= 0 and max(frames) < FaceOptions.frames
+
+
+def test_pairs_that_are_left_out_are_counted(faces):
+    rows = list(faces_of(faces).rows)
+    short = next(row.video for row in rows if row.split == "train" and row.label == 1)
+    some = Faces(faces, tuple(row for row in rows if row.video != short or row.frame < 2))
+    recipe = S2["s2-reseption-v1"].changed(["epochs=4", "size=64"])
+    assert CropSet(Faces(faces, tuple(rows)), recipe, 64).short_pairs == 0
+    assert CropSet(some, recipe, 64).short_pairs == 1
+    assert CropSet(some, recipe.changed(["order=dual", "batch_size=4"]), 64).short_pairs == 1
 
 
 def test_pixels_are_between_minus_one_and_one():

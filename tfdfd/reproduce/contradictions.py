@@ -241,8 +241,8 @@ def _people(shares, where):
         crossing, sources = people_in_both(rows, shares)
         yield Contradiction(
             where, "a split at random, crop by crop or file by file",
-            f"on our crops it puts {crossing:,} sources in several parts ({sources:,} groups of sources in all); ours "
-            "puts none", crossing > 0,
+            f"on our crops it puts {crossing:,} of {sources:,} original videos in several parts; the split here puts "
+            "none", crossing > 0,
         )  # fmt: skip
 
     return check

@@ -169,7 +169,8 @@ def people_in_both(rows: Sequence[FaceRow], shares: dict[str, float], seed: int 
                 drawn.append(replace(row, split=name, identity=(), sha256=None))
                 break
     crossing = [leak for leak in leaks(drawn) if leak.kind in ("source", "video")]
-    return len(crossing), len(set(groups(rows, ("source",))))
+    sources = {(row.dataset, name) for row in rows for name in row.source_id or (row.video,)}
+    return len(crossing), len(sources)
 
 
 def write_rows(path: Path, rows: Sequence[FaceRow]) -> Path:

@@ -126,19 +126,19 @@ def judge(
             return word(CANNOT, "data: the data set's own test split is not in DATA")
         if shortfall:
             return word(CANNOT, f"data: {shortfall}")
-    scale = 100 if entry.unit == SHARE else 1
-    half = 0.5 * 10.0**-entry.digits / scale
-    if measured.interval is not None:
-        low, high = measured.interval
-        holds = low - half <= entry.printed <= high + half
-        shown = f"[{number(low, entry)}, {number(high, entry)}]"
-        apart = number(abs(measured.value - entry.printed), entry)
-        side = "above" if measured.value > entry.printed else "below"
-        reason = f"within our interval {shown}" if holds else f"ours is {apart} {side}, interval {shown}"
-        return word(REPRODUCED if holds else NOT_REPRODUCED, reason)
-    holds = -half - 1e-9 <= measured.value - entry.printed < 2 * half + 1e-9
-    apart = measured.value - entry.printed
-    return word(REPRODUCED if holds else NOT_REPRODUCED, "to the printed digit" if holds else f"off by {apart:+.4g}")
+    difference = measured.value - entry.printed
+    half = 0.5 * 10.0**-entry.digits / (100 if entry.unit == SHARE else 1)
+    apart = number(abs(difference), entry).replace(" %", " points" if entry.unit == SHARE else " %")
+    off = f"ours is {apart} {'above' if difference > 0 else 'below'}"
+    if measured.interval is None:
+        if -half - 1e-9 <= difference < 2 * half + 1e-9:
+            return word(REPRODUCED, "to the printed digit")
+        return word(NOT_REPRODUCED, f"{off}; one training, no interval" if entry.experiment else off)
+    low, high = measured.interval
+    shown = f"interval [{number(low, entry)}, {number(high, entry)}]"
+    if low - half <= entry.printed <= high + half:
+        return word(REPRODUCED, f"within our {shown}")
+    return word(NOT_REPRODUCED, f"{off}, {shown}")
 
 
 def number(value: float | None, entry: Entry) -> str:

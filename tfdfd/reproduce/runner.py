@@ -289,6 +289,8 @@ def _run(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, rep
         table = _table(experiment, todo.document, prepared, work, report.note)
         train(recipe, table, work / "runs" / experiment.name, report)
         for split, folder in _evaluations(todo.document, experiment, work).items():
+            if (folder / "report.html").is_file():  # written last, of a run that does not change any more
+                continue
             options = Options(split=split, threshold=THRESHOLD, resamples=RESAMPLES)
             if todo.document.name == "s2":
                 options = replace(options, frames=_SPLITS_EVALUATED[split])

@@ -14,6 +14,7 @@ from tfdfd.data.blended_pairs import BlendedPairs, blended_row
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.frame_choice import equally_spaced
 from tfdfd.data.leaks import refuse_leaks
+from tfdfd.data.pairs import pair_faces
 from tfdfd.data.tables import FAKE, REAL, FaceRow
 from tfdfd.pipelines.balanced import balanced
 from tfdfd.pipelines.blended import blended_eval, blended_pipeline
@@ -40,6 +41,7 @@ class CropSet:
         size: of what it gives, pixels.
         count: of crops to train on, blended ones included.
         steps: batches of an epoch.
+        short_pairs: of S2's orders, how many pairs of a fake and its original have too few frames and are left out.
 
     Raises:
         ValueError: no such set, no crops of a split, one class only, or leaks.
@@ -60,6 +62,12 @@ class CropSet:
             }
         self.count = 2 * len(self._pairs[TRAIN].rows) if self._pairs else len(self._parts[TRAIN].rows)
         self.steps = len(self.batches(0))
+        self.short_pairs = 0
+        if recipe.order in _PAIR_ORDERS and not self._pairs:
+            rows = self._parts[TRAIN].rows
+            used = len(_order(recipe)(rows, recipe.batch_size, recipe.seed)(0))
+            each = recipe.batch_size if recipe.order == "dual" else 2
+            self.short_pairs = len(pair_faces(rows)[0]) - used // each
 
     def digests(self) -> dict:
         """What a run says of its data: digest of the table and counts of what was taken; and where it lies."""
