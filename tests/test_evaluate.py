@@ -473,7 +473,7 @@ def test_fakes_are_blended_of_real_crops(models, tmp_path, astronaut):
         (("MODEL", "--data", "/nowhere"), "holds no face crops"),
         (("tfdfd/meso5", "--data", "FACES"), "no weights are known as 'tfdfd/meso5'"),
         (("--from-scores", "/nowhere.csv"), "cannot be read as a table"),
-        (("--from-scores", "/nowhere.csv", "--blend"), "leave --data, --blend and --index out"),
+        (("--from-scores", "/nowhere.csv", "--blend"), "leave --data, --blend, --frames and --index out"),
     ],
 )
 def test_usage_errors(models, faces, tmp_path, run_tfdfd, words, told):

@@ -134,6 +134,16 @@ def test_pictures_of_gradients_and_kernels_are_in_the_run(trained):
         assert "val_video_balanced_accuracy" in next(csv.reader(file))
 
 
+def test_the_report_of_a_run_has_the_pictures_of_its_training(trained, faces, tmp_path):
+    from tfdfd.evaluation.evaluating import Options, evaluate
+
+    evaluate(trained[0], [faces], tmp_path, Options(resamples=0, frames=2))
+    assert {f"{name}.png" for name in ("curves", "gradient_flow", "first_kernels")} <= {
+        file.name for file in (tmp_path / "plots").iterdir()
+    }
+    assert "Gradients of each layer" in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_quick_uses_the_real_batch_order(faces):
     recipe = S2["s2-reseption-v1"].quick()
     assert recipe.order == "various"

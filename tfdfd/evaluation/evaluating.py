@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tfdfd.evaluation.page import render_page
 from tfdfd.evaluation.plots import check_matplotlib, draw_plots
 from tfdfd.evaluation.report_json import as_json, make_report
 from tfdfd.evaluation.report_markdown import as_markdown_report
-from tfdfd.evaluation.run_figures import training_figures
+from tfdfd.evaluation.run_figures import run_pictures, training_figures
 from tfdfd.evaluation.scoring import about_scores, open_model, score_sets
 from tfdfd.evaluation.training_overlap import overlap, overlap_warnings, refuse_overlap
 from tfdfd.files import write_atomically
@@ -132,7 +132,8 @@ def evaluate(
     warnings += [warning for one in sets for warning in _set_warnings(one)]
     told = [one.told() for one in sets]
     report = _judged(scored, told, options, leaks, warnings, trained)
-    write_report(folder, report, pictures_of(sets), options.plots)
+    training = run_pictures(scored[0][0]["run"]) if options.plots else {}
+    write_report(folder, report, pictures_of(sets), options.plots, training)
     return report
 
 
@@ -177,7 +178,13 @@ def judge_again(
     return report
 
 
-def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, plots: bool = True) -> None:
+def write_report(
+    folder: str | os.PathLike,
+    report: dict,
+    pictures: Pictures,
+    plots: bool = True,
+    training: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes a report in all its forms; `report.html`, which has everything, last.
 
     Args:
@@ -185,10 +192,12 @@ def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, pl
         report: of `tfdfd.evaluation.report_json.make_report`.
         pictures: where crops come from.
         plots: whether they are drawn.
+        training: pictures of the run that the model is of, by name, see `tfdfd.evaluation.run_figures`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_plots(report["judged"], report["histogram"]) if plots else {}
+    drawn = drawn | (training or {})
     shown = thumbnails(report["judged"]["hardest"], pictures)
     plot_files = _write_pictures(folder / "plots", {f"{name}.png": data for name, data in drawn.items()})
     names = [[f"{place:02}-{n}.jpg" for n, _ in enumerate(some)] for place, some in enumerate(shown, 1)]

@@ -15,6 +15,7 @@ import jinja2
 
 from tfdfd.evaluation.report_json import LOUD
 from tfdfd.evaluation.report_markdown import facts, report_tables
+from tfdfd.evaluation.run_figures import RUN_PICTURES
 from tfdfd.evaluation.table import figure, number, one_line
 from tfdfd.evaluation.tables import hardest_table, protocol_line
 from tfdfd.metrics.judge import FRAME, VIDEO
@@ -25,7 +26,7 @@ _TITLES = {
     "reliability": "Reliability",
     "confusion": "Confusion matrices",
     "scores": "Scores of real and fake",
-}
+} | RUN_PICTURES
 
 
 def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[Sequence[bytes]]) -> str:
@@ -58,7 +59,7 @@ def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[S
             facts=facts(report),
             tables=report_tables(report),
             plots={_TITLES[name]: _uri(data, "png") for name, data in plots.items()},
-            broad={_TITLES[name] for name in ("confusion", "scores")},
+            broad={_TITLES[name] for name in ("confusion", "scores", *RUN_PICTURES)},
             hardest=hardest,
             samples=samples,
         )

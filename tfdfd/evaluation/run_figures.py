@@ -8,6 +8,12 @@ from pathlib import Path
 from tfdfd.training.run_folder import LOG, finished_run, read_log
 from tfdfd.weights.store import RUN
 
+RUN_PICTURES = {
+    "curves": "Training",
+    "gradient_flow": "Gradients of each layer, early and late",
+    "first_kernels": "Kernels of the first layer",
+}
+
 
 def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
     """`train_accuracy` and `val_accuracy` of crops at 0.5, `train_loss`, all of the kept epoch, and `seconds` in all.
@@ -28,6 +34,12 @@ def training_figures(run: str | os.PathLike | None) -> dict[str, float | None]:
         "train_loss": result.get("train_cross_entropy", kept.get("loss")),
         "seconds": result.get("training_seconds", history[-1].get("seconds")),
     }
+
+
+def run_pictures(run: str | os.PathLike | None) -> dict[str, bytes]:
+    """The PNGs of a run's training, by name: its curves, gradient flow and first kernels; empty without a run."""
+    files = {name: Path(run or "", f"{name}.png") for name in RUN_PICTURES}
+    return {name: file.read_bytes() for name, file in files.items() if run is not None and file.is_file()}
 
 
 def _history(run):

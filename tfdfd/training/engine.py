@@ -84,7 +84,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet, run: RunFolder, repo
             radam_threshold=recipe.radam_threshold,
             loss_scale=recipe.loss_scale,
             gradient_noise=recipe.gradient_noise,
-            steps_per_noise=crops.steps if recipe.gradient_noise_step == "epoch" else 1,
+            steps_per_noise=crops.steps if recipe.noise_step == "epoch" else 1,
             ema=recipe.ema,
             gradient_flow=recipe.gradient_flow,
             seed=recipe.seed,

@@ -23,7 +23,7 @@ CHOICES = {
     "loss": ("binary_crossentropy", "mean_squared_error"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "monitor": ("val_video_auc", "val_video_balanced_accuracy", "val_auc", "val_loss"),
-    "gradient_noise_step": ("batch", "epoch"),
+    "noise_step": ("batch", "epoch"),
     "calibration": ("none", "temperature", "platt"),
 }
 
@@ -65,7 +65,7 @@ class Recipe:
         loss: `binary_crossentropy` or `mean_squared_error`.
         loss_scale: whether the loss is scaled, dynamically, while gradients are computed.
         gradient_noise: η of the noise added to gradients, or None.
-        gradient_noise_step: what the noise fades by, `batch` or `epoch`.
+        noise_step: what the noise fades by, `batch` or `epoch`.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
         norm_momentum: of the running statistics of batch normalisation, or None for the network's own; MobileNetV3's is
             for long trainings, see `tfdfd.training.norms`.
@@ -108,7 +108,7 @@ class Recipe:
     loss: str = "binary_crossentropy"
     loss_scale: bool = False
     gradient_noise: float | None = None
-    gradient_noise_step: str = "batch"
+    noise_step: str = "batch"
     ema: float | None = None
     norm_momentum: float | None = None
     gradient_flow: bool = False
