@@ -33,7 +33,7 @@ def found(document, place, rows=()):
     return [one for one in contradictions(document, rows) if place in one.place]
 
 
-def word_of(entry, measured, document="s1", **more):
+def verdict_on(entry, measured, document="s1", **more):
     how = {"datasets": ("celebdf", "dfdc", "ffpp"), "own_test": True, "quick": False} | more
     return judge(entry, DOCUMENTS[document], measured, **how)
 
@@ -119,15 +119,15 @@ def test_people_in_both_parts_of_a_random_split(faces):
 
 def test_a_number_within_the_interval_is_reproduced():
     entry = Entry("table 6", "accuracy", 0.6757, measure="frame.accuracy", experiment="s1-meso4")
-    verdict = word_of(entry, Measured(0.66, (0.64, 0.68), "here"))
-    assert verdict.word == REPRODUCED
+    verdict = verdict_on(entry, Measured(0.66, (0.64, 0.68), "here"))
+    assert verdict.status == REPRODUCED
     assert verdict.difference == pytest.approx(-0.0157)
 
 
 def test_a_number_outside_says_by_how_much():
     entry = Entry("table 6", "accuracy", 0.96, measure="frame.accuracy", experiment="s1-meso4")
-    verdict = word_of(entry, Measured(0.66, (0.64, 0.68), "here"))
-    assert verdict.word == NOT_REPRODUCED
+    verdict = verdict_on(entry, Measured(0.66, (0.64, 0.68), "here"))
+    assert verdict.status == NOT_REPRODUCED
     assert verdict.reason == "ours is 30.00 points below, interval [64.00 %, 68.00 %]"
 
 
@@ -141,25 +141,25 @@ def test_a_number_outside_says_by_how_much():
 )
 def test_what_cannot_be_says_why(more, told):
     entry = Entry("table 6", "accuracy", 0.66, measure="frame.accuracy", experiment="s1-meso4")
-    verdict = word_of(entry, Measured(0.66, (0.64, 0.68), "here"), **more)
-    assert verdict.word == CANNOT
+    verdict = verdict_on(entry, Measured(0.66, (0.64, 0.68), "here"), **more)
+    assert verdict.status == CANNOT
     assert told in verdict.reason
 
 
 def test_contradictions_absent_trainings_and_figures_have_their_words():
     entry = Entry("a", "b", 0.9, measure="frame.auc", experiment="x")
-    assert word_of(entry, None, problem="not run: because").reason == "not run: because"
-    assert word_of(replace(entry, cannot="contradiction: c"), None).reason == "contradiction: c"
-    assert word_of(replace(entry, printed=None), None).word == DRAWN
-    own = word_of(entry, Measured(0.9, (0.8, 1.0), ""), "s4", own_test=False)
-    assert own.word == CANNOT
+    assert verdict_on(entry, None, problem="not run: because").reason == "not run: because"
+    assert verdict_on(replace(entry, cannot="contradiction: c"), None).reason == "contradiction: c"
+    assert verdict_on(replace(entry, printed=None), None).status == DRAWN
+    own = verdict_on(entry, Measured(0.9, (0.8, 1.0), ""), "s4", own_test=False)
+    assert own.status == CANNOT
     assert "test split" in own.reason
 
 
 @pytest.mark.parametrize(("ours", "word"), [(16.888, REPRODUCED), (16.8949, REPRODUCED), (16.91, NOT_REPRODUCED)])
 def test_counts_are_compared_to_the_printed_digit(ours, word):
     entry = Entry("table 7.1", "parameters", 16.89, MILLION, measure="learned.reseption_v1")
-    assert word_of(entry, Measured(ours, None, ""), "s2").word == word
+    assert verdict_on(entry, Measured(ours, None, ""), "s2").status == word
 
 
 def test_measures_are_those_of_the_scores(tmp_path):
@@ -239,7 +239,7 @@ def test_one_command_makes_the_page(reproduced):
     (auc,) = [e for e in told["entries"] if e["what"] == "s1-meso4: auc, Deepfakes"]
     assert 0 <= auc["ours"]["value"] <= 1
     assert auc["ours"]["interval"][0] <= auc["ours"]["interval"][1]
-    assert auc["word"] == "cannot be"
+    assert auc["verdict"] == "cannot be"
     assert sum(told["counts"].values()) == len(told["entries"])
     page = (folder / "report.html").read_text("utf-8")
     assert "Kernels" in page.title()
@@ -315,7 +315,7 @@ def test_videos_are_indexed_cut_and_scored(tmp_path):
     assert told["data"]["datasets"] == ["mesonet"]
     assert 0.9 * 24 * 2 * 4 <= told["data"]["crops"] <= 24 * 2 * 4  # balanced in each split
     assert "36.5% test" in told["data"]["split"]
-    by_word = {entry["what"]: entry["word"] for entry in told["entries"]}
+    by_word = {entry["what"]: entry["verdict"] for entry in told["entries"]}
     assert by_word["mobilenet_v3: cycles saved"] == CANNOT
 
 

@@ -33,10 +33,10 @@ def add_parser(verbs) -> None:
     parser.add_argument("--from-scores", metavar="scores.csv", help="judge these anew, without a network")
     parser.add_argument(
         "--against",
-        nargs="+",
+        action="append",
         metavar="MODEL|scores.csv",
-        help="a second model on the same sets (with --from-scores its table), and whether they differ; further ones "
-        "are in the tables of --table",
+        help="a second model on the same sets (with --from-scores its table), and whether they differ; repeat it "
+        "for further ones in the tables of --table",
     )
     parser.add_argument("--blend", action="store_true", help="fakes are blended of the set's real crops")
     parser.add_argument(

@@ -100,10 +100,10 @@ def _extraction(arguments):
 
 def _lines(answer):
     total = len(answer["entries"])
-    words = ", ".join(f"{count} {word}" for word, count in answer["counts"].items())
-    yield f"{answer['document']}: {total} numbers and figures: {words}"
+    counts = ", ".join(f"{count} {status}" for status, count in answer["counts"].items())
+    yield f"{answer['document']}: {total} numbers and figures: {counts}"
     for entry in answer["entries"]:
-        if entry["word"] in ("reproduced", "not reproduced"):
+        if entry["verdict"] in ("reproduced", "not reproduced"):
             yield f"  {entry['place']}: {entry['what']}: {entry['word']}, {entry['reason']}"
     for one in answer["contradictions"]:
         if one["is_one"]:

@@ -59,7 +59,7 @@ class Prepared:
         root: folder that the rows' files are relative to.
         rows: the crops.
         held_out: where the test split comes from: `own`, `val` or `made`.
-        protocol: of the split, in words.
+        protocol: of the split, as text.
         left_out: data set -> why it is not used.
     """
 
@@ -129,7 +129,7 @@ def prepare(
         document: whose protocol is followed.
         sources: parts of the data.
         work: folder for indexes, face sets and tables.
-        note: told what is done.
+        note: receives progress messages.
         quick: whether four frames of each video are enough.
         extraction: settings of `FaceOptions` instead of the document's.
         seed: of the split.
@@ -241,7 +241,7 @@ def _with_both_classes(rows):
 
 
 def _split(document, rows, work, seed):
-    """The rows with the document's splits, where the test split comes from, and the protocol in words."""
+    """The rows with the document's splits, where the test split comes from, and the protocol as text."""
     counts = Counter(row.split for row in rows)
     if document.split:
         shares = "/".join(f"{100 * share:g}" for share in document.split.values())
@@ -251,9 +251,9 @@ def _split(document, rows, work, seed):
             f"split anew, {shares}, by source and person",
         )
     if counts[TEST]:
-        held_out, test, words = "own", TEST, "own test split"
+        held_out, test, protocol = "own", TEST, "own test split"
     elif counts[VAL] and counts[TRAIN]:
-        held_out, test, words = "val", VAL, "the data have no test split: their val split is the test here"
+        held_out, test, protocol = "val", VAL, "the data have no test split: their val split is the test here"
     else:
         rest = 1 - document.test_share
         shares = {TRAIN: rest * (1 - document.val_share), VAL: rest * document.val_share, TEST: document.test_share}
@@ -266,9 +266,9 @@ def _split(document, rows, work, seed):
     if not keeps_val:
         shares = {TRAIN: 1 - document.val_share, VAL: document.val_share}
         free = split(free, shares, seed, BY, _same(free, work))
-        words += f"; {document.val_share:.0%} of the rest is validation, by source and person"
+        protocol += f"; {document.val_share:.0%} of the rest is validation, by source and person"
     done = iter(free)
-    return [replace(row, split=TEST) if row.split == test else next(done) for row in rows], held_out, words
+    return [replace(row, split=TEST) if row.split == test else next(done) for row in rows], held_out, protocol
 
 
 def _same(rows, folder):

@@ -40,7 +40,7 @@ def render(
             figures.setdefault(key, []).append(f"{verdict.entry.place}: {verdict.entry.what}")
     if ("", "removed_blocks") in pictures:
         figures[("", "removed_blocks")] = ["figures 13, 14: CPU cost and accuracy against removed blocks"]
-    shown = [{"title": "; ".join(words), "uri": _uri(pictures[key])} for key, words in figures.items()]
+    shown = [{"title": "; ".join(titles), "uri": _uri(pictures[key])} for key, titles in figures.items()]
     return (
         _environment()
         .get_template("page.html.j2")
@@ -59,9 +59,9 @@ def _row(verdict):
         "ours": number(ours.value, entry) if ours else "–",
         "interval": interval,
         "protocol": ours.protocol if ours else "",
-        "word": verdict.word,
+        "verdict": verdict.status,
         "reason": verdict.reason,
-        "kind": _CLASSES[verdict.word],
+        "kind": _CLASSES[verdict.status],
     }
 
 

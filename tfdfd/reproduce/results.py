@@ -47,11 +47,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An entry with our figure and the word on both, see `judge`."""
+    """An entry with our figure and the verdict on both, see `judge`."""
 
     entry: Entry
     measured: Measured | None
-    word: str
+    status: str
     reason: str
 
     @property
@@ -70,7 +70,7 @@ class Outcome:
         run: folder of the training; None where there is none.
         evaluations: split -> folder of its report.
         problem: why there is no result; None where there is one.
-        protocol: of our training, in words.
+        protocol: of our training, as text.
         shortfall: why its data are not the document's, although the data set is; None where they are.
     """
 
@@ -92,7 +92,7 @@ def judge(
     problem: str | None = None,
     shortfall: str | None = None,
 ) -> Verdict:
-    """The word on an entry: reproduced, not reproduced, or cannot be.
+    """The verdict on an entry: reproduced, not reproduced, cannot be, or (a figure without a number) drawn.
 
     A number is reproduced if it lies within our interval, or, where there is none, if ours rounds (or truncates, as
     some documents do) to it. It cannot be reproduced where the document contradicts itself, its data are absent or a
@@ -108,37 +108,37 @@ def judge(
         problem: why there is nothing of ours.
         shortfall: why our data are fewer than the document's.
     """
-    word = partial(Verdict, entry, measured)
+    verdict = partial(Verdict, entry, measured)
     if entry.cannot is not None:
-        return word(CANNOT, entry.cannot)
+        return verdict(CANNOT, entry.cannot)
     if entry.printed is None:
-        return word(DRAWN, "the document prints no number") if problem is None else word(CANNOT, problem)
+        return verdict(DRAWN, "the document prints no number") if problem is None else verdict(CANNOT, problem)
     if measured is None:
-        return word(CANNOT, problem or "there is no figure of ours")
+        return verdict(CANNOT, problem or "there is no figure of ours")
     if entry.experiment is not None:
         wanted = entry.data or document.data
         missing = sorted(set(wanted) - set(datasets))
         if quick:
-            return word(CANNOT, "--quick shows that it runs, not how well")
+            return verdict(CANNOT, "--quick shows that it runs, not how well")
         if missing:
-            return word(CANNOT, f"data: it is of {', '.join(wanted)}; DATA has no {', '.join(missing)}")
+            return verdict(CANNOT, f"data: it is of {', '.join(wanted)}; DATA has no {', '.join(missing)}")
         if document.own_test and not own_test:
-            return word(CANNOT, "data: the data set's own test split is not in DATA")
+            return verdict(CANNOT, "data: the data set's own test split is not in DATA")
         if shortfall:
-            return word(CANNOT, f"data: {shortfall}")
+            return verdict(CANNOT, f"data: {shortfall}")
     difference = measured.value - entry.printed
     half = 0.5 * 10.0**-entry.digits / (100 if entry.unit == SHARE else 1)
     apart = number(abs(difference), entry).replace(" %", " points" if entry.unit == SHARE else " %")
     off = f"ours is {apart} {'above' if difference > 0 else 'below'}"
     if measured.interval is None:
         if -half - 1e-9 <= difference < 2 * half + 1e-9:
-            return word(REPRODUCED, "to the printed digit")
-        return word(NOT_REPRODUCED, f"{off}; one training, no interval" if entry.experiment else off)
+            return verdict(REPRODUCED, "to the printed digit")
+        return verdict(NOT_REPRODUCED, f"{off}; one training, no interval" if entry.experiment else off)
     low, high = measured.interval
     shown = f"interval [{number(low, entry)}, {number(high, entry)}]"
     if low - half <= entry.printed <= high + half:
-        return word(REPRODUCED, f"within our {shown}")
-    return word(NOT_REPRODUCED, f"{off}, {shown}")
+        return verdict(REPRODUCED, f"within our {shown}")
+    return verdict(NOT_REPRODUCED, f"{off}, {shown}")
 
 
 def number(value: float | None, entry: Entry) -> str:

@@ -129,14 +129,14 @@ def plan(request: Request) -> Plan:
     return Plan(document, sources_of(request.data), recipes, skipped)
 
 
-def reproduce(request: Request, folder: str | os.PathLike, report: Report, prepared_plan: Plan | None = None) -> dict:
+def reproduce(request: Request, folder: str | os.PathLike, report: Report, ready_plan: Plan | None = None) -> dict:
     """Runs all steps that are not finished and writes the page.
 
     Args:
         request: what is reproduced.
         folder: of the report; made where it is not there.
-        report: told how it goes.
-        prepared_plan: of `plan(request)`, if it is there already.
+        report: receives the progress.
+        ready_plan: of `plan(request)`, if it was made before.
 
     Returns:
         What `report.json` holds.
@@ -145,7 +145,7 @@ def reproduce(request: Request, folder: str | os.PathLike, report: Report, prepa
         ValueError: data or settings of no use, or a folder with another reproduction.
         OSError: a file cannot be written.
     """
-    todo = prepared_plan or plan(request)
+    todo = ready_plan or plan(request)
     folder = Path(folder)
     asked = {
         "schema": SCHEMA,
@@ -232,14 +232,14 @@ def _is_cached(network):
 def _prepared(todo, request, work, note) -> Prepared:
     table, about = work / "faces.csv", work / "faces.json"
     if about.is_file() and table.is_file():
-        told = json.loads(about.read_text("utf-8"))
-        return Prepared(work, tuple(read_table(table, FaceRow)), **told)
+        record = json.loads(about.read_text("utf-8"))
+        return Prepared(work, tuple(read_table(table, FaceRow)), **record)
     prepared = prepare(
         todo.document, todo.sources, work, note, quick=request.quick, extraction=request.extraction, seed=request.seed
     )
     write_rows(table, prepared.rows)
-    told = {"held_out": prepared.held_out, "protocol": prepared.protocol, "left_out": prepared.left_out}
-    write_atomically(about, json.dumps(told, indent=1) + "\n")
+    record = {"held_out": prepared.held_out, "protocol": prepared.protocol, "left_out": prepared.left_out}
+    write_atomically(about, json.dumps(record, indent=1) + "\n")
     return prepared
 
 
@@ -249,7 +249,7 @@ def _earlier(todo, prepared, work):
     for experiment in todo.document.experiments:
         folder = work / "runs" / experiment.name
         evaluations = _evaluations(todo.document, experiment, work)
-        done = all((path / "report.json").is_file() for path in evaluations.values())
+        done = all((path / "report.html").is_file() for path in evaluations.values())
         if experiment.name in todo.skipped and done and (folder / "run.json").is_file():
             recipe = Recipe.from_settings(json.loads((folder / "run.json").read_text("utf-8"))["recipe"])
             found[experiment.name] = _outcome(experiment, todo, prepared, work, recipe)
@@ -271,13 +271,13 @@ def _outcome(experiment, todo, prepared, work, recipe):
         for name, value in recipe.settings().items()
         if value != changed.settings()[name] and name not in ("calibration", "weights", "members")
     ]
-    words = f"{len(rows):,} crops of {'+'.join(prepared.datasets)}; {prepared.protocol}; seed {recipe.seed}"
+    protocol = f"{len(rows):,} crops of {'+'.join(prepared.datasets)}; {prepared.protocol}; seed {recipe.seed}"
     if experiment.noise:
-        words += f"; SRM clone, kernel {todo.document.noise_kernel}"
+        protocol += f"; SRM clone, kernel {todo.document.noise_kernel}"
     if differing:
-        words += f"; other than the recipe {experiment.recipe}: {', '.join(differing)}"
+        protocol += f"; other than the recipe {experiment.recipe}: {', '.join(differing)}"
     evaluations = _evaluations(todo.document, experiment, work)
-    return Outcome(work / "runs" / experiment.name, evaluations, None, words, shortfall)
+    return Outcome(work / "runs" / experiment.name, evaluations, None, protocol, shortfall)
 
 
 def _run(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, report: Report) -> Outcome:
@@ -325,8 +325,8 @@ def _stored_costs(work):
     file = work / "costs.json"
     if not file.is_file():
         return {}
-    told = json.loads(file.read_text("utf-8"))
-    return {name: Measured(one["value"], None, one["protocol"]) for name, one in told.items()}
+    stored = json.loads(file.read_text("utf-8"))
+    return {name: Measured(one["value"], None, one["protocol"]) for name, one in stored.items()}
 
 
 def _costs(todo, request, work, note):
@@ -399,7 +399,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
         pictures[("", "removed_blocks")] = removed
     counts = {}
     for verdict in verdicts:
-        counts[verdict.word] = counts.get(verdict.word, 0) + 1
+        counts[verdict.status] = counts.get(verdict.status, 0) + 1
     answer = {
         "schema": SCHEMA,
         "tfdfd": __version__,
@@ -418,7 +418,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
         "experiments": {
             name: {"problem": outcome.problem, "protocol": outcome.protocol} for name, outcome in outcomes.items()
         },
-        "entries": [_told(verdict) for verdict in verdicts],
+        "entries": [_entry_json(verdict) for verdict in verdicts],
         "contradictions": [asdict(one) for one in found],
     }
     write_atomically(folder / "report.json", json.dumps(answer, indent=1, ensure_ascii=False) + "\n")
@@ -426,7 +426,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
     return answer
 
 
-def _told(verdict):
+def _entry_json(verdict):
     entry, ours = verdict.entry, verdict.measured
     return {
         "place": entry.place,
@@ -436,6 +436,6 @@ def _told(verdict):
         "experiment": entry.experiment,
         "ours": ours and {"value": ours.value, "interval": ours.interval, "protocol": ours.protocol},
         "difference": verdict.difference,
-        "word": verdict.word,
+        "verdict": verdict.status,
         "reason": verdict.reason,
     }
