@@ -1,10 +1,10 @@
-"""Images a second through each augmentation policy: as Keras layers in tf.data, batch after batch, and by OpenCV.
+"""Images a second through each augmentation policy: as a Keras layer in tf.data, and crop by crop.
 
-    python -m benchmarks.augment [--size N] [--batch N] [--rounds N] [--layers]
+    python -m benchmarks.augment [--size N] [--batch N] [--rounds N]
 
 Reads nothing and decodes nothing: one public-domain portrait, over and over. The best round counts, since the times of
-shared machines drift; the processor's own time for an image says what it costs whatever else runs. By OpenCV
-(`train_pipeline` given a policy's name) is in one thread.
+shared machines drift; the processor's own time for an image says what it costs whatever else runs. Crop by crop (as
+`train_pipeline` does it, given a policy's name) runs in one thread.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ def main(argv=None) -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batches", type=int, default=10, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", action="store_true", help="each layer of a policy by itself, too")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import cv2
     from skimage.data import astronaut
 
-    from tfdfd.augment import POLICIES, policy
-    from tfdfd.augment.on_crops import OnCrops
+    from tfdfd.data.augment import POLICIES, CropAugmenter
+    from tfdfd.pipelines.augmentation import Augmentation
 
     portrait = cv2.resize(astronaut(), (arguments.size, arguments.size), interpolation=cv2.INTER_AREA)
     images = np.repeat(portrait[None].astype(np.float32) / 255, arguments.batch, axis=0)
@@ -39,12 +38,10 @@ def main(argv=None) -> int:
     print("| policy | images/s | processor time, ms an image |")
     print("|---|---|---|")
     for name in POLICIES:
-        whole = policy(name, seed=0)
-        for layer in [whole, *(whole.layers if arguments.layers else [])]:
-            wall, processor = measured(layer, images, arguments)
-            print(f"| {layer.name} | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
-        wall, processor = measured_by_opencv(OnCrops(name), images[0], arguments)
-        print(f"| {name} by OpenCV | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
+        wall, processor = measured(Augmentation(name, seed=0), images, arguments)
+        print(f"| {name} as a layer | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
+        wall, processor = measured_by_opencv(CropAugmenter(name), images[0], arguments)
+        print(f"| {name} | {1 / wall:.0f} | {1000 * processor:.1f} |", flush=True)
     return 0
 
 

@@ -58,13 +58,11 @@ def main(argv=None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from tfdfd.augment import POLICIES
+    from tfdfd.data.augment import POLICIES
     from tfdfd.data.crops import faces_of
     from tfdfd.models import build
-    from tfdfd.pipelines.blended import blended_pipeline
-    from tfdfd.pipelines.planning import plan_shards
-    from tfdfd.pipelines.records import write_shards
-    from tfdfd.pipelines.training import train_pipeline
+    from tfdfd.pipelines.datasets import blended_pipeline, train_pipeline
+    from tfdfd.pipelines.shards import plan_shards, write_shards
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

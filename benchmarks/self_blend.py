@@ -22,7 +22,9 @@ import cv2
 import numpy as np
 
 from benchmarks.detect import hardware
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from tfdfd.data.crops import crop_alike
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.self_blending import self_blend
 from tfdfd.faces.mtcnn import MtcnnDetector
 
 WANTED = 150

@@ -18,7 +18,9 @@ import cv2
 import numpy as np
 
 from benchmarks.self_blend import MARGIN, found_faces, photographs
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from tfdfd.data.crops import crop_alike
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.self_blending import self_blend
 
 ALLOWED = 0.65
 QUALITY = 90

@@ -14,8 +14,7 @@ import argparse
 import numpy as np
 
 from benchmarks.self_blend_probe import ALLOWED, FOLDS, probe_auc, statistics
-from tfdfd.data.crop_pixels import read_pixels
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import faces_of, read_pixels
 
 FEWEST = 100  # pairs of a kind
 

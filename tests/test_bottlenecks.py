@@ -18,7 +18,7 @@ from tests.test_training import Silent
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.models import build
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import eval_pipeline
 from tfdfd.recipes import find_recipe
 from tfdfd.training import bottlenecks
 from tfdfd.training.bottleneck_run import SoftmaxLayer

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.self_blend import found_faces, photographs
 from benchmarks.self_blend_probe import ALLOWED, probe_auc, statistics, statistics_of_pairs
 from tfdfd.data.contact_sheet import Pair, Refusal, contact_sheet, genuine_images, pairs
-from tfdfd.data.self_blended import recompress
+from tfdfd.data.degrade import compress_jpeg
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.faces.detectors import build_detector
 
@@ -136,8 +136,8 @@ def test_simple_statistics_cannot_tell_blended_from_real(data):
 
 def test_probe_finds_a_cue_where_there_is_one(data):
     crops = photographs(data, 60)
-    real = np.array([statistics(recompress(crop, 95)) for crop in crops])
-    compressed = np.array([statistics(recompress(crop, 20)) for crop in crops])
+    real = np.array([statistics(compress_jpeg(crop, 95)) for crop in crops])
+    compressed = np.array([statistics(compress_jpeg(crop, 20)) for crop in crops])
     brighter = np.array([statistics(np.minimum(crop, 175) + np.uint8(80)) for crop in crops])
     assert probe_auc(real, compressed) > 0.9
     assert probe_auc(real, brighter) > 0.9

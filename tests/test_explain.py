@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfdfd.data.blended_pairs import BlendedPairs
 from tfdfd.data.crops import faces_of
 from tfdfd.data.landmarks import landmarks_of
+from tfdfd.data.pair_sets import BlendedPairs
 from tfdfd.explain import measure as measuring
 from tfdfd.explain.activation import choose_neurons, first_kernels, head_weights, maximize
 from tfdfd.explain.gradients import grad_cam, integrated_gradients, last_maps, logits, run

@@ -11,14 +11,12 @@ import pytest
 from tests.made_faces import make_faces
 from tests.test_bottlenecks import log_of
 from tests.test_training import Silent
-from tfdfd.data.blended_pairs import blended_row
-from tfdfd.data.clips import clips_of
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import clips_of, faces_of
+from tfdfd.data.pair_sets import blended_row
 from tfdfd.data.tables import FaceRow
 from tfdfd.models import build, load
 from tfdfd.models.temporal import load_temporal
-from tfdfd.pipelines.clips import clip_pipeline
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline
 from tfdfd.recipes import find_recipe
 from tfdfd.training.clip_set import ClipSet
 from tfdfd.training.crop_set import CropSet

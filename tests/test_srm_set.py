@@ -109,7 +109,7 @@ def test_storing_can_be_undone(truncate):
 
 def test_a_network_sees_of_the_clone_what_a_noise_network_sees_of_the_crops(faces, tmp_path):
     from tfdfd.models import build
-    from tfdfd.pipelines.evaluation import eval_pipeline
+    from tfdfd.pipelines.datasets import eval_pipeline
 
     clone(faces, tmp_path / "noise")
     network = build("srm_mobilenet_v2", input_shape=(64, 64, 3), truncate=127 / 255)

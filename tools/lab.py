@@ -17,9 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.blended_pairs import PHOTO, PLAIN, VARIED, VIDEO, BlendedPairs
-from tfdfd.data.crop_pixels import read_pixels
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import faces_of, read_pixels
+from tfdfd.data.pair_sets import PHOTO, PLAIN, VARIED, VIDEO, BlendedPairs
 from tfdfd.detect.scorer import Scorer
 from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.intervals import bootstrap_interval

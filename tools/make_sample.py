@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data import self_blended
+from tfdfd.data import self_blending
 
 FOLDER = Path(__file__).resolve().parents[1] / "tfdfd/samples"
 FRAMES, RATE, SIDE = 100, 25, 480
@@ -44,7 +44,7 @@ def main(argv=None):
 def blend_face(picture):
     """A copy of the portrait, uint8 RGB, with its face replaced by an altered version of itself."""
     height, width = picture.shape[:2]
-    mask = self_blended.blending_mask((height, width), LANDMARKS, np.random.default_rng(7), "face")[..., None]
+    mask = self_blending.blending_mask((height, width), LANDMARKS, np.random.default_rng(7), "face")[..., None]
     half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     face = cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC)
     middle = [float(value) for value in LANDMARKS.mean(axis=0)]

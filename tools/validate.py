@@ -29,11 +29,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data import blended_pairs, crop_pixels, h264, self_blended
-from tfdfd.data.blended_pairs import BlendedPairs, blended_row
+from tfdfd.data import crops, degrade, pair_sets, self_blending
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.landmarks import TABLE, landmarks_of
+from tfdfd.data.pair_sets import BlendedPairs, blended_row
 from tfdfd.data.splitting import SOURCE, groups
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.detect import verdict as verdict_code
@@ -272,14 +272,14 @@ class Stored:
 
     def __init__(self, faces: Faces, condition: str = UNCHANGED):
         self._faces, self.rows, self._condition = faces, faces.rows, condition
-        code = [crop, crop_pixels] + ([degradations, h264, self_blended] if condition != UNCHANGED else [])
+        code = [crop, crops] + ([degradations, degrade] if condition != UNCHANGED else [])
         self.key = _digest(["stored", condition, _files_digest(faces), _code(*code)])
 
     def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:
         """RGB uint8 `(1, size, size, 3)` of each size."""
         names = self._condition, self.rows[number].file
         seed = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
-        image = crop_pixels.read_pixels(self._faces.path(number))
+        image = crops.read_pixels(self._faces.path(number))
         image = CONDITIONS[self._condition](image, np.random.default_rng(seed))
         return [crop.resize_crop(image, size)[None] for size in sizes]
 
@@ -299,7 +299,7 @@ class Blended:
         self.rows = tuple(row for real in genuine for row in (real, blended_row(real)))
         self.without_landmarks = Counter(row.dataset for row in faces.rows if self._landmarks[row.file].status != OK)
         points = [self._landmarks[row.file].points for row in genuine]
-        code = _code(crop, crop_pixels, self_blended, blended_pairs)
+        code = _code(crop, crops, degrade, self_blending, pair_sets)
         self.key = _digest(["blended", SEED, _files_digest(Faces(faces.root, genuine)), points, code])
 
     def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:

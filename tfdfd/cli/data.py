@@ -138,15 +138,14 @@ def _parts(found):
 
 
 def _blend(arguments) -> int:
-    from tfdfd.data.blended_pairs import BlendedPairs
-    from tfdfd.data.blended_set import write_blended_set
+    from tfdfd.data.pair_sets import BlendedPairs, write_blended_set
 
     pairs = BlendedPairs(arguments.faces, arguments.size, split=None, seed=arguments.seed)
     return _write(pairs, write_blended_set, arguments)
 
 
 def _swap(arguments) -> int:
-    from tfdfd.data.swapped_set import SwappedPairs, write_swapped_set
+    from tfdfd.data.pair_sets import SwappedPairs, write_swapped_set
     from tfdfd.data.tables import SPLITS
 
     splits = arguments.splits.split(",")

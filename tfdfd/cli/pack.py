@@ -30,7 +30,7 @@ def add_parser(verbs) -> None:
 def _pack(arguments) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.data.crops import faces_of
-    from tfdfd.pipelines.planning import plan_shards
+    from tfdfd.pipelines.shards import plan_shards
 
     faces = faces_of(arguments.faces)
     planned = plan_shards(faces, arguments.shards)
@@ -47,7 +47,7 @@ def _pack(arguments) -> int:
 
 
 def _written(*arguments):
-    from tfdfd.pipelines.records import write_shards  # here, where TensorFlow's chatter is kept off the screen
+    from tfdfd.pipelines.shards import write_shards  # here, where TensorFlow's chatter is kept off the screen
 
     yield from write_shards(*arguments)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.crops import TABLE, faces_of
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from tfdfd.data.crops import TABLE, crop_alike, faces_of
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.self_blending import self_blend
 from tfdfd.data.tables import REAL
 from tfdfd.faces.face import Face, FaceDetector
 from tfdfd.media.decode import Frame, read_media

@@ -19,8 +19,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from tfdfd.data.crop_pixels import decoded
-from tfdfd.data.crops import TABLE, Faces, faces_of
+from tfdfd.data.crops import TABLE, Faces, decoded, faces_of
 from tfdfd.data.srm_noise import NO_NOISE, residuals, stored
 from tfdfd.data.srm_options import STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table

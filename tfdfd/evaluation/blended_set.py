@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tfdfd.data.blended_pairs import METHOD, BlendedPairs, blended_row
 from tfdfd.data.crops import Faces
 from tfdfd.data.landmarks import PARTIAL, landmarks_of
+from tfdfd.data.pair_sets import METHOD, BlendedPairs, blended_row
 from tfdfd.data.tables import REAL, FaceRow
 from tfdfd.evaluation.judged_set import JudgedSet
 from tfdfd.metrics.scores import NO_FACE, OK

@@ -12,14 +12,13 @@ from functools import partial
 import cv2
 import numpy as np
 
-from tfdfd.data.h264 import filmed
-from tfdfd.data.self_blended import recompress
+from tfdfd.data.degrade import compress_jpeg, simulate_video
 
 Condition = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _jpeg(image, rng, quality):
-    return recompress(image, quality)
+    return compress_jpeg(image, quality)
 
 
 def _blur(image, rng, sigma):
@@ -40,7 +39,7 @@ def _noise(image, rng, deviation):
 
 
 def _h264(image, rng, crf):
-    return filmed([image], crf, rng)[0]
+    return simulate_video([image], crf, rng)[0]
 
 
 def _same(image, rng):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import cv2
 import numpy as np
 
-from tfdfd.data.blended_pairs import METHOD
-from tfdfd.data.crop_pixels import read_pixels
+from tfdfd.data.crops import read_pixels
+from tfdfd.data.pair_sets import METHOD
 from tfdfd.evaluation.judged_set import JudgedSet
 
 SIDE = 128

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfdfd.data.clips import clips_of
-from tfdfd.data.crops import Faces
+from tfdfd.data.crops import Faces, clips_of
 from tfdfd.data.tables import FaceRow
 from tfdfd.evaluation.absent_videos import video_line
 from tfdfd.evaluation.judged_set import JudgedSet
-from tfdfd.pipelines.clips import clip_pipeline
+from tfdfd.pipelines.datasets import clip_pipeline
 
 # What a video with a single crop is for a network of clips.
 _NO_CLIP = "unsupported"

@@ -13,8 +13,7 @@ import numpy as np
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FaceRow
 from tfdfd.metrics.scores import ScoreRow
-from tfdfd.pipelines.decoding import read_crop
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import eval_pipeline, read_crop
 
 _FOLDER = "folder"
 

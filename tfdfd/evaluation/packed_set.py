@@ -10,9 +10,8 @@ import numpy as np
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FaceRow
 from tfdfd.evaluation.judged_set import JudgedSet
-from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.records import read_records
-from tfdfd.pipelines.shards import open_shards
+from tfdfd.pipelines.datasets import eval_pipeline
+from tfdfd.pipelines.shards import open_shards, read_records
 
 _NO_BOX = (0, 0, 0, 0)
 

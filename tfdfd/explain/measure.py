@@ -56,7 +56,7 @@ def choose_faces(
 
     Args:
         faces: a face set with real crops.
-        fakes: `blended` (`tfdfd.data.self_blended`) or `swapped` (`tfdfd.data.swapped`).
+        fakes: `blended` (`tfdfd.data.self_blending`) or `swapped` (`tfdfd.data.face_swapping`).
         count: how many fakes.
         split: of the set; None: all, for blended ones.
         seed: of the choice.
@@ -101,11 +101,11 @@ def masked_pairs(
         ValueError: no crop has landmarks, or a crop cannot be read; SciPy or PyAV is missing for swapped ones.
     """
     if fakes == BLENDED:
-        from tfdfd.data.blended_pairs import BlendedPairs
+        from tfdfd.data.pair_sets import BlendedPairs
 
         pairs = BlendedPairs(faces, size, split=None, seed=seed, landmarks=landmarks)
     else:
-        from tfdfd.data.swapped_set import SwappedPairs
+        from tfdfd.data.pair_sets import SwappedPairs
 
         splits = tuple({row.split for row in faces.rows})
         pairs = SwappedPairs(faces, size, splits=splits, seed=seed, landmarks=landmarks)

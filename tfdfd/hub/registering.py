@@ -17,10 +17,7 @@ from tfdfd.weights.store import look_further
 _HUB, _KERAS = "tensorflow_hub", "keras"
 # What is registered with Keras, by the module that has it.
 CLASSES = {
-    "tfdfd.augment.degrade": ("RandomBlur", "RandomNoise", "RandomResize"),
-    "tfdfd.augment.geometry": ("RandomScale", "RandomTurn"),
-    "tfdfd.augment.jpeg": ("RandomJpeg",),
-    "tfdfd.augment.policies": ("Augmentation",),
+    "tfdfd.pipelines.augmentation": ("Augmentation",),
     "tfdfd.hub.layer": ("HubLayer",),
     "tfdfd.models.clip_vit": ("BiasTunedDense", "SelfAttention", "TokenStatistics", "Tokens"),
     "tfdfd.models.srm": ("SRM",),

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import numpy as np
 
-from tfdfd.data.crop_pixels import read_pixels
 from tfdfd.data.crops import faces_of as crops_of
+from tfdfd.data.crops import read_pixels
 from tfdfd.extract.faces_of import Request, faces_of
 from tfdfd.faces.crop import resize_crop
 from tfdfd.faces.detectors import build_detector

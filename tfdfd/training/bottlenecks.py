@@ -22,7 +22,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces
 from tfdfd.files import sha256, write_atomically
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import eval_pipeline
 from tfdfd.training.errors import TrainingError, pipeline_errors
 from tfdfd.weights.records import cache_folder
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfdfd.data.clips import clips_of
+from tfdfd.data.crops import clips_of
 from tfdfd.data.tables import FaceRow
-from tfdfd.pipelines.clips import clip_pipeline
+from tfdfd.pipelines.datasets import clip_pipeline
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet, limited
 from tfdfd.training.recipe import Recipe
 

@@ -10,15 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfdfd.data.blended_pairs import BlendedPairs, blended_row
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.leaks import refuse_leaks
+from tfdfd.data.orders import balanced, dual, shuffled, various
+from tfdfd.data.pair_sets import BlendedPairs, blended_row
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.pipelines.balanced import balanced
-from tfdfd.pipelines.blended import blended_eval, blended_pipeline
-from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.orders import dual, shuffled, various
-from tfdfd.pipelines.training import train_pipeline
+from tfdfd.pipelines.datasets import blended_eval, blended_pipeline, eval_pipeline, train_pipeline
 from tfdfd.training.recipe import BLENDED, CROPS, Recipe
 from tfdfd.workdir import differences
 

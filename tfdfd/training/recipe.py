@@ -48,7 +48,7 @@ class Recipe:
             labels, see `tfdfd.training.distilling`; None: labels alone.
         teacher_weight: of imitating, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes made of them).
-        fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
+        fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.pair_sets`).
         medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
         order: in which crops come: `shuffled`, `balanced`, or S2's `dual` and `various`.
         augment: policy of `tfdfd.augment`, or None.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from tfdfd.data.blended_pairs import METHOD
+from tfdfd.data.pair_sets import METHOD
 from tfdfd.data.splitting import SOURCE, groups
 from tfdfd.models import build
 from tfdfd.models.svm import with_svm

@@ -11,7 +11,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from tfdfd.data.blended_pairs import METHOD
+from tfdfd.data.pair_sets import METHOD
 from tfdfd.files import write_atomically
 from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
 from tfdfd.metrics.metrics import auc

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from tfdfd.data import blended_pairs, crop_pixels, self_blended
+from tfdfd.data import crops, degrade, pair_sets, self_blending
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.tables import REAL
@@ -68,7 +68,7 @@ class StoredCrops:
         self.name, self.source_of = name, source_of
         self.opened: JudgedSet = open_set(where, split, _ANY_SIZE)
         self.opened.rows = tuple(limited(self.opened.rows, limit, 0))
-        self.key = _digest(self.opened, _code(crop, crop_pixels))
+        self.key = _digest(self.opened, _code(crop, crops))
 
     def __len__(self) -> int:
         return len(self.opened.rows)
@@ -76,7 +76,7 @@ class StoredCrops:
     def crops(self, numbers: Sequence[int], size: int) -> np.ndarray:
         """RGB uint8 `(n, size, size, 3)` of these rows."""
         paths = (self.opened.root / self.opened.rows[number].file for number in numbers)
-        return np.stack([crop.resize_crop(crop_pixels.read_pixels(path), size) for path in paths])
+        return np.stack([crop.resize_crop(crops.read_pixels(path), size) for path in paths])
 
 
 class BlendedCrops:
@@ -101,7 +101,7 @@ class BlendedCrops:
         self._faces = Faces(part.root, tuple(limited(real, limit, seed)))
         self._where, self._split, self._seed, self._cache = str(where), split, seed, cache
         self.name, self.opened, self.source_of = name, self._set(_ANY_SIZE), photograph_of
-        self.key = _digest(self.opened, _code(crop, crop_pixels, self_blended, blended_pairs))
+        self.key = _digest(self.opened, _code(crop, crops, degrade, self_blending, pair_sets))
         self._pixels: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.blended_pairs import METHOD
 from tfdfd.data.contact_sheet import as_png
+from tfdfd.data.pair_sets import METHOD
 from tfdfd.detect.detector import Detector
 from tfdfd.evaluation.table import one_line
 from tfdfd.files import write_atomically
