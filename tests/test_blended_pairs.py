@@ -101,7 +101,7 @@ def test_crops_without_landmarks_are_left_out_and_counted(folder):
     [
         (lambda folder: BlendedPairs(folder, (48, 64)), r"side of a square.*received \(48, 64\)"),
         (lambda folder: BlendedPairs(folder, 0), "received 0"),
-        (lambda folder: BlendedPairs(folder, 48, seed=-1), "seed must be a whole number"),
+        (lambda folder: BlendedPairs(folder, 48, seed=-1), "seed must be an integer"),
         (lambda folder: BlendedPairs(folder, 48, split="test"), "no crop of split 'test'"),
         (lambda folder: BlendedPairs(fakes(folder), 48), "no real crop of split 'train'"),
         (lambda folder: next(BlendedPairs(folder, 48).batches(7)), "even size of at least 2; received 7"),

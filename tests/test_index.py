@@ -12,7 +12,7 @@ from tfdfd.data.index import INDEXERS, index
 from tfdfd.data.index.check import check
 from tfdfd.data.index.ffpp import official
 from tfdfd.data.index.folder import source_of
-from tfdfd.data.splitting import groups
+from tfdfd.data.splits import groups
 from tfdfd.data.tables import IndexRow, read_table
 
 FAKE_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")

@@ -206,7 +206,7 @@ def test_copies_of_one_photograph_are_no_donors(folder, tmp_path, target):
     ("words", "told"),
     [
         ({"size": 0}, "received 0"),
-        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be an integer"),
         ({"splits": []}, "no split was given"),
         ({"splits": ["val", "holdout"]}, "no crop of split 'holdout'"),
         ({"landmarks": {}}, r"none of the 11 real crops .* \{'missing': 11\}"),

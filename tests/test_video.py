@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tfdfd.data import video_cut
+from tfdfd.data import cut_faces
 from tfdfd.extract.faces_of import MIN_WHOLE, Extraction, FoundFace, FrameFaces, Request, faces_of, too_damaged
 from tfdfd.media import video
 from tfdfd.media.decode import read_media
@@ -177,7 +177,7 @@ def test_a_quarter_of_the_frames_must_be_whole():
 def test_a_video_that_is_read_in_pieces_is_judged_as_a_whole(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(video_cut, "WINDOW", 4)
+    monkeypatch.setattr(cut_faces, "WINDOW", 4)
     asked = []
 
     def ask(request):
@@ -189,9 +189,9 @@ def test_a_video_that_is_read_in_pieces_is_judged_as_a_whole(tmp_path, monkeypat
         damaged = {0: 4, 8: 2}.get(request.skip, 0)
         return Extraction("a", "video", "ok" if whole else "no_face", None, 0.5, frames, damaged)
 
-    options = video_cut.FaceOptions(all=True, size=8)
+    options = cut_faces.FaceOptions(all=True, size=8)
     (tmp_path / "found").mkdir()
-    record = video_cut.VideoCut(options, tmp_path, ask).run(SimpleNamespace(path="a", kind="video"), None, None)
+    record = cut_faces.VideoCut(options, tmp_path, ask).run(SimpleNamespace(path="a", kind="video"), None, None)
     assert asked == [0, 4, 8, 12]
     assert (record.status, len(record.crops)) == ("ok", 6)
     assert "6 of the 12 frames looked at are damaged" in record.message

@@ -34,8 +34,8 @@ from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.landmarks import TABLE, landmarks_of
 from tfdfd.data.pair_sets import BlendedPairs, blended_row
-from tfdfd.data.splitting import SOURCE, groups
-from tfdfd.data.tables import FAKE, REAL
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
 from tfdfd.detect.scorer import Scorer

@@ -19,12 +19,12 @@ def add_crops(parser) -> None:
 
 
 def looks_of(arguments, rows, kind):
-    """The numbers of the rows that are of pictures, and their `Looks`; `([], None)` where none are to be read.
+    """The numbers of the rows that are of pictures, and their `Fingerprints`; `([], None)` where none are to be read.
 
     Raises:
         ValueError: the options contradict each other or name no folder, or not one picture can be read.
     """
-    from tfdfd.data.leaks import look_at
+    from tfdfd.data.leaks import fingerprint_files
     from tfdfd.data.tables import FaceRow
 
     if arguments.crops and arguments.no_crops:
@@ -36,7 +36,7 @@ def looks_of(arguments, rows, kind):
     if folder is None or not rows:
         return [], None
     numbers = [number for number, row in enumerate(rows) if getattr(row, "kind", "image") == "image"]
-    looks = look_at([rows[number] for number in numbers], folder)
+    looks = fingerprint_files([rows[number] for number in numbers], folder)
     if len(looks.unread) == len(numbers):
         raise ValueError(
             f"none of the {len(numbers):,} files of {arguments.table} can be read in {folder} "
@@ -47,12 +47,12 @@ def looks_of(arguments, rows, kind):
 
 
 def crossing(rows, numbers, looks, near=None):
-    """`leaks` of all rows by name, and by the files as they are now where there are `looks` of some of the rows."""
-    from tfdfd.data.leaks import FILE, NEAR, PICTURE, leaks
+    """`find_leaks` of all rows by name, and by the files as they are now where there are `looks` of some of them."""
+    from tfdfd.data.leaks import FILE, NEAR, PICTURE, find_leaks
 
-    found = leaks(rows)
+    found = find_leaks(rows)
     if looks:
-        of_files = leaks([rows[number] for number in numbers], looks, NEAR if near is None else near)
+        of_files = find_leaks([rows[number] for number in numbers], looks, NEAR if near is None else near)
         found = [leak for leak in found if leak.kind != FILE]
         found += [leak for leak in of_files if leak.kind in (FILE, PICTURE)]
     return found

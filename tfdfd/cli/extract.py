@@ -22,8 +22,7 @@ says why); 2 wrong usage."""
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
-    from tfdfd.data.face_record import FAILED
+    from tfdfd.data.options import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
 
     parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
@@ -125,18 +124,18 @@ def run(arguments) -> int:
 
 def _engine(arguments):
     if arguments.engine == RAY:
-        from tfdfd.data.ray_engine import RayEngine
+        from tfdfd.data.engines import RayEngine
 
         return RayEngine(arguments.workers, arguments.address)
     if arguments.address is not None:
         raise ValueError(f"--address is of a Ray cluster; add --engine {RAY}.")
-    from tfdfd.data.local_engine import LocalEngine
+    from tfdfd.data.engines import LocalEngine
 
     return LocalEngine(arguments.workers)
 
 
 def _options(arguments):
-    from tfdfd.data.face_options import FaceOptions
+    from tfdfd.data.options import FaceOptions
 
     of_boxes = {
         "frames": arguments.frames,

@@ -37,8 +37,7 @@ def add_parser(verbs) -> None:
 
 def run(arguments) -> int:
     from tfdfd.data.crops import table_file
-    from tfdfd.data.merging import merged, relocated, renamed
-    from tfdfd.data.tables import FaceRow, read_either, write_table
+    from tfdfd.data.tables import FaceRow, merge_tables, read_either, relocate, rename_dataset, write_table
 
     check_writable(arguments.output)
     for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):
@@ -59,9 +58,9 @@ def run(arguments) -> int:
         if root is not None:
             if not os.path.isdir(root):
                 raise ValueError(f"{root} is no folder; --roots gives where each table's paths start.")
-            rows = relocated(rows, root, here)
-        tables.append(renamed(rows, arguments.names[number]) if arguments.names else rows)
-    answer = merged(tables, arguments.tables)
+            rows = relocate(rows, root, here)
+        tables.append(rename_dataset(rows, arguments.names[number]) if arguments.names else rows)
+    answer = merge_tables(tables, arguments.tables)
     write_table(arguments.output, answer.rows, kind)
     for path, rows in zip(arguments.tables, tables, strict=True):
         sets = ", ".join(f"{count:,} of {name}" for name, count in Counter(row.dataset for row in rows).items())
@@ -74,7 +73,7 @@ def run(arguments) -> int:
 
 
 def _notes(answer):
-    from tfdfd.data.splitting import name_of
+    from tfdfd.data.tables import name_of
 
     if answer.repeated:
         yield f"rows in more than one table, written once: {answer.repeated:,}"

@@ -25,7 +25,7 @@ Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that canno
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.splitting import BY, PRESETS, SHARES
+    from tfdfd.data.splits import BY, PRESETS, SHARES
 
     parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
     parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or its folder, or index.csv of 'index'")
@@ -55,9 +55,8 @@ def add_parser(verbs) -> None:
 
 def run(arguments) -> int:
     from tfdfd.data.crops import table_file
-    from tfdfd.data.merging import relocated
-    from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
-    from tfdfd.data.tables import FaceRow, read_either, write_table
+    from tfdfd.data.splits import BY, PRESETS, SHARES, balance_classes, deviations, split, split_as
+    from tfdfd.data.tables import FaceRow, read_either, relocate, write_table
 
     check_writable(arguments.output)
     given = {name: share for name in SHARES if (share := getattr(arguments, name)) is not None}
@@ -80,7 +79,7 @@ def run(arguments) -> int:
     leaks = crossing(rows, numbers, looks)
     dropped = []
     if arguments.balance:
-        rows, dropped = balanced(rows, arguments.seed)
+        rows, dropped = balance_classes(rows, arguments.seed)
     for line in table_of(rows):
         print(line)
     if dropped:
@@ -97,7 +96,7 @@ def run(arguments) -> int:
     tell_unread("split", looks)
     if kind is FaceRow:
         folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
-        rows = relocated(rows, *folders)
+        rows = relocate(rows, *folders)
     write_table(arguments.output, rows, kind)
     return 0
 
@@ -105,7 +104,7 @@ def run(arguments) -> int:
 def _joined(rows, numbers, looks, by):
     """Pairs of rows of different groups whose pictures are the same; `looks` are of the rows `numbers`."""
     from tfdfd.data.leaks import same_pictures
-    from tfdfd.data.splitting import groups
+    from tfdfd.data.splits import groups
 
     names = groups(rows, by)
     pairs = same_pictures([rows[number] for number in numbers], [names[number] for number in numbers], looks)
@@ -137,7 +136,7 @@ def table_of(rows) -> list[str]:
 
 
 def _cells(rows):
-    from tfdfd.data.splitting import video_of
+    from tfdfd.data.tables import video_of
 
     videos = {(row.dataset, video_of(row)) for row in rows}
     sources = {(row.dataset, source) for row in rows for source in row.source_id}

@@ -18,7 +18,7 @@ Exit code: 0 all crops are cloned; 1 a file could not be written; 2 wrong usage,
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.srm_options import SrmOptions
+    from tfdfd.data.options import SrmOptions
 
     parser = verbs.add_parser("srm", help="a face set as its noise", description=_DESCRIPTION)
     parser.add_argument("faces", metavar="FACES", help="faces.csv, its folder, or a folder with real/ and fake/")
@@ -40,7 +40,7 @@ def add_parser(verbs) -> None:
 
 def run(arguments) -> int:
     from tfdfd.cli.progress import tracked
-    from tfdfd.data.srm_options import SrmOptions
+    from tfdfd.data.options import SrmOptions
     from tfdfd.data.srm_set import SrmSet
 
     if arguments.workers is not None and arguments.workers < 1:

@@ -1,4 +1,4 @@
-"""What crosses splits: sources, people, files and pictures that training and evaluation would both see."""
+"""Leaks between splits: sources, people, files and pictures that training and evaluation would share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from tfdfd.data.splitting import VIDEO, keys_of, name_of
-from tfdfd.data.tables import SPLITS
+from tfdfd.data.tables import SPLITS, VIDEO, keys_of, name_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,17 +23,17 @@ _BLOCK = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, 
 
 @dataclass(frozen=True)
 class Leak:
-    """One thing that is in several splits.
+    """A name, file or picture that is in several splits.
 
     Attributes:
         kind: `source`, `identity`, `video` (of rows without a source), `file` (the same bytes) or `picture` (a
             near-duplicate).
-        name: of the source, person or video; the SHA-256 of a file; of a picture, its crop's file.
-        dataset: whose name it is; None for files and pictures, which cross data sets too.
-        where: for each split, how many rows and one file of them.
+        name: of the source, person or video; the SHA-256 of a file; the crop's file of a picture.
+        dataset: that the name belongs to; None for files and pictures, which may be in several data sets.
+        where: for each split, its name, the number of rows and the file of one of them.
         distance: of a picture's hashes, 0 to 64; else None.
         likeness: of a picture, up to 1; else None.
-        mirrored: whether a picture is the other one's mirror image.
+        mirrored: whether one picture is the mirror image of the other.
     """
 
     kind: str
@@ -55,8 +54,8 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What the crops' files look like; see `look_at`.
+class Fingerprints:
+    """Digests and perceptual hashes of the crops' files; see `fingerprint_files`.
 
     Attributes:
         digests: SHA-256 of each row's file; None where it could not be read.
@@ -73,42 +72,41 @@ class Looks:
     unread: list[str]
 
 
-def leaks(rows: Iterable, looks: Looks | None = None, near: int = NEAR) -> list[Leak]:
-    """All that is in more than one split. Rows without a split are in none.
+def find_leaks(rows: Iterable, prints: Fingerprints | None = None, near: int = NEAR) -> list[Leak]:
+    """All names, files and pictures in more than one split. Rows without a split are ignored.
 
     Args:
         rows: `IndexRow`s or `FaceRow`s.
-        looks: of the same rows, `look_at`; without it, only names and the digests of the table are compared.
-        near: of how many of 64 bits the hashes of near-duplicates may differ, at most.
+        prints: `fingerprint_files` of the same rows; None: only names and the digests of the table are compared.
+        near: largest number of 64 bits in which the hashes of near-duplicates differ.
     """
     rows = list(rows)
-    found = list(_named(rows))
-    digests = enumerate(_digests(rows, looks))
-    found += _crossing(rows, ((number, (FILE, None, digest)) for number, digest in digests if digest))
-    if looks:
-        found += _pictures(rows, looks, near)
-    return found
+    leaks = list(_leaks_by_name(rows))
+    digests = enumerate(_digests(rows, prints))
+    leaks += _crossing(rows, ((number, (FILE, None, digest)) for number, digest in digests if digest))
+    if prints:
+        leaks += _leaks_by_picture(rows, prints, near)
+    return leaks
 
 
 def refuse_leaks(rows: Iterable, allow: bool = False) -> None:
-    """What training and evaluation call before they start: by the table alone, no file is read.
+    """Checks a table before training or evaluation; no file is read.
 
     Raises:
-        ValueError: names or files cross splits and `allow` is False.
+        ValueError: names or files are in several splits and `allow` is False.
     """
-    if allow:
-        return
-    found = leaks(rows)
-    if found:
-        told = "; ".join(map(str, found[:3]))
+    leaks = [] if allow else find_leaks(rows)
+    if leaks:
+        listed = "; ".join(map(str, leaks[:3]))
         raise ValueError(
-            f"{len(found):,} names or files are in several splits, so that scores would not mean what they say: {told}"
-            f"{'; …' if len(found) > 3 else ''}. Split with 'tfdfd split', look with 'tfdfd check-leaks', or allow it."
+            f"{len(leaks):,} names or files are in several splits, so that scores would be misleading: {listed}"
+            f"{'; …' if len(leaks) > 3 else ''}. Split with 'tfdfd split', list them with 'tfdfd check-leaks', or allow "
+            "it."
         )
 
 
-def look_at(rows: Iterable, folder: str | os.PathLike, threads: int | None = None) -> Looks:
-    """Reads each row's file below `folder`, several at a time; what is unreadable is named, not raised."""
+def fingerprint_files(rows: Iterable, folder: str | os.PathLike, threads: int | None = None) -> Fingerprints:
+    """Reads each row's file below `folder`, several at a time; unreadable files are listed, not raised."""
     import numpy as np
 
     from tfdfd.data.perceptual_hash import DETAILS
@@ -116,17 +114,19 @@ def look_at(rows: Iterable, folder: str | os.PathLike, threads: int | None = Non
     rows = list(rows)
     digests, numbers, hashes, details, unread = [], [], [], [], []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for start in range(0, len(rows), 1024):  # else a million results wait in memory
+        for start in range(0, len(rows), 1024):  # or a million results would wait in memory
             some = rows[start : start + 1024]
-            for row, (digest, picture, told) in zip(some, pool.map(lambda row: _look(row, folder), some), strict=True):
+            for row, (digest, picture, problem) in zip(
+                some, pool.map(lambda row: _fingerprint(row, folder), some), strict=True
+            ):
                 if picture is not None:
                     numbers.append(len(digests))
                     hashes.append(picture[0])
                     details.append(picture[1])
-                if told:
-                    unread.append(f"{name_of(row)}: {told}")
+                if problem:
+                    unread.append(f"{name_of(row)}: {problem}")
                 digests.append(digest)
-    return Looks(
+    return Fingerprints(
         digests,
         np.array(numbers, np.int64),
         np.array(hashes, np.uint64),
@@ -136,49 +136,49 @@ def look_at(rows: Iterable, folder: str | os.PathLike, threads: int | None = Non
 
 
 def same_pictures(
-    rows: Iterable, groups: Sequence, looks: Looks | None = None, near: int = NEAR
+    rows: Iterable, groups: Sequence, prints: Fingerprints | None = None, near: int = NEAR
 ) -> list[tuple[int, int]]:
-    """Pairs of rows whose files are the same to the byte or the same picture, as `leaks` would find them in two splits.
+    """Pairs of rows whose files have the same bytes or show the same picture, as `find_leaks` finds them.
 
     Args:
-        rows, looks, near: as for `leaks`.
-        groups: for each row what it belongs to, `tfdfd.data.splitting.groups`; of two groups that have more than one
-            such pair, one is given, and none of a group with itself.
+        rows, prints, near: see `find_leaks`.
+        groups: the group of each row, `tfdfd.data.splits.groups`; two groups give one pair at most, and a group with
+            itself none.
 
     Returns:
         Row numbers, the smaller one first, sorted.
     """
     first, pairs = {}, {}
 
-    def found(one, other):
+    def add(one, other):
         between = groups[one], groups[other]
         if between[0] != between[1]:
             pairs.setdefault(frozenset(between), (min(one, other), max(one, other)))
 
-    for number, digest in enumerate(_digests(rows, looks)):
+    for number, digest in enumerate(_digests(rows, prints)):
         if digest:
-            found(first.setdefault(digest, number), number)
-    for ones, others in _alike_between(looks, groups, near) if looks else ():
-        for one, other in zip(looks.numbers[ones].tolist(), looks.numbers[others].tolist(), strict=True):
-            found(one, other)
+            add(first.setdefault(digest, number), number)
+    for ones, others in _alike_between(prints, groups, near) if prints else ():
+        for one, other in zip(prints.numbers[ones].tolist(), prints.numbers[others].tolist(), strict=True):
+            add(one, other)
     return sorted(pairs.values())
 
 
-def _digests(rows, looks):
-    return looks.digests if looks else [getattr(row, "sha256", None) for row in rows]
+def _digests(rows, prints):
+    return prints.digests if prints else [getattr(row, "sha256", None) for row in rows]
 
 
-def _alike_between(looks, groups, near):
-    """Places of pictures of two groups that are the same, in blocks.
+def _alike_between(prints, groups, near):
+    """Positions of the same pictures in two groups, in blocks.
 
-    Frames of one video often have the same hash; of these only one is looked for in the other groups.
+    Frames of one video often have the same hash; only one of these is searched for in the other groups.
     """
     import numpy as np
 
     from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, expanded, likeness, near_pairs
 
-    hashes, details, ids = looks.hashes, looks.details, {}
-    belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in looks.numbers], np.int64)
+    hashes, details, ids = prints.hashes, prints.details, {}
+    belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in prints.numbers], np.int64)
     order = np.lexsort((hashes, belongs))
     new = np.ones(len(order), bool)
     new[1:] = (np.diff(belongs[order]) != 0) | (np.diff(hashes[order]) != 0)
@@ -199,8 +199,8 @@ def _alike_between(looks, groups, near):
                         yield here[alike], there[alike]
 
 
-def _look(row, folder):
-    """`(digest, fingerprint, why there is none)`; a flat picture has neither fingerprint nor complaint."""
+def _fingerprint(row, folder):
+    """`(digest, fingerprint, reason why there is none)`; a flat picture has neither fingerprint nor reason."""
     import cv2
     import numpy as np
 
@@ -221,11 +221,11 @@ def _look(row, folder):
     return digest, fingerprint(image), None
 
 
-def _named(rows) -> Iterator[Leak]:
+def _leaks_by_name(rows) -> Iterator[Leak]:
     def keys():
         for number, row in enumerate(rows):
             for dataset, kind, name in keys_of(row):
-                if kind != VIDEO or not row.source_id:  # a video with sources has told them
+                if kind != VIDEO or not row.source_id:  # a video with sources is covered by them
                     yield number, (kind, dataset, name)
 
     return _crossing(rows, keys())
@@ -247,19 +247,19 @@ def _crossing(rows, keyed) -> Iterator[Leak]:
         yield Leak(kind, name, dataset, where)
 
 
-def _pictures(rows, looks, near) -> list[Leak]:
-    """For each picture of a later split, its nearest in each earlier one, if it is the same picture."""
+def _leaks_by_picture(rows, prints, near) -> list[Leak]:
+    """For each picture of a later split, its nearest in each earlier one, if that is the same picture."""
     import numpy as np
 
-    splits = np.array([rows[number].split or "" for number in looks.numbers])
+    splits = np.array([rows[number].split or "" for number in prints.numbers])
     found = []
     for earlier, later in combinations(SPLITS, 2):
         left, right = np.flatnonzero(splits == earlier), np.flatnonzero(splits == later)
-        match, apart, alike, mirrored = _best_matches(looks, left, right, near)
+        match, apart, alike, mirrored = _best_matches(prints, left, right, near)
         for place in np.flatnonzero(match >= 0):
-            one, other = looks.numbers[left[match[place]]], looks.numbers[right[place]]
-            if looks.digests[one] == looks.digests[other]:
-                continue  # told as a file
+            one, other = prints.numbers[left[match[place]]], prints.numbers[right[place]]
+            if prints.digests[one] == prints.digests[other]:
+                continue  # reported as a file
             name = name_of(rows[other])
             where = ((later, 1, name), (earlier, 1, name_of(rows[one])))
             details = int(apart[place]), round(float(alike[place]), 4), bool(mirrored[place])
@@ -267,8 +267,8 @@ def _pictures(rows, looks, near) -> list[Leak]:
     return found
 
 
-def _best_matches(looks, left, right, near):
-    """Of each right picture the most alike left one (-1: none), its distance, likeness and whether it is mirrored."""
+def _best_matches(prints, left, right, near):
+    """The most similar left picture of each right one (-1: none), its distance, likeness and whether it is mirrored."""
     import numpy as np
 
     from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, likeness, near_pairs
@@ -277,11 +277,11 @@ def _best_matches(looks, left, right, near):
     alike, mirrored = np.full(len(right), ALIKE, np.float32), np.zeros(len(right), bool)
     for turned in (False, True):
         flip, turn = (MIRROR, MIRROR_DETAIL) if turned else (np.uint64(0), np.float16(1))
-        for pairs in near_pairs(looks.hashes[left] ^ flip, looks.hashes[right], near):
+        for pairs in near_pairs(prints.hashes[left] ^ flip, prints.hashes[right], near):
             for start in range(0, len(pairs[0]), _BLOCK):
                 ones, others, distance = (part[start : start + _BLOCK] for part in pairs)
-                likes = likeness(looks.details[left[ones]] * turn, looks.details[right[others]])
-                # In rising order, so that of several matches of one picture the best is written last.
+                likes = likeness(prints.details[left[ones]] * turn, prints.details[right[others]])
+                # In ascending order, so that the best of several matches of one picture is written last.
                 order = np.argsort(likes, kind="stable")
                 order = order[likes[order] >= alike[others[order]]]
                 places = others[order]

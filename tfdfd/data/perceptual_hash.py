@@ -1,14 +1,14 @@
-"""Which pictures are the same picture: re-encoded, resized, blurred, a little brighter, shifted or mirrored.
+"""Perceptual hash that finds copies of a picture: re-encoded, resized, blurred, a little brighter, shifted or mirrored.
 
-Two steps. A 64-bit hash (signs of the 8 x 8 lowest frequencies of a 32 x 32 grey version, without those that are
-constant along a side) finds candidates among millions; faces are so alike that it also finds other people's. The
-correlation of what is finer than the face's coarse light and shade then tells a copy from a likeness.
+It works in two steps. A 64-bit hash (signs of the 8 x 8 lowest frequencies of a 32 x 32 gray version, without those
+that are constant along a side) finds candidates among millions; faces are so similar that it also finds other people's.
+The correlation of detail finer than the face's coarse light and shade then separates copies from lookalikes.
 
-Measured on 5,393 photographs of UTKFace (14.5 million pairs, each as it is and mirrored): a hash distance of at most 7
-leaves 151 pairs, a likeness of at least 0.9 besides leaves 63. Looked at, all 63 are one photograph twice; the likest
-pair of two photographs has 0.87. Found again: all of 600 as JPEG of quality 15, at half the size, blurred, noisy or
-mirrored; 99 % brighter by 15 % or shifted by 1 % of the side; 81 % shifted by 2 %; 68 % zoomed by 4 %. Beyond that
-small shift, a picture is another one here.
+Measured on 5,393 photographs of UTKFace (14.5 million pairs, each unchanged and mirrored): a hash distance of at most 7
+leaves 151 pairs; a likeness of at least 0.9 in addition leaves 63. By inspection, all 63 are one photograph twice; the
+most similar pair of two photographs has 0.87. Of 600 altered copies, it finds all as JPEG of quality 15, at half the
+size, blurred, noisy or mirrored; 99 % brighter by 15 % or shifted by 1 % of the side; 81 % shifted by 2 %; 68 % zoomed
+by 4 %. Larger shifts make another picture.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 
 ALIKE = 0.9
 SIDE = 32
-DETAIL = 16  # frequencies along a side that are correlated
-COARSE = 3  # of which the lowest, a face's light and shade, are not
+DETAIL = 16  # frequencies along a side that are correlated,
+COARSE = 3  # except the lowest, a face's light and shade
 BANDS, BAND_BITS = 4, 16
 MAX_DISTANCE = 15
-_FLAT = 8.0  # length of the detail below which there is nothing to compare
+_FLAT = 8.0  # norm of the detail below which a picture is flat
 _BLOCK = 1 << 20
 
 _odd_hash = np.tile(np.arange(1, 9) % 2 == 1, (8, 1)).ravel()
@@ -38,17 +38,20 @@ _ones_in = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 
 def fingerprint(image: np.ndarray) -> tuple[np.uint64, np.ndarray] | None:
-    """Hash and detail of a grey picture.
+    """Hash and detail of a gray picture.
 
     Args:
         image: uint8 `(height, width)`.
 
     Returns:
-        `(hash, detail)`: a 64-bit number, and float16 `(247,)` of length 1; None for a picture so flat that any other
-        flat one equals it.
+        `(hash, detail)`: a 64-bit number, and float16 `(247,)` of norm 1; None for a picture so flat that it equals any
+        other flat one.
+
+    Raises:
+        ValueError: another dtype or shape.
     """
     if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"image is {image.dtype} {image.shape}; expected a grey picture, uint8 (height, width)")
+        raise ValueError(f"image is {image.dtype} {image.shape}; expected a gray picture, uint8 (height, width)")
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(small.astype(np.float32))
     detail = waves[:DETAIL, :DETAIL][_fine]
@@ -59,7 +62,7 @@ def fingerprint(image: np.ndarray) -> tuple[np.uint64, np.ndarray] | None:
 
 
 def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """In how many of 64 bits the hashes differ, pair by pair."""
+    """Number of differing bits of the hashes, 0 to 64, pair by pair."""
     differing = np.ascontiguousarray(np.bitwise_xor(left, right)).reshape(-1, 1).view(np.uint16)
     return _ones_in[differing].sum(axis=1, dtype=np.uint8)
 
@@ -70,7 +73,7 @@ def near_pairs(
     """All pairs of a left and a right hash that differ in at most `distance` bits, each once, in blocks.
 
     Hashes are cut into four bands. If all bands differed in more than a quarter of `distance`, the hashes would differ
-    in more than `distance`; so only pairs with one band that near are looked at.
+    in more than `distance`; so only pairs with one band that near are compared.
 
     Args:
         left: uint64 `(n,)`.
@@ -96,7 +99,7 @@ def near_pairs(
                 apart = distances(left[rows], right[columns])
                 near = apart <= distance
                 rows, columns, apart = rows[near], columns[near], apart[near]
-                # An earlier band that is as near has yielded the pair already.
+                # The pair was already yielded if an earlier band is as near.
                 earlier = _ones_in[left_bands[rows, :band] ^ right_bands[columns, :band]] <= radius
                 new = ~earlier.any(axis=1)
                 if new.any():
@@ -109,7 +112,7 @@ def likeness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def expanded(begins, ends):
-    """Every number from `begins[i]` to before `ends[i]`, with its i, in blocks of about `_BLOCK`."""
+    """Every number in `range(begins[i], ends[i])`, with its i, in blocks of about `_BLOCK`."""
     counts = ends - begins
     rows = np.flatnonzero(counts)
     upto = np.cumsum(counts[rows])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tfdfd.data.crops import Faces
 from tfdfd.data.face_set import StatusRow
-from tfdfd.data.splitting import video_of
-from tfdfd.data.tables import FaceRow, IndexRow, read_table
+from tfdfd.data.tables import FaceRow, IndexRow, read_table, video_of
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
 
 STATUS_TABLE = "status.csv"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from tfdfd.data.splitting import SOURCE, groups
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import SOURCE
 from tfdfd.metrics.coverage import filled
 from tfdfd.metrics.delong import auc_difference
 from tfdfd.metrics.errors import LabelError, LengthError, MetricError

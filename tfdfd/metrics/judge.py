@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfdfd.data.splitting import SOURCE, groups
-from tfdfd.data.tables import FAKE, REAL
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.metrics.calibration import Calibrator, to_dict
 from tfdfd.metrics.checked import check_threshold
 from tfdfd.metrics.coverage import coverage, filled

@@ -39,7 +39,7 @@ class Video:
     fake_probability: float | None
     crops: tuple[ScoreRow, ...]
 
-    # `tfdfd.data.splitting.groups` asks; scores carry no names of people.
+    # `tfdfd.data.splits.groups` asks; scores carry no names of people.
     identity: ClassVar[tuple[str, ...]] = ()
 
 

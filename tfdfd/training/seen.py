@@ -11,8 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tfdfd.data.splitting import keys_of
-from tfdfd.data.tables import FaceRow
+from tfdfd.data.tables import FaceRow, keys_of
 from tfdfd.files import write_atomically
 
 FILE = "seen.json"

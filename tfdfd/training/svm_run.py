@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from tfdfd.data.pair_sets import METHOD
-from tfdfd.data.splitting import SOURCE, groups
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import SOURCE
 from tfdfd.models import build
 from tfdfd.models.svm import with_svm
 from tfdfd.training.crop_set import TRAIN, CropSet

@@ -109,7 +109,7 @@ def _people_of(method, compression, match, originals):
 @cache
 def official() -> dict:
     """The packed facts: `split` by the set of clips (a pair or one), `youtube` video by clip where clips share one."""
-    facts = json.loads((files("tfdfd.data") / "splits" / "faceforensics.json").read_text("utf-8"))
+    facts = json.loads((files("tfdfd.data.index") / "faceforensics.json").read_text("utf-8"))
     split = {}
     for name, pairs in facts["pairs"].items():
         for pair in pairs.split():

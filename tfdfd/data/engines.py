@@ -1,8 +1,8 @@
-"""The work on a face set by the nodes of a Ray cluster, or by an embedded Ray of this machine.
+"""Engines that extract face sets: processes of this machine, or a Ray cluster.
 
-Each worker is an actor with one decoding process. Only jobs and records travel; videos are read and crops are written
-by the worker itself, so that data set and face set must be on a file system that all nodes see in the same place. The
-bytes are those of the local engine where the nodes have the same builds of the same libraries.
+With Ray, each worker is an actor with one decoding process. Only jobs and records are transferred; workers read videos
+and write crops themselves, so that data set and face set must be on a file system that all nodes see in the same place.
+The bytes are those of the local engine where the nodes have the same builds of the same libraries.
 """
 
 from __future__ import annotations
@@ -15,46 +15,82 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from tfdfd.data.face_record import Record
-from tfdfd.data.face_work import FaceWork, VideoJob
-from tfdfd.data.local_engine import check_workers
+from tfdfd.data.cut_faces import FaceWork, VideoJob, VideoRecord
 
-# So many workers may end without a word while at one video, or while they start one after another.
+# Largest number of workers lost on one video, or in a row while they start.
 MAX_LOST = 3
-# Records waiting for their turn, besides one a worker.
+# Records that may wait for an earlier one, besides one per worker.
 AHEAD = 8
 KNOCK_SECONDS = 10
 _OBJECT_STORE = 100_000_000  # bytes; only records pass through it
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-class RayEngine:
-    """Decodes on a Ray cluster; needs the extra `cluster`.
+class Engine(Protocol):
+    """Runs the work on the videos of a face set."""
+
+    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
+        """Calls `work.do` for each job, at most once at a time, and yields the records in the order of the jobs.
+
+        A few jobs are processed ahead of the one whose record is wanted next.
+
+        Args:
+            work: the work, for any process that sees the folders.
+            phases: the jobs; those of a phase need those of all earlier phases done.
+        """
+
+
+class LocalEngine:
+    """Engine that decodes in processes of this machine.
 
     Args:
-        workers: how many; None: one for each CPU of the cluster.
-        address: of the cluster (`host:port`, `auto`); None: an embedded Ray is started on this machine for the time of
-            the work, or the one used that this process is connected to.
+        workers: number of processes; None: one per core.
 
     Raises:
-        ValueError: no such number of workers or address, or Ray is not installed.
+        ValueError: the number of workers is below 1.
+    """
+
+    def __init__(self, workers: int | None = None):
+        _check_workers(workers)
+        self._workers = workers
+
+    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
+        """See `Engine.run`."""
+        if not phases:
+            return
+        workers = self._workers or max(1, min(os.cpu_count() or 1, sum(map(len, phases))))
+        with work.extractor(workers) as extractor:
+            for jobs in phases:
+                yield from extractor.map(lambda job: work.do(job, extractor), jobs, len(jobs))
+
+
+class RayEngine:
+    """Engine that decodes on a Ray cluster; needs the extra `cluster`.
+
+    Args:
+        workers: number of actors; None: one per CPU of the cluster.
+        address: of the cluster (`host:port`, `auto`); None: an embedded Ray is started on this machine for the duration
+            of the work, or an existing connection of this process is used.
+
+    Raises:
+        ValueError: an invalid number of workers or address, or Ray is not installed.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None):
-        check_workers(workers)
+        _check_workers(workers)
         if importlib.util.find_spec("ray") is None:
             raise ValueError("the engine 'ray' is not installed: run pip install 'tfdfd[cluster]'.")
         if address is not None and not address.strip():
             raise ValueError("the address of the Ray cluster is empty; give host:port, auto, or none for this machine.")
         self._workers, self._address = workers, address
 
-    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[Record]:
-        """As `FaceSet.extract` asks of an engine: the record of each job in order, the jobs of a phase once those of
-        all before it are done. A few jobs are worked on ahead of the one whose record is wanted next.
+    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
+        """See `Engine.run`.
 
-        A job whose worker ends without a word (killed, its node lost) is done again by another; one that took
-        `MAX_LOST` workers with it becomes a `decode_error`.
+        A job whose worker is lost (killed, or its node gone) is repeated by another; one that lost `MAX_LOST` workers
+        becomes a `decode_error`.
 
         Raises:
             RuntimeError: no cluster there, or its nodes cannot do the work.
@@ -76,6 +112,11 @@ class RayEngine:
                 pool.close()
 
 
+def _check_workers(workers):
+    if workers is not None and workers < 1:
+        raise ValueError(f"the number of workers must be at least 1; received {workers}.")
+
+
 @contextlib.contextmanager
 def _connected(ray, address, cores):
     if address is None and ray.is_initialized():  # the caller's connection, which stays
@@ -92,7 +133,7 @@ def _connected(ray, address, cores):
             ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address is None else f"at {address!r}"
-        raise RuntimeError(f"there is no Ray to work with {where}: {error}") from error
+        raise RuntimeError(f"Ray is not available {where}: {error}") from error
     try:
         yield
     finally:
@@ -101,7 +142,7 @@ def _connected(ray, address, cores):
 
 
 def _knock(address):
-    """Raises `OSError` where nobody listens: Ray itself would try for ever."""
+    """Raises `OSError` where nothing listens: Ray itself would retry forever."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
@@ -109,7 +150,7 @@ def _knock(address):
 
 @contextlib.contextmanager
 def _quiet():
-    """Ray says nothing but errors, and tells nobody of its use."""
+    """Limits Ray's log to errors and disables its usage statistics."""
     logger = logging.getLogger("ray")
     level, before = logger.level, {name: os.environ.get(name) for name in _QUIET}
     logger.setLevel(logging.ERROR)
@@ -126,7 +167,7 @@ def _quiet():
 
 
 class _Worker:
-    """On a node: one video after another."""
+    """Actor that works on one video after another."""
 
     def __init__(self, work: FaceWork):
         self._work = work
@@ -135,25 +176,25 @@ class _Worker:
     def check(self):
         self._work.check()
 
-    def do(self, job: VideoJob) -> Record:
+    def do(self, job: VideoJob) -> VideoRecord:
         return self._work.do(job, self._extractor)
 
 
 class _Pool:
-    """Actors, and which of them is at what."""
+    """Actors and their pending jobs."""
 
     def __init__(self, ray, work, count):
         self._ray, self._work, self._count = ray, work, count
         self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
         self._idle = []
-        # From the answer that is awaited to its actor and the number of the job; None: that it has started.
+        # Pending result -> its actor and the number of the job; None stands for the actor's start.
         self._awaited = {}
         self._lost_starting = 0
         for _ in range(count):
             self._start()
 
-    def map(self, jobs: Sequence[VideoJob]) -> Iterator[Record]:
-        todo = list(range(len(jobs)))  # a heap: what is to be done again comes before what has not begun
+    def map(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
+        todo = list(range(len(jobs)))  # a heap: repeated jobs come before later ones
         done, given = {}, 0
         lost = collections.Counter()
         while given < len(jobs):
@@ -166,20 +207,20 @@ class _Pool:
                 record = self._ray.get(answer)
             except self._ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, (ValueError, OSError, RuntimeError)):
-                    raise error.cause from None  # as it would come from here
+                    raise error.cause from None  # as the local engine would raise it
                 raise
             except self._ray.exceptions.RayError as error:
-                # It may still be there, but out of reach.
+                # The actor may be alive, but unreachable.
                 self._ray.kill(actor)
                 if number is None:
                     self._no_start(error)
-                # A node that was taken away on notice is not the video's doing.
+                # A preempted node is not the video's fault.
                 elif not getattr(error, "preempted", False):
                     lost[number] += 1
                 if number is not None and lost[number] < MAX_LOST:
                     heapq.heappush(todo, number)
                 elif number is not None:
-                    message = f"{MAX_LOST} workers ended without a word on this file"
+                    message = f"{MAX_LOST} workers were lost while processing this file"
                     done[number] = self._work.give_up(jobs[number], "decode_error", message)
                 self._start()
             else:
@@ -193,7 +234,7 @@ class _Pool:
                 given += 1
 
     def close(self) -> None:
-        """Ends the actors, also those at work."""
+        """Ends the actors, including busy ones."""
         for actor in [*self._idle, *(actor for actor, _ in self._awaited.values())]:
             self._ray.kill(actor)
 

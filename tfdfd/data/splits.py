@@ -1,8 +1,8 @@
-"""Train, validation and test sets in which nobody meets again: rows of a table in, the same rows with `split` set out.
+"""Training, validation and test splits without shared sources or people.
 
-Rows that share a source or a person belong to one group, and so do rows connected over others (a fake made from two
-originals connects these two). A group goes to one split as a whole. Names count within their data set only: `001` of
-one set and `001` of another are two videos. The same rows and seed give the same splits in whatever order they come.
+Rows that share a source or a person belong to one group, and so do rows connected through others (a fake made from two
+originals connects these two). A group goes to one split as a whole. Names are unique within their data set only: `001`
+of one set and `001` of another are two videos. The same rows and seed give the same splits in whatever order they come.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from tfdfd.data.tables import FAKE, REAL, SPLITS
+from tfdfd.data.tables import FAKE, IDENTITY, REAL, SOURCE, SPLITS, VIDEO, Key, keys_of, name_of, video_of
 
-SOURCE, IDENTITY, VIDEO = "source", "identity", "video"
 BY = (SOURCE, IDENTITY)
-FOLDER = "folder"  # the data set of anybody's files
-_COMPRESSIONS = {"raw", "c0", "c23", "c40"}
-TOLERATED = 0.05  # deviation of a share that is not worth a word
+FOLDER = "folder"  # the data set of a user's own files
+TOLERATED = 0.05  # deviation of a share that is not reported
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a data set or a source document splits.
+    """The splits of a data set or a source document.
 
     Attributes:
-        about: one line for people.
-        shares: of what has no split of its own that is kept; None: everything must have one.
-        by: what a group shares, of `BY`.
-        keeps: splits of the data set's own that stay as they are.
-        of: other presets for the data sets named.
+        about: one-line description.
+        shares: of the rows whose own split is not kept; None: every row must have one that is kept.
+        by: kinds of names that keep rows together, of `BY`.
+        keeps: official splits that stay as they are.
+        of: other presets, by data set.
     """
 
     about: str
@@ -52,7 +50,7 @@ PRESETS = {
         _shares(0.72, 0.14, 0.14),
         by=(SOURCE,),
         keeps=SPLITS,
-        # Its own split calls all that has metadata.json training.
+        # The official split calls everything with metadata.json training.
         of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
@@ -73,18 +71,18 @@ def split(
     by: tuple[str, ...] = BY,
     joined: Iterable[tuple[int, int]] = (),
 ) -> list:
-    """The rows in their order, each with its split.
+    """Assigns each row a split; returns the rows in their order.
 
     Each method's rows are spread over the splits as evenly as whole groups allow. No split exceeds its share by more
     rows than the largest group has.
 
     Args:
         rows: `IndexRow`s or `FaceRow`s.
-        shares: of each split, from 0 to 1 and 1 together. Shares are of rows.
+        shares: of the rows in each split, from 0 to 1 and 1 together.
         seed: another one gives other splits.
-        by: what keeps rows together, of `BY`; rows of one video, and a fake and its original where the table tells
-            it, stay together whatever it is.
-        joined: pairs of row numbers that stay together besides, see `tfdfd.data.leaks.same_pictures`.
+        by: kinds of names that keep rows together, of `BY`; rows of one video, and a fake and its known original, stay
+            together in any case.
+        joined: further pairs of row numbers that stay together, see `tfdfd.data.leaks.same_pictures`.
 
     Raises:
         ValueError: impossible shares, no rows, or fewer groups than splits.
@@ -114,13 +112,13 @@ def split_as(
     by: tuple[str, ...] | None = None,
     joined: Iterable[tuple[int, int]] = (),
 ) -> list:
-    """The rows in their order, split by one of `PRESETS`; `by` overrides what the preset keeps together.
+    """Assigns splits by one of `PRESETS`; `by` overrides the kinds of names that the preset keeps together.
 
-    What a data set put into its own splits stays there, even where its people or pictures meet again, and a data set
-    that the preset splits by a rule of its own is split for itself: see `tfdfd.data.leaks`.
+    Official splits that the preset keeps stay, even if they share people or pictures, and a data set with a preset of
+    its own is split separately: see `tfdfd.data.leaks`.
 
     Raises:
-        ValueError: unknown preset, rows without the split of their own that it needs, or as `split`.
+        ValueError: unknown preset, rows without the official split that it needs, or as `split`.
     """
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}; expected one of {', '.join(PRESETS)}.")
@@ -128,18 +126,18 @@ def split_as(
     parts = defaultdict(list)
     for number, row in enumerate(rows):
         parts[row.dataset if row.dataset in rule.of else None].append(number)
-    answer = {}
+    done = {}
     joined = list(joined)
     for dataset, numbers in parts.items():
         some, pairs = [rows[number] for number in numbers], _within(joined, numbers)
-        answer |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by, pairs), strict=True)
-    return [answer[number] for number in range(len(rows))]
+        done |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by, pairs), strict=True)
+    return [done[number] for number in range(len(rows))]
 
 
 def _within(joined, numbers):
-    """The pairs whose rows are both among `numbers`, by their places there."""
-    place = {number: n for n, number in enumerate(numbers)}
-    return [(place[one], place[other]) for one, other in joined if one in place and other in place]
+    """The pairs whose rows are both among `numbers`, as positions in it."""
+    position = {number: n for n, number in enumerate(numbers)}
+    return [(position[one], position[other]) for one, other in joined if one in position and other in position]
 
 
 def _split_by_rule(rows, rule, preset, seed, by, joined):
@@ -161,10 +159,10 @@ def _split_by_rule(rows, rule, preset, seed, by, joined):
     return [row if row.split in rule.keeps else next(done) for row in rows]
 
 
-def balanced(rows: Iterable, seed: int = 0) -> tuple[list, list]:
-    """As many real as fake rows in each split: `(kept, dropped)`, both in the rows' order.
+def balance_classes(rows: Iterable, seed: int = 0) -> tuple[list, list]:
+    """Drops rows until each split has as many real as fake ones: `(kept, dropped)`, both in the rows' order.
 
-    Of the larger class, rows are taken in turns from its methods, and within a method in turns from its videos.
+    Of the larger class, rows are kept in turns from its methods, and within a method in turns from its videos.
 
     Raises:
         ValueError: a split has rows of one class only.
@@ -186,13 +184,11 @@ def balanced(rows: Iterable, seed: int = 0) -> tuple[list, list]:
     return kept, [row for n, row in enumerate(rows) if n in dropped]
 
 
-def groups(
-    rows: Iterable, by: tuple[str, ...] = BY, joined: Iterable[tuple[int, int]] = ()
-) -> list[tuple[str, str, str]]:
-    """For each row the name of its group: the first of all names in it, in the order of the alphabet.
+def groups(rows: Iterable, by: tuple[str, ...] = BY, joined: Iterable[tuple[int, int]] = ()) -> list[Key]:
+    """The name of each row's group: the alphabetically first of all keys in it.
 
     Raises:
-        ValueError: `by` is none of `BY`.
+        ValueError: `by` is not of `BY`.
     """
     if not by or set(by) - set(BY):
         raise ValueError(f"rows can be kept together by {', '.join(BY)}; received {by!r}.")
@@ -221,60 +217,35 @@ def groups(
     return [first(key) for key in ends]
 
 
-def keys_of(row) -> list[tuple[str, str, str]]:
-    """All that ties a row to others: `(data set, kind of name, name)`, of kinds `SOURCE`, `IDENTITY` and `VIDEO`."""
-    keys = [(row.dataset, VIDEO, _recording(row, video_of(row)))]
-    keys += [(row.dataset, SOURCE, name) for name in row.source_id]
-    keys += [(row.dataset, IDENTITY, name) for name in row.identity]
-    if getattr(row, "original", None):
-        keys.append((row.dataset, VIDEO, _recording(row, row.original)))
-    return keys
-
-
-def _recording(row, path):
-    """The path without its folder of compression: FaceForensics++ has each video up to three times."""
-    if row.compression is None:
-        return path
-    return "/".join(part for part in path.split("/") if part not in _COMPRESSIONS)
-
-
-def video_of(row) -> str:
-    """The video or image in the index that a row of either table belongs to."""
-    return row.video if hasattr(row, "video") else row.path
-
-
-def name_of(row) -> str:
-    """What a row of either table is called: the crop's file, or the video's path."""
-    return row.file if hasattr(row, "file") else row.path
-
-
 def deviations(
     rows: Iterable,
     shares: Mapping[str, float],
     by: tuple[str, ...] = BY,
     joined: Iterable[tuple[int, int]] = (),
 ) -> list[str]:
-    """A sentence for each split whose share of the rows is more than `TOLERATED` off, and what forces it."""
+    """A message for each split whose share of the rows is more than `TOLERATED` off, and its reason."""
     rows, joined = list(rows), list(joined)
     sizes = Counter(row.split for row in rows)
-    told = [
+    messages = [
         f"{name} has {sizes[name] / len(rows):.1%} of the rows instead of {share:.1%}"
         for name, share in shares.items()
         if abs(sizes[name] / len(rows) - share) > TOLERATED
     ]
-    return told + [f"{_largest(rows, groups(rows, by, joined), by, joined)} {_remedy(rows, by)}"] if told else []
+    if messages:
+        messages.append(f"{_largest(rows, groups(rows, by, joined), by, joined)} {_remedy(rows, by)}")
+    return messages
 
 
 def _wanted(shares):
     unknown = [name for name in shares if name not in SPLITS]
     if unknown or any(not 0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        told = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-        raise ValueError(f"shares are {told}; expected {', '.join(SPLITS)}, each from 0 to 1 and together 1.")
+        listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise ValueError(f"shares are {listed}; expected {', '.join(SPLITS)}, each from 0 to 1 and together 1.")
     return {name: shares[name] for name in SPLITS if shares.get(name, 0) > 0}
 
 
 def _assigned(strata, shares, seed):
-    """Group -> split: large groups first, each where its methods are most wanted among the splits with room for it."""
+    """Group -> split: large groups first, each to the split with room for it that most lacks its methods."""
     sizes = {name: counts.total() for name, counts in strata.items()}
     total = Counter()
     for counts in strata.values():
@@ -284,7 +255,7 @@ def _assigned(strata, shares, seed):
     filled = dict.fromkeys(shares, 0)
 
     def cost(name, counts):
-        """By how much chi-square grows between the rows that the split has and its share of each method."""
+        """Growth of chi-square between the rows of the split and its share of each method."""
         share, held = shares[name], have[name]
         size = counts.total()
         grown = (2 * (filled[name] - share * everything) + size) * size / (share * everything)
@@ -299,7 +270,7 @@ def _assigned(strata, shares, seed):
         room = {name: shares[name] * everything - filled[name] for name in shares}
         empty = [name for name in shares if not filled[name]]
         if len(empty) >= len(order) - position:
-            options = empty  # the last groups: none may be left without rows
+            options = empty  # the last groups: no split may be left without rows
         else:
             options = [name for name in shares if room[name] >= sizes[group] - 1e-9] or [max(room, key=room.get)]
         best = min(options, key=lambda name: cost(name, strata[group]))
@@ -310,11 +281,11 @@ def _assigned(strata, shares, seed):
 
 
 def _in_turns(rows, numbers, seed):
-    """Row numbers in the order in which they are taken: methods in turns, in each its videos in turns."""
+    """Row numbers in the order in which they are kept: methods in turns, in each its videos in turns."""
 
     def ranked(parts):
-        """Numbers, each with its place in the part of the whole that it belongs to."""
-        return [(place, number) for part in parts.values() for place, number in enumerate(part)]
+        """Numbers, each with its rank within its part."""
+        return [(rank, number) for part in parts.values() for rank, number in enumerate(part)]
 
     draws = {n: _drawn(seed, (rows[n].dataset, name_of(rows[n]))) for n in numbers}
     videos = defaultdict(list)
@@ -349,7 +320,7 @@ def _largest(rows, names, by, joined):
 def _remedy(rows, by):
     if any(row.dataset == FOLDER for row in rows):
         return (
-            "In a data set of your own, sources are told by file names: if they are others, index it with "
+            "In a data set of your own, sources are derived from file names: if they are wrong, index it with "
             "--source-pattern, a regular expression whose groups are the sources ('tfdfd index folder --help'), or "
             "want fewer splits."
         )
@@ -357,7 +328,7 @@ def _remedy(rows, by):
         return "Want fewer splits, or use the data set's own (--preset official)."
     return (
         "Use the data set's own split (--preset official), leave out the rows that connect, or split by video (--by "
-        "source: a fake stays with its original; people meet again, and check-leaks says so)."
+        "source: a fake stays with its original; people may be in several splits, and check-leaks reports them)."
     )
 
 
