@@ -87,13 +87,13 @@ def _preview(arguments) -> int:
         raise ValueError(f"--seed must be a whole number from 0; received {arguments.seed}.")
     check_writable(arguments.output)
 
-    from tfdfd.data.contact_sheet import Refusal, as_png, contact_sheet, genuine_images, pairs
+    from tfdfd.data.contact_sheet import Refusal, as_png, contact_sheet, genuine_images, preview_pairs
     from tfdfd.faces.detectors import build_detector
     from tfdfd.files import write_atomically
 
     images = genuine_images(arguments.paths)
     made = []
-    for outcome in pairs(images, arguments.count, arguments.seed, arguments.size, build_detector("mtcnn")):
+    for outcome in preview_pairs(images, arguments.count, arguments.seed, arguments.size, build_detector("mtcnn")):
         if isinstance(outcome, Refusal):
             sys.stderr.write(f"left out {outcome.path}: {outcome.message}\n")
         else:

@@ -65,8 +65,7 @@ def add_parser(verbs) -> None:
 def run(arguments) -> int:
     from tfdfd.cli.index_lines import index_lines
     from tfdfd.data.index import INDEXERS
-    from tfdfd.data.index.check import check
-    from tfdfd.data.index.label_files import label_files, write_label_files
+    from tfdfd.data.index.summary import label_files, summarize, write_label_files
     from tfdfd.data.tables import IndexRow, write_table
 
     options = _options(arguments)
@@ -77,7 +76,7 @@ def run(arguments) -> int:
         check_writable(os.path.join(folder, "labels.txt") if os.path.exists(folder) else folder)
     found = INDEXERS[arguments.dataset](arguments.root, **options)
     texts = label_files(found.rows, arguments.real_is_one) if arguments.label_files else {}
-    checked = check(found, arguments.root, hashing=not arguments.no_duplicates)
+    checked = summarize(found, arguments.root, hashing=not arguments.no_duplicates)
     if found.rows:
         write_table(arguments.output, found.rows, IndexRow)
         sys.stderr.write(f"index: {os.path.abspath(arguments.output)}\n")

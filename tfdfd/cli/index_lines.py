@@ -10,7 +10,7 @@ EXAMPLES = 3
 
 
 def index_lines(checked: dict) -> list[str]:
-    """The table of counts, then a line for each thing that `tfdfd.data.index.check.check` has found."""
+    """The table of counts, then a line for each thing that `tfdfd.data.index.summary.summarize` has found."""
     lines = [*_table(checked["counts"]), ""]
     size = f"{checked['bytes'] / 1e6:,.1f} MB"
     people = f", named people: {checked['identities']:,}" if checked["identities"] else ""

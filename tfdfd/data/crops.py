@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -40,6 +41,20 @@ class Faces:
     def path(self, position: int) -> str:
         """The file of one row."""
         return os.path.join(self.root, self.rows[position].file)
+
+    def read(self, position: int) -> bytes:
+        """The bytes of one row's file, checked against the digest in the table.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: the digest differs.
+        """
+        path, digest = self.path(position), self.rows[position].sha256
+        with open(path, "rb") as file:
+            data = file.read()
+        if digest and hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(f"{path} has other bytes than its table says (sha256 {digest}); extract it again.")
+        return data
 
     def with_digests(self) -> Faces:
         """The same crops with the digest of each file, computed where the table has none.

@@ -85,13 +85,14 @@ def find_landmarks(
     """
     table = Path(faces.root / TABLE if table is None else table)
     known = _open_table(table)
-    real = [(row, faces.path(position)) for position, row in enumerate(faces.rows) if row.label == REAL]
+    real = [position for position, row in enumerate(faces.rows) if row.label == REAL]
     for start in range(0, len(real), _BLOCK):
         block, entries, pictures = real[start : start + _BLOCK], {}, {}
-        for row, path in block:
+        for position in block:
+            row = faces.rows[position]
             entry = known.get(row.file)
             if entry is None or entry.sha256 is None or entry.sha256 != row.sha256:
-                entry, pixels = _read_crop(row, path, entry)
+                entry, pixels = _read_crop(faces, position, entry)
                 if pixels is not None:
                     pictures[row.file] = entry, pixels
             entries[row.file] = entry
@@ -104,22 +105,20 @@ def find_landmarks(
         yield from entries.values()
 
 
-def _read_crop(row, path, entry):
+def _read_crop(faces, position, entry):
     """The entry of a crop as far as its bytes determine it, and its pixels if detection is needed."""
+    file = faces.rows[position].file
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = faces.read(position)
     except FileNotFoundError:
-        return FaceLandmarks(row.file, None, NOT_FOUND), None
+        return FaceLandmarks(file, None, NOT_FOUND), None
     digest = hashlib.sha256(data).hexdigest()
-    if row.sha256 not in (None, digest):
-        raise ValueError(f"{path} has other bytes than its table says (sha256 {row.sha256}); extract it again.")
     if entry is not None and entry.sha256 == digest:
         return entry, None
     try:
-        return FaceLandmarks(row.file, digest, OK), decode_pixels(data, path)
+        return FaceLandmarks(file, digest, OK), decode_pixels(data, file)
     except ValueError:
-        return FaceLandmarks(row.file, digest, DECODE_ERROR), None
+        return FaceLandmarks(file, digest, DECODE_ERROR), None
 
 
 def _mtcnn():

@@ -100,8 +100,8 @@ def refuse_leaks(rows: Iterable, allow: bool = False) -> None:
         listed = "; ".join(map(str, leaks[:3]))
         raise ValueError(
             f"{len(leaks):,} names or files are in several splits, so that scores would be misleading: {listed}"
-            f"{'; …' if len(leaks) > 3 else ''}. Split with 'tfdfd split', list them with 'tfdfd check-leaks', or allow "
-            "it."
+            f"{'; …' if len(leaks) > 3 else ''}. Split with 'tfdfd split', list them with 'tfdfd check-leaks', or "
+            "allow it."
         )
 
 
@@ -233,17 +233,17 @@ def _leaks_by_name(rows) -> Iterator[Leak]:
 
 def _crossing(rows, keyed) -> Iterator[Leak]:
     """A leak for each `(kind, data set, name)` whose rows are in several splits, by kind and name."""
-    places = defaultdict(dict)
+    by_key = defaultdict(dict)
     for number, key in keyed:
         split = rows[number].split
         if split is not None:
-            count, file = places[key].get(split, (0, number))
-            places[key][split] = count + 1, file
+            count, file = by_key[key].get(split, (0, number))
+            by_key[key][split] = count + 1, file
     for kind, dataset, name in sorted(
-        (key for key, place in places.items() if len(place) > 1), key=lambda key: tuple(part or "" for part in key)
+        (key for key, of_key in by_key.items() if len(of_key) > 1), key=lambda key: tuple(part or "" for part in key)
     ):
-        place = places[kind, dataset, name]
-        where = tuple((split, place[split][0], name_of(rows[place[split][1]])) for split in SPLITS if split in place)
+        of_key = by_key[kind, dataset, name]
+        where = tuple((split, of_key[split][0], name_of(rows[of_key[split][1]])) for split in SPLITS if split in of_key)
         yield Leak(kind, name, dataset, where)
 
 
@@ -252,19 +252,19 @@ def _leaks_by_picture(rows, prints, near) -> list[Leak]:
     import numpy as np
 
     splits = np.array([rows[number].split or "" for number in prints.numbers])
-    found = []
+    leaks = []
     for earlier, later in combinations(SPLITS, 2):
         left, right = np.flatnonzero(splits == earlier), np.flatnonzero(splits == later)
         match, apart, alike, mirrored = _best_matches(prints, left, right, near)
-        for place in np.flatnonzero(match >= 0):
-            one, other = prints.numbers[left[match[place]]], prints.numbers[right[place]]
+        for index in np.flatnonzero(match >= 0):
+            one, other = prints.numbers[left[match[index]]], prints.numbers[right[index]]
             if prints.digests[one] == prints.digests[other]:
                 continue  # reported as a file
             name = name_of(rows[other])
             where = ((later, 1, name), (earlier, 1, name_of(rows[one])))
-            details = int(apart[place]), round(float(alike[place]), 4), bool(mirrored[place])
-            found.append(Leak(PICTURE, name, None, where, *details))
-    return found
+            details = int(apart[index]), round(float(alike[index]), 4), bool(mirrored[index])
+            leaks.append(Leak(PICTURE, name, None, where, *details))
+    return leaks
 
 
 def _best_matches(prints, left, right, near):
@@ -284,7 +284,7 @@ def _best_matches(prints, left, right, near):
                 # In ascending order, so that the best of several matches of one picture is written last.
                 order = np.argsort(likes, kind="stable")
                 order = order[likes[order] >= alike[others[order]]]
-                places = others[order]
-                match[places], apart[places] = ones[order], distance[order]
-                alike[places], mirrored[places] = likes[order], turned
+                better = others[order]
+                match[better], apart[better] = ones[order], distance[order]
+                alike[better], mirrored[better] = likes[order], turned
     return match, apart, alike, mirrored

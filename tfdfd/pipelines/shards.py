@@ -275,13 +275,7 @@ def _write_shard(faces, shard, file):
     try:
         with tf.io.TFRecordWriter(str(partial)) as writer:
             for position in shard.positions:
-                row, path = faces.rows[position], faces.path(position)
-                data = Path(path).read_bytes()
-                if row.sha256 and hashlib.sha256(data).hexdigest() != row.sha256:
-                    raise ValueError(
-                        f"{path} has other bytes than its table says (sha256 {row.sha256}); extract it again."
-                    )
-                writer.write(_serialize(row, data))
+                writer.write(_serialize(faces.rows[position], faces.read(position)))
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, file)
