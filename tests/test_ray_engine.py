@@ -77,7 +77,7 @@ def words(clips, tmp_path, *more):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_no_cluster_there_is_an_error_with_its_address(clips, tmp_path, run_tfdfd, address):
     code, out, err = run_tfdfd(*words(clips, tmp_path, "--engine", "ray", "--address", address, "--quiet"))
-    assert (code, out) == (1, "") and f"no Ray to work with at '{address}'" in err and "Traceback" not in err
+    assert (code, out) == (1, "") and f"Ray is not available at '{address}'" in err and "Traceback" not in err
 
 
 def test_without_ray_the_extra_is_named(clips, tmp_path, run_tfdfd, monkeypatch):
