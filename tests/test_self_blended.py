@@ -169,3 +169,44 @@ def test_pair_of_two_shapes_is_refused():
 def test_box_without_face_or_picture_is_refused(portrait, box):
     with pytest.raises(ValueError, match="box"):
         square_crop(portrait, box)
+
+
+def mesh_of(points):
+    """A mesh whose hulls are about the outlines that follow from five landmarks."""
+    mesh, placed = np.zeros((self_blending.MESH_POINTS, 2), np.float32), set()
+    for region, indices in self_blending._MESH_REGIONS.items():
+        # The outline of the face begins at the left brow, its mesh points at the jaw.
+        indices = [*indices[17:], *indices[:17]] if region == "face" else [n for n in indices if n not in placed]
+        outline = self_blending.face_outline(points, region)
+        corners = np.concatenate([outline, outline[:1]])
+        at = np.linspace(0, len(outline), len(indices), endpoint=False)
+        mesh[indices] = np.stack([np.interp(at, np.arange(len(corners)), axis) for axis in corners.T], axis=1)
+        placed.update(indices)
+    return mesh
+
+
+@pytest.mark.parametrize("region", self_blending.REGIONS)
+def test_masks_of_a_mesh_lie_in_the_hull_of_its_region(portrait, region):
+    mesh = mesh_of(POINTS)
+    face = cv2.convexHull(self_blending.face_outline(POINTS, "face", 1.15, mesh))
+    for seed in range(10):
+        real, fake, mask = self_blending.self_blend(portrait, POINTS, rng(seed), region, mesh=mesh)
+        assert mask.max() > 0.2
+        rows, columns = np.nonzero(mask)
+        inside = [
+            cv2.pointPolygonTest(face, (float(x), float(y)), True) > -1.5 for x, y in zip(columns, rows, strict=True)
+        ]
+        assert all(inside)
+        np.testing.assert_array_equal(real[mask == 0], fake[mask == 0])
+        again = self_blending.self_blend(portrait, POINTS, rng(seed), region, mesh=mesh)
+        np.testing.assert_array_equal(again[1], fake)
+
+
+def test_the_hull_of_a_mesh_replaces_the_outline_of_landmarks(portrait):
+    mesh, shift = mesh_of(POINTS), np.float32([40, 0])
+    outline = self_blending.face_outline(POINTS, "mouth", mesh=mesh)
+    moved = self_blending.face_outline(POINTS, "mouth", mesh=mesh + shift)
+    np.testing.assert_allclose(moved, outline + shift, atol=1e-3)
+    for wrong in (mesh[:5], np.full_like(mesh, np.nan)):
+        with pytest.raises(ValueError, match=r"expected 468 finite xy points, \(468, 2\)"):
+            self_blending.self_blend(portrait, POINTS, rng(0), mesh=wrong)

@@ -99,6 +99,8 @@ class BlendedPairs(_PairSet):
             the crops. Missing ones are detected now, unless a mapping is given.
         fakes: `plain`, or `varied` beyond color, sharpness and position (`tfdfd.data.self_blending.vary`).
         medium: `photo`, or `video` to degrade most pairs with H.264 (`degrade_pair`).
+        meshes: of crops, by file: `(468, 2)` xy pixels of the face mesh, whose hulls outline the masks; crops without
+            one have outlines from their landmarks.
 
     Attributes:
         rows: `FaceRow`s of the crops that pairs are made from.
@@ -118,6 +120,7 @@ class BlendedPairs(_PairSet):
         landmarks: Landmarks = None,
         fakes: str = PLAIN,
         medium: str = PHOTO,
+        meshes: Mapping[str, np.ndarray] | None = None,
     ):
         for name, value, known in (("fakes", fakes, FAKES), ("medium", medium, MEDIA)):
             if value not in known:
@@ -125,6 +128,7 @@ class BlendedPairs(_PairSet):
         super().__init__(faces, size, (split,), seed, landmarks)
         self.rows = self._real.rows
         self.fakes, self.medium = fakes, medium
+        self._meshes = meshes or {}
         self._order = None, None
 
     def order(self, epoch: int) -> np.ndarray:
@@ -151,10 +155,10 @@ class BlendedPairs(_PairSet):
         """`pair`, and the weight of the altered face in each pixel: float32 `(size, size)` in [0, 1]."""
         seeds = [_FIXED, self.seed, number] if epoch is None else [_TRAINING, self.seed, number, epoch]
         rng, landmarks = np.random.default_rng(seeds), self._landmarks_at(number)
-        path = self._real.path(number)
-        pixels = read_pixels(path)
+        path, mesh = self._real.path(number), self._meshes.get(self.rows[number].file)
+        pixels, more = read_pixels(path), vary if self.fakes == VARIED else None
         try:
-            real, fake, mask = self_blend(pixels, landmarks.points, rng, vary=vary if self.fakes == VARIED else None)
+            real, fake, mask = self_blend(pixels, landmarks.points, rng, vary=more, mesh=mesh)
             pair = degrade_pair(real, fake, rng, video=self.medium == VIDEO)
             *pair, mask = crop_alike((*pair, mask), landmarks.box, rng, MARGIN, size=self.size)
             return np.stack(pair), mask

@@ -3,9 +3,9 @@
 A slightly altered copy of a face is blended back onto the same face. A network can learn only what every face swap
 leaves behind (a border, a mismatch of color, sharpness or position), not the look of one generator.
 
-Differences from the paper: the mask comes from five landmarks instead of 68, some masks cover only a part of the face
-(as in reenactment), and the real picture and its fake go through the same degradation (`tfdfd.data.degrade`), so that
-compression and blur say nothing about the label.
+Differences from the paper: the mask comes from five landmarks or from a 468-point face mesh (`tfdfd.faces.mesh`)
+instead of 68 landmarks, some masks cover only a part of the face (as in reenactment), and the real picture and its fake
+go through the same degradation (`tfdfd.data.degrade`), so that compression and blur say nothing about the label.
 
 Images are RGB uint8 `(height, width, 3)`. Landmarks are `(5, 2)` float32 xy pixels in MTCNN's order: left eye, right
 eye, nose, left and right mouth corner, where left means left in the picture. Everything random is drawn from the
@@ -48,6 +48,19 @@ _OUTLINES = {
 }  # fmt: skip
 
 
+# Points of the face mesh whose convex hull is each region: the oval, the chin up to the nose, lips, brows with eyes.
+MESH_POINTS = 468
+_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+_LOWER_JAW = (361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132)
+_MESH_REGIONS = {
+    "face": (*_LOWER_JAW, 10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+    "lower_face": (*_LOWER_JAW, *_LIPS, 195, 5, 4),
+    "mouth": _LIPS,
+    "eyes": (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
+    + (33, 7, 163, 144, 145, 153, 154, 155, 133, 263, 249, 390, 373, 374, 380, 381, 382, 362),
+}
+
+
 def self_blend(
     image: np.ndarray,
     landmarks: np.ndarray,
@@ -55,6 +68,7 @@ def self_blend(
     region: str | None = None,
     strength: float | None = None,
     vary: Vary | None = None,
+    mesh: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes a real picture and a fake blended from it out of one photograph.
 
@@ -65,6 +79,8 @@ def self_blend(
         region: one of `REGIONS`; None draws one with the probabilities `REGION_SHARES`.
         strength: weight of the altered face in the middle of the mask, in (0, 1]; None draws one of `STRENGTHS`.
         vary: alters the copy further before it is blended in: `vary` of this module, or None.
+        mesh: `(468, 2)` xy pixels of the face mesh, whose hulls then are the outlines of masks; None: outlines follow
+            from the landmarks.
 
     Returns:
         `(real, fake, mask)`: two uint8 images of the input's shape and the float32 mask `(height, width)` in [0, 1].
@@ -72,12 +88,12 @@ def self_blend(
         roles at random, or altered colors would mean fake.
 
     Raises:
-        ValueError: an invalid image, landmarks, region or strength.
+        ValueError: an invalid image, landmarks, region, strength or mesh.
     """
     image, landmarks = check_image(image, landmarks)
     if strength is not None and not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; expected a number in (0, 1], or None for a random one")
-    mask = blending_mask(image.shape[:2], landmarks, rng, region)
+    mask = blending_mask(image.shape[:2], landmarks, rng, region, mesh)
     source, target = image, image
     if rng.random() < 0.5:
         source = alter_appearance(source, rng)
@@ -94,10 +110,24 @@ def self_blend(
     return target, _blend(source, target, mask), mask
 
 
-def face_outline(landmarks: np.ndarray, region: str = "face", grow: float = 1.0) -> np.ndarray:
-    """Corners of a region's outline, float32 `(n, 2)` xy pixels, scaled by `grow` about its own center."""
+def face_outline(
+    landmarks: np.ndarray, region: str = "face", grow: float = 1.0, mesh: np.ndarray | None = None
+) -> np.ndarray:
+    """Corners of a region's outline, float32 `(n, 2)` xy pixels, scaled by `grow` about its own center.
+
+    With a `mesh`, it is the convex hull of the region's mesh points, and the landmarks are not used.
+
+    Raises:
+        ValueError: an unknown region or an invalid mesh.
+    """
     if region not in _OUTLINES:
         raise ValueError(f"region is {region!r}; expected one of {', '.join(REGIONS)}")
+    if mesh is not None:
+        mesh = np.asarray(mesh, np.float32)
+        if mesh.shape != (MESH_POINTS, 2) or not np.isfinite(mesh).all():
+            raise ValueError(f"the mesh is {mesh.shape}; expected {MESH_POINTS} finite xy points, ({MESH_POINTS}, 2)")
+        points = cv2.convexHull(mesh[list(_MESH_REGIONS[region])])[:, 0]
+        return (points - points.mean(axis=0)) * np.float32(grow) + points.mean(axis=0)
     left_eye, right_eye, nose, left_mouth, right_mouth = np.asarray(landmarks, np.float32)
     eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
     across, down = right_eye - left_eye, mouth - eyes
@@ -110,7 +140,11 @@ def face_outline(landmarks: np.ndarray, region: str = "face", grow: float = 1.0)
 
 
 def blending_mask(
-    shape: tuple[int, int], landmarks: np.ndarray, rng: np.random.Generator, region: str | None = None
+    shape: tuple[int, int],
+    landmarks: np.ndarray,
+    rng: np.random.Generator,
+    region: str | None = None,
+    mesh: np.ndarray | None = None,
 ) -> np.ndarray:
     """A soft random mask of one region, float32 `(height, width)` in [0, 1].
 
@@ -121,14 +155,15 @@ def blending_mask(
         landmarks: `(5, 2)` xy pixels.
         rng: draws size, shape and softness.
         region: one of `REGIONS`, or None for a random one.
+        mesh: see `self_blend`.
     """
     region = str(rng.choice(REGIONS, p=REGION_SHARES)) if region is None else region
     eye_distance = float(np.linalg.norm(landmarks[1] - landmarks[0]))
-    outline = face_outline(landmarks, region, grow=rng.uniform(0.8, 1.1))
+    outline = face_outline(landmarks, region, rng.uniform(0.8, 1.1), mesh)
     outline = outline + rng.normal(0, 0.04 * eye_distance, outline.shape)
     columns, rows = _smooth_displacement(shape, (4, 4), 0.06 * eye_distance, rng)
     hard = cv2.remap(_filled(shape, outline), columns, rows, cv2.INTER_NEAREST, borderValue=0)
-    hard = cv2.bitwise_and(hard, _filled(shape, face_outline(landmarks, "face", grow=1.15)))
+    hard = cv2.bitwise_and(hard, _filled(shape, face_outline(landmarks, "face", 1.15, mesh)))
     # Eroded by the radius of the blur that follows, a mask fades out within its own outline. The radius ranges from a
     # hard seam to a fade over a third of the distance between the eyes.
     radius = max(1, int(round(eye_distance * rng.uniform(0.02, 0.16))))

@@ -51,7 +51,7 @@ class Recipe:
         fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.pair_sets`).
         medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
         order: in which crops come: `shuffled`, `balanced`, or S2's `dual` and `various`.
-        augment: policy of `tfdfd.augment`, or None.
+        augment: policy of `tfdfd.data.augment`, or None.
         batch_size: crops in a batch.
         epochs: how often the set is gone through.
         steps: steps of procedures that count no epochs.
