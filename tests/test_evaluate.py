@@ -21,10 +21,8 @@ from tfdfd.evaluation import evaluating, report_json, scoring
 from tfdfd.evaluation.evaluating import Options, evaluate
 from tfdfd.evaluation.opening_sets import open_set
 from tfdfd.evaluation.scoring import EvaluationError, open_model, score_sets
-from tfdfd.metrics.aggregate import AGGREGATIONS
 from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.coverage import POLICIES
-from tfdfd.metrics.scores import read_scores
+from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, read_scores
 from tfdfd.training.seen import FILE, read_seen, write_seen
 from tfdfd.weights.records import list_records
 

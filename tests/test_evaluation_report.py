@@ -17,7 +17,7 @@ from tfdfd.evaluation.hardest_crops import pictures_told, thumbnails
 from tfdfd.evaluation.report_json import as_json, histogram_of, make_report
 from tfdfd.evaluation.report_markdown import as_markdown_report
 from tfdfd.evaluation.table import Table, as_markdown, as_text
-from tfdfd.metrics.errors import MetricError
+from tfdfd.metrics.metrics import MetricError
 from tfdfd.metrics.scores import ScoreRow, write_scores
 
 SCHEMA = json.loads(Path(report_json.__file__).with_name("report.schema.json").read_text("utf-8"))

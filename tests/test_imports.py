@@ -115,7 +115,7 @@ ONLY_IN = {
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
     "cv2": {"augment", "media", "faces", "data", "evaluation", "explain", "extract", "report", "remote"},
-    "sklearn": {"explain", "training"},
+    "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),
 }

@@ -47,12 +47,10 @@ from tfdfd.extract import wire
 from tfdfd.faces import bounded, crop, mtcnn
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode, sampling
-from tfdfd.metrics.coverage import filled
-from tfdfd.metrics.inconclusive import genuine_tails
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
 from tfdfd.metrics.metrics import auc
-from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
-from tfdfd.metrics.videos import videos_of
+from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
+from tfdfd.metrics.thresholds import genuine_tails
 from tfdfd.models import CLIPS, spec
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
@@ -545,7 +543,7 @@ def figures(rows: Sequence[ScoreRow], model: Model, level: str = "video") -> dic
         `auc`, `auc_ci95`, and for each class, `real` and `fake`, `{n, fake, fake_ci95, inconclusive,
         inconclusive_ci95, real, failed}`: the number of examples, the shares of each verdict, and the number without.
     """
-    videos = filled(videos_of(rows), "as-chance")
+    videos = filled(aggregate_videos(rows), "as-chance")
     sources = groups(videos, by=(SOURCE,))
     if level == "crop":
         pairs = [(each, source) for video, source in zip(videos, sources, strict=True) for each in video.crops]
@@ -684,7 +682,7 @@ def _domains(rows):
 
 
 def _video_scores(rows):
-    return [video.fake_probability for video in videos_of(rows) if video.status == OK]
+    return [video.fake_probability for video in aggregate_videos(rows) if video.status == OK]
 
 
 # Table ---------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.evaluation.table import NOTHING, Table, counted, number, percent
 from tfdfd.evaluation.tables import protocol_line
-from tfdfd.metrics.judge import FRAME, VIDEO
 from tfdfd.metrics.metrics import LOG_LOSS_CLIP
-from tfdfd.metrics.scores import OK, ScoreRow
-from tfdfd.metrics.videos import videos_of
+from tfdfd.metrics.report import FRAME, VIDEO
+from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos
 
 _SRM = "srm_"
 _HARDEST = 10
@@ -31,7 +30,7 @@ class Judged:
         name: of the model.
         network: of `tfdfd.models`.
         rows: scores.
-        judged: of `tfdfd.metrics.judge.judge`.
+        judged: of `tfdfd.metrics.report.compute_report`.
         trained: of its run: `train_accuracy`, `val_accuracy`, `train_loss`, `seconds`; None where it is not known.
     """
 
@@ -183,7 +182,7 @@ def _by_category(model):
         if row.status == OK:
             for name in (_category(row), _OVERALL):
                 losses.setdefault(name, []).append(_loss(row))
-    for video in videos_of(model.rows, aggregation):
+    for video in aggregate_videos(model.rows, aggregation):
         if video.status == OK:
             for name in (_category(video), _OVERALL):
                 rights.setdefault(name, []).append((video.fake_probability >= threshold) == (video.label == FAKE))
@@ -192,7 +191,7 @@ def _by_category(model):
 
 def _worst(model):
     losses = []
-    for video in videos_of(model.rows):
+    for video in aggregate_videos(model.rows):
         if video.status == OK:
             losses.append((_mean([_loss(crop) for crop in video.crops]), _category(video), video.video))
     losses.sort(key=lambda one: (-one[0], one[2]))

@@ -25,9 +25,7 @@ from tfdfd.evaluation.run_figures import training_figures
 from tfdfd.evaluation.scoring import about_scores, open_model, score_sets
 from tfdfd.evaluation.training_overlap import overlap, overlap_warnings, refuse_overlap
 from tfdfd.files import write_atomically
-from tfdfd.metrics.aggregate import AGGREGATIONS, max_of_track_means
-from tfdfd.metrics.coverage import POLICIES
-from tfdfd.metrics.scores import read_scores
+from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, max_of_track_means, read_scores
 
 MODELS = ("scores", "second")
 

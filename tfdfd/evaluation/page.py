@@ -17,7 +17,7 @@ from tfdfd.evaluation.report_json import LOUD
 from tfdfd.evaluation.report_markdown import facts, report_tables
 from tfdfd.evaluation.table import figure, number, one_line
 from tfdfd.evaluation.tables import hardest_table, protocol_line
-from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.report import FRAME, VIDEO
 
 _TITLES = {
     "roc": "ROC curve",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.report import FRAME, VIDEO
 
 _LEVELS = (VIDEO, FRAME)
 _REAL, _FAKE = "#0b6b8a", "#b42318"
@@ -25,7 +25,7 @@ def draw_plots(judged: dict, histogram: dict) -> dict[str, bytes]:
     """PNGs by name; one that there are no figures for is absent.
 
     Args:
-        judged: of `tfdfd.metrics.judge.judge`.
+        judged: of `tfdfd.metrics.report.compute_report`.
         histogram: of `tfdfd.evaluation.report_json.histogram_of`.
 
     Raises:

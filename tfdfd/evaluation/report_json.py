@@ -10,11 +10,9 @@ import numpy as np
 
 from tfdfd.evaluation.document_tables import Judged, document_tables
 from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.coverage import filled
 from tfdfd.metrics.intervals import RESAMPLES
-from tfdfd.metrics.judge import FRAME, VIDEO, judge
-from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
-from tfdfd.metrics.videos import videos_of
+from tfdfd.metrics.report import FRAME, VIDEO, compute_report
+from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.version import __version__
 
 SCHEMA = 1
@@ -47,7 +45,7 @@ def make_report(
         sets: what `scores.json` says of the sets.
         threshold: of P(fake), for the first model; None: its own. The second one is always read at its own.
         table: `s0` ... `s4`: the tables of a document besides.
-        aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.judge.judge`.
+        aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.report.compute_report`.
         leaks: of `tfdfd.evaluation.training_overlap.overlap`.
         warnings: what is known already, `{code, where, message}`.
         trained: for each model what its run says of its training, for `s3`.
@@ -100,7 +98,7 @@ def histogram_of(rows: Sequence[ScoreRow], aggregation: str, missing: str) -> di
     """How many real and fake videos and frames have a score in each of 25 bins of [0, 1]."""
     edges = np.linspace(0, 1, BINS + 1)
     told = {"edges": edges.round(6).tolist()}
-    videos = filled(videos_of(rows, aggregation), missing)
+    videos = filled(aggregate_videos(rows, aggregation), missing)
     for level, examples in ((VIDEO, videos), (FRAME, [row for row in rows if row.status == OK])):
         told[level] = {}
         for label, kind in enumerate(("real", "fake")):
@@ -115,7 +113,7 @@ def as_json(report: dict) -> str:
 
 
 def _judged(about, rows, threshold, how, trained):
-    judged = judge(rows, threshold, **how)
+    judged = compute_report(rows, threshold, **how)
     return Judged(about["handle"], about.get("network") or about["handle"], rows, judged, trained)
 
 

@@ -15,7 +15,7 @@ from tfdfd.evaluation.tables import (
     main_table,
     part_tables,
 )
-from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.report import FRAME, VIDEO
 
 
 def report_tables(report: dict) -> list[Table]:

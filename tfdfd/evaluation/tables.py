@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tfdfd.evaluation.table import NOTHING, Table, counted, figure, number, percent
-from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.report import FRAME, VIDEO
 
 LEVELS = (VIDEO, FRAME)
 _FIGURES = {
@@ -33,7 +33,7 @@ def protocol_line(judged: dict, level: str | None = None, part: dict | None = No
     """Data, split, counts, level, threshold, aggregation: what stands beside each figure.
 
     Args:
-        judged: of `tfdfd.metrics.judge.judge`.
+        judged: of `tfdfd.metrics.report.compute_report`.
         level: `video` or `frame`; None for both, with how intervals were made.
         part: of `judged["per_dataset"]`, where the figures are of one data set only.
     """

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tfdfd.metrics.comparison import compare
 from tfdfd.metrics.intervals import bootstrap_interval
-from tfdfd.metrics.judge import FRAME, VIDEO, judge
 from tfdfd.metrics.metrics import auc, balanced_accuracy
+from tfdfd.metrics.report import FRAME, VIDEO, compute_report
 from tfdfd.metrics.scores import OK, ScoreRow
 
 RESAMPLES = 2000
@@ -42,7 +42,7 @@ def figures(
     Returns:
         A row of figures, a row of calibration, and the examples furthest from their label, wrong verdicts first.
     """
-    judged = judge(rows, threshold, cluster=CLUSTER, resamples=RESAMPLES)
+    judged = compute_report(rows, threshold, cluster=CLUSTER, resamples=RESAMPLES)
     found = judged[VIDEO]
     if judged[FRAME]["n"] != found["n"]:
         level = "video, mean of its crops"

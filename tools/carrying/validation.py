@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tfdfd.files import write_atomically
-from tfdfd.metrics.confusion import confusion
-from tfdfd.metrics.metrics import auc
+from tfdfd.metrics.metrics import auc, confusion
 from tfdfd.models import load
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import Recipe

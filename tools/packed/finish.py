@@ -18,7 +18,7 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.inconclusive import _within, genuine_tails
+from tfdfd.metrics.thresholds import _within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.crop_set import CropSet
