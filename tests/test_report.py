@@ -1,5 +1,6 @@
 """The report page: what it shows, what it refuses to run or load, how it is drawn and how it is written."""
 
+import base64
 import math
 import os
 import re
@@ -186,7 +187,7 @@ def test_crops_are_the_strongest_both_ways():
     assert captions == pytest.approx([*scores[:-7:-1], *scores[:2]], abs=5e-4)
     jpegs = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
     assert len(jpegs) == 16
-    picture = cv2.imdecode(np.frombuffer(page.base64.b64decode(jpegs[0]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(jpegs[0]), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture.shape == (128, 96, 3)
     assert picture[..., 0].mean() > picture[..., 2].mean() + 15  # skin is red, not blue
 

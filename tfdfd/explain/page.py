@@ -28,7 +28,8 @@ from tfdfd.explain.methods import (
     telling_frame,
 )
 from tfdfd.files import write_atomically
-from tfdfd.report.page import TRACKS_PER_INPUT, data_uri, environment
+from tfdfd.html import as_jpeg, data_uri, environment
+from tfdfd.report.page import TEMPLATES, TRACKS_PER_INPUT
 from tfdfd.weights.records import WeightRecord
 
 PICTURE = 256
@@ -159,7 +160,7 @@ def render_page(
     card = record.card or {}
     limits = card.get("limits") or []
     return (
-        environment(Path(__file__).parent)
+        environment(Path(__file__).parent, TEMPLATES)
         .get_template("explanation.html.j2")
         .render(
             subjects=[_shown(subject, verdicts) for subject in subjects[:MOST_SUBJECTS]],
@@ -187,11 +188,11 @@ def write_page(path: str | os.PathLike, *arguments, **options) -> None:
 
 
 def _shown(subject, verdicts):
-    figures = [{"uri": data_uri(subject.explanations[0].crop, PICTURE), "title": "Crop", "notes": {}, "verdict": None}]
+    figures = [{"uri": _uri(subject.explanations[0].crop), "title": "Crop", "notes": {}, "verdict": None}]
     for one in subject.explanations:
         figures.append(
             {
-                "uri": data_uri(overlay(one), PICTURE),
+                "uri": _uri(overlay(one)),
                 "title": TITLES[one.method],
                 "notes": {"Seconds": f"{one.seconds:.1f}", **one.notes},
                 "verdict": verdicts[one.method],
@@ -208,7 +209,7 @@ def _shown(subject, verdicts):
 def _groups(method, made):
     if method == KERNELS:
         figures = [
-            {"uri": data_uri(kernel_sheet(kernels), 2 * PICTURE), "title": name, "text": _shape(kernels)}
+            {"uri": _uri(kernel_sheet(kernels), 2 * PICTURE), "title": name, "text": _shape(kernels)}
             for name, kernels in made.items()
         ]
         return [{"title": None, "figures": figures}]
@@ -216,7 +217,7 @@ def _groups(method, made):
     for title, sign in (("Neurons that speak for fake", 1), ("Neurons that speak for real", -1)):
         figures = [
             {
-                "uri": data_uri(np.round(255 * one.image).astype(np.uint8), PICTURE),
+                "uri": _uri(np.round(255 * one.image).astype(np.uint8)),
                 "title": f"Neuron {one.neuron}, weight {one.weight:+.3f}",
                 "text": f"activation {one.start:.3g} to {one.end:.3g}",
             }
@@ -226,6 +227,10 @@ def _groups(method, made):
         if figures:
             groups.append({"title": title, "figures": figures})
     return groups
+
+
+def _uri(picture, size=PICTURE):
+    return data_uri(as_jpeg(picture, size))
 
 
 def _shape(kernels):

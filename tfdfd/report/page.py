@@ -4,20 +4,15 @@ File names, messages and model cards come from strangers. They reach the page th
 control characters and direction overrides made visible, and the page forbids itself scripts and requests.
 """
 
-import base64
 import json
-import re
-from functools import lru_cache
 from pathlib import Path
-
-import cv2
-import jinja2
-import numpy as np
 
 from tfdfd.detect.results import VERDICTS, printable_path
 from tfdfd.files import write_atomically
+from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report import chart
 
+TEMPLATES = Path(__file__).parent
 # What keeps the page's size bounded, however many inputs, people and frames a call has. The summary has all inputs.
 DETAILED_INPUTS = 50
 TRACKS_PER_INPUT = len(chart.MARKERS)
@@ -99,9 +94,6 @@ COLUMN_TITLES = {
     "training_data": "Training data",
 }
 
-# Controls but for tab and line feed, direction overrides (they make one file name read like another), lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def render_report(detections, model, *, settings=None):
     """Renders the results of one call as one self-contained HTML page.
@@ -128,7 +120,7 @@ def render_report(detections, model, *, settings=None):
     crops = _CropEncoder(CROPS_ON_PAGE)
     sections = [entry | _details(detection, entry["lines"], crops) for entry, detection in scored[:DETAILED_INPUTS]]
     return (
-        environment()
+        environment(TEMPLATES)
         .get_template("page.html.j2")
         .render(
             inputs=inputs,
@@ -259,23 +251,7 @@ class _CropEncoder:
             self.refused = True
             return None
         self.budget -= 1
-        return data_uri(crop)
-
-
-def data_uri(crop: np.ndarray, size: int = CROP_SIZE) -> str:
-    """An RGB uint8 picture as a JPEG to put into a page, its longer side at most `size`."""
-    if not (isinstance(crop, np.ndarray) and crop.dtype == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3):
-        received = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
-        raise ValueError(
-            f"a crop must be RGB uint8 of shape (height, width, 3); received {received}. "
-            "Give the crop that was scored, or None."
-        )
-    shrink = size / max(crop.shape[:2])
-    if shrink < 1:
-        height, width = (max(1, round(side * shrink)) for side in crop.shape[:2])
-        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+        return data_uri(as_jpeg(crop, CROP_SIZE))
 
 
 def _counts(inputs):
@@ -353,35 +329,6 @@ def _text(value):
     return str(value)
 
 
-def _probability(value):
-    """Three digits, but never a certainty that the model does not have."""
-    if value >= 0.9995:
-        return "> 0.999"
-    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
-
-
-def _seconds(value):
-    if value is None:
-        return "–"
-    if value < 120:
-        return f"{value:.1f} s"
-    return f"{value // 60:.0f} min {value % 60:.0f} s"
-
-
-def _printable(value):
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return _UNPRINTABLE.sub(_escaped, value)
-
-
-def _escaped(match):
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:
-        # How Python carries an undecodable byte; shown as that byte, like `printable_path` does.
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
-
-
 def _checked_threshold(threshold):
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(
@@ -397,23 +344,3 @@ def _checked_band(band):
             f"the inconclusive band must be [low, high] within [0, 1]; received {band!r}. Swap or clip it."
         )
     return low, high
-
-
-@lru_cache
-def environment(folder: Path | None = None) -> jinja2.Environment:
-    """What renders pages: escapes everything, and makes control characters visible.
-
-    Args:
-        folder: of templates besides those here, such as `style.css.j2`.
-    """
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path for path in (folder, Path(__file__).parent) if path]),
-        # By hand: the usual choice by file ending does not know `.j2`.
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"probability": _probability, "seconds": _seconds}
-    return made
