@@ -67,6 +67,13 @@ class OpenedModel:
         """Crops per clip; None for a network of single crops."""
         return self.network.input_shape[1] if self.record.model == CLIPS else None
 
+    @property
+    def key(self) -> str:
+        """Digest of everything that determines its scores, for caches."""
+        record = self.record
+        known = (record.sha256, record.model, record.arguments, self.size, record.polarity, record.members, record.base)
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
     def info(self) -> dict:
         """Description for reports."""
         record = self.record
@@ -160,7 +167,7 @@ def cached_scores(model: OpenedModel, one: EvalSet, cache: Path, code: Iterable[
     """
     decisive = _decisive({"model": model.info(), "sets": [one.info()]})
     key = hashlib.sha256(json.dumps([decisive, *code], sort_keys=True).encode()).hexdigest()[:16]
-    return score_sets(model, [one], cache / model.record.sha256[:16] / key)
+    return score_sets(model, [one], cache / model.key / key)
 
 
 def about_scores(table: str | os.PathLike) -> dict | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections import Counter
@@ -97,6 +98,12 @@ class EvalSet:
             "unlabelled": dict(self.unlabelled),
             "videos_known": self.videos_known,
         }
+
+    def resized(self, size: int) -> EvalSet:
+        """The same set for a network that takes crops of another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def parts(self, length: int) -> list[range]:
         """Row numbers in parts that can be scored independently."""
@@ -238,7 +245,8 @@ class BlendedSet(EvalSet):
     ):
         super().__init__(where, faces, size, split, name)
         known: Mapping[str, FaceLandmarks] = landmarks_of(faces, landmarks)
-        self._pairs, self.seed = BlendedPairs(faces, size, split=None, seed=seed, landmarks=known), seed
+        self._faces, self._landmarks, self.seed = faces, known, seed
+        self._pairs = BlendedPairs(faces, size, split=None, seed=seed, landmarks=known)
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
         # A face whose landmarks leave the crop cannot be blended.
         status = {file: NO_FACE if each.status == PARTIAL else each.status for file, each in known.items()}
@@ -249,6 +257,12 @@ class BlendedSet(EvalSet):
     @property
     def sources(self) -> Sequence[FaceRow]:
         return self._pairs.rows
+
+    def resized(self, size: int) -> BlendedSet:
+        other = copy.copy(self)
+        other.size, other._kept = size, None if self._kept is None else {}
+        other._pairs = BlendedPairs(self._faces, size, split=None, seed=self.seed, landmarks=self._landmarks)
+        return other
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Turns a packed training into a calibrated run folder with a card, for `tools.carry_model` and `--model`.
+"""Turns a packed training into a calibrated run folder with a card, for `tools.make_card` and `--model`.
 
     python -m tools.packed.finish PACKED_RUN --faces FACES.csv [--also UTK.csv …] -o RUN
 
