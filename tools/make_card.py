@@ -35,7 +35,7 @@ from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL
 from tfdfd.evaluation import robustness
 from tfdfd.evaluation.evaluate import refuse_overlap, training_overlap
-from tfdfd.evaluation.robustness import CONDITIONS, DegradedSet
+from tfdfd.evaluation.robustness import CONDITIONS, UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import BlendedSet, EvalSet, open_set
 from tfdfd.faces import crop
@@ -286,7 +286,10 @@ def _sets(arguments) -> dict[str, tuple[EvalSet, Callable[[ScoreRow], str]]]:
 
 
 def _scores(model, one, cache, source_of, condition=None):
-    sized = one.resized(model.size) if condition is None else DegradedSet(one, condition, model.size)
+    if condition is None and one.blended:
+        sized = one.resized(model.size)
+    else:  # crops that are not square are scaled whole, as tfdfd detect scales its crops
+        sized = DegradedSet(one, condition or UNCHANGED, model.size)
     # Scores of changed code are not reused.
     modules = (crop, crop_pixels, self_blended, blended_pairs, *((robustness, h264) if condition else ()))
     rows = cached_scores(

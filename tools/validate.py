@@ -251,7 +251,8 @@ class Model:
     def scores(self, one: EvalSet, cache: Path, condition: str = UNCHANGED, *identity: str) -> list[ScoreRow]:
         """Cached scores of a set, degraded before its crops are scaled; crops without a score are left out."""
         changed = condition != UNCHANGED
-        sized = DegradedSet(one, condition, self.size, by_file=True) if changed else one.resized(self.size)
+        # Crops that are not square are scaled whole, as tfdfd detect scales its crops.
+        sized = one.resized(self.size) if one.blended else DegradedSet(one, condition, self.size, by_file=True)
         # Scores of changed code are not reused.
         modules = (crop, crop_pixels, self_blended, blended_pairs, *((robustness, h264) if changed else ()))
         rows = cached_scores(self.opened, sized, cache / "scores", [*identity, *_code(*modules)])

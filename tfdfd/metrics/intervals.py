@@ -94,6 +94,15 @@ def bootstrap_interval(
     return percentiles(bootstrap(metric, labels, scores, clusters, resamples, seed), level)
 
 
+def bootstrap_mean(
+    values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Percentile interval `(low, high)` of the mean of independent values `(n,)` of any range."""
+    values = np.asarray(values, np.float64)
+    blocks = _blocks([np.arange(len(values))], len(values), len(values), resamples, seed)
+    return percentiles(np.concatenate([counts @ values / len(values) for counts in blocks]), level)
+
+
 def bootstrap_difference(
     metric: MetricFunction,
     labels: ArrayLike,

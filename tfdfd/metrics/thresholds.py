@@ -87,8 +87,8 @@ def inconclusive_band(
     for kind, part in (("real", reals), ("fake", fakes)):
         check_resolution(len(part), bound, kind)
     # The bound permits this many errors; the next example is one too many.
-    high = reals[-1 - _count_within(bound, len(reals))]
-    low = fakes[_count_within(bound, len(fakes))]
+    high = reals[-1 - count_within(bound, len(reals))]
+    low = fakes[count_within(bound, len(fakes))]
     low, high = min(float(low), threshold), max(float(high), threshold)
     return (low, high) if low < high else None
 
@@ -149,7 +149,7 @@ def _tail(domain, scores):
     check_resolution(len(ordered), BOUND, "genuine")
     # At most this share of two faces may be called fake.
     share = 1 - (1 - BOUND) ** 0.5
-    highest = ordered[: max(1, _count_within(share, len(ordered) + 1))]
+    highest = ordered[: max(1, count_within(share, len(ordered) + 1))]
     above = max(TAIL_LEAST, int(TAIL_SHARE * len(ordered)))
     values = logits(ordered)
     return {
@@ -161,5 +161,6 @@ def _tail(domain, scores):
     }
 
 
-def _count_within(bound, count):
+def count_within(bound: float, count: int) -> int:
+    """Largest number of `count` examples that is at most the share `bound` of them."""
     return int(bound * count + 1e-9)
