@@ -18,8 +18,17 @@ from tfdfd.data.crops import faces_of
 from tfdfd.data.landmarks import landmarks_of
 from tfdfd.data.pair_sets import BlendedPairs
 from tfdfd.explain import measure as measuring
-from tfdfd.explain.activation import choose_neurons, first_kernels, head_weights, maximize
-from tfdfd.explain.gradients import grad_cam, integrated_gradients, last_maps, logits, run
+from tfdfd.explain.gradients import (
+    choose_neurons,
+    first_kernels,
+    grad_cam,
+    head_weights,
+    integrated_gradients,
+    last_maps,
+    logits,
+    maximize,
+    run,
+)
 from tfdfd.explain.methods import OF_CROPS, Explainer, Explanation, check_methods, telling_frame
 from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
 from tfdfd.explain.perturbation import lime, occlusion, quickshift_segments
@@ -533,7 +542,7 @@ def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, t
     assert seconds.sub("", out) == seconds.sub("", plain)
     pages = [(tmp_path / name).read_text("utf-8") for name in ("with.html", "without.html")]
     assert [page.count("<img") for page in pages] == [2, 1]
-    assert "Grad-CAM: red speaks for fake, green for real. Not measured with tfdfd/meso4.toy" in pages[0]
+    assert "Grad-CAM: red points toward fake, green toward real. Not measured with tfdfd/meso4.toy" in pages[0]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "tfdfd"
 MAY_IMPORT = {
     "version": set(),
     "files": set(),
+    "html": set(),
     "log_lines": set(),
     "near_matches": set(),
     "workdir": {"files"},
@@ -27,8 +28,9 @@ MAY_IMPORT = {
     "metrics": {"data", "media", "near_matches"},
     "evaluation": {
         "data",
+        "faces",
         "files",
-        "media",
+        "html",
         "metrics",
         "models",
         "pipelines",
@@ -67,8 +69,8 @@ MAY_IMPORT = {
     "extract": {"media", "faces"},
     "remote": {"runtime", "weights"},
     "detect": {"extract", "faces", "media", "models", "remote", "runtime", "weights"},
-    "report": {"detect", "files"},
-    "explain": {"data", "detect", "files", "models", "near_matches", "report", "runtime", "weights"},
+    "report": {"detect", "files", "html"},
+    "explain": {"data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "cost",
@@ -111,6 +113,7 @@ ONLY_IN = {
     "openvino": {"runtime"},
     "keras": {
         "cost",
+        "evaluation",
         "explain",
         "hub",
         "models",
@@ -124,8 +127,8 @@ ONLY_IN = {
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
-    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "report", "remote"},
-    "sklearn": {"explain", "training"},
+    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote"},
+    "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),
 }

@@ -89,7 +89,7 @@ def _scored(arguments):
         raise ValueError("give a model and what to judge it on: tfdfd evaluate MODEL --data SET -o REPORT.")
     split = arguments.split or "test"
     _check_splits(arguments.data, split)
-    from tfdfd.evaluation.evaluating import evaluate
+    from tfdfd.evaluation.evaluate import evaluate
 
     with _Progress(arguments.quiet) as progress:
         options = _options(arguments, split)
@@ -109,18 +109,18 @@ def _check_splits(data, split):
 
 
 def _again(arguments):
-    from tfdfd.evaluation.evaluating import judge_again
+    from tfdfd.evaluation.evaluate import evaluate_scores
 
     if arguments.data or arguments.blend or arguments.index:
         raise ValueError("--from-scores judges what was scored; leave --data, --blend and --index out.")
     options = _options(arguments, arguments.split or "none")
-    return judge_again(
+    return evaluate_scores(
         arguments.from_scores, arguments.output, options, model=arguments.model, against=arguments.against
     )
 
 
 def _options(arguments, split):
-    from tfdfd.evaluation.evaluating import Options
+    from tfdfd.evaluation.evaluate import Options
 
     return Options(
         split=None if split == "none" else split,
@@ -140,13 +140,12 @@ def _options(arguments, split):
 
 def _lines(report):
     """What a person wants to know, and what must not be missed."""
-    from tfdfd.evaluation.report_markdown import as_tables
-    from tfdfd.evaluation.table import as_text
-    from tfdfd.evaluation.tables import comparison_table, short_table
+    from tfdfd.evaluation.report import stored_tables
+    from tfdfd.evaluation.tables import as_text, comparison_table, short_table
 
     yield from as_text(short_table(report))
     compared = comparison_table(report)
-    for table in [*as_tables(report["tables"]), *([compared] if compared else [])]:
+    for table in [*stored_tables(report["tables"]), *([compared] if compared else [])]:
         yield ""
         yield from as_text(table)
     for warning in report["warnings"]:
@@ -155,7 +154,7 @@ def _lines(report):
 
 def _loud(warnings):
     """The first of each kind, but not that there are few examples: all of them are in the answer."""
-    from tfdfd.evaluation.report_json import QUIET
+    from tfdfd.evaluation.report import QUIET
 
     first = {}
     for one in warnings:

@@ -182,11 +182,11 @@ def _network_pictures(explainer, method, arguments):
     from tfdfd.explain.methods import ACTIVATION
 
     if method == ACTIVATION:
-        from tfdfd.explain.activation import choose_neurons, maximize
+        from tfdfd.explain.gradients import choose_neurons, maximize
 
         neurons = choose_neurons(explainer.model, arguments.neurons)
         return method, maximize(explainer.model, neurons, seed=arguments.seed)
-    from tfdfd.explain.activation import first_kernels
+    from tfdfd.explain.gradients import first_kernels
 
     return method, first_kernels(explainer.model)
 

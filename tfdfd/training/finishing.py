@@ -12,11 +12,8 @@ import keras
 
 from tfdfd.data.tables import REAL
 from tfdfd.metrics import calibration
-from tfdfd.metrics.confusion import confusion, no_better_than_majority
-from tfdfd.metrics.errors import CalibrationError, TooFewError
-from tfdfd.metrics.inconclusive import BOUND, genuine_tails, inconclusive_band
-from tfdfd.metrics.metrics import auc
-from tfdfd.metrics.operating_points import BALANCED, operating_points
+from tfdfd.metrics.metrics import CalibrationError, TooFewError, auc, confusion, no_better_than_majority
+from tfdfd.metrics.thresholds import BALANCED, BOUND, genuine_tails, inconclusive_band, operating_points
 from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import BLENDED, Recipe

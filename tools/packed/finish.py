@@ -1,4 +1,4 @@
-"""Turns a packed training into a calibrated run folder with a card, for `tools.carry_model` and `--model`.
+"""Turns a packed training into a calibrated run folder with a card, for `tools.make_card` and `--model`.
 
     python -m tools.packed.finish PACKED_RUN --faces FACES.csv [--also UTK.csv …] -o RUN
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.inconclusive import _within, genuine_tails
+from tfdfd.metrics.thresholds import count_within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.crop_set import CropSet
@@ -133,11 +133,11 @@ def worst_band(genuine: dict[str, np.ndarray]) -> tuple[float, float]:
     few = {name: len(scores) for name, scores in genuine.items() if len(scores) < MIN_GENUINE}
     if few:
         raise ValueError(f"domains need {MIN_GENUINE} genuine videos each; {few} have fewer: join them with others.")
-    high = max(float(scores[-1 - _within(FAKE_BOUND, len(scores))]) for scores in genuine.values())
+    high = max(float(scores[-1 - count_within(FAKE_BOUND, len(scores))]) for scores in genuine.values())
     lows = []
     for scores in genuine.values():
         below = scores[scores <= high]
-        lows.append(float(below[max(0, len(below) - _within(OPEN_BOUND, len(scores)))]))
+        lows.append(float(below[max(0, len(below) - count_within(OPEN_BOUND, len(scores)))]))
     return max(lows), high
 
 

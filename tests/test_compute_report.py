@@ -10,11 +10,9 @@ from sklearn.metrics import auc as area_below
 
 from tfdfd.metrics.calibration import Platt, Temperature
 from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.errors import LabelError, LengthError, ScoreError
-from tfdfd.metrics.judge import judge
-from tfdfd.metrics.metrics import auc
-from tfdfd.metrics.scores import ScoreRow
-from tfdfd.metrics.videos import videos_of
+from tfdfd.metrics.metrics import LabelError, LengthError, ScoreError, auc
+from tfdfd.metrics.report import compute_report
+from tfdfd.metrics.scores import ScoreRow, aggregate_videos
 
 QUICK = {"resamples": 200}
 
@@ -66,7 +64,7 @@ def plain(found):
 
 def test_a_model_that_says_fake_to_everything_is_found_out():
     """Document S4: 86 % accuracy, and every confusion matrix "all fake"."""
-    found = plain(judge(constant(scored(140, 860, chance, frames=2), 0.97), 0.5, **QUICK))
+    found = plain(compute_report(constant(scored(140, 860, chance, frames=2), 0.97), 0.5, **QUICK))
     for level in ("video", "frame"):
         told = found[level]
         assert told["auc"]["value"] == told["balanced_accuracy"]["value"] == 0.5
@@ -79,7 +77,7 @@ def test_a_model_that_says_fake_to_everything_is_found_out():
             assert (code, where) in codes(found)
     loud = next(w["message"] for w in found["warnings"] if w["code"] == "no_better_than_majority")
     assert loud == (
-        "videos: NO BETTER THAN THE MAJORITY: accuracy 0.860, and calling everything fake has 0.860; balanced "
+        "videos: NO BETTER THAN THE MAJORITY: accuracy 0.860; calling everything fake has 0.860. Balanced "
         "accuracy 0.500, where 0.5 is chance."
     )
 
@@ -87,21 +85,21 @@ def test_a_model_that_says_fake_to_everything_is_found_out():
 def test_nearly_all_fake_and_chance_are_found_out_too():
     rows = scored(14, 86, lambda label, rng: rng.uniform(0.45, 1.0))
     assert {("no_better_than_majority", "videos"), ("no_better_than_chance", "videos")} <= codes(
-        judge(rows, 0.5, **QUICK)
+        compute_report(rows, 0.5, **QUICK)
     )
     rows = scored(200, 200, chance)
     assert {("no_better_than_majority", "videos"), ("no_better_than_chance", "videos")} <= codes(
-        judge(rows, 0.5, **QUICK)
+        compute_report(rows, 0.5, **QUICK)
     )
-    wrong_way = judge(scored(60, 60, lambda label, rng: good(1 - label, rng)), 0.5, **QUICK)
+    wrong_way = compute_report(scored(60, 60, lambda label, rng: good(1 - label, rng)), 0.5, **QUICK)
     assert ("worse_than_chance", "videos") in codes(wrong_way)
 
 
 def test_a_good_model_has_no_warnings_and_figures_of_videos():
     rows = scored(100, 150, good)
-    found = plain(judge(rows, 0.5, **QUICK))
+    found = plain(compute_report(rows, 0.5, **QUICK))
     assert found["warnings"] == []
-    videos = videos_of(rows)
+    videos = aggregate_videos(rows)
     expected = auc([v.label for v in videos], [v.fake_probability for v in videos])
     assert found["video"]["auc"]["value"] == expected
     low, high = found["video"]["auc"]["interval"]
@@ -127,14 +125,16 @@ def test_the_order_of_rows_changes_nothing():
     mixed = list(rows)
     random.Random(0).shuffle(mixed)
     for cluster in ("video", "source"):
-        assert plain(judge(rows, 0.5, cluster=cluster, **QUICK)) == plain(judge(mixed, 0.5, cluster=cluster, **QUICK))
+        assert plain(compute_report(rows, 0.5, cluster=cluster, **QUICK)) == plain(
+            compute_report(mixed, 0.5, cluster=cluster, **QUICK)
+        )
 
 
 def test_each_method_stands_against_all_real_ones_of_its_data_set():
     rows = scored(60, 60, good)
     rows += scored(0, 40, chance, method="NeuralTextures", seed=1)
     rows += scored(50, 35, good, dataset="dfdc", method="dfdc", seed=2)
-    found = plain(judge(rows, 0.5, **QUICK))
+    found = plain(compute_report(rows, 0.5, **QUICK))
     table = {(row["dataset"], row["method"]): row["video"] for row in found["per_method"]}
     assert {key: (told["n_real"], told["n_fake"]) for key, told in table.items()} == {
         ("dfdc", "dfdc"): (50, 35), ("ffpp", "Deepfakes"): (60, 60), ("ffpp", "NeuralTextures"): (60, 40)
@@ -143,13 +143,13 @@ def test_each_method_stands_against_all_real_ones_of_its_data_set():
     assert table["ffpp", "Deepfakes"]["auc"]["interval"] and "interval" not in table["ffpp", "Deepfakes"]["eer"]
     assert [(row["dataset"], row["video"]["n"]) for row in found["per_dataset"]] == [("dfdc", 85), ("ffpp", 160)]
     assert found["per_compression"] == []
-    only = judge(scored(60, 60, good), 0.5, **QUICK)
+    only = compute_report(scored(60, 60, good), 0.5, **QUICK)
     assert only["per_dataset"][0]["video"]["auc"] == only["per_method"][0]["video"]["auc"]
 
 
 def test_compressions_stand_each_against_their_own_real_ones():
     rows = scored(40, 40, good, compression="c23") + scored(30, 50, chance, compression="c40", seed=3)
-    table = {row["compression"]: row["video"] for row in judge(rows, 0.5, **QUICK)["per_compression"]}
+    table = {row["compression"]: row["video"] for row in compute_report(rows, 0.5, **QUICK)["per_compression"]}
     assert {name: (told["n_real"], told["n_fake"]) for name, told in table.items()} == {
         "c23": (40, 40), "c40": (30, 50)
     }  # fmt: skip
@@ -158,14 +158,14 @@ def test_compressions_stand_each_against_their_own_real_ones():
 
 def test_a_set_that_is_at_chance_is_told_among_others():
     rows = scored(90, 90, good) + scored(90, 90, chance, dataset="celebdf", method="celebdf")
-    found = judge(rows, 0.5, **QUICK)
+    found = compute_report(rows, 0.5, **QUICK)
     assert ("no_better_than_chance", "videos of celebdf") in codes(found)
     assert ("no_better_than_chance", "videos of ffpp") not in codes(found)
 
 
 @pytest.mark.parametrize(("reals", "fakes"), [(0, 40), (40, 0), (1, 40), (1, 1)])
 def test_one_class_and_single_videos_give_null_and_the_reason(reals, fakes):
-    found = plain(judge(scored(reals, fakes, chance), 0.5, **QUICK))
+    found = plain(compute_report(scored(reals, fakes, chance), 0.5, **QUICK))
     told = found["video"]
     if reals and fakes:
         assert told["auc"]["value"] is not None
@@ -185,7 +185,7 @@ def test_one_class_and_single_videos_give_null_and_the_reason(reals, fakes):
 
 
 def test_a_set_without_any_score_is_told():
-    found = plain(judge([without("a.mp4", "no_face"), without("b.mp4", "timeout", 0)], 0.5, **QUICK))
+    found = plain(compute_report([without("a.mp4", "no_face"), without("b.mp4", "timeout", 0)], 0.5, **QUICK))
     assert codes(found) == {("low_coverage", "videos"), ("no_scores", "videos"), ("no_scores", "frames")}
     assert found["video"]["n"] == 0 and found["video"]["confusion"] is None
     assert found["video"]["accuracy"]["value"] is None and "n of at least 1" in found["video"]["accuracy"]["reason"]
@@ -195,14 +195,14 @@ def test_a_set_without_any_score_is_told():
 def test_missing_videos_are_counted_and_count_as_asked():
     rows = scored(50, 45, good) + [without(f"gone{n}.mp4", "no_face") for n in range(4)]
     rows.append(without("broken.mp4", "decode_error"))
-    found = judge(rows, 0.5, **QUICK)
+    found = compute_report(rows, 0.5, **QUICK)
     assert found["coverage"] == {
         "expected": 100, "scored": 95, "no_face": 4, "left_out": 0, "broken": 1, "share": 0.95
     }  # fmt: skip
     assert ("low_coverage", "videos") in codes(found) and found["video"]["n_fake"] == 45
     recalls = {}
     for missing in ("exclude", "as-real", "as-fake", "as-chance"):
-        found = judge(rows, 0.5, missing=missing, **QUICK)
+        found = compute_report(rows, 0.5, missing=missing, **QUICK)
         recalls[missing] = found["video"]["classes"]["fake"]["recall"]
         assert found["protocol"]["missing"] == missing
         assert found["frame"]["n"] == 380 and len(found["hardest"]) == 10
@@ -220,7 +220,7 @@ def test_the_hardest_are_the_most_surely_wrong_with_their_crops():
             ScoreRow(f"x/{number}/{f}.png", "ffpp", video, f, 0, 0, "original", (), None, "test", s)
             for f, s in enumerate([score, score - 0.1, score + 0.005, score, score - 0.2])
         ]  # fmt: skip
-    found = judge(rows, 0.5, **QUICK)["hardest"]
+    found = compute_report(rows, 0.5, **QUICK)["hardest"]
     assert len(found) == 10
     assert [(video["video"], video["wrong"]) for video in found[:2]] == [
         ("None/original/3.mp4", True), ("None/original/7.mp4", True)
@@ -228,23 +228,23 @@ def test_the_hardest_are_the_most_surely_wrong_with_their_crops():
     assert found[0]["files"] == ["x/3/2.png", "x/3/0.png", "x/3/3.png", "x/3/1.png"]
     assert not any(video["wrong"] for video in found[2:])
     # At a high threshold it is fakes that are called real.
-    assert judge(rows, 0.9, **QUICK)["hardest"][0]["wrong"]
+    assert compute_report(rows, 0.9, **QUICK)["hardest"][0]["wrong"]
 
 
 def test_calibration_is_of_crops_and_told():
     rows = scored(50, 50, good)
     calibrator = Platt(2.0, -1.0, "validation (10 real, 10 fake)")
-    found = judge(rows, 0.5, calibrator=calibrator, **QUICK)
+    found = compute_report(rows, 0.5, calibrator=calibrator, **QUICK)
     by_hand = [
         ScoreRow(**(vars(row) | {"fake_probability": float(calibrator.apply([row.fake_probability])[0])}))
         for row in rows
     ]
-    assert found["video"] == judge(by_hand, 0.5, **QUICK)["video"]
+    assert found["video"] == compute_report(by_hand, 0.5, **QUICK)["video"]
     assert found["protocol"]["calibration"] == {
         "method": "platt", "slope": 2.0, "offset": -1.0, "fitted_on": "validation (10 real, 10 fake)"
     }  # fmt: skip
-    plainly = judge(rows, 0.5, **QUICK)
-    sharpened = judge(rows, 0.5, calibrator=Temperature(0.2, "validation"), **QUICK)
+    plainly = compute_report(rows, 0.5, **QUICK)
+    sharpened = compute_report(rows, 0.5, calibrator=Temperature(0.2, "validation"), **QUICK)
     assert sharpened["frame"]["auc"] == plainly["frame"]["auc"]
     assert sharpened["frame"]["log_loss"] != plainly["frame"]["log_loss"]
 
@@ -259,7 +259,7 @@ def test_intervals_over_sources_are_wider_where_videos_share_them():
             score = float(np.clip(0.45 + 0.1 * label + (1 - label) * shown[number % 40], 0, 1))
             method = "x" if label else "original"
             rows.append(ScoreRow(video, "d", video, 0, 0, label, method, (source,), None, None, score))
-    by_source, by_video = (judge(rows, 0.5, cluster=cluster, **QUICK) for cluster in ("source", "video"))
+    by_source, by_video = (compute_report(rows, 0.5, cluster=cluster, **QUICK) for cluster in ("source", "video"))
     for level in ("video", "frame"):
         wide, narrow = (np.ptp(found[level]["auc"]["interval"]) for found in (by_source, by_video))
         assert wide > 1.5 * narrow
@@ -269,22 +269,22 @@ def test_intervals_over_sources_are_wider_where_videos_share_them():
 def test_many_videos_in_time():
     rows = scored(300, 700, good, frames=8)
     start = time.process_time()
-    judge(rows, 0.5)
+    compute_report(rows, 0.5)
     assert time.process_time() - start < 25
 
 
 def test_what_is_refused():
     rows = scored(3, 3, good)
-    with pytest.raises(LengthError, match="no scores to judge"):
-        judge([], 0.5)
+    with pytest.raises(LengthError, match="no scores to evaluate"):
+        compute_report([], 0.5)
     with pytest.raises(ScoreError, match="threshold"):
-        judge(rows, 1.5)
+        compute_report(rows, 1.5)
     with pytest.raises(ValueError, match="cluster must be one of video, source; received 'frame'"):
-        judge(rows, 0.5, cluster="frame")
+        compute_report(rows, 0.5, cluster="frame")
     with pytest.raises(ValueError, match="missing must be one of"):
-        judge(rows, 0.5, missing="zero")
+        compute_report(rows, 0.5, missing="zero")
     with pytest.raises(ValueError, match="did you mean trimmed"):
-        judge(rows, 0.5, aggregation="trimed")
+        compute_report(rows, 0.5, aggregation="trimed")
 
 
 def test_two_models_on_the_same_videos():
@@ -306,7 +306,7 @@ def test_two_models_on_the_same_videos():
     only = plain(compare(rows[:100], worse[:100], **QUICK))
     assert only["auc"] is None and "all 25 examples are real" in only["auc_reason"]
     assert only["brier"]["difference"] < 0
-    with pytest.raises(LengthError, match="no video is scored by both models: one has 60, the other 80"):
+    with pytest.raises(LengthError, match="no video is scored by both models: the first has 60, the second 80"):
         compare(rows[:240], rows[240:])
     flipped = [ScoreRow(**(vars(row) | {"label": 1 - row.label})) for row in rows]
     with pytest.raises(LabelError, match="140 videos are real in one table and fake in the other"):
