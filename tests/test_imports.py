@@ -118,6 +118,8 @@ ONLY_IN = {
     "sklearn": {"explain", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),
+    "joblib": set(),
+    "lz4": set(),
 }
 
 
