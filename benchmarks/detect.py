@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.clips import write_clip
 from benchmarks.detectors import iou
-from tfdfd.extract.faces_of import Request
+from tfdfd.extract.extraction import Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.media.inputs import Input
 

@@ -23,7 +23,7 @@ def main(path: str, rounds: int) -> dict:
     from mtcnn import MTCNN
 
     from tfdfd.faces.crop import crop_face
-    from tfdfd.media.sampling import frame_indices
+    from tfdfd.media import frame_indices
     from tfdfd.models import build
 
     detector = MTCNN()

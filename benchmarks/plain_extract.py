@@ -22,7 +22,7 @@ def main(folder: Path, paths: list[str]) -> dict:
     from mtcnn import MTCNN
 
     from tfdfd.faces.crop import crop_face
-    from tfdfd.media.sampling import frame_indices
+    from tfdfd.media import frame_indices
 
     detector = MTCNN()
     crops = 0

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.turns import Way
-from tfdfd.cost.hardware import hardware, hardware_line
+from tfdfd.cost import hardware, hardware_line
 
 BATCH, BATCHES, SIZE = 32, 4, 256
 # Images of a batch in the steps whose losses are compared; float64 takes its time.

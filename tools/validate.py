@@ -29,6 +29,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd import media
 from tfdfd.data import blended_pairs, crop_pixels, h264, self_blended
 from tfdfd.data.blended_pairs import BlendedPairs, blended_row
 from tfdfd.data.crops import Faces, faces_of
@@ -38,15 +39,14 @@ from tfdfd.data.splitting import SOURCE, groups
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
-from tfdfd.detect.scorer import Scorer
 from tfdfd.detect.verdict import verdict_of
 from tfdfd.evaluation import degradations
 from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
 from tfdfd.extract import faces_of as extraction
-from tfdfd.extract import wire
-from tfdfd.faces import bounded, crop, mtcnn
+from tfdfd.extract import worker
+from tfdfd.faces import crop, mtcnn, search
 from tfdfd.files import sha256, write_atomically
-from tfdfd.media import decode, sampling
+from tfdfd.media import decode
 from tfdfd.metrics.coverage import filled
 from tfdfd.metrics.inconclusive import genuine_tails
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
@@ -54,6 +54,7 @@ from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
 from tfdfd.metrics.videos import videos_of
 from tfdfd.models import CLIPS, spec
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
 from tfdfd.weights.records import CARRIED, cache_folder
@@ -372,7 +373,7 @@ class KeptFaces:
 
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
-        self._code = _code(extraction, wire, bounded, crop, mtcnn, decode, sampling)
+        self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)
 
     def extract_one(self, item, request):
         """As of `FaceExtractor`. Failures are not kept: a timeout says little about the file."""
@@ -382,12 +383,13 @@ class KeptFaces:
         answer = self._extractor.extract_one(item, request)
         if file is not None and answer.status in (OK, NO_FACE):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, b"".join(wire.pack(answer)))
+            write_atomically(file, b"".join(worker.pack(answer)))
         return answer
 
-    def map(self, work, items, processes):
+    def extract(self, items, request):
         """As of `FaceExtractor`."""
-        return self._extractor.map(work, items, processes)
+        processes = sum(item.error is None for item in items)
+        return self._extractor.map(lambda item: self.extract_one(item, request), items, processes)
 
     def close(self):
         self._extractor.close()
@@ -399,9 +401,9 @@ class KeptFaces:
 
 
 def _unpacked(path, data, size):
-    header, _ = wire.lengths(data[: wire.PREFIX_BYTES])
-    end = wire.PREFIX_BYTES + header
-    return wire.unpack(path, wire.parse(data[wire.PREFIX_BYTES : end]), data[end:], size)
+    header, _ = worker.lengths(data[: worker.PREFIX_BYTES])
+    end = worker.PREFIX_BYTES + header
+    return worker.unpack(path, worker.parse(data[worker.PREFIX_BYTES : end]), data[end:], size)
 
 
 def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:

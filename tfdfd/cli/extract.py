@@ -24,7 +24,7 @@ says why); 2 wrong usage."""
 def add_parser(verbs) -> None:
     from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.data.face_record import FAILED
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+    from tfdfd.faces import DETECTORS, NO_DETECTOR
 
     parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
     parser.add_argument("index", metavar="INDEX.csv", help="the videos and images, as 'tfdfd index' writes them")

@@ -13,11 +13,10 @@ import numpy as np
 from tfdfd.data.crops import TABLE, faces_of
 from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import Face, FaceDetector
+from tfdfd.faces import Face, FaceDetector
+from tfdfd.media import Limits, MediaError
 from tfdfd.media.decode import Frame, read_media
-from tfdfd.media.errors import MediaError
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.limits import Limits
 
 COLUMNS = ("real", "blended", "mask", "difference x4")
 AMPLIFIED = 4

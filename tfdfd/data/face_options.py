@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, field, fields
 
 from tfdfd.data.faces_rule import MIN_SCORE
-from tfdfd.faces.detectors import NO_DETECTOR, check_detector
-from tfdfd.faces.margin import MARGIN
-from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import FRAMES
+from tfdfd.faces import MARGIN, NO_DETECTOR, check_detector
+from tfdfd.media import FRAMES, Limits
 
 FORMATS = ("png", "jpg")
 KEEP, DROP = "keep", "drop"

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfdfd.media.errors import STATUSES
+from tfdfd.media import STATUSES
 
 MULTIPLE = "multiple_faces"
 # A video that was read; any other status says why it could not be.
@@ -22,7 +22,7 @@ class Record:
 
     Attributes:
         video: its path in the index.
-        status: one of `tfdfd.media.errors.STATUSES`, or `multiple_faces` where that rule left it out.
+        status: one of `tfdfd.media.STATUSES`, or `multiple_faces` where that rule left it out.
         message: why, or what else is to be known of it.
         kind: `image` or `video` by content.
         duration_s: of a video that was read to its end.

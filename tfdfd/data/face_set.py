@@ -32,7 +32,7 @@ from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
 from tfdfd.data.local_engine import LocalEngine
 from tfdfd.data.safe_names import safe_names
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
-from tfdfd.faces.detectors import NO_DETECTOR
+from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sha256
 from tfdfd.workdir import RUN, WorkDir
 

@@ -19,9 +19,9 @@ from tfdfd.data.face_record import DETECTED, OF_ORIGINAL, READ, STORED, Record, 
 from tfdfd.data.tables import IndexRow
 from tfdfd.data.video_cut import VideoCut
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.faces.detectors import NO_DETECTOR
+from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sync_folder, write_atomically
-from tfdfd.media.errors import MediaError
+from tfdfd.media import MediaError
 from tfdfd.media.inputs import Input
 from tfdfd.version import __version__
 

@@ -21,7 +21,7 @@ from tfdfd.data.crop_pixels import decoded
 from tfdfd.data.crops import Faces
 from tfdfd.data.self_blended import check_landmarks
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import FaceDetector
+from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
 
 TABLE = "landmarks.csv"

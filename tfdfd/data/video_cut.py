@@ -14,7 +14,7 @@ from tfdfd.data.boxes import FaceBox, write_boxes
 from tfdfd.data.face_options import DROP, FaceOptions
 from tfdfd.data.face_record import MULTIPLE, Record
 from tfdfd.data.faces_rule import has_multiple_faces, kept_faces
-from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
+from tfdfd.extract.extraction import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.faces.tracks import link_faces
 
 # Frames of one answer where a video is read piece by piece: up to four faces of each are within `MAX_CROPS`.

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.faces.face import Face
+from tfdfd.faces import Face
 
 NETWORKS = Path(__file__).parent / "networks"
 MIN_FACE_SIZE = 20

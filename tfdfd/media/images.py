@@ -10,9 +10,8 @@ import zlib
 import cv2
 import numpy as np
 
-from tfdfd.media.errors import MediaError
-from tfdfd.media.image_files import ImageHeader, gif_end, jpeg_segments, png_chunks, read_header, webp_chunks
-from tfdfd.media.limits import Limits
+from tfdfd.media import Limits, MediaError
+from tfdfd.media.formats import ImageHeader, gif_end, jpeg_segments, png_chunks, read_header, webp_chunks
 
 # Rows composed at a time, so that a large transparent picture takes little memory besides its own.
 _ROWS = 256

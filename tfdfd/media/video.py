@@ -19,15 +19,15 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from tfdfd.media.decode import Frame, MediaFacts
-from tfdfd.media.errors import MediaError
-from tfdfd.media.kinds import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
-from tfdfd.media.limits import Limits
-from tfdfd.media.nal import FrameHeaders
-from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
+from tfdfd.media import InOrder, Limits, MediaError, choose_in_order, frame_indices
+from tfdfd.media.decode import Frame, MediaInfo
+from tfdfd.media.formats import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
+from tfdfd.media.h264 import FrameHeaders
 
 _BUFFER = 1 << 18
 _MOST_THREADS = 16
+# Each decoding thread holds frames of its own. This bounds their bytes, at 3 per pixel: 16 threads at 1080p, 2 at 8K.
+_THREAD_BYTES = 1 << 28
 _MOST_B_FRAMES = 16
 # Packets within which frames change places, and more.
 _AHEAD = 32
@@ -50,8 +50,8 @@ _B_IS_LAST = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3"}
 _WAIT_FOR_KEYFRAME = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"}
 
 
-def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaFacts]:
-    """Frames of the first video stream that can be decoded, and at the end the `MediaFacts`.
+def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaInfo]:
+    """Frames of the first video stream that can be decoded, and at the end the `MediaInfo`.
 
     Args:
         file: an open file of a known container.
@@ -136,7 +136,9 @@ class _Pass:
         self._stream = _streams(container)[position]
         context = self._stream.codec_context
         _check_pixels(context.width, context.height, limits)
-        context.thread_type, context.thread_count = "AUTO", min(cv2.getNumberOfCPUs(), _MOST_THREADS)
+        affordable = _THREAD_BYTES // max(3 * context.width * context.height, 1)
+        context.thread_type = "AUTO"
+        context.thread_count = max(1, min(cv2.getNumberOfCPUs(), _MOST_THREADS, affordable))
         # Decoders count pixels in rows padded by up to 63: a limit for what grows later, before memory is taken.
         context.options = {"max_pixels": str(limits.max_pixels + 63 * _MOST_ROWS)}
         self._context = context
@@ -183,10 +185,10 @@ class _Pass:
             self.shown.add(index)
             yield Frame(index, round(time, 3), pixels)
 
-    def facts(self, looked_at: list[int]) -> MediaFacts:
+    def facts(self, looked_at: list[int]) -> MediaInfo:
         """What is known once the pass is over."""
         damaged = self._damage.indices()
-        return MediaFacts(
+        return MediaInfo(
             "video",
             [index for index in looked_at if index not in damaged],
             round(self._clock.end, 3) if self._at_end and self._clock.end else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tfdfd.data.tables import read_table, write_table
-from tfdfd.media.errors import STATUSES
+from tfdfd.media import STATUSES
 
 TABLE = "scores.csv"
 OK, NO_FACE = "ok", "no_face"
@@ -36,7 +36,7 @@ class ScoreRow:
         compression: as of its video.
         split: `train`, `val`, `test` or None.
         fake_probability: P(fake) in [0, 1], a Python float; None for any status but `ok`.
-        status: `ok`, another one of `tfdfd.media.errors`, or `multiple_faces`.
+        status: `ok`, another one of `tfdfd.media`, or `multiple_faces`.
 
     Raises:
         ValueError: a score without status `ok`, or the other way round; or a value outside its range.

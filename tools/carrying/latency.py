@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdfd.cost.hardware import hardware_line
-from tfdfd.detect.scorer import Scorer
+from tfdfd.cost import hardware_line
 from tfdfd.files import write_atomically
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tools.carrying.scoring import Judged
 

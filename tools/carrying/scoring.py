@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdfd.detect.scorer import Scorer
 from tfdfd.evaluation.degradations import CONDITIONS
 from tfdfd.faces.crop import resize_crop
 from tfdfd.files import write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow
 from tfdfd.models import spec
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tfdfd.weights.store import locate
 

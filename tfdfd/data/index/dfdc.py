@@ -10,7 +10,7 @@ from tfdfd.data.index.dfdc_lists import LISTS, METADATA, PREVIEW, joined, read_l
 from tfdfd.data.index.found import Found, Share, as_name, status_of, wrong_layout
 from tfdfd.data.index.tree import walk
 from tfdfd.data.tables import IndexRow
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 OFFICIAL_PARTS = 50
 

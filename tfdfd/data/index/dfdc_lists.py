@@ -22,7 +22,7 @@ from pathlib import PurePosixPath
 
 from tfdfd.data.index.found import as_name
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, SPLITS
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 METADATA, LABELS_CSV, PREVIEW = "metadata.json", "labels.csv", "dataset.json"
 LISTS = (METADATA, LABELS_CSV, PREVIEW)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 
 @dataclass(frozen=True)
