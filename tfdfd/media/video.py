@@ -14,6 +14,7 @@ from typing import BinaryIO
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.frame import PictureType
@@ -566,7 +567,10 @@ def _pixel_aspect(ratio):
 def _upright(pixels, frame):
     """Turned and mirrored as the display matrix of the frame says, in steps of 90 degrees."""
     try:
-        matrix = np.frombuffer(bytes(frame.side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
+        # Not `frame.side_data`: it and the frame refer to each other, which holds the pixels of every frame until the
+        # next garbage collection.
+        side_data = SideDataContainer(frame)
+        matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
     except (KeyError, ValueError):
         # ValueError: side data of a kind that PyAV does not know yet.
         return pixels
