@@ -16,7 +16,7 @@ from pathlib import PurePath
 
 HEAD_BYTES = 400
 
-# Image formats by the endings of their file names.
+# Image formats and their file name suffixes.
 IMAGE_FORMATS = {
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "png": (".png", ".apng"),
@@ -33,7 +33,7 @@ IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suf
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv"}
 )
-# FFmpeg's names of the containers below: the decoder is told to accept no others.
+# FFmpeg's names of the containers below; the decoder accepts no others.
 VIDEO_DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegvideo", "mpegts", "flv", "asf")
 
 _IMAGE_MAGIC = {
@@ -51,7 +51,7 @@ _IMAGE_MAGIC = {
 }
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-# First boxes that QuickTime and MP4 files and segments of them open with. A still in the same container (HEIC, AVIF)
+# Types of the first box of QuickTime and MP4 files and of their segments. An image in the same container (HEIC, AVIF)
 # has another brand.
 _MOV_BOXES = (
     *(b"ftyp", b"styp", b"moov", b"moof", b"sidx", b"mdat"),
@@ -59,12 +59,12 @@ _MOV_BOXES = (
 )
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"avci", b"avcs"})
-# Brands of a still whatever its coding, which the brands behind them tell.
+# Brands of an image in any codec; the compatible brands after them name the codec.
 _STILL_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf", b"1pic"})
 
 
 def image_format(head: bytes) -> str | None:
-    """A key of `IMAGE_FORMATS`, or None, for the first `HEAD_BYTES` bytes of a file."""
+    """The key of `IMAGE_FORMATS` for the first `HEAD_BYTES` bytes of a file, or None."""
     for magic, name in _IMAGE_MAGIC.items():
         if head.startswith(magic):
             return name
@@ -74,7 +74,7 @@ def image_format(head: bytes) -> str | None:
         brands = {head[8:12]}
         if brands & _STILL_BRANDS:
             end = min(int.from_bytes(head[:4], "big"), len(head))
-            brands |= {head[place : place + 4] for place in range(16, end - 3, 4)}
+            brands |= {head[offset : offset + 4] for offset in range(16, end - 3, 4)}
         if brands & _AVIF_BRANDS:
             return "avif"
         if brands & (_HEIF_BRANDS | _STILL_BRANDS):
@@ -83,12 +83,12 @@ def image_format(head: bytes) -> str | None:
 
 
 def is_mov(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of QuickTime, MP4 or a relative."""
+    """Whether a file starts like QuickTime, MP4 or a related format."""
     return head[4:8] in _MOV_BOXES
 
 
 def kind_of_content(head: bytes) -> str | None:
-    """`image`, `video` or None for the first `HEAD_BYTES` bytes of a file."""
+    """`image`, `video` or None, judged by the first `HEAD_BYTES` bytes of a file."""
     if image_format(head) is not None:
         return "image"
     if is_mov(head):
@@ -97,7 +97,7 @@ def kind_of_content(head: bytes) -> str | None:
         return "video"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "video"
-    # Transport streams have a sync byte every 188 bytes, or every 192 behind a 4-byte time stamp.
+    # Transport streams have a sync byte every 188 bytes, or every 192 bytes after a 4-byte time stamp.
     if any(len(head) > start + step and head[start] == head[start + step] == 0x47 for start, step in _TS_GRIDS):
         return "video"
     return None
@@ -107,14 +107,14 @@ _TS_GRIDS = ((0, 188), (4, 192))
 
 
 def kind_of_name(path: str) -> str | None:
-    """`image`, `video` or None by the file name's ending."""
+    """`image`, `video` or None, judged by the suffix of a file name."""
     suffix = PurePath(path).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
     return "video" if suffix in VIDEO_SUFFIXES else None
 
 
-# Boxes, chunks and tags that are looked at, so that a file of empty ones costs no time.
+# Maximum number of boxes, chunks and tags to parse; bounds the time for a file of empty ones.
 _MOST_PARTS = 100_000
 _MOST_TAGS = 1000
 
@@ -124,18 +124,18 @@ _EXIF = dict(enumerate(((0, 0), (0, 1), (2, 0), (2, 1), (3, 1), (3, 0), (1, 1), 
 
 @dataclass
 class ImageHeader:
-    """What a decoder must know of an image besides its pixels.
+    """Properties of an image that its container states.
 
     Attributes:
-        format: name as in `kinds.image_format`.
-        size: width and height before turning; None where it was not looked for.
-        turns: quarter turns counterclockwise that bring it upright.
+        format: key of `IMAGE_FORMATS`.
+        size: width and height before rotation; None if it was not parsed.
+        turns: quarter turns counterclockwise that make it upright.
         mirrored: whether it is then mirrored left to right.
-        alpha: whether some pixels may be transparent: None, `straight` or `premultiplied`.
+        alpha: type of the transparency: None, `straight` or `premultiplied`.
         alpha_max: opaque value of 16-bit alpha.
         transparent_gray: gray level that is transparent (PNG without an alpha channel), as decoded.
-        note: something that the reader of the score should know.
-        refusal: why the image cannot be shown as a viewer does, although its pixels can be decoded.
+        note: information for the reader of the score.
+        refusal: why the image cannot be displayed correctly although its pixels can be decoded.
     """
 
     format: str
@@ -149,17 +149,17 @@ class ImageHeader:
     refusal: str | None = None
 
     def turn_by_exif(self, exif: bytes) -> None:
-        """Takes the orientation that EXIF states."""
+        """Sets the orientation from EXIF data."""
         self.turns, mirrored = _EXIF[exif_orientation(exif)]
         self.mirrored = bool(mirrored)
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of an image whose first bytes `kinds.image_format` knows."""
+    """The header of an image that `image_format` recognizes."""
     header = ImageHeader(image_format(data[:400]))
     reader = _READERS.get(header.format)
     if reader is not None:
-        # Where a file ends in the middle of its header, the decoder says what is wrong with it.
+        # If a file ends within its header, the decoder reports the error.
         with contextlib.suppress(struct.error, IndexError):
             reader(data, header)
     return header
@@ -170,7 +170,7 @@ _BESIDE = "animated image: its still image was looked at; convert it to a video 
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Orientation from 1 to 8 that EXIF data states, with or without `Exif\\0\\0` in front; 1 where it states none."""
+    """Orientation from 1 to 8 that EXIF data states, with or without a leading `Exif\\0\\0`; 1 if it states none."""
     if exif[:6] == b"Exif\0\0":
         exif = exif[6:]
     try:
@@ -181,10 +181,11 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ...]]:
-    """Whole numbers of the first directory of a TIFF file by tag; with `count_pages`, tag -1 tells of a second one.
+    """Integer values by tag of the first directory of a TIFF file; with `count_pages`, tag -1 is nonzero if there is a
+    second directory.
 
     Raises:
-        struct.error, IndexError: the data ends before its directory does.
+        struct.error, IndexError: the data ends within the directory.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(data[:4]))
     if order is None:
@@ -193,13 +194,13 @@ def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ..
     (count,) = struct.unpack_from(order + "H", data, start)
     tags = {}
     for number in range(min(count, _MOST_TAGS)):
-        place = start + 2 + 12 * number
-        tag, kind, length = struct.unpack_from(order + "HHI", data, place)
+        offset = start + 2 + 12 * number
+        tag, kind, length = struct.unpack_from(order + "HHI", data, offset)
         letter = {1: "B", 3: "H", 4: "I"}.get(kind)
         if letter and 0 < length <= 16:
             text = f"{order}{length}{letter}"
             inside = struct.calcsize(text) <= 4
-            at = place + 8 if inside else struct.unpack_from(order + "I", data, place + 8)[0]
+            at = offset + 8 if inside else struct.unpack_from(order + "I", data, offset + 8)[0]
             tags[tag] = struct.unpack_from(text, data, at)
     if count_pages:
         tags[-1] = struct.unpack_from(order + "I", data, start + 2 + 12 * count)
@@ -207,7 +208,7 @@ def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ..
 
 
 def _read_tiff(data, header):
-    # OpenCV itself turns TIFF upright, whatever flags it is given.
+    # OpenCV rotates TIFF upright whatever its flags.
     tags = tiff_tags(data, count_pages=True)
     if tags[-1][0]:
         header.note = "a TIFF file of several pages: the first was looked at"
@@ -217,34 +218,33 @@ def _read_tiff(data, header):
         return
     if colors == 1:
         header.refusal = "gray with transparency in TIFF is not read: convert it to PNG"
-    # Colors of straight alpha are premultiplied by libtiff. Without the tag, as in the files that OpenCV writes, they
-    # come as they are.
+    # libtiff premultiplies the colors of straight alpha. Without the tag, as in files that OpenCV writes, it does not.
     header.alpha = "straight" if extra is None else "premultiplied"
 
 
-# Not stuffed or fill bytes, nor markers without content.
+# Excludes stuffed and fill bytes, and markers without content.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """`(marker, start, end)` of each marker of a JPEG file with its content; entropy-coded data is skipped.
+    """Yields `(marker, start, end)` of each JPEG marker and its content, without entropy-coded data.
 
-    Ends with the end marker (0xD9, without content) or where the file does.
+    Ends with the end marker (0xD9, without content) or at the end of the file.
     """
-    place = 2
+    offset = 2
     for _ in range(_MOST_PARTS):
-        match = _JPEG_MARKER.search(data, place)
+        match = _JPEG_MARKER.search(data, offset)
         if match is None:
             return
-        marker, place = data[match.end() - 1], match.end()
+        marker, offset = data[match.end() - 1], match.end()
         if marker == 0xD9:
-            yield marker, place, place
+            yield marker, offset, offset
             return
-        if place + 2 > len(data):
+        if offset + 2 > len(data):
             return
-        end = place + int.from_bytes(data[place : place + 2], "big")
-        yield marker, place + 2, end
-        place = end
+        end = offset + int.from_bytes(data[offset : offset + 2], "big")
+        yield marker, offset + 2, end
+        offset = end
 
 
 def _read_jpeg(data, header):
@@ -257,17 +257,17 @@ def _read_jpeg(data, header):
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """`(type, start, end)` of the content of each whole chunk of a PNG file."""
-    place = 8
+    """Yields `(type, start, end)` of the content of each complete chunk of a PNG file."""
+    offset = 8
     for _ in range(_MOST_PARTS):
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             return
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 8 + length
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 8 + length
         if end + 4 > len(data):
             return
-        yield kind, place + 8, end
-        place = end + 4
+        yield kind, offset + 8, end
+        offset = end + 4
 
 
 def _read_png(data, header):
@@ -298,17 +298,17 @@ def _read_png(data, header):
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """`(type, start, end)` of the content of each whole chunk of a WebP file, whatever length the file states."""
-    place = 12
+    """Yields `(type, start, end)` of the content of each complete chunk of a WebP file, whatever its stated size."""
+    offset = 12
     for _ in range(_MOST_PARTS):
-        if place + 8 > len(data):
+        if offset + 8 > len(data):
             return
-        kind, length = struct.unpack_from("<4sI", data, place)
-        end = place + 8 + length
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        end = offset + 8 + length
         if end > len(data):
             return
-        yield kind, place + 8, end
-        place = end + length % 2
+        yield kind, offset + 8, end
+        offset = end + length % 2
 
 
 def _read_webp(data, header):
@@ -325,29 +325,29 @@ def _read_webp(data, header):
 
 
 def gif_end(data: bytes) -> tuple[int, int]:
-    """Where the last whole block of a GIF file ends, and how many pictures there are up to there."""
-    place = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    """End of the last complete block of a GIF file, and the number of images up to there."""
+    offset = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     pictures = 0
     for _ in range(_MOST_PARTS):
-        block = data[place : place + 1]
+        block = data[offset : offset + 1]
         if block == b"!":
-            end = place + 2
-        elif block == b"," and place + 10 <= len(data):
-            colors = data[place + 9]
-            end = place + 11 + (3 << ((colors & 7) + 1) if colors & 0x80 else 0)
+            end = offset + 2
+        elif block == b"," and offset + 10 <= len(data):
+            colors = data[offset + 9]
+            end = offset + 11 + (3 << ((colors & 7) + 1) if colors & 0x80 else 0)
         else:
             break
         while end < len(data) and data[end]:
             end += data[end] + 1
         if end >= len(data):
             break
-        place = end + 1
+        offset = end + 1
         pictures += block == b","
-    return place, pictures
+    return offset, pictures
 
 
 def _read_gif(data, header):
-    # A picture smaller than the canvas is transparent around, too.
+    # An image smaller than the canvas is transparent around it.
     header.alpha = "straight"
     if gif_end(data)[1] > 1:
         header.note = _ANIMATED
@@ -360,7 +360,7 @@ def _read_bmp(data, header):
 
 
 def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """`(type, start, end)` of the content of each box of an ISO base media file between two places."""
+    """Yields `(type, start, end)` of the content of each box of an ISO base media file between two offsets."""
     for _ in range(_MOST_PARTS):
         if start + 8 > end:
             return
@@ -382,66 +382,66 @@ _ALPHA_NAMES = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2
 def _read_avif(data, header):
     if b"avis" in data[8 : min(int.from_bytes(data[:4], "big"), 400)]:
         header.note = _ANIMATED
-    meta = _inside(data, 0, len(data), b"meta")
+    meta = _find_box(data, 0, len(data), b"meta")
     if meta is None:
         return
     start, end = meta[0] + 4, meta[1]
-    primary, properties = _inside(data, start, end, b"pitm"), _inside(data, start, end, b"iprp")
+    primary, properties = _find_box(data, start, end, b"pitm"), _find_box(data, start, end, b"iprp")
     if max(data.find(name, start, end) for name in _ALPHA_NAMES) >= 0:
-        # Premultiplied colors come divided by their alpha.
+        # The decoder divides premultiplied colors by their alpha.
         header.alpha = "straight"
     if primary is None or properties is None:
         return
     item = struct.unpack_from(">I" if data[primary[0]] else ">H", data, primary[0] + 4)[0]
-    listed = list(boxes(data, *_inside(data, *properties, b"ipco") or (0, 0)))
-    for number in _associated(data, *_inside(data, *properties, b"ipma") or (0, 0), item):
+    listed = list(boxes(data, *_find_box(data, *properties, b"ipco") or (0, 0)))
+    for number in _property_indices(data, *_find_box(data, *properties, b"ipma") or (0, 0), item):
         if not 0 < number <= len(listed):
             continue
-        kind, place, _ = listed[number - 1]
+        kind, offset, _ = listed[number - 1]
         if kind == b"ispe":
-            header.size = struct.unpack_from(">II", data, place + 4)
+            header.size = struct.unpack_from(">II", data, offset + 4)
         elif kind == b"irot":
-            _turn(header, data[place] & 3, False)
+            _turn(header, data[offset] & 3, False)
         elif kind == b"imir":
-            # Axis 1 swaps left and right; axis 0 swaps top and bottom, which is that and half a turn.
-            _turn(header, 0 if data[place] & 1 else 2, True)
+            # Axis 1 swaps left and right; axis 0 swaps top and bottom, which equals that and a half turn.
+            _turn(header, 0 if data[offset] & 1 else 2, True)
         elif kind == b"av1C":
-            depth = 8 if not data[place + 2] & 0x40 else 12 if data[place + 2] & 0x20 else 10
+            depth = 8 if not data[offset + 2] & 0x40 else 12 if data[offset + 2] & 0x20 else 10
             header.alpha_max = 2**depth - 1
 
 
 def _turn(header, turns, mirrored):
-    """Adds a turn and then a mirroring to those that the header has."""
-    # Behind a mirroring, a turn goes the other way.
+    """Appends a rotation and then a mirroring to the header's."""
+    # After a mirroring, rotation has the opposite direction.
     header.turns = (header.turns + (-turns if header.mirrored else turns)) % 4
     header.mirrored ^= mirrored
 
 
-def _inside(data, start, end, wanted):
+def _find_box(data, start, end, wanted):
     return next(((first, last) for kind, first, last in boxes(data, start, end) if kind == wanted), None)
 
 
-def _associated(data, start, end, item):
-    """Numbers of the properties of an item, from 1, in the order in which they apply."""
+def _property_indices(data, start, end, item):
+    """Yields the indices of an item's properties, from 1, in the order in which they apply."""
     if end - start < 8:
         return
     version, wide = data[start], data[start + 3] & 1
-    place = start + 8
+    offset = start + 8
     for _ in range(min(struct.unpack_from(">I", data, start + 4)[0], _MOST_PARTS)):
-        owner, count = struct.unpack_from(">IB" if version else ">HB", data, place)
-        place += 5 if version else 3
+        owner, count = struct.unpack_from(">IB" if version else ">HB", data, offset)
+        offset += 5 if version else 3
         for _ in range(count):
-            number = struct.unpack_from(">H" if wide else ">B", data, place)[0]
-            place += 2 if wide else 1
+            number = struct.unpack_from(">H" if wide else ">B", data, offset)[0]
+            offset += 2 if wide else 1
             if owner == item:
                 yield number & (0x7FFF if wide else 0x7F)
 
 
 def _read_jp2(data, header):
-    place = _inside(data, 0, len(data), b"jp2h")
-    if place is None:
+    jp2h = _find_box(data, 0, len(data), b"jp2h")
+    if jp2h is None:
         return
-    image, channels = _inside(data, *place, b"ihdr"), _inside(data, *place, b"cdef")
+    image, channels = _find_box(data, *jp2h, b"ihdr"), _find_box(data, *jp2h, b"cdef")
     if image is None or channels is None:
         return
     height, width, components = struct.unpack_from(">IIH", data, image[0])
