@@ -1,7 +1,7 @@
 """Cost of networks on this machine, measured now: latency, CPU time and cycles, memory, size on disk.
 
 This module holds the instruments: the machine, this process's consumption, cycles through Linux's `perf stat`, and
-measurement in a process of its own. Imports no library.
+measurement in a process of its own. The constants are light to import: parsers of the command line need them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
 import re
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +40,9 @@ def check_measurable(runtime: str) -> None:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores that this process may use, and versions; imports none of the libraries."""
+    import platform
+    from importlib import metadata
+
     versions = {name: metadata.version(name) for name in ("tensorflow", "keras")}
     return {"processor": _processor(), "cores": _cores(), "python": platform.python_version(), **versions}
 
@@ -57,6 +56,8 @@ def hardware_line() -> str:
 
 
 def _processor():
+    import platform
+
     file = Path("/proc/cpuinfo")
     if file.exists():
         name = re.search(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE)
@@ -95,6 +96,9 @@ _COUNT = ("stat", "-x", ",", "-e", "cycles")
 
 def why_no_cycles() -> str | None:
     """The reason that cycles cannot be counted, or None if they can."""
+    import shutil
+    import subprocess
+
     perf = shutil.which("perf")
     if perf is None:
         return "perf is not installed"
@@ -111,6 +115,9 @@ def count_cycles(work: Callable[[], None]) -> int | None:
     Raises:
         RuntimeError: perf did not end.
     """
+    import shutil
+    import subprocess
+
     perf = subprocess.Popen(
         [shutil.which("perf"), *_COUNT, "-p", str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -160,6 +167,8 @@ def run_isolated(target: str, **arguments: Any) -> Any:
     Raises:
         MeasurementError: the function raised or its process died. Its standard error does not reach the terminal.
     """
+    import subprocess
+
     request = json.dumps({"target": target, "arguments": arguments})
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
     done = subprocess.run(

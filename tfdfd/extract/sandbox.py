@@ -7,7 +7,6 @@ handed, computes, and writes its responses.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -71,7 +70,7 @@ def leave_network(sandbox: str) -> None:
     if sys.platform != "linux" or sandbox == OFF:
         return
     new_user, new_network = 0x10000000, 0x40000000
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if libc.unshare(new_network):
         libc.unshare(new_user | new_network)
 
@@ -86,8 +85,7 @@ def seal() -> None:
         raise SandboxError(f"Landlock and seccomp need Linux; this is {sys.platform}")
     if os.uname().machine not in _ARCHITECTURES or struct.calcsize("P") != 8:
         raise SandboxError(f"no list of system calls for the processor {os.uname().machine}")
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
+    libc = _libc()
     set_no_new_privileges = 38
     if libc.prctl(set_no_new_privileges, 1, 0, 0, 0):
         raise SandboxError(f"no-new-privileges: {_last_error()}")
@@ -95,7 +93,17 @@ def seal() -> None:
     _forbid_calls(libc)
 
 
+def _libc():
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    return libc
+
+
 def _last_error():
+    import ctypes
+
     return os.strerror(ctypes.get_errno())
 
 
@@ -109,8 +117,10 @@ _PORT_RIGHTS, _SCOPES = 2, 2
 
 def _forbid_files(libc):
     """A Landlock ruleset that handles every right and grants none."""
+    from ctypes import c_size_t
+
     query_version = 1
-    version = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), query_version)
+    version = libc.syscall(_CREATE_RULESET, None, c_size_t(0), query_version)
     if version < 1:
         raise SandboxError(f"Landlock: {_last_error()}")
     rights = [_FILE_RIGHTS[min(version, 5)]]
@@ -119,7 +129,7 @@ def _forbid_files(libc):
     if version >= 6:
         rights.append(_SCOPES)
     attributes = struct.pack(f"{len(rights)}Q", *((1 << count) - 1 for count in rights))
-    ruleset = libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    ruleset = libc.syscall(_CREATE_RULESET, attributes, c_size_t(len(attributes)), 0)
     if ruleset < 0:
         raise SandboxError(f"Landlock: {_last_error()}")
     try:
@@ -188,6 +198,8 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 32
 
 def _forbid_calls(libc):
     """A seccomp filter for all threads: permitted system calls run, all others fail with EPERM."""
+    import ctypes
+
     filter_type, synchronize_threads = 1, 1
     instructions = b"".join(struct.pack("HBBI", *instruction) for instruction in _filter())
     program = ctypes.create_string_buffer(instructions, len(instructions))
