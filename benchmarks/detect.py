@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.common import TFDFD, hardware, in_child, print_bounds, seconds_of, write_clip
 from benchmarks.detectors import iou
-from tfdfd.extract.faces_of import Request
+from tfdfd.extract.extraction import Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.media.inputs import Input
 

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from benchmarks.common import print_table
-from tfdfd.faces.bounded import IMAGE_SIDE, detect_bounded
-from tfdfd.faces.detectors import build_detector
-from tfdfd.faces.haar import CASCADE
+from tfdfd.faces import build_detector
+from tfdfd.faces.opencv_detectors import CASCADE
+from tfdfd.faces.search import IMAGE_SIDE, detect_bounded
 
 MIN_IOU = 0.4
 Boxes = list[tuple[float, float, float, float]]

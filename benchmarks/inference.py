@@ -21,11 +21,11 @@ import time
 import numpy as np
 
 from benchmarks.common import hardware, print_table, verdict
-from tfdfd.detect.scorer import Scorer
 from tfdfd.models import load
-from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, is_installed
+from tfdfd.runtime import AUTO, OPENVINO, TENSORFLOW, is_installed
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import TOLERANCE, open_network
-from tfdfd.runtime.with_openvino import import_openvino
+from tfdfd.runtime.openvino import import_openvino
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 

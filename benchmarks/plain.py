@@ -70,7 +70,7 @@ def extract(folder: str, paths: list[str]) -> dict:
 def _frames(path) -> Iterator[tuple[int, np.ndarray]]:
     import cv2
 
-    from tfdfd.media.sampling import frame_indices
+    from tfdfd.media import frame_indices
 
     capture = cv2.VideoCapture(path)
     for index in frame_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FRAMES):

@@ -24,9 +24,9 @@ def main(argv=None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runtime", choices=("tensorflow", "openvino"), default="tensorflow")
     arguments = parser.parse_args(argv)
-    from tfdfd.cost.runtime import network_on
     from tfdfd.models import build
     from tfdfd.models.counting import thesis_macs
+    from tfdfd.runtime.opening import network_on
 
     models = {name: build(name) for name in NETWORKS}
     crops = np.random.default_rng(0).integers(0, 256, (arguments.batch, 299, 299, 3), np.uint8)

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.common import print_table, verdict
 from benchmarks.turns import Way
-from tfdfd.cost.hardware import hardware, hardware_line
+from tfdfd.cost import hardware, hardware_line
 
 BATCH, BATCHES, SIZE = 32, 4, 256
 # Images per batch in the steps whose losses are compared; float64 is slow.

@@ -17,7 +17,7 @@ from PIL import Image
 from tfdfd.cli import detect
 from tfdfd.cli.main import VERBS
 from tfdfd.cli.parser import size
-from tfdfd.media.limits import Limits
+from tfdfd.media import Limits
 
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
 TFDFD = [sys.executable, "-m", "tfdfd"]

@@ -11,7 +11,7 @@ from benchmarks.self_blend_probe import ALLOWED, probe_auc, statistics, statisti
 from tfdfd.data.contact_sheet import PreviewPair, Refusal, contact_sheet, genuine_images, preview_pairs
 from tfdfd.data.degrade import compress_jpeg
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.faces.detectors import build_detector
+from tfdfd.faces import build_detector
 
 
 @pytest.fixture(scope="module")

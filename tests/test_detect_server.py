@@ -29,7 +29,7 @@ SERVED = "tfdfd/meso_inception4"
 @pytest.fixture(scope="module")
 def scorer():
     """The served model as `detect` runs it here."""
-    from tfdfd.detect.scorer import Scorer
+    from tfdfd.runtime.network import Scorer
 
     return Scorer(open_network(*locate(SERVED))[0])
 

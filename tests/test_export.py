@@ -19,7 +19,7 @@ from tfdfd.publishing import exporting, formats
 from tfdfd.publishing.equality import check_equal
 from tfdfd.publishing.exporting import export
 from tfdfd.publishing.proof_images import proof_images
-from tfdfd.runtime.with_openvino import OpenvinoNetwork
+from tfdfd.runtime.openvino import OpenvinoNetwork
 from tfdfd.version import __version__
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate

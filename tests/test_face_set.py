@@ -27,7 +27,7 @@ from tfdfd.data.engines import LocalEngine
 from tfdfd.data.face_set import FaceSet, safe_names
 from tfdfd.data.options import FaceOptions
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
-from tfdfd.extract.faces_of import Extraction, FoundFace, FrameFaces
+from tfdfd.extract.extraction import Extraction, FaceCrop, FrameFaces
 
 
 @pytest.fixture(scope="session")
@@ -166,11 +166,11 @@ class Canned:
             return Extraction(item.path, "video", "decode_error", "damaged")
         crop = np.full((request.size, request.size, 3), len(self.asked), np.uint8)
         crop[:] = int(hashlib.sha256(name.encode()).hexdigest()[:2], 16)
-        faces = [FoundFace((k, 2, 30, 40), 0.9, None, crop) for k in range(2)] if name != "empty" else []
+        faces = [FaceCrop((k, 2, 30, 40), 0.9, None, crop) for k in range(2)] if name != "empty" else []
         frames = [FrameFaces(k, k / 25, faces.copy()) for k in range(2)]
         if name == "empty":
             return Extraction(item.path, "video", "no_face", "no face was found in the 2 frames looked at", 1.0, frames)
-        frames = [FrameFaces(k, k / 25, [FoundFace(f.box, f.score, None, f.crop) for f in faces]) for k in range(2)]
+        frames = [FrameFaces(k, k / 25, [FaceCrop(f.box, f.score, None, f.crop) for f in faces]) for k in range(2)]
         return Extraction(item.path, "video", "ok", None, 1.0, frames)
 
     def __enter__(self):

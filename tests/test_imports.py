@@ -120,6 +120,7 @@ ONLY_IN = {
         "pipelines",
         "pruning",
         "publishing",
+        "runtime",
         "training",
         "tuning",
         "weights",
@@ -131,6 +132,8 @@ ONLY_IN = {
     "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),
+    "joblib": set(),
+    "lz4": set(),
 }
 
 

@@ -20,6 +20,7 @@ CARRIED = [
     "tfdfd/weights/files/meso_inception4.safetensors",
     "tfdfd/weights/files/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
+    "tfdfd/faces/networks/onet.onnx",
     "tfdfd/report/page.html.j2",
     "tfdfd/py.typed",
 ]

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from tfdfd.data import cut_faces
-from tfdfd.extract.faces_of import MIN_WHOLE, Extraction, FoundFace, FrameFaces, Request, faces_of, too_damaged
-from tfdfd.media import video
+from tfdfd.extract.extraction import MIN_WHOLE, Extraction, FaceCrop, FrameFaces, Request, extract_faces, too_damaged
+from tfdfd.media import InOrder, Limits, MediaError, frame_indices, video
 from tfdfd.media.decode import read_media
-from tfdfd.media.errors import MediaError
-from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import InOrder, frame_indices
 
 PictureType = av.video.frame.PictureType
 
@@ -151,7 +148,7 @@ def test_a_start_between_keyframes_is_no_damage(tmp_path, options):
 
 
 def extraction(path, frames=8, **request):
-    return faces_of(str(path), None, Request(frames=frames, size=8, **request), Limits())
+    return extract_faces(str(path), None, Request(frames=frames, size=8, **request), Limits())
 
 
 def test_damaged_frames_are_left_out_and_said(tmp_path):
@@ -184,7 +181,7 @@ def test_a_video_that_is_read_in_pieces_is_judged_as_a_whole(tmp_path, monkeypat
         """12 frames, of which the first 4 are damaged, and 2 of the last 4."""
         asked.append(request.skip)
         whole = {0: [], 4: [4, 5, 6, 7], 8: [8, 9]}.get(request.skip, [])
-        faces = [FoundFace((0, 0, 8, 8), 0.9, None, np.zeros((8, 8, 3), np.uint8)) for _ in whole]
+        faces = [FaceCrop((0, 0, 8, 8), 0.9, None, np.zeros((8, 8, 3), np.uint8)) for _ in whole]
         frames = [FrameFaces(i, i / 25, [face]) for i, face in zip(whole, faces, strict=True)]
         damaged = {0: 4, 8: 2}.get(request.skip, 0)
         return Extraction("a", "video", "ok" if whole else "no_face", None, 0.5, frames, damaged)

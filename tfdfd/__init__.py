@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector, detect
     from tfdfd.detect.results import Detection
     from tfdfd.hub.layer import HubLayer
-    from tfdfd.media.limits import Limits
+    from tfdfd.media import Limits
 
 __all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__", "detect", "models", "tuning"]
 
@@ -19,7 +19,7 @@ _HOMES = {
     "Detector": "tfdfd.detect.detector",
     "Detection": "tfdfd.detect.results",
     "HubLayer": "tfdfd.hub.layer",
-    "Limits": "tfdfd.media.limits",
+    "Limits": "tfdfd.media",
 }
 _PACKAGES = ("detect", "models", "tuning")
 # hub.load and hub.KerasLayer take "tfdfd/..." from here on.

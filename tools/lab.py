@@ -19,10 +19,10 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of, read_pixels
 from tfdfd.data.pair_sets import PHOTO, PLAIN, VARIED, VIDEO, BlendedPairs
-from tfdfd.detect.scorer import Scorer
 from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.metrics import auc
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tfdfd.weights.store import locate
 

@@ -473,8 +473,8 @@ def _worst_crop(model, clip):
 
 def _latency(model):
     """Median time from uint8 crops to scores as `tfdfd detect` scores them."""
-    from tfdfd.cost.hardware import hardware_line
-    from tfdfd.detect.scorer import Scorer
+    from tfdfd.cost import hardware_line
+    from tfdfd.runtime.network import Scorer
     from tfdfd.runtime.opening import open_network
 
     load_before = round(os.getloadavg()[0], 2)  # how busy the machine was

@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd import media
 from tfdfd.data import crops as crop_sets
 from tfdfd.data import degrade, pair_sets, self_blending
 from tfdfd.data.crops import Faces, faces_of
@@ -35,22 +36,21 @@ from tfdfd.data.splits import groups
 from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
-from tfdfd.detect.scorer import Scorer
 from tfdfd.detect.verdict import verdict_of
 from tfdfd.evaluation import robustness
 from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import BlendedSet, EvalSet
-from tfdfd.extract import faces_of as extraction
-from tfdfd.extract import wire
-from tfdfd.faces import bounded, crop, mtcnn
+from tfdfd.extract import extraction, worker
+from tfdfd.faces import crop, mtcnn, search
 from tfdfd.files import sha256, write_atomically
-from tfdfd.media import decode, sampling
+from tfdfd.media import decode
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
 from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.metrics.thresholds import genuine_tails
 from tfdfd.models import CLIPS
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
 from tfdfd.weights.records import CARRIED, cache_folder
@@ -273,7 +273,7 @@ class KeptFaces:
 
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
-        self._code = _code(extraction, wire, bounded, crop, mtcnn, decode, sampling)
+        self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)
 
     def extract_one(self, item, request):
         """As in `FaceExtractor`. Failures are not cached: a timeout says little about the file."""
@@ -283,12 +283,13 @@ class KeptFaces:
         answer = self._extractor.extract_one(item, request)
         if file is not None and answer.status in (OK, NO_FACE):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, b"".join(wire.pack(answer)))
+            write_atomically(file, b"".join(worker.pack(answer)))
         return answer
 
-    def map(self, work, items, processes):
-        """As in `FaceExtractor`."""
-        return self._extractor.map(work, items, processes)
+    def extract(self, items, request):
+        """As of `FaceExtractor`."""
+        processes = sum(item.error is None for item in items)
+        return self._extractor.map(lambda item: self.extract_one(item, request), items, processes)
 
     def close(self):
         self._extractor.close()
@@ -300,9 +301,9 @@ class KeptFaces:
 
 
 def _unpacked(path, data, size):
-    header, _ = wire.lengths(data[: wire.PREFIX_BYTES])
-    end = wire.PREFIX_BYTES + header
-    return wire.unpack(path, wire.parse(data[wire.PREFIX_BYTES : end]), data[end:], size)
+    header, _ = worker.lengths(data[: worker.PREFIX_BYTES])
+    end = worker.PREFIX_BYTES + header
+    return worker.unpack(path, worker.parse(data[worker.PREFIX_BYTES : end]), data[end:], size)
 
 
 def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:

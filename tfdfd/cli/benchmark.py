@@ -19,8 +19,8 @@ Exit code: 0 every network measured, whether or not it saves what the paper's do
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.cost.defaults import BATCH, IMAGES, ROUNDS, RUNTIME
-    from tfdfd.runtime.names import RUNTIMES
+    from tfdfd.cost import BATCH, IMAGES, ROUNDS, RUNTIME
+    from tfdfd.runtime import RUNTIMES
 
     parser = verbs.add_parser("benchmark", help="measurements of the source documents, made again here")
     actions = parser.add_subparsers(title="measurements", metavar="MEASUREMENT", required=True)
@@ -41,8 +41,7 @@ def add_parser(verbs) -> None:
 
 def _slim(arguments) -> int:
     from tfdfd.cli.waiting import Waiting
-    from tfdfd.cost.cycles import why_no_cycles
-    from tfdfd.cost.hardware import hardware, hardware_line
+    from tfdfd.cost import hardware, hardware_line, why_no_cycles
     from tfdfd.cost.slim import NETWORKS, compare, rounds_of
 
     names = list(dict.fromkeys(arguments.networks or NETWORKS))

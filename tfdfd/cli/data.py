@@ -88,7 +88,7 @@ def _preview(arguments) -> int:
     check_writable(arguments.output)
 
     from tfdfd.data.contact_sheet import Refusal, as_png, contact_sheet, genuine_images, preview_pairs
-    from tfdfd.faces.detectors import build_detector
+    from tfdfd.faces import build_detector
     from tfdfd.files import write_atomically
 
     images = genuine_images(arguments.paths)

@@ -17,8 +17,9 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.media.sampling import FRAMES
-    from tfdfd.runtime.names import AUTO, RUNTIMES
+    from tfdfd.extract.sandbox import SANDBOXES
+    from tfdfd.media import FRAMES
+    from tfdfd.runtime import AUTO, RUNTIMES
 
     parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
@@ -64,6 +65,13 @@ def add_parser(verbs) -> None:
     remote.add_argument("--server-ca", metavar="PEM", help="encrypted: the authority of the server's certificate")
     remote.add_argument("--server-cert", metavar="PEM", help="this side's certificate, where one is wanted")
     remote.add_argument("--server-key", metavar="PEM", help="its private key")
+    parser.add_argument(
+        "--sandbox",
+        default=SANDBOXES[0],
+        choices=SANDBOXES,
+        help="seal the decoding processes against files, network and other processes (default: %(default)s, where the "
+        "kernel can; require: refuse to decode without)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     add_limits(parser)
     parser.set_defaults(run=run)
@@ -93,6 +101,7 @@ def run(arguments) -> int:
         workers=arguments.workers,
         runtime=arguments.runtime,
         server=_server(arguments),
+        sandbox=arguments.sandbox,
     ) as detector:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
@@ -106,8 +115,8 @@ def run(arguments) -> int:
                 detection.drop_crops()
             elif explain:
                 explain(detection)
-        if detector.runtime_note:
-            sys.stderr.write(f"{detector.runtime_note}\n")
+        for note in filter(None, (detector.runtime_note, detector.sandbox_note)):
+            sys.stderr.write(f"{note}\n")
         if inputs.skipped and not arguments.quiet:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
         _write(arguments, detector, detections, limits)

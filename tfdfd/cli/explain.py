@@ -33,8 +33,8 @@ _FACES = 4
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.media.sampling import FRAMES
-    from tfdfd.runtime.names import AUTO, RUNTIMES
+    from tfdfd.media import FRAMES
+    from tfdfd.runtime import AUTO, RUNTIMES
 
     parser = verbs.add_parser("explain", help="heat-maps of faces, and how well they point", description=_DESCRIPTION)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")

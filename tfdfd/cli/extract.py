@@ -23,7 +23,7 @@ says why); 2 wrong usage."""
 
 def add_parser(verbs) -> None:
     from tfdfd.data.options import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+    from tfdfd.faces import DETECTORS, NO_DETECTOR
 
     parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
     parser.add_argument("index", metavar="INDEX.csv", help="the videos and images, as 'tfdfd index' writes them")

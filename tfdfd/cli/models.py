@@ -40,8 +40,8 @@ Exit code: 0 all versions are as they should be; 1 none is; 3 some are not; 2 no
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
-    from tfdfd.runtime.names import RUNTIMES
+    from tfdfd.cost import BATCHES, RUNTIME, SECONDS
+    from tfdfd.runtime import RUNTIMES
     from tfdfd.weights.records import ALIASES
 
     parser = verbs.add_parser("models", help="networks and weights: list, show, what they cost, fetch")
@@ -171,10 +171,10 @@ def _record_of(name, known):
 
 def _print_layers(name, as_json):
     from tfdfd.cli.layer_lines import layer_lines
-    from tfdfd.cost.process import in_process_of_its_own
+    from tfdfd.cost import run_isolated
 
     # Elsewhere, so that TensorFlow's chatter stays off the screen.
-    rows = in_process_of_its_own("tfdfd.cost.network:layers_of", name=name)
+    rows = run_isolated("tfdfd.cost.network:layers_of", name=name)
     if as_json:
         print("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]")
         return
@@ -184,7 +184,7 @@ def _print_layers(name, as_json):
 
 def _table(arguments) -> int:
     from tfdfd.cli.waiting import Waiting
-    from tfdfd.cost.hardware import hardware, hardware_line
+    from tfdfd.cost import hardware, hardware_line
     from tfdfd.cost.network import network_costs
     from tfdfd.models import list_models
 

@@ -21,7 +21,7 @@ def add_model(parser) -> None:
 
 def add_detector(parser) -> None:
     """Adds `--detector`, with a default, and the files of its network."""
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+    from tfdfd.faces import DETECTORS, NO_DETECTOR
 
     parser.add_argument(
         "--detector",
@@ -54,7 +54,7 @@ def detector_options(arguments) -> dict:
 
 def add_limits(parser) -> None:
     """Adds an option for each field of `Limits`."""
-    from tfdfd.media.limits import Limits
+    from tfdfd.media import Limits
 
     group = parser.add_argument_group("limits of one input (a number, or such as 50M or 2GiB)")
     for field in fields(Limits):
@@ -65,6 +65,6 @@ def add_limits(parser) -> None:
 
 def limits_of(arguments):
     """The `Limits` that the options give."""
-    from tfdfd.media.limits import Limits
+    from tfdfd.media import Limits
 
     return Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})

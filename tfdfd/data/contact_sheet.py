@@ -15,11 +15,10 @@ from tfdfd.data.degrade import degrade_pair
 from tfdfd.data.pair_sets import MARGIN
 from tfdfd.data.self_blending import self_blend
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import Face, FaceDetector
+from tfdfd.faces import Face, FaceDetector
+from tfdfd.media import Limits, MediaError
 from tfdfd.media.decode import Frame, read_media
-from tfdfd.media.errors import MediaError
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.limits import Limits
 
 COLUMNS = ("real", "blended", "mask", "difference x4")
 AMPLIFIED = 4

@@ -26,12 +26,12 @@ import numpy as np
 
 from tfdfd.data.options import DROP, MULTIPLE, READ, FaceOptions, has_multiple_faces, kept_faces
 from tfdfd.data.tables import IndexRow
-from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
+from tfdfd.extract.extraction import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.faces.detectors import NO_DETECTOR
+from tfdfd.faces import NO_DETECTOR
 from tfdfd.faces.tracks import link_faces
 from tfdfd.files import sync_folder, write_atomically
-from tfdfd.media.errors import MediaError
+from tfdfd.media import MediaError
 from tfdfd.media.inputs import Input
 from tfdfd.version import __version__
 

@@ -30,7 +30,7 @@ from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, Vide
 from tfdfd.data.engines import Engine, LocalEngine
 from tfdfd.data.options import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
-from tfdfd.faces.detectors import NO_DETECTOR
+from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sha256
 from tfdfd.workdir import RUN, WorkDir
 

@@ -21,7 +21,7 @@ import numpy as np
 from tfdfd.data.crops import Faces, decode_pixels
 from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import FaceDetector
+from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
 
 TABLE = "landmarks.csv"

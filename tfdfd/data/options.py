@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from tfdfd.faces.detectors import NO_DETECTOR, check_detector
-from tfdfd.faces.margin import MARGIN
-from tfdfd.media.errors import STATUSES
-from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import FRAMES
+from tfdfd.faces import MARGIN, NO_DETECTOR, check_detector
+from tfdfd.media import FRAMES, STATUSES, Limits
 from tfdfd.srm_kernels import WHOLE
 
 FORMATS = ("png", "jpg")

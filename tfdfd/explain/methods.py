@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tfdfd.detect.scorer import Scorer
 from tfdfd.near_matches import did_you_mean
-from tfdfd.runtime.names import AUTO
+from tfdfd.runtime import AUTO
+from tfdfd.runtime.network import Scorer
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 

@@ -124,8 +124,8 @@ def write_onnx(model, folder: Path, expected: Expected) -> dict:
 
 def write_openvino(model, folder: Path, expected: Expected) -> dict:
     """`model.xml` and `model.bin`: the graph that `tfdfd detect` runs, which takes bytes."""
-    from tfdfd.runtime.names import OPENVINO, is_installed
-    from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert
+    from tfdfd.runtime import OPENVINO, is_installed
+    from tfdfd.runtime.openvino import OpenvinoNetwork, convert
 
     if not is_installed(OPENVINO):  # imported by us, it would report to its makers
         raise ValueError(_needs("OpenVINO", "openvino"))

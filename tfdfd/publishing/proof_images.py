@@ -9,10 +9,10 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of as crops_of
 from tfdfd.data.crops import read_pixels
-from tfdfd.extract.faces_of import Request, faces_of
+from tfdfd.extract.extraction import Request, extract_faces
+from tfdfd.faces import build_detector
 from tfdfd.faces.crop import resize_crop
-from tfdfd.faces.detectors import build_detector
-from tfdfd.media.limits import Limits
+from tfdfd.media import Limits
 from tfdfd.runtime.opening import proof_crops
 
 CLIPS = ("genuine.mp4", "blended.mp4")
@@ -41,7 +41,7 @@ def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray
 def _carried_faces(size):
     detector = build_detector("haar")
     for clip in CLIPS:
-        found = faces_of(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())
+        found = extract_faces(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())
         crops = [face.crop for frame in found.frames for face in frame.faces]
         if not crops:
             raise ValueError(f"no face was found in the carried clip {clip} ({found.status}: {found.message}).")

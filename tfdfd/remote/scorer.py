@@ -78,7 +78,7 @@ class Server:
 
 
 class RemoteScorer:
-    """Scores crops on a server; takes and gives what `tfdfd.detect.scorer.Scorer` does.
+    """Scores crops on a server; takes and gives what `tfdfd.runtime.network.Scorer` does.
 
     Crops travel as PNG, which loses nothing and has a quarter of the bytes of floats.
 

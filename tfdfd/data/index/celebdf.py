@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from tfdfd.data.index.layout import IndexResult, Share, is_inside, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 TEST_LIST = "List_of_testing_videos.txt"
 CELEBRITIES, STRANGERS, FAKES = "Celeb-real", "YouTube-real", "Celeb-synthesis"

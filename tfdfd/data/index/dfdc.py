@@ -23,7 +23,7 @@ from pathlib import PurePosixPath
 
 from tfdfd.data.index.layout import IndexResult, Share, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, SPLITS, IndexRow
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 OFFICIAL_PARTS = 50
 METADATA, LABELS_CSV, PREVIEW = "metadata.json", "labels.csv", "dataset.json"

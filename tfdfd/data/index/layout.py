@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tfdfd.data.tables import SEPARATOR, IndexRow
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 from tfdfd.near_matches import near_matches
 
 NO_MEDIA = "neither an image nor a video by name"

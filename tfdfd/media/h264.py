@@ -1,32 +1,36 @@
-"""Headers of H.264 frames: is a frame ever referred to, and are the frames there that it refers to?
+"""H.264 frame headers: frames that no other frame references, and gaps in the numbering of reference frames.
 
-FFmpeg fills in for frames that are missing from an H.264 stream and marks nothing as damaged.
+FFmpeg conceals frames that are missing from an H.264 stream and marks nothing as damaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-# Headers come before the pixels; what lies behind so many bytes of a packet is not searched for them.
+if TYPE_CHECKING:
+    import av
+
+# Headers come before the pixels; only this many bytes of a packet are searched.
 _SEARCHED = 4096
 _LONGEST_HEADER = 1024
 _SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
-# Profiles whose parameter sets state the chroma format.
+# Profiles whose sequence parameter sets state the chroma format.
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
 
 class FrameHeaders:
-    """Follows the frame headers of a stream, packet by packet.
+    """Parses the frame headers of a stream, packet by packet.
 
     Args:
-        codec: FFmpeg's name of the codec; other codecs than `h264` tell nothing.
-        extradata: the stream's parameter sets, as its container holds them.
+        codec: FFmpeg's name of the codec; only `h264` is parsed.
+        extradata: the stream's parameter sets, as stored in its container.
     """
 
     def __init__(self, codec: str, extradata: bytes | None):
         extra = extradata or b""
         self._codec = codec
-        # 0 where units are found by start codes.
+        # 0: units are separated by start codes.
         self._length_bytes = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
         self._bits: int | None = None
         self._gaps_allowed = False
@@ -39,8 +43,8 @@ class FrameHeaders:
                 if unit[0] & 31 == _SPS:
                     self._parameters(unit)
 
-    def next(self, packet) -> tuple[bool, bool]:
-        """Whether no other frame refers to the next packet's frame, and whether frames before it are missing."""
+    def next(self, packet: av.Packet) -> tuple[bool, bool]:
+        """Whether no other frame references the next packet's frame, and whether frames before it are missing."""
         if self._codec != "h264":
             return False, False
         parameters = False
@@ -50,20 +54,20 @@ class FrameHeaders:
             if kind == _SPS:
                 self._parameters(unit)
             elif kind in (_SLICE, _IDR_SLICE):
-                # Parameters that come with a frame may be of others.
+                # Parameter sets in the packet may apply to other frames.
                 return not (unit[0] >> 5 & 3 or parameters), self._is_behind_a_gap(unit)
         self._previous = None
         return False, False
 
     def _is_behind_a_gap(self, unit):
-        """Frames that are referred to are numbered without gaps, in a few bits."""
+        """Whether the frame number skips some: reference frames are numbered without gaps, in a few bits."""
         number = self._number(unit)
         previous, referred = self._previous, unit[0] >> 5 & 3
         if number is None or referred:
             self._previous = number
         if number is None or previous is None or unit[0] & 31 == _IDR_SLICE or self._gaps_allowed:
             return False
-        # 0: also after an operation that begins the numbers anew.
+        # 0 also follows an operation that resets the numbers.
         return number != 0 and number not in (previous, (previous + 1) % (1 << self._bits))
 
     def _number(self, unit):
@@ -88,7 +92,7 @@ class FrameHeaders:
 
 
 def _frame_numbers(bits):
-    """Of a sequence parameter set: bits of a frame's number (None: unusual), and whether numbers may be left out."""
+    """From a sequence parameter set: bits of a frame number (None: unsupported), and whether gaps are permitted."""
     profile = bits.take(8)
     bits.take(16)
     bits.unsigned()
@@ -123,22 +127,22 @@ def _skip_scaling_list(bits, size):
 
 
 def _units(data, length_bytes) -> Iterator[bytes]:
-    """The beginnings of a packet's units."""
-    place = 0
+    """Yields the start of each NAL unit of a packet."""
+    offset = 0
     while True:
         if length_bytes:
-            start = place + length_bytes
-            place = start + int.from_bytes(data[place:start], "big")
+            start = offset + length_bytes
+            offset = start + int.from_bytes(data[offset:start], "big")
         else:
-            found = data.find(b"\0\0\1", place)
-            start = place = found + 3 if found >= 0 else len(data)
+            position = data.find(b"\0\0\1", offset)
+            start = offset = position + 3 if position >= 0 else len(data)
         if start >= len(data):
             return
         yield data[start : start + _LONGEST_HEADER]
 
 
 class _Bits:
-    """Numbers of a unit's header, bit by bit; ValueError at its end."""
+    """Bit reader for a NAL unit's header; raises ValueError at its end."""
 
     def __init__(self, data):
         data = data.replace(b"\0\0\3", b"\0\0")

@@ -1,0 +1,124 @@
+"""Face detectors that OpenCV runs as they are: a Haar cascade, and single-shot detectors (SSD)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tfdfd.faces import Face
+
+CASCADE = "haarcascade_frontalface_alt.xml"
+
+
+class HaarDetector:
+    """Haar cascade (Viola and Jones, CVPR 2001) of OpenCV: boxes, without confidence or landmarks.
+
+    The scale factor of 1.1 and 5 neighbors are those of the Celeb-DF study (document S4). Its minimum of 128 px, meant
+    for close-ups, finds none of the 43 faces of ordinary photographs, so that the default here is 20 px, as for MTCNN.
+
+    Args:
+        min_size: side in pixels of the original frame of the smallest face that is searched for.
+        scale_factor: ratio of successive search sizes, above 1.
+        min_neighbors: number of overlapping hits that make a face.
+
+    Raises:
+        ValueError: this OpenCV has no cascade classifier.
+    """
+
+    def __init__(self, min_size: int = 20, scale_factor: float = 1.1, min_neighbors: int = 5):
+        if not hasattr(cv2, "CascadeClassifier"):
+            raise ValueError(
+                f"OpenCV {cv2.__version__} has no cascade classifier (removed in 5.0): "
+                "pip install 'opencv-python>=4.11,<5'."
+            )
+        self.min_size, self.scale_factor, self.min_neighbors = min_size, scale_factor, min_neighbors
+        self._cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, CASCADE)))
+
+    def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
+        """Faces of each frame; see `tfdfd.faces.FaceDetector`."""
+        return [self._detect_one(frame, scale) for frame, scale in zip(frames, scales, strict=True)]
+
+    def _detect_one(self, frame, scale):
+        gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        smallest = max(1, round(self.min_size * scale))
+        boxes = self._cascade.detectMultiScale(
+            gray, self.scale_factor, self.min_neighbors, minSize=(smallest, smallest)
+        )
+        faces = [Face(tuple(float(value) for value in box)) for box in boxes]
+        return sorted(faces, key=lambda face: -face.box[2])
+
+
+INPUT_SIZE = (300, 300)
+MEAN_BGR = (104.0, 177.0, 123.0)
+THRESHOLD = 0.5
+# Suffix of the text file that describes each type of graph.
+CONFIG_SUFFIX = {".pb": ".pbtxt", ".caffemodel": ".prototxt"}
+
+
+class SsdDetector:
+    """Single-shot detector (Liu et al., ECCV 2016) in a Caffe or TensorFlow graph: boxes and scores in [0, 1].
+
+    Takes OpenCV's own face detector (`opencv_face_detector_uint8.pb`, ResNet-10 at 300 x 300) and any graph with the
+    same output: rows of image number, class, score, left, top, right, bottom, as fractions of the frame.
+
+    Args:
+        graph: a `.pb` (TensorFlow) or `.caffemodel` (Caffe) file.
+        config: its `.pbtxt` or `.prototxt`; None takes the only one in the same folder.
+        threshold: minimum score of a face, in [0, 1].
+
+    Raises:
+        ValueError: a file is missing, has another suffix, or cannot be read by OpenCV.
+    """
+
+    def __init__(self, graph: str | Path, config: str | Path | None = None, threshold: float = THRESHOLD):
+        graph, config = _check_files(graph, config)
+        read = cv2.dnn.readNetFromTensorflow if graph.suffix == ".pb" else cv2.dnn.readNetFromCaffe
+        weights, layout = (np.frombuffer(file.read_bytes(), np.uint8) for file in (graph, config))
+        try:
+            # Read from memory, so that OpenCV receives no path. Caffe's reader takes the description first.
+            self._network = read(weights, layout) if graph.suffix == ".pb" else read(layout, weights)
+        except cv2.error as error:
+            raise ValueError(f"{graph} with {config} is no graph that OpenCV reads: {error.err or error}.") from error
+        self.threshold = threshold
+
+    def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
+        """Faces of each frame; see `tfdfd.faces.FaceDetector`."""
+        return [self._detect_one(frame) for frame in frames]
+
+    def _detect_one(self, frame):
+        # One frame per call: the graph of OpenCV's own detector has a reshape with a fixed batch. It takes BGR.
+        self._network.setInput(cv2.dnn.blobFromImage(frame, 1.0, INPUT_SIZE, MEAN_BGR, swapRB=True))
+        rows = [row for row in self._network.forward().reshape(-1, 7) if row[2] > self.threshold]
+        faces = [_face(row[3:], row[2], frame.shape) for row in rows]
+        return sorted((face for face in faces if face is not None), key=lambda face: -face.score)
+
+
+def _face(corners, score, shape):
+    height, width = shape[:2]
+    left, top, right, bottom = np.clip(corners, 0, 1) * [width, height, width, height]
+    if right <= left or bottom <= top:
+        return None
+    return Face((float(left), float(top), float(right - left), float(bottom - top)), float(score))
+
+
+def _check_files(graph, config):
+    graph = Path(graph)
+    if graph.suffix not in CONFIG_SUFFIX:
+        raise ValueError(f"an SSD graph ends in {' or '.join(CONFIG_SUFFIX)}; received {graph}.")
+    if not graph.is_file():
+        raise ValueError(f"the SSD graph {graph} does not exist; give the path of a .pb or .caffemodel file.")
+    if config is None:
+        suffix = CONFIG_SUFFIX[graph.suffix]
+        candidates = sorted(graph.parent.glob(f"*{suffix}"))
+        if len(candidates) != 1:
+            raise ValueError(
+                f"{graph} needs its {suffix} file: expected exactly one in its folder, found {len(candidates)}; "
+                "name it with --ssd-config."
+            )
+        config = candidates[0]
+    config = Path(config)
+    if not config.is_file():
+        raise ValueError(f"the SSD description {config} does not exist.")
+    return graph, config
