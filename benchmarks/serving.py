@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.detect import hardware
-from tfdfd.hub.finding import find
+from tfdfd.hub.resolve import find
 
 CLIENTS, LOAD, SIZES = 16, 0.7, (1, 4, 8, 16, 32, 64)
 CROPS = 64

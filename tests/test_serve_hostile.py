@@ -19,8 +19,7 @@ from tests.test_saved_model import small
 from tfdfd.publishing.saved_model import write_saved_model
 from tfdfd.serve.errors import ServingError
 from tfdfd.serve.loaded_model import LoadedModel
-from tfdfd.serve.prediction import arrays_of, check_inputs
-from tfdfd.serve.tensors import shape_of
+from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 
 MANY = 50
 

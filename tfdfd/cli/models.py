@@ -248,7 +248,7 @@ def _line(columns, cells):
 
 
 def _pull(arguments) -> int:
-    from tfdfd.hub.pulling import pull
+    from tfdfd.hub.weights import pull
 
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle, arguments.source)}")
@@ -256,7 +256,7 @@ def _pull(arguments) -> int:
 
 
 def _verify(arguments) -> int:
-    from tfdfd.hub.verifying import verify
+    from tfdfd.hub.verify import verify
 
     outcomes = []
     for outcome in verify(arguments.place):

@@ -24,8 +24,7 @@ from tfdfd.media.inputs import Input, Inputs, list_inputs
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import FRAMES
 from tfdfd.models import spec
-from tfdfd.remote.scorer import RemoteScorer, Server
-from tfdfd.remote.served import check_served, find_served
+from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime.names import AUTO, check_runtime
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
@@ -52,7 +51,7 @@ class Detector:
         runtime: what runs the network: `tensorflow`, `openvino` (extra `edge`) or `auto`, the fastest installed.
             Their scores agree to 1e-4; the same runtime gives the same scores each time.
         server: a model server that scores the crops in place of this machine; `model` then is as
-            `tfdfd.remote.served.find_served` takes it, and scoring may raise `tfdfd.remote.scorer.RemoteError`.
+            `tfdfd.remote.find_served` takes it, and scoring may raise `tfdfd.remote.RemoteError`.
 
     Attributes:
         runtime_note: why `auto` did not use the fastest runtime that is installed, or why nothing proves that the

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfdfd.files import code_digest
 from tfdfd.models import load, spec
+from tfdfd.runtime.equality import BOUNDS, check_equal, proof_crops
 from tfdfd.runtime.kept import fetch, keep
 from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
 from tfdfd.runtime.network import Network
@@ -19,9 +20,7 @@ from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert, identity
 from tfdfd.version import __version__
 from tfdfd.weights.records import WeightRecord
 
-# How far P(fake) of a converted network may be from that of the Keras model.
-TOLERANCE = 1e-4
-PROOF_CROPS = 8
+TOLERANCE = BOUNDS["runtime"].tolerance
 
 
 def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
@@ -43,33 +42,19 @@ def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple
     try:
         return _converted(record, model), None
     except Exception as error:  # of a conversion, whatever it is, none is a reason not to score
+        reason = str(error).rstrip(".")
         if runtime == OPENVINO:
-            raise ValueError(f"openvino cannot run {record.handle}: {error}; use the runtime 'tensorflow'.") from error
-        return KerasNetwork(model), f"openvino cannot run {record.handle}: {error}; tensorflow did."
+            raise ValueError(f"openvino cannot run {record.handle}: {reason}; use the runtime 'tensorflow'.") from error
+        return KerasNetwork(model), f"openvino cannot run {record.handle}: {reason}; tensorflow did."
 
 
-def proof_crops(size: int, count: int = PROOF_CROPS) -> np.ndarray:
-    """Crops to compare runtimes on, the same each time: coarse and fine noise of rising strength, uint8."""
-    draw = np.random.default_rng(0)
-    cell = np.arange(size) * 8 // size
-    crops = []
-    for number in range(1, count + 1):
-        coarse = draw.uniform(-1, 1, (8, 8, 3))[cell][:, cell]
-        fine = draw.uniform(-1, 1, (size, size, 3))
-        crops.append(127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine))
-    return np.stack(crops).astype(np.uint8)
-
-
-def check_equal(network: Network, expected: Network) -> None:
+def check_same_scores(network: Network, expected: Network) -> None:
     """Raises `ValueError` unless both score the same crops the same, in batches of any size, and the crops tell."""
     crops = proof_crops(expected.size, expected.batch_sizes[-1])
     scores = expected(crops)
-    if np.ptp(scores) < 10 * TOLERANCE:
-        raise ValueError("its scores cannot be proved: the Keras model finds all crops of the proof alike")
-    for count in network.batch_sizes:
-        apart = np.abs(network(crops[:count]) - scores[:count]).max()
-        if not apart <= TOLERANCE:  # NaN is not equal either
-            raise ValueError(f"its scores are {apart:.2g} from those of the Keras model; {TOLERANCE:g} are allowed")
+    sizes = network.batch_sizes
+    found = np.concatenate([network(crops[:count]) for count in sizes])
+    check_equal("its P(fake)", found, np.concatenate([scores[:count] for count in sizes]), "runtime")
 
 
 def _kept(record):
@@ -83,7 +68,7 @@ def _kept(record):
 def _converted(record, model):
     parts = convert(model)
     network = OpenvinoNetwork(record.model, *parts)
-    check_equal(network, KerasNetwork(model))
+    check_same_scores(network, KerasNetwork(model))
     keep(_name(record), *parts)
     return network
 

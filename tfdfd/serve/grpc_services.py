@@ -1,4 +1,4 @@
-"""The gRPC side: TensorFlow Serving's two services on the official stubs, and gRPC's own health service."""
+"""gRPC services of the server: TensorFlow Serving's PredictionService and ModelService."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class _Answering:
         self._service, self._metrics = service, metrics
 
     async def _answer(self, method: str, spec, context, answer: Callable[[float | None], Awaitable]):
-        begun, code = time.perf_counter(), "OK"
+        start, code = time.perf_counter(), "OK"
         try:
             left = context.time_remaining()
             return await answer(None if left is None else time.monotonic() + left)
         except ServingError as error:
             code, message = error.code, error.message
         except asyncio.CancelledError:
-            code = "CANCELLED"  # gone, or its deadline has passed
+            code = "CANCELLED"  # the client is gone, or its deadline has passed
             raise
         except Exception as error:
             sys.stderr.write(f"gRPC: {method}: {unforeseen(error)}\n")
             code, message = INTERNAL, f"internal error: {type(error).__name__}"
         finally:
             known = self._service.manager.knows(spec.name)
-            self._metrics.request(spec.name, known, method, _ENTRY, code, time.perf_counter() - begun)
+            self._metrics.request(spec.name, known, method, _ENTRY, code, time.perf_counter() - start)
         await context.abort(grpc.StatusCode[code], message)
 
 

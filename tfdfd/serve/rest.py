@@ -1,4 +1,4 @@
-"""The REST side: TensorFlow Serving's addresses over aiohttp."""
+"""REST interface of the server: TensorFlow Serving's URLs over aiohttp."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from tfdfd.serve.errors import (
     unforeseen,
 )
 from tfdfd.serve.metrics import Metrics
-from tfdfd.serve.prediction import signature_of
 from tfdfd.serve.service import SIGNATURE_DEF, Service
 
 METRICS = "/monitoring/prometheus/metrics"
@@ -36,7 +35,7 @@ _MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _ENTRY = "REST"
-# Why a request is none, by what aiohttp's parser raises. The parser's own messages quote the request.
+# Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
 _REASONS = {
     http_exceptions.TransferEncodingError: "a chunk of its body is malformed",
     http_exceptions.ContentEncodingError: "its body is not encoded as its head says",
@@ -55,7 +54,7 @@ _WORDS = {
     "url": http_exceptions.InvalidURLError,
 }
 _NO_HTTP = "it is no HTTP/1.1"
-# What clients begin with that are no clients of this port.
+# First bytes of clients of other protocols.
 _HTTP2, _TLS = b"PRI * HTTP/2.0", b"\x16\x03"
 _OTHER_CLIENTS = {
     _HTTP2: "it is of a gRPC (HTTP/2) client, and this is the REST port; gRPC has a port of its own",
@@ -67,12 +66,12 @@ class RestSide:
     """Serves the REST interface.
 
     Args:
-        service: answers.
-        metrics: told of each request, and shown.
+        service: answers requests.
+        metrics: counts requests, and is served itself.
         max_body: bytes of a request.
-        timeout: seconds until a request must have come and been answered; idle connections are closed then, too.
-        max_connections: at a time; whoever comes then is hung up on.
-        journal: told of requests that are none.
+        timeout: seconds for receiving and answering a request; idle connections are closed after it.
+        max_connections: at a time; more are closed at once.
+        journal: logs malformed requests.
     """
 
     def __init__(
@@ -97,10 +96,10 @@ class RestSide:
         self._server = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Listens; the port that was had.
+        """Starts listening; returns the port.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the address is not available.
         """
         options = {"ssl_handshake_timeout": 10.0} if tls else {}
         loop = asyncio.get_running_loop()
@@ -108,7 +107,7 @@ class RestSide:
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self, grace: float) -> None:
-        """Nobody new comes in; whoever is in is answered, for at most `grace` seconds."""
+        """Stops listening; accepted requests are answered for at most `grace` seconds."""
         if self._server is None:
             return
         self._server.close()
@@ -116,10 +115,10 @@ class RestSide:
         await self._handler.shutdown(grace)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         match, method, code, status = None, "", "OK", 200
         try:
-            # As it was sent: a name may have an escaped '/'.
+            # Not decoded: a name may have an escaped '/'.
             path = request.rel_url.raw_path
             if request.method == "GET" and path == METRICS:
                 return web.Response(body=self._metrics.text(), content_type="text/plain", charset="utf-8")
@@ -159,7 +158,7 @@ class RestSide:
             if match:
                 name = unquote(match["name"])
                 known = self._service.manager.knows(name)
-                self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - begun)
+                self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - start)
         return web.json_response(answer, status=status)
 
     async def _body(self, request):
@@ -186,7 +185,7 @@ class RestSide:
         spec.signature_name = rest_json.signature_name(parsed)
         if match["method"] == "predict":
             request = PredictRequest(model_spec=spec)
-            signature = signature_of(self._service.manager.resolve(spec).model, spec.signature_name)
+            signature = self._service.manager.resolve(spec).model.signature(spec.signature_name)
             form = rest_json.fill_inputs(request, parsed, signature)
             return rest_json.predictions(await self._service.predict(request, until), form)
         if match["method"] == "classify":
@@ -206,7 +205,7 @@ class RestSide:
 
 
 class _Connection(web.RequestHandler):
-    """Answers what is no request with the reason alone, and notes it in one line: never what was sent."""
+    """Connection that answers and logs malformed requests with a reason, never with their content."""
 
     __slots__ = ("_journal", "_other")
 
@@ -231,15 +230,15 @@ class _Connection(web.RequestHandler):
 
     def log_exception(self, *words, exc_info=None, **_):
         if isinstance(exc_info, (web.RequestPayloadError, http_exceptions.HttpProcessingError)):
-            return  # of a request that was refused already
+            return  # of a request that was already refused
         sys.stderr.write(f"REST: {unforeseen(exc_info) if isinstance(exc_info, BaseException) else 'no answer'}\n")
 
 
 class _Bounded(web.Server):
-    """Hangs up on whoever comes when the house is full."""
+    """Server with a limited number of connections."""
 
     def __init__(self, handler, most, journal, **options):
-        super().__init__(handler, handler_cancellation=True)  # who has gone needs no answer
+        super().__init__(handler, handler_cancellation=True)  # a client that is gone needs no answer
         self._most, self._options, self.journal = most, options, journal
 
     def __call__(self):
@@ -252,10 +251,10 @@ class _Bounded(web.Server):
 
 
 def _reason(error):
-    # Of several that fit, the first: they stand from the special to the general.
+    # The first match, since the errors are ordered from special to general.
     cause = error.__cause__ if isinstance(error, web.RequestPayloadError) and error.__cause__ else error
     if type(cause) is http_exceptions.BadHttpMessage:
-        # All that the parser in C raises. Its first line names the part; the next ones quote it.
+        # The parser in C raises only this. The first line of its message names the part; the next ones quote it.
         first = cause.message.partition("\n")[0].lower()
         kind = next((kind for word, kind in _WORDS.items() if word in first), None)
         return _REASONS.get(kind, _NO_HTTP)

@@ -1,4 +1,4 @@
-"""The JSON of TensorFlow Serving's REST interface to the messages of its protocol, and back."""
+"""Conversion between the JSON of TensorFlow Serving's REST interface and its messages."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import Signature
 
 ROWS, COLUMNS = "instances", "inputs"
-# Outputs whose names end so hold bytes, not text.
+# Outputs whose names end with this are bytes, not text.
 _BYTES_SUFFIX = "_bytes"
 _BASE64 = "b64"
 
 
 def parse(body: bytes) -> dict:
-    """The object in a request's body; NaN and Infinity are numbers here.
+    """The JSON object in a request's body; NaN and Infinity are accepted as numbers.
 
     Raises:
-        ServingError: it is no JSON, or no object.
+        ServingError: it is not JSON, or not an object.
     """
     try:
-        # Of bytes, Python would take UTF-16, too.
+        # Decoded here, since `json` would accept UTF-16 bytes, too.
         parsed = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ServingError(INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
@@ -44,10 +44,10 @@ def parse(body: bytes) -> dict:
 
 
 def signature_name(parsed: dict) -> str:
-    """The signature that a request asks for; empty for the default.
+    """The name of the requested signature; empty for the default.
 
     Raises:
-        ServingError: it is no string.
+        ServingError: it is not a string.
     """
     name = parsed.get("signature_name", "")
     if not isinstance(name, str):
@@ -56,13 +56,13 @@ def signature_name(parsed: dict) -> str:
 
 
 def fill_inputs(request: PredictRequest, parsed: dict, signature: Signature) -> str:
-    """Puts the tensors of `parsed` into `request`, with the types that the signature has.
+    """Fills `request` with the tensors of `parsed`, in the types of the signature.
 
     Returns:
         The form: `instances` (by row) or `inputs` (by column).
 
     Raises:
-        ServingError: neither form, or values that make no tensor.
+        ServingError: neither form, or values that do not fit the tensors.
     """
     if (ROWS in parsed) == (COLUMNS in parsed):
         raise ServingError(INVALID_ARGUMENT, f"expected one of the keys '{ROWS}' and '{COLUMNS}'.")
@@ -79,10 +79,10 @@ def fill_inputs(request: PredictRequest, parsed: dict, signature: Signature) -> 
 
 
 def fill_examples(given: Input, parsed: dict) -> None:
-    """Puts the examples of `parsed`, and what they share, into the input of Classify or Regress.
+    """Fills the input of Classify or Regress with the examples of `parsed` and their shared context.
 
     Raises:
-        ServingError: there are none, or values that no feature holds.
+        ServingError: there are none, or values of an unsupported type.
     """
     examples = parsed.get("examples")
     if not isinstance(examples, list) or not examples:
@@ -96,7 +96,7 @@ def fill_examples(given: Input, parsed: dict) -> None:
 
 
 def predictions(response: PredictResponse, form: str) -> dict:
-    """Outputs in the form of the inputs; the name is left out where there is one."""
+    """Outputs in the form of the inputs; a single output has no name."""
     outputs = {name: _values(name, tf.make_ndarray(tensor)) for name, tensor in response.outputs.items()}
     if form == COLUMNS:
         return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
@@ -149,16 +149,16 @@ def _rows_to_columns(rows, signature):
             f"{ROWS} is a plain list, but expecting list of objects as the signature has the inputs "
             f"{', '.join(signature.inputs)}.",
         )
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if _is_named(row) != named:
             kinds = ("a value or list", "an object") if named else ("an object", "a value or list")
             raise ServingError(
-                INVALID_ARGUMENT, f"'{ROWS}' mixes forms: item {place} is {kinds[0]}, the first is {kinds[1]}."
+                INVALID_ARGUMENT, f"'{ROWS}' mixes forms: item {index} is {kinds[0]}, the first is {kinds[1]}."
             )
         if named and set(row) != set(signature.inputs):
             raise ServingError(
                 INVALID_ARGUMENT,
-                f"Failed to process element: {place} of '{ROWS}' list. Keys must be equal to: "
+                f"Failed to process element: {index} of '{ROWS}' list. Keys must be equal to: "
                 f"{','.join(sorted(signature.inputs))}; received {','.join(map(quoted, sorted(row)))}.",
             )
     return {name: [row[name] if named else row for row in rows] for name in signature.inputs}
@@ -248,7 +248,7 @@ def _values(name, array):
         flat[:] = [show(value) for value in array.ravel()]
         return flat.reshape(array.shape).tolist()
     if array.dtype.kind == "f" and array.dtype != np.float64:
-        # The shortest decimals that mean the same number, not those of its double.
+        # The shortest decimals of the float32, not those of its double.
         array = array.astype(str).astype(np.float64)
     return array.tolist()
 

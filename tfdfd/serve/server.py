@@ -1,4 +1,4 @@
-"""The server: models, gRPC and REST in one event loop, from the first load to a stop that leaves nobody unanswered."""
+"""The model server: models, gRPC and REST in one event loop, from the first load to a graceful stop."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
 from tfdfd.serve.errors import Journal, OneLine
 from tfdfd.serve.grpc_services import ModelService, PredictionService
-from tfdfd.serve.loaded_model import LoadedModel
+from tfdfd.serve.loaded_model import LoadedModel, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
-from tfdfd.serve.warm_up import warm_up
 
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-# Of gRPC, besides predictions: states, health.
+# Concurrent gRPC calls besides predictions: states, health.
 _OTHER_CALLS = 256
 
 
 class ServeError(RuntimeError):
-    """The server cannot begin; the message says why."""
+    """The server cannot start."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Tls:
     """PEM files.
 
     Args:
-        certificate: of the server, with those between it and its authority.
+        certificate: of the server, with intermediate certificates.
         key: of the certificate.
-        client_authority: whoever shows no certificate of this authority is refused.
+        client_authority: clients without a certificate of this authority are refused.
     """
 
     certificate: Path
@@ -56,21 +55,21 @@ class Tls:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """Settings of the server.
 
     Args:
-        host: address to listen at.
-        port: of gRPC; 0 for any that is free.
-        rest_port: of REST; 0 for any that is free, None for none.
+        host: address to listen on.
+        port: of gRPC; 0 for any free one.
+        rest_port: of REST; 0 for any free one, None for no REST.
         limits: of batches and queues.
         max_message: bytes of a request.
-        max_connections: at a time, of each side.
-        rest_seconds: until a request to REST must have come and been answered; silent connections are closed then.
-        poll_seconds: how often folders are looked into.
-        grace_seconds: what a stop waits for accepted requests.
-        may_reload: whether clients may say which models are served.
-        any_graph: whether SavedModels may hold operations that could do more than compute.
-        tls: None for none.
+        max_connections: at a time, for gRPC and REST each.
+        rest_seconds: time limit for receiving and answering a REST request; idle connections are closed after it.
+        poll_seconds: interval of checking folders.
+        grace_seconds: time limit for accepted requests at a stop.
+        may_reload: whether clients may change the served models.
+        any_graph: whether SavedModels may have operations that could do more than compute.
+        tls: None for no encryption.
         config_file: a `models.config`, followed while serving.
     """
 
@@ -95,16 +94,16 @@ async def serve(
     ready: Callable[[int, int | None], None],
     note: Callable[[str], None],
 ) -> None:
-    """Serves until SIGTERM or SIGINT; requests accepted before are answered.
+    """Serves until SIGTERM or SIGINT; accepted requests are answered.
 
     Args:
         configs: the models.
-        settings: how to serve.
-        ready: called with the ports once requests are answered.
-        note: told in words of what happens to models.
+        settings: of the server.
+        ready: called with the ports when requests are answered.
+        note: receives log lines.
 
     Raises:
-        ServeError: an address cannot be had, or a model has no version that can be loaded.
+        ServeError: an address is not available, or a model has no version that can be loaded.
     """
     OneLine.install()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -155,7 +154,7 @@ async def serve(
         tasks = [loop.create_task(_follow(manager, settings, note))]
         ready(port, rest_port)
         await stop.wait()
-        note("ending: accepted requests are answered")
+        note("stopping: accepted requests are answered")
         await watch.end()
     finally:
         for task in tasks:
@@ -167,7 +166,7 @@ async def serve(
 
 
 class _Health(health.HealthServicer):
-    """Who watches is told of the end, and then let go: a stop would wait for them."""
+    """Health service that notifies watchers of a stop and ends their calls, which a stop would wait for."""
 
     def __init__(self):
         super().__init__()
@@ -185,7 +184,7 @@ class _Health(health.HealthServicer):
 
     async def end(self) -> None:
         await self.enter_graceful_shutdown()
-        await asyncio.sleep(0.1)  # until watchers have it
+        await asyncio.sleep(0.1)  # until watchers are notified
         self._ended.set()
 
 
@@ -193,10 +192,10 @@ def _grpc_server(settings):
     options = {
         "grpc.max_receive_message_length": settings.max_message,
         "grpc.max_send_message_length": -1,
-        # Two servers at one address would share its clients without a word.
+        # Otherwise two servers could share an address and its clients unnoticed.
         "grpc.so_reuseport": 0,
         "grpc.max_allowed_incoming_connections": settings.max_connections,
-        # Whoever does not shake hands, or has gone without a word, is not waited for.
+        # Ends connections without a handshake, or whose client has vanished.
         "grpc.server_handshake_timeout_ms": 10_000,
         "grpc.keepalive_time_ms": 60_000,
         "grpc.keepalive_timeout_ms": 20_000,
@@ -247,14 +246,14 @@ def _check_loaded(manager):
 
 
 async def _follow(manager, settings, note):
-    """Folders, and the configuration where it is a file."""
-    seen = _read(settings.config_file)
+    """Follows folders, and the configuration file if there is one."""
+    known = _stamp(settings.config_file)
     while True:
         await asyncio.sleep(settings.poll_seconds)
         try:
-            found = _read(settings.config_file)
-            if found != seen:
-                seen = found
+            current = _stamp(settings.config_file)
+            if current != known:
+                known = current
                 await manager.configure(read_configs(settings.config_file))
                 note(f"{settings.config_file}: read again")
             else:
@@ -263,11 +262,11 @@ async def _follow(manager, settings, note):
             note(f"what is served stays: {error}")
 
 
-def _read(file):
+def _stamp(file):
     if file is None:
         return None
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _bracketed(host):
@@ -275,7 +274,7 @@ def _bracketed(host):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address is reachable only from this machine."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

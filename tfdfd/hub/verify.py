@@ -1,4 +1,4 @@
-"""Checks published models as whoever loads them would, and what no loader looks at besides: operations and cards."""
+"""Verification of published models: digests, graph operations and model cards."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfdfd.hub.exports import FromWeights
-from tfdfd.hub.finding import carried, hub_at, look_up
+from tfdfd.hub.bundled import FromWeights
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
-from tfdfd.hub.pinning import pin_of_user
-from tfdfd.hub.weights import CARD, read_card, record_of_card
+from tfdfd.hub.manifest import pin_of_user
+from tfdfd.hub.resolve import bundled, hub_at, look_up
+from tfdfd.hub.weights import record_of_card
 from tfdfd.publishing.allowed_operations import check_operations
-from tfdfd.weights.store import locate
+from tfdfd.weights.store import CARD, locate, read_card
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one version.
+    """Result for one version.
 
     Attributes:
         handle: with its version.
-        place: where it is, in words.
-        error: what is wrong with it, or None.
-        files: how many it has.
-        bytes: of all of them.
+        place: name of its hub.
+        error: reason why it is invalid, or None.
+        files: number of files.
+        bytes: size of all files.
     """
 
     handle: str
@@ -34,22 +34,21 @@ class Outcome:
     bytes: int
 
 
-def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
+def verify(source: str | os.PathLike | None = None) -> Iterator[Outcome]:
     """Checks digests, operations and card of each version.
 
     Args:
-        place: a hub's folder or address, or a handle; None: what the package carries, of whose weights only the files
-            are checked.
+        source: a hub's folder or address, or a handle; None: the package, of whose weights only the files are checked.
 
     Raises:
-        HubError: there is no such hub or handle, or its manifest is of no use.
-        OSError: the cache, which models of an address go to, cannot be written.
+        HubError: there is no such hub or handle, or its manifest is invalid.
+        OSError: the cache, which holds models of an address, cannot be written.
     """
-    text = None if place is None else os.fspath(place)
+    text = None if source is None else os.fspath(source)
     if text is not None and text.startswith(PREFIX):
         yield _outcome(*look_up(Handle.parse(text)))
         return
-    hub = carried() if text is None else hub_at(text, pin_of_user())
+    hub = bundled() if text is None else hub_at(text, pin_of_user())
     for model, versions in sorted(hub.manifest().models.items()):
         for number, version in sorted(versions.items()):
             outcome = _of_weights if isinstance(version, FromWeights) else _outcome
@@ -59,7 +58,7 @@ def verify(place: str | os.PathLike | None = None) -> Iterator[Outcome]:
 def _outcome(hub, handle, version):
     try:
         folder = hub.folder_of(handle.model, handle.version, version)
-        _check_card(folder)
+        record_of_card(read_card(folder / CARD), folder / CARD)
         check_operations(folder)
         if version.has_features:
             check_operations(folder / FEATURE_VECTOR)
@@ -67,19 +66,15 @@ def _outcome(hub, handle, version):
     except ValueError as reason:
         error = str(reason)
     handle = Handle(handle.model, handle.version)
-    return Outcome(str(handle), hub.words, error, len(version.files), sum(file.bytes for file in version.files))
+    return Outcome(str(handle), hub.name, error, len(version.files), sum(file.bytes for file in version.files))
 
 
 def _of_weights(hub, handle, version):
-    """Of weights that are a version as soon as somebody wants it: making it is not what was asked for."""
+    """Checks weights that become a SavedModel at their first use, without making it."""
     try:
         locate(PREFIX + handle.model)
         error = None
     except ValueError as reason:
         error = str(reason)
-    place = f"{hub.words}, as weights"
+    place = f"{hub.name}, as weights"
     return Outcome(str(handle), place, error, len(version.files), sum(file.bytes for file in version.files))
-
-
-def _check_card(folder):
-    record_of_card(read_card(folder), folder / CARD)
