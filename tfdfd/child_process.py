@@ -22,12 +22,16 @@ _END_OF_ERRORS = 4000
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
 
 
+def python_command(code: str, *arguments: str) -> list[str]:
+    """The command that runs code of this package; `sys` is imported there, and `sys.argv[1:]` holds `arguments`."""
+    return [sys.executable, "-c", _BOOT + code, json.dumps(sys.path), *arguments]
+
+
 class PythonProcess:
     """A child process; a context manager that kills it if it is still running at the end.
 
     Args:
-        code: statements to run; `sys` is imported and `sys.argv[1:]` holds `arguments`.
-        arguments: for the code.
+        code, arguments: as for `python_command`.
         environment: variables that differ from this process's; None removes one.
 
     Attributes:
@@ -40,7 +44,7 @@ class PythonProcess:
         self.errors = ""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT + code, json.dumps(sys.path), *arguments],
+            python_command(code, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

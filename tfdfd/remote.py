@@ -340,8 +340,9 @@ def check_served(scorer: RemoteScorer, served: Served, server: str) -> str | Non
         raise ValueError(
             f"the card of {served.record.handle} must have {len(found)} {PROOF_SCORES}; it has {expected!r}."
         )
+    scores = np.asarray(expected, np.float32)
     try:
-        check_equal("its P(fake)", found, np.asarray(expected, np.float32), "server")
+        check_equal("its P(fake)", found, scores, "server")
     except ValueError as error:
         raise RemoteError(
             f"the model that {server} serves as {served.name} is not {served.record.handle} (sha256 "

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 INVALID_ARGUMENT = "INVALID_ARGUMENT"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -70,6 +70,14 @@ def unforeseen(error: BaseException) -> str:
     if trace is not None:
         location = f" in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno}"
     return f"internal error: {type(error).__name__}{location}"
+
+
+def unknown_signature(name: str, known: Iterable[str]) -> ServingError:
+    """The error for a signature that the model does not have."""
+    return ServingError(
+        FAILED_PRECONDITION,
+        f'Serving signature key "{quoted(name)}" not found; the model has ' + ", ".join(sorted(known)) + ".",
+    )
 
 
 class Journal:

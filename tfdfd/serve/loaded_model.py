@@ -16,7 +16,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from tfdfd.log_lines import CONTENT
-from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, ServingError, quoted
+from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError, unknown_signature
 from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 
 SAVED_MODEL = "saved_model.pb"
@@ -108,14 +108,10 @@ class LoadedModel:
         Raises:
             ServingError: there is none.
         """
-        found = self.signatures.get(name or DEFAULT_SIGNATURE)
-        if found is None:
-            raise ServingError(
-                FAILED_PRECONDITION,
-                f'Serving signature key "{quoted(name or DEFAULT_SIGNATURE)}" not found; the model has '
-                f"{', '.join(sorted(self.signatures))}.",
-            )
-        return found
+        name = name or DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise unknown_signature(name, self.signatures)
+        return self.signatures[name]
 
     def close(self) -> None:
         """Frees its memory; no call may be running."""

@@ -14,7 +14,6 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tfdfd.serve import rest_json
@@ -23,11 +22,15 @@ from tfdfd.serve.errors import (
     INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
+    PERMISSION_DENIED,
     Journal,
     ServingError,
     unforeseen,
 )
+from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.metrics import Metrics
+from tfdfd.serve.receiving import ReceiveBudget
+from tfdfd.serve.request_json import JsonWorkers, parse, read_predict, signature_name
 from tfdfd.serve.service import SIGNATURE_DEF, Service
 
 METRICS = "/monitoring/prometheus/metrics"
@@ -35,6 +38,7 @@ _MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _ENTRY = "REST"
+_LARGE = 1 << 20
 # Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
 _REASONS = {
     http_exceptions.TransferEncodingError: "a chunk of its body is malformed",
@@ -68,22 +72,27 @@ class RestSide:
     Args:
         service: answers requests.
         metrics: counts requests, and is served itself.
+        budget: for bodies of all requests.
         max_body: bytes of a request.
         timeout: seconds for receiving and answering a request; idle connections are closed after it.
         max_connections: at a time; more are closed at once.
-        journal: logs malformed requests.
+        journal: logs malformed and refused requests.
+        hosts: names in the headers Host and Origin that are served; None: every Host, and no Origin.
     """
 
     def __init__(
         self,
         service: Service,
         metrics: Metrics,
+        budget: ReceiveBudget,
         max_body: int,
         timeout: float = 30.0,
         max_connections: int = 512,
         journal: Journal | None = None,
+        hosts: frozenset[str] | None = None,
     ):
         self._service, self._metrics = service, metrics
+        self._budget, self._hosts, self._json = budget, hosts, JsonWorkers()
         self._max_body, self._timeout = max_body, timeout
         self._handler = _Bounded(
             self._handle,
@@ -113,6 +122,7 @@ class RestSide:
         self._server.close()
         self._handler.pre_shutdown()
         await self._handler.shutdown(grace)
+        self._json.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         start = time.perf_counter()
@@ -120,6 +130,7 @@ class RestSide:
         try:
             # Not decoded: a name may have an escaped '/'.
             path = request.rel_url.raw_path
+            self._check_sender(request)
             if request.method == "GET" and path == METRICS:
                 return web.Response(body=self._metrics.text(), content_type="text/plain", charset="utf-8")
             if request.method == "POST" and (match := _ASK.fullmatch(path)):
@@ -161,16 +172,32 @@ class RestSide:
                 self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - start)
         return web.json_response(answer, status=status)
 
-    async def _body(self, request):
+    def _check_sender(self, request):
+        """Refuses requests that a web page has a browser send, by another site's Origin or by a rebound host name."""
+        host, origin = _host_name(request.headers.get("Host", "")), request.headers.get("Origin")
+        if self._hosts is not None and host not in self._hosts:
+            why = "its Host is not served here; start the server with --allow-host NAME"
+        elif origin is not None and _host_name(origin.rpartition("//")[2]) not in (self._hosts or ()):
+            why = "it comes from a web page of another site; start the server with --allow-host NAME"
+        else:
+            return
+        self._handler.journal.refused(_ENTRY, request.remote, why)
+        raise ServingError(PERMISSION_DENIED, f"the request was refused: {why}.")
+
+    async def _body(self, request, reception):
         declared = request.content_length
         if declared is not None and declared > self._max_body:
             raise self._too_large(declared)
+        await reception.grow(declared or 0)
         parts, size = [], 0
-        async for part in request.content.iter_any():
+        while part := await reception.receive(request.content.readany()):
             size += len(part)
             if size > self._max_body:
                 raise self._too_large(size)
+            if size > reception.size:
+                await reception.grow(size - reception.size)
             parts.append(part)
+        reception.arrived(size)
         return b"".join(parts)
 
     def _too_large(self, size):
@@ -180,20 +207,25 @@ class RestSide:
 
     async def _ask(self, match, request):
         until = time.monotonic() + self._timeout
-        parsed = rest_json.parse(await self._body(request))
         spec = _spec(match)
-        spec.signature_name = rest_json.signature_name(parsed)
+        # An unknown model is refused before the body is read.
+        model = self._service.manager.resolve(spec).model
+        with self._budget.reception() as reception:
+            body = await self._body(request, reception)
+            if match["method"] == "predict":
+                parsed = await self._json.run(read_predict, body, rest_json.input_types(model), DEFAULT_SIGNATURE)
+                request = await _converted(body, rest_json.predict_request, spec, parsed)
+            else:
+                parsed = await self._json.run(parse, body)
         if match["method"] == "predict":
-            request = PredictRequest(model_spec=spec)
-            signature = self._service.manager.resolve(spec).model.signature(spec.signature_name)
-            form = rest_json.fill_inputs(request, parsed, signature)
-            return rest_json.predictions(await self._service.predict(request, until), form)
+            return rest_json.predictions(await self._service.predict(request, until), parsed.form)
+        spec.signature_name = signature_name(parsed)
         if match["method"] == "classify":
             request = ClassificationRequest(model_spec=spec)
-            rest_json.fill_examples(request.input, parsed)
+            await _converted(body, rest_json.fill_examples, request.input, parsed)
             return rest_json.classifications(await self._service.classify(request, until))
         request = RegressionRequest(model_spec=spec)
-        rest_json.fill_examples(request.input, parsed)
+        await _converted(body, rest_json.fill_examples, request.input, parsed)
         return rest_json.regressions(await self._service.regress(request, until))
 
     def _look(self, match):
@@ -259,6 +291,17 @@ def _reason(error):
         kind = next((kind for word, kind in _WORDS.items() if word in first), None)
         return _REASONS.get(kind, _NO_HTTP)
     return next((words for kind, words in _REASONS.items() if isinstance(cause, kind)), _NO_HTTP)
+
+
+async def _converted(body, function, *arguments):
+    """`function(*arguments)`, in a thread if the body is so large that the event loop would stop."""
+    return await asyncio.to_thread(function, *arguments) if len(body) > _LARGE else function(*arguments)
+
+
+def _host_name(text):
+    """The host of `HOST[:PORT]`, in lower case."""
+    name = text.rpartition("]")[0].lstrip("[") if text.startswith("[") else text.partition(":")[0]
+    return name.lower()
 
 
 def _spec(match):

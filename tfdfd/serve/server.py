@@ -21,11 +21,12 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionSe
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
 from tfdfd.serve.errors import Journal, OneLine
-from tfdfd.serve.grpc_services import ModelService, PredictionService
+from tfdfd.serve.grpc_services import ModelService, PredictionService, ReceivingInterceptor
 from tfdfd.serve.loaded_model import LoadedModel, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
+from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
 
@@ -63,6 +64,8 @@ class Settings:
         rest_port: of REST; 0 for any free one, None for no REST.
         limits: of batches and queues.
         max_message: bytes of a request.
+        max_receive: bytes of all requests that are being received.
+        allow_hosts: names in the headers Host and Origin of REST requests that are served besides this machine's.
         max_connections: at a time, for gRPC and REST each.
         rest_seconds: time limit for receiving and answering a REST request; idle connections are closed after it.
         poll_seconds: interval of checking folders.
@@ -78,6 +81,8 @@ class Settings:
     rest_port: int | None = 8501
     limits: Limits = field(default_factory=Limits)
     max_message: int = 32 << 20
+    max_receive: int = 256 << 20
+    allow_hosts: tuple[str, ...] = ()
     max_connections: int = 512
     rest_seconds: float = 30.0
     poll_seconds: float = 1.0
@@ -124,11 +129,18 @@ async def serve(
     metrics.gauge("bytes_in_flight", "Bytes of the arrays of those.", lambda: batcher.bytes)
     manager = ModelManager(configs, load, lambda model: batcher.forget(model.signatures.values()), note)
     service = Service(manager, batcher, settings.may_reload)
-    grpc_side, rest_side = (
-        _grpc_server(settings),
-        RestSide(
-            service, metrics, settings.max_message, settings.rest_seconds, settings.max_connections, Journal(note)
-        ),
+    budget = ReceiveBudget(max(settings.max_receive, settings.max_message))
+    metrics.gauge("bytes_being_received", "Bytes of requests that are being received.", lambda: budget.held)
+    grpc_side = _grpc_server(settings, ReceivingInterceptor(budget, settings.max_message, settings.rest_seconds))
+    rest_side = RestSide(
+        service,
+        metrics,
+        budget,
+        settings.max_message,
+        settings.rest_seconds,
+        settings.max_connections,
+        Journal(note),
+        _served_hosts(settings),
     )
     tasks = []
     try:
@@ -188,7 +200,15 @@ class _Health(health.HealthServicer):
         self._ended.set()
 
 
-def _grpc_server(settings):
+def _served_hosts(settings):
+    """Names in Host and Origin that are served: this machine's where only it can connect, else any unless given."""
+    hosts = {host.lower() for host in settings.allow_hosts}
+    if is_loopback(settings.host):
+        return frozenset(hosts | {"localhost", "127.0.0.1", "::1", settings.host})
+    return frozenset(hosts | {settings.host}) if hosts else None
+
+
+def _grpc_server(settings, interceptor):
     options = {
         "grpc.max_receive_message_length": settings.max_message,
         "grpc.max_send_message_length": -1,
@@ -202,7 +222,9 @@ def _grpc_server(settings):
         "grpc.http2.min_ping_interval_without_data_ms": 10_000,
     }
     return grpc.aio.server(
-        options=list(options.items()), maximum_concurrent_rpcs=settings.limits.max_requests + _OTHER_CALLS
+        interceptors=[interceptor],
+        options=list(options.items()),
+        maximum_concurrent_rpcs=settings.limits.max_requests + _OTHER_CALLS,
     )
 
 
