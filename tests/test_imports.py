@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipelines": {"augment", "data", "files"},
     "weights": {"files", "near_matches"},
     "models": {"near_matches", "srm_kernels", "weights"},
-    "serve": {"hub", "log_lines", "publishing"},
+    "serve": {"child_process", "files", "hub", "log_lines", "publishing", "version"},
     "runtime": {"files", "models", "near_matches", "version", "weights"},
     "metrics": {"data", "media", "near_matches"},
     "evaluation": {

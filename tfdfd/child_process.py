@@ -56,11 +56,15 @@ class PythonProcess:
         return self
 
     def __exit__(self, *error) -> None:
-        self._process.kill()
+        self.kill()
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
         self._stderr.close()
+
+    def kill(self) -> None:
+        """Ends it at once; may be called from any thread."""
+        self._process.kill()
 
     def messages(self) -> Iterator[dict]:
         """The child's messages, until it ends or closes its output."""

@@ -34,6 +34,12 @@ def add_parser(verbs) -> None:
     parser.add_argument("--rest-port", type=int, default=8501, metavar="N", help="0 any, -1 none (default: 8501)")
     parser.add_argument("--rest-seconds", type=float, default=30.0, metavar="S", help="of one request to REST")
     parser.add_argument("--poll-seconds", type=float, default=1.0, metavar="S", help="between looks into the folders")
+    parser.add_argument(
+        "--load-seconds", type=float, default=300.0, metavar="S", help="of trying a version (default: 300)"
+    )
+    parser.add_argument(
+        "--no-trial", action="store_true", help="load versions without trying them in a process of its own first"
+    )
     parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="that a stop waits for requests")
     parser.add_argument("--allow-reload", action="store_true", help="clients may say which models are served")
     parser.add_argument("--allow-any-graph", action="store_true", help="SavedModels need not be harmless")
@@ -153,6 +159,8 @@ def _settings(arguments):
         max_connections=arguments.max_connections,
         rest_seconds=arguments.rest_seconds,
         poll_seconds=arguments.poll_seconds,
+        trial=not arguments.no_trial,
+        load_seconds=arguments.load_seconds,
         grace_seconds=arguments.grace_seconds,
         may_reload=arguments.allow_reload,
         any_graph=arguments.allow_any_graph,

@@ -29,6 +29,7 @@ from tfdfd.serve.model_manager import ModelManager
 from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
+from tfdfd.serve.trial import Trials
 
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 # Concurrent gRPC calls besides predictions: states, health.
@@ -69,6 +70,8 @@ class Settings:
         max_connections: at a time, for gRPC and REST each.
         rest_seconds: time limit for receiving and answering a REST request; idle connections are closed after it.
         poll_seconds: interval of checking folders.
+        trial: whether a version is loaded and warmed up in a process of its own first.
+        load_seconds: time limit of that.
         grace_seconds: time limit for accepted requests at a stop.
         may_reload: whether clients may change the served models.
         any_graph: whether SavedModels may have operations that could do more than compute.
@@ -86,6 +89,8 @@ class Settings:
     max_connections: int = 512
     rest_seconds: float = 30.0
     poll_seconds: float = 1.0
+    trial: bool = True
+    load_seconds: float = 300.0
     grace_seconds: float = 30.0
     may_reload: bool = False
     any_graph: bool = False
@@ -115,10 +120,14 @@ async def serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
 
+    trials = Trials(settings.load_seconds, settings.limits.max_seconds) if settings.trial else None
+
     def load(source, number):
         folder = source.folder(number)
         if not settings.any_graph:
             check_operations(folder)
+        if trials is not None:
+            trials.check(folder)
         model = LoadedModel(folder)
         warm_up(model, settings.limits.max_seconds)
         return model
