@@ -547,3 +547,63 @@ def test_a_host_may_be_allowed(tmp_path):
             answer = connection.getresponse()
             assert (answer.status, bool(answer.read())) == (status, True)
         connection.close()
+
+
+def zeros_png(side):
+    """49 kB for 4096 pixels a side, which decode to 50 MB."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes((side * 3 + 1) * side), 9)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def progressive(side, scans):
+    """A JPEG of grey with many scans over all its blocks, each a few bytes."""
+    blocks = (side // 8) ** 2
+
+    def segment(marker, data):
+        return bytes((0xFF, marker)) + struct.pack(">H", len(data) + 2) + data
+
+    def table(kind, *lengths_and_symbols):
+        bits = bytearray(16)
+        for length, _ in lengths_and_symbols:
+            bits[length - 1] += 1
+        return segment(0xC4, bytes((kind, *bits, *(symbol for _, symbol in lengths_and_symbols))))
+
+    def packed(bits):
+        bits += "1" * (-len(bits) % 8)
+        return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)).replace(b"\xff", b"\xff\0")
+
+    runs, left = "", blocks
+    while left >= 1 << 14:
+        run = min(left, (1 << 15) - 1)
+        runs, left = runs + "0" + format(run - (1 << 14), "014b"), left - run
+    scan = segment(0xDA, bytes((1, 1, 0, 1, 63, 0))) + packed(runs + "10" * left)
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, b"\0" + bytes([1]) * 64)
+        + segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+        + table(0x00, (1, 0))
+        + table(0x10, (1, 0xE0), (2, 0x00))
+        + segment(0xDA, bytes((1, 1, 0, 0, 0, 0)))
+        + packed("0" * blocks)
+        + scan * scans
+        + b"\xff\xd9"
+    )
+
+
+def test_pictures_that_take_long_to_decode_are_refused_at_once(server):
+    png, few = zeros_png(4096), progressive(1024, 9)
+    bombs = {
+        "more than 100 scans": [progressive(4096, 20_000)],
+        "more than 268,435,456 pixels in all": [png] * 17,
+        "(those of a progressive JPEG count for each scan)": [progressive(4096, 60)],
+    }
+    for words, pictures in bombs.items():
+        begun = time.monotonic()
+        code, message = refused(server.predict, request(pictures), timeout=60)
+        assert (code, time.monotonic() - begun < 5) == ("INVALID_ARGUMENT", True) and words in message
+    assert len(server.scores([few, png, picture()], timeout=60)) == 3

@@ -330,3 +330,15 @@ def test_a_pipe_among_the_files_is_refused(models):
         until(lambda: 2 in server.states() and server.states()[2].state == State.END, 60)
         assert "is not a regular file" in server.states()[2].status.error_message
         assert server.available() == {1}
+
+
+def test_a_stop_ends_within_its_grace_whatever_is_computed(models):
+    with Server("--models", models, "--allow-any-graph", "--max-seconds", 60, "--grace-seconds", 4) as server:
+        calls = [server.stub.Predict.future(request([10**9], "steps", "slow"), timeout=120) for _ in range(4)]
+        until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 4)
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code = server.wait()
+        assert time.monotonic() - begun < 8
+        assert code == 1 and any("the grace period is over" in note for note in server.notes)
+        assert {call.code().name for call in calls} <= {"UNAVAILABLE", "CANCELLED"}

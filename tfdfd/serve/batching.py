@@ -254,7 +254,7 @@ def _answers(signature, batch, limits):
     try:
         return _run(signature, batch, limits)
     except ServingError as error:
-        if len(batch) == 1 or error.code == DEADLINE_EXCEEDED:
+        if len(batch) == 1 or error.code in (DEADLINE_EXCEEDED, "CANCELLED"):
             return [error] * len(batch)
     # One request is invalid; the others run separately.
     answers = []
@@ -267,15 +267,15 @@ def _answers(signature, batch, limits):
 
 
 def _run(signature, batch, limits):
-    seconds, most = _seconds(batch, limits), limits.max_batch
+    most = limits.max_batch
     if not signature.takes_batches:
-        return [signature.run(request.arrays, seconds) for request in batch]
+        return [signature.run(request.arrays, _seconds(batch, limits)) for request in batch]
     arrays = batch[0].arrays
     if len(batch) > 1:
         arrays = {name: np.concatenate([request.arrays[name] for request in batch]) for name in arrays}
     rows = sum(request.rows for request in batch)
     parts = [
-        signature.run({name: array[start : start + most] for name, array in arrays.items()}, seconds)
+        signature.run({name: array[start : start + most] for name, array in arrays.items()}, _seconds(batch, limits))
         for start in range(0, rows, most)
     ]
     outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
@@ -290,7 +290,17 @@ def _run(signature, batch, limits):
 
 
 def _seconds(batch, limits):
-    """Time limit of a call: the latest deadline of the batch."""
-    if any(request.until is None for request in batch):
+    """Time limit of a call: the latest deadline of those in the batch who still wait.
+
+    Raises:
+        ServingError: nobody does.
+    """
+    waiting = [request for request in batch if not request.answer.done()]
+    if not waiting:
+        raise ServingError("CANCELLED", "the client is gone.")
+    if any(request.until is None for request in waiting):
         return limits.max_seconds
-    return min(limits.max_seconds, max(request.until for request in batch) - time.monotonic())
+    left = max(request.until for request in waiting) - time.monotonic()
+    if left <= 0:
+        raise ServingError(DEADLINE_EXCEEDED, "the deadline passed between the parts of the request.")
+    return min(limits.max_seconds, left)

@@ -23,7 +23,7 @@ SAVED_MODEL = "saved_model.pb"
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
 # Names in published signatures.
-IMAGE, SCORES = "image", frozenset({"fake_probability", "features"})
+IMAGE, IMAGE_BYTES, SCORES = "image", "image_bytes", frozenset({"fake_probability", "features"})
 # Not callable by clients.
 _INIT = "__saved_model_init_op"
 # TensorFlow warns of the functions of TensorFlow 1 that are used here.
@@ -48,6 +48,11 @@ class Signature:
         self.takes_batches = bool(self.inputs) and all(shape and shape[0] == -1 for shape in shapes)
         # Inputs whose pixels are checked: images of signatures that `tfdfd publish` writes.
         scores = bool(SCORES & self.outputs.keys())
+        self.encoded = [
+            name
+            for name, info in self.inputs.items()
+            if scores and name == IMAGE_BYTES and info.dtype == tf.string.as_datatype_enum
+        ]
         self.pictures = [name for name, info in self.inputs.items() if scores and name == IMAGE and _is_image(info)]
 
     def run(self, arrays: dict[str, np.ndarray], seconds: float) -> dict[str, np.ndarray]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import ssl
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +37,8 @@ from tfdfd.serve.trial import Trials
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 # Concurrent gRPC calls besides predictions: states, health.
 _OTHER_CALLS = 256
+# Of the grace period, for accepted requests.
+_SHARE_OF_GRACE = 0.9
 
 
 class ServeError(RuntimeError):
@@ -72,7 +77,7 @@ class Settings:
         poll_seconds: interval of checking folders.
         trial: whether a version is loaded and warmed up in a process of its own first.
         load_seconds: time limit of that.
-        grace_seconds: time limit for accepted requests at a stop.
+        grace_seconds: time limit of a stop; accepted requests are answered within nine tenths of it.
         may_reload: whether clients may change the served models.
         any_graph: whether SavedModels may have operations that could do more than compute.
         tls: None for no encryption.
@@ -117,8 +122,17 @@ async def serve(
     """
     OneLine.install()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    watchdog = threading.Timer(settings.grace_seconds, _end_now)
+    watchdog.daemon = True
+
+    def end():
+        """Stops gracefully, and at the end of the grace period in any case, whatever is still running."""
+        if not stop.is_set():
+            stop.set()
+            watchdog.start()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, end)
 
     trials = Trials(settings.load_seconds, settings.limits.max_seconds) if settings.trial else None
 
@@ -164,6 +178,8 @@ async def serve(
         ending = loop.create_task(stop.wait())
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
+        if stop.is_set() and trials is not None:
+            trials.close()
         await starting
         if stop.is_set():
             return
@@ -181,9 +197,20 @@ async def serve(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(grpc_side.stop(settings.grace_seconds), rest_side.stop(settings.grace_seconds))
+        # The rest is for those who are told that they are not answered.
+        grace = _SHARE_OF_GRACE * settings.grace_seconds
+        await asyncio.gather(grpc_side.stop(grace), rest_side.stop(grace))
+        if trials is not None:
+            trials.close()
         batcher.close()
         await manager.close()
+        watchdog.cancel()
+
+
+def _end_now():
+    sys.stderr.write("tfdfd serve: ended before everything was answered: the grace period is over\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class _Health(health.HealthServicer):

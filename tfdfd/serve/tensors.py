@@ -6,6 +6,7 @@ Statuses and messages are those of TensorFlow Serving.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,15 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL, MAX_PIXELS
 from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
+
+# Pixels that one request may have decoded, some seconds' work: 16 pictures of the largest size.
+MAX_DECODED = 16 * MAX_PIXELS
+# Encoders write about ten.
+MAX_SCANS = 100
+# Markers without the restarts (0xd0 to 0xd7), which stand alone, as does 0x01.
+_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 if TYPE_CHECKING:
     from tfdfd.serve.loaded_model import Signature
@@ -84,6 +94,49 @@ def check_pixels(name: str, pictures: np.ndarray) -> None:
             INVALID_ARGUMENT,
             f"input {name!r} expects RGB pixels in [0, 1]; picture {first} of {len(pictures)} (from 0) has {what}.",
         )
+
+
+def check_encoded(name: str, pictures: Iterable[bytes]) -> None:
+    """Raises `ServingError` for encoded pictures that would take long to decode; their headers alone are read.
+
+    A progressive JPEG is decoded once for each of its scans, so its pixels count as often. Data that is neither JPEG
+    nor PNG is left to the graph, which refuses it.
+    """
+    work = 0
+    for number, data in enumerate(pictures):
+        pixels, scans = _jpeg_header(data) if data.startswith(b"\xff\xd8") else _png_header(data)
+        if scans > MAX_SCANS:
+            raise ServingError(
+                INVALID_ARGUMENT, f"picture {number} (from 0) of {name!r} has more than {MAX_SCANS} scans."
+            )
+        work += pixels * scans
+        if work > MAX_DECODED:
+            raise ServingError(
+                INVALID_ARGUMENT,
+                f"the pictures of {name!r} have more than {MAX_DECODED:,} pixels in all (those of a progressive JPEG "
+                "count for each scan); send fewer or smaller ones at a time.",
+            )
+
+
+def _png_header(data):
+    """Pixels, and 1."""
+    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if data[12:16] == b"IHDR" else 0, 1
+
+
+def _jpeg_header(data):
+    """Pixels and number of scans; of the latter up to one above the limit."""
+    pixels, scans, place = 0, 0, 2
+    # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, place)):
+        code, place = data[marker.end() - 1], marker.end()
+        if code == _END_OF_IMAGE:
+            break
+        if code in _FRAMES:
+            height, width = (int.from_bytes(data[place + i : place + i + 2], "big") for i in (3, 5))
+            pixels = max(pixels, height * width)
+        scans += code == _START_OF_SCAN
+        place += int.from_bytes(data[place : place + 2], "big")
+    return pixels, max(scans, 1)
 
 
 def size_in_bytes(tensor: TensorProto) -> int:
@@ -197,6 +250,8 @@ def arrays_of(request: PredictRequest, signature: Signature) -> dict[str, np.nda
     arrays = {name: to_array(name, request.inputs[name]) for name in signature.inputs}
     for name in signature.pictures:
         check_pixels(name, arrays[name])
+    for name in signature.encoded:
+        check_encoded(name, arrays[name].ravel())
     return arrays
 
 
