@@ -345,7 +345,7 @@ def test_an_altered_export_is_refused(made):
 def test_a_cache_that_cannot_be_written_is_an_error_that_says_so(made, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "file"))
-    with pytest.raises(HubError, match="carried as weights.*could not be made in .*set .TFHUB_CACHE_DIR to a folder"):
+    with pytest.raises(HubError, match="bundled as weights.*could not be made in .*set .TFHUB_CACHE_DIR to a folder"):
         find(TOY)
     if os.name == "posix" and os.geteuid():
         (tmp_path / "closed").mkdir(mode=0o500)

@@ -261,7 +261,7 @@ def _verify(arguments) -> int:
     outcomes = []
     for outcome in verify(arguments.place):
         outcomes.append(outcome)
-        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.place}"
+        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
         print(f"{'broken' if outcome.error else 'ok':6} {outcome.handle}  {shown(outcome.error or told)}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")

@@ -64,7 +64,7 @@ def export_weights(model: str, number: int, version: FromWeights) -> Path:
         check_owner(cache)
     except OSError as error:
         raise HubError(
-            f"{handle} is carried as weights, and their SavedModel could not be made in {root.parent} ({error}): "
+            f"{handle} is bundled as weights, and their SavedModel could not be made in {root.parent} ({error}): "
             f"set ${CACHE} to a folder that can be written."
         ) from error
     hub = FolderHub(root, f"the export of {PREFIX}{model}")

@@ -116,21 +116,21 @@ def _encoded(version):
     return {"files": files} | ({"source": version.source} if version.source else {})
 
 
-def _versions(model, told):
+def _versions(model, content):
     check_name(model)
-    if not isinstance(told, dict):
-        raise HubError(f"the versions of {model} must be an object; received {type(told).__name__}.")
-    for number in told:
+    if not isinstance(content, dict):
+        raise HubError(f"the versions of {model} must be an object; received {type(content).__name__}.")
+    for number in content:
         if not re.fullmatch(VERSION, number):
             raise HubError(f"{number!r} is not a version of {model}; versions are whole numbers from 1 on.")
-    return {int(number): _version(f"{model}/{number}", version) for number, version in told.items()}
+    return {int(number): _version(f"{model}/{number}", version) for number, version in content.items()}
 
 
-def _version(name, told):
-    files = told.get("files") if isinstance(told, dict) else None
+def _version(name, content):
+    files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, list) or not files or len(files) > MAX_FILES:
         raise HubError(f"{name} must have a list of 1 to {MAX_FILES} files.")
-    source = told.get("source")
+    source = content.get("source")
     if source is not None and not (isinstance(source, str) and _SHA256.fullmatch(source)):
         raise HubError(f"{name} has the source {source!r}; expected the digest of a manifest.")
     return version_of([_file(name, file) for file in files], name, source)
@@ -151,10 +151,10 @@ def version_of(files: list[File], name: str, source: str | None = None) -> Versi
     return Version(tuple(sorted(files, key=lambda file: file.path)), source)
 
 
-def _file(name, told):
-    if not isinstance(told, dict):
-        raise HubError(f"a file of {name} must be an object; received {type(told).__name__}.")
-    path, size, sha256 = (told.get(key) for key in ("path", "bytes", "sha256"))
+def _file(name, content):
+    if not isinstance(content, dict):
+        raise HubError(f"a file of {name} must be an object; received {type(content).__name__}.")
+    path, size, sha256 = (content.get(key) for key in ("path", "bytes", "sha256"))
     check_path(path, name)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
         raise HubError(f"{path} of {name} must have 0 to {MAX_FILE_BYTES:,} bytes; received {size!r}.")

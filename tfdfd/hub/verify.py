@@ -21,14 +21,14 @@ class Outcome:
 
     Attributes:
         handle: with its version.
-        place: name of its hub.
+        hub: name of its hub.
         error: reason why it is invalid, or None.
         files: number of files.
         bytes: size of all files.
     """
 
     handle: str
-    place: str
+    hub: str
     error: str | None
     files: int
     bytes: int
@@ -76,5 +76,5 @@ def _of_weights(hub, handle, version):
         error = None
     except ValueError as reason:
         error = str(reason)
-    place = f"{hub.name}, as weights"
-    return Outcome(str(handle), place, error, len(version.files), sum(file.bytes for file in version.files))
+    name = f"{hub.name}, as weights"
+    return Outcome(str(handle), name, error, len(version.files), sum(file.bytes for file in version.files))

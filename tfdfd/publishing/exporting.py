@@ -137,7 +137,7 @@ def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray
     Raises:
         ValueError: there are no crops in `data`, or one cannot be read.
     """
-    crops = [*proof_crops(size), *_carried_faces(size)]
+    crops = [*proof_crops(size), *_bundled_faces(size)]
     if data is not None:
         faces = crops_of(data)
         for index in np.unique(np.linspace(0, len(faces.rows) - 1, _CROPS).astype(int)):
@@ -145,7 +145,7 @@ def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray
     return np.stack(crops)
 
 
-def _carried_faces(size):
+def _bundled_faces(size):
     detector = build_detector("haar")
     for clip in CLIPS:
         found = faces_of(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())

@@ -221,12 +221,12 @@ def _differences(what, asked, crops):
         raise ValueError(f"{error} Give crops that the model tells apart (--data SET), or train it.") from error
 
 
-def _library(name, words):
+def _library(name, what):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(_needs(words, name.split(".")[0])) from error
+        raise ValueError(_needs(what, name.split(".")[0])) from error
 
 
-def _needs(words, library):
-    return f"exporting to {words} needs {library}: pip install '{EXTRA}'."
+def _needs(what, library):
+    return f"exporting to {what} needs {library}: pip install '{EXTRA}'."

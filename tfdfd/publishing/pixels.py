@@ -106,7 +106,7 @@ def _bilinear(images, sides):
 
     def rows(k, share):
         lines = _levels(ops.take(images, _clipped(top + k, height), axis=1))
-        across = [ops.take(lines, place, axis=2) * part[:, None] for place, part in columns]
+        across = [ops.take(lines, index, axis=2) * part[:, None] for index, part in columns]
         # OpenCV computes in integers and drops 4 bits of a row, 16 of its product with a coefficient. The product is
         # split so that float32 holds it.
         row, part = _floor((across[0] + across[1]) / 16), _coefficients(share)[:, None, None]

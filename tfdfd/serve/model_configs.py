@@ -155,15 +155,16 @@ def config_of(word: str, latest: int | None = 1) -> ModelConfig:
     Raises:
         ValueError: no such folder, or no such handle.
     """
-    name, equals, place = word.partition("=")
+    name, equals, location = word.partition("=")
     if not equals:
-        name, place = "", word
-    if place.startswith(_HANDLES):
-        return _of_handle(name, place, latest)
-    base = Path(os.path.abspath(place))
+        name, location = "", word
+    if location.startswith(_HANDLES):
+        return _of_handle(name, location, latest)
+    base = Path(os.path.abspath(location))
     if not base.is_dir():
         raise ValueError(
-            f"there is no folder {place!r}; give one with a folder for each version, such as {place}/1, or a handle."
+            f"there is no folder {location!r}; give one with a folder for each version, such as {location}/1, or a "
+            "handle."
         )
     versions = ()
     if (base / SAVED_MODEL).is_file() and base.name.isdecimal():
@@ -228,7 +229,7 @@ def _config(given):
     if not os.path.isabs(given.base_path):
         raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}; expected an absolute path.")
     if not os.path.isdir(given.base_path):
-        raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}, which is no folder.")
+        raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}, which is not a folder.")
     versions, latest = (), 1
     if kind == "specific":
         versions = tuple(policy.specific.versions)

@@ -197,7 +197,7 @@ async def serve(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The rest is for those who are told that they are not answered.
+        # The rest of the time is for refusing requests that could not be answered.
         grace = _SHARE_OF_GRACE * settings.grace_seconds
         await asyncio.gather(grpc_side.stop(grace), rest_side.stop(grace))
         if trials is not None:

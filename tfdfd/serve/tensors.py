@@ -125,17 +125,17 @@ def _png_header(data):
 
 def _jpeg_header(data):
     """Pixels and number of scans; of the latter up to one above the limit."""
-    pixels, scans, place = 0, 0, 2
+    pixels, scans, position = 0, 0, 2
     # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
-    while scans <= MAX_SCANS and (marker := _MARKER.search(data, place)):
-        code, place = data[marker.end() - 1], marker.end()
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, position)):
+        code, position = data[marker.end() - 1], marker.end()
         if code == _END_OF_IMAGE:
             break
         if code in _FRAMES:
-            height, width = (int.from_bytes(data[place + i : place + i + 2], "big") for i in (3, 5))
+            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (3, 5))
             pixels = max(pixels, height * width)
         scans += code == _START_OF_SCAN
-        place += int.from_bytes(data[place : place + 2], "big")
+        position += int.from_bytes(data[position : position + 2], "big")
     return pixels, max(scans, 1)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tfdfd.child_process import Channel, PythonProcess
 from tfdfd.files import sha256, write_atomically
-from tfdfd.hub.sources import cache_folder
+from tfdfd.hub.handles import HubError
+from tfdfd.hub.sources import cache_folder, check_owner
 from tfdfd.serve.errors import FAILED_PRECONDITION, ServingError
 from tfdfd.version import __version__
 
@@ -36,7 +37,7 @@ class Trials:
 
     def __init__(self, seconds: float, call_seconds: float, records: Path | None = None):
         self._seconds, self._call_seconds = seconds, call_seconds
-        self._records = cache_folder() / "serving" if records is None else records
+        self._records = records or _records_folder()
         self._process: PythonProcess | None = None
 
     def check(self, folder: Path) -> None:
@@ -45,18 +46,18 @@ class Trials:
         Raises:
             ServingError: the version crashed or hung and is quarantined, or cannot be loaded.
         """
-        record = self._records / f"{digest_of(folder)}.json"
-        quarantined = _read(record)
+        record = self._records / f"{digest_of(folder)}.json" if self._records else None
+        quarantined = _read(record) if record else None
         if quarantined is None:
             quarantined = self._try(folder)
-            # Without a cache that can be written, the result is lost with the server.
-            with contextlib.suppress(OSError):
-                record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_atomically(record, json.dumps({"folder": str(folder), "quarantined": quarantined}) + "\n")
+            if record:
+                # If the cache cannot be written, the result is lost with the server.
+                with contextlib.suppress(OSError):
+                    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    write_atomically(record, json.dumps({"folder": str(folder), "quarantined": quarantined}) + "\n")
         if quarantined:
-            raise ServingError(
-                FAILED_PRECONDITION, f"quarantined: {quarantined} Replace its files, or delete {record} to try again."
-            )
+            again = f", or delete {record} to try again" if record else ""
+            raise ServingError(FAILED_PRECONDITION, f"quarantined: {quarantined} Replace its files{again}.")
 
     def close(self) -> None:
         """Ends a trial that is running."""
@@ -115,6 +116,15 @@ def digest_of(folder: Path) -> str:
                 raise ServingError(FAILED_PRECONDITION, f"{path} is not a regular file.")
             value.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return value.hexdigest()
+
+
+def _records_folder():
+    """In the cache, or None if there is no cache or others may write there."""
+    with contextlib.suppress(HubError):
+        folder = cache_folder() / "serving"
+        check_owner(folder)
+        return folder
+    return None
 
 
 def _read(record):
