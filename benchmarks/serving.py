@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import hardware, in_child, print_bounds, run
-from tfdfd.hub.finding import find
+from tfdfd.hub.resolve import find
 
 CLIENTS, LOAD, SIZES = 16, 0.7, (1, 4, 8, 16, 32, 64)
 CROPS = 64

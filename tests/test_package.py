@@ -89,8 +89,8 @@ def test_wheel_runs_away_from_the_checkout(built, tmp_path):
 def test_wheel_finds_its_published_models_away_from_the_checkout(built, tmp_path):
     zipfile.ZipFile(built[0]).extractall(tmp_path / "site")
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); from tfdfd.cli.main import main; from tfdfd.hub.finding "
-        "import carried; print(carried().folder_of('meso_inception4', 1, carried().manifest().models"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from tfdfd.cli.main import main; from tfdfd.hub.resolve "
+        "import bundled; print(bundled().folder_of('meso_inception4', 1, bundled().manifest().models"
         "['meso_inception4'][1])); raise SystemExit(main(['models', 'verify']))"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TFDFD_HUB_SHA256")}
@@ -105,7 +105,7 @@ AWAY = """
 import re, shlex, sys
 sys.path.insert(0, sys.argv[1])
 from tfdfd.cli.main import main
-from tfdfd.hub.finding import look_up
+from tfdfd.hub.resolve import look_up
 from tfdfd.hub.handles import Handle
 from tfdfd.recipes import find_recipe
 from tfdfd.training.config import read_config

@@ -23,10 +23,9 @@ from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.metrics.metrics import auc
 from tfdfd.models import build, load
 from tfdfd.pruning import child, int8
-from tfdfd.pruning.equalised import equalised
-from tfdfd.pruning.options import PruneOptions, turns
-from tfdfd.pruning.source import recipe_for, refuse_known
-from tfdfd.pruning.zeros import lacks_pattern, sizes, zeros
+from tfdfd.pruning.int8 import equalized
+from tfdfd.pruning.prune import recipe_for, refuse_known
+from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, mask_schedule, sizes, zeros
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.seen import FILE as SEEN
@@ -159,7 +158,7 @@ def test_a_finished_run_is_told_again_and_another_is_refused(pruned, trained, fa
 # Ends itself and so, as nobody holds the pipe any more, the process that it has started, at the end of the third epoch.
 KILLED = """
 import os, sys
-from tfdfd.pruning.pruned_run import prune
+from tfdfd.pruning.prune import prune
 from tfdfd.training.errors import TrainingError
 
 class Report:
@@ -211,10 +210,10 @@ def test_two_of_four_and_eight_bits(trained, faces, run_tfdfd, tmp_path):
 
 def test_the_share_asked_for_is_reached_whatever_the_number_of_steps():
     for steps in (1, 2, 7, 19, 20, 21, 333, 1000, 12345):
-        when = turns(PruneOptions(), steps)
+        when = mask_schedule(PruneOptions(), steps)
         assert when.last == when.settled <= max(1, steps // 2)
         assert (when.last - when.first) % when.frequency == 0
-        at_once = turns(PruneOptions(schedule="constant"), steps)
+        at_once = mask_schedule(PruneOptions(schedule="constant"), steps)
         assert (at_once.first, at_once.settled) == (1, 1)
 
 
@@ -337,7 +336,7 @@ def test_channels_made_alike_give_the_same_score():
     layer = model.get_layer("block1_branch0_conv")
     layer.set_weights([layer.get_weights()[0] * 0, layer.get_weights()[1] * 0 - 1])
     crops = np.random.default_rng(0).random((9, SIZE, SIZE, 3), dtype=np.float32)
-    alike = equalised(model, crops)
+    alike = equalized(model, crops)
     np.testing.assert_allclose(alike(crops, training=False), model(crops, training=False), rtol=0, atol=1e-6)
 
     def ranges(network):
@@ -357,5 +356,5 @@ def test_a_network_that_8_bits_are_too_few_for_is_not_written(trained, monkeypat
     crops = np.random.default_rng(0).random((9, SIZE, SIZE, 3), dtype=np.float32)
     monkeypatch.setattr(int8, "LARGEST", -1)  # scores of 0 and 1 may be the same to the last bit
     with pytest.raises(ValueError, match="on 9 crops; -1 and 0.07 are allowed"):
-        int8.quantise_int8(model, crops, [crops[:4], crops[4:]], tmp_path / "int8.tflite")
+        int8.quantize_int8(model, crops, [crops[:4], crops[4:]], tmp_path / "int8.tflite")
     assert not list(tmp_path.iterdir())

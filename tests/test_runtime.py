@@ -219,7 +219,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         assert network.runtime == "tensorflow"
         assert "from those of the Keras model; 0.0001 are allowed" in note
         np.testing.assert_array_equal(network(crops[:8]), KerasNetwork(load(record, path))(crops[:8]))
-        with pytest.raises(ValueError, match="0.0001 are allowed; use the runtime 'tensorflow'"):
+        with pytest.raises(ValueError, match="0.0001 is allowed; use the runtime 'tensorflow'"):
             open_network(record, path, "openvino")
         assert conversions(empty_cache) == []
 
@@ -229,7 +229,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         monkeypatch.setattr(opening, "load", lambda *_: model)
         network, note = open_network(*locate(DEFAULT))
         assert (network.runtime, conversions(empty_cache)) == ("tensorflow", [])
-        assert "finds all crops of the proof alike" in note
+        assert "crops get the same answer" in note
 
     def test_of_a_damaged_network_is_no_conversion(self, monkeypatch, empty_cache):
         model = build("meso4")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tfdfd.faces.crop import resize_crop
-from tfdfd.hub.pulling import pull
+from tfdfd.hub.weights import pull
 from tfdfd.models import build
 from tfdfd.weights import records, store
 from tfdfd.weights.loading import load_weights
@@ -308,7 +308,9 @@ def test_pull_fetches_checks_and_stores_once(cache, monkeypatch):
 def test_pull_refuses_other_bytes_and_stores_nothing(cache, monkeypatch):
     with Server(b"replaced on the way") as server:
         one_record(monkeypatch, server.url, b"some weights, just as long as those")
-        with pytest.raises(ValueError, match=r"another file .* [0-9a-f]{64}, expected 35 with .*; nothing was stored"):
+        with pytest.raises(
+            ValueError, match=r"not the expected file.* [0-9a-f]{64}, expected 35 bytes with .*; nothing was stored"
+        ):
             pull("tfdfd/meso4.net")
     assert not cache.exists()
 

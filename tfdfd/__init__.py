@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from tfdfd.hub.registering import register as _register
+from tfdfd.hub.tf_hub import register as _register
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:

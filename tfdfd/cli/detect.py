@@ -131,7 +131,7 @@ def _server(arguments):
         if given:
             raise ValueError(f"--server-{next(iter(given))} is for --server HOST:PORT, which is not given.")
         return None
-    from tfdfd.remote.scorer import Server
+    from tfdfd.remote import Server
 
     if "timeout" in given:
         given["timeout_s"] = given.pop("timeout")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from tfdfd.publishing.formats import FORMATS
+
 _DESCRIPTION = """\
 Writes a trained network as a SavedModel (for tensorflow_hub and TensorFlow Serving; with the network without its head
 in feature_vector/), or for LiteRT, ONNX or OpenVINO. Its answers are compared with the Keras model's before the folder
@@ -12,8 +14,6 @@ appears: on noise, on faces of the carried clips, and on the crops of --data. Th
 
 Exit code: 0 written and proved; 1 it could not be written; 2 wrong usage, weights of no use, or other answers."""
 
-# As `tfdfd.publishing.formats` has them, which imports NumPy.
-FORMATS = ("savedmodel", "litert", "onnx", "openvino")
 # LiteRT is the later name of TensorFlow Lite.
 _LATER_NAMES = {"tflite": "litert"}
 
@@ -28,7 +28,11 @@ def add_parser(verbs) -> None:
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; a new one")
     parser.add_argument(
-        "--format", type=_format, choices=FORMATS, default="savedmodel", help="default: savedmodel; tflite is litert"
+        "--format",
+        type=_format,
+        choices=tuple(FORMATS),
+        default="savedmodel",
+        help="default: savedmodel; tflite is litert",
     )
     parser.add_argument("--data", metavar="SET", help="a face set whose crops are compared, too")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")

@@ -248,7 +248,7 @@ def _line(columns, cells):
 
 
 def _pull(arguments) -> int:
-    from tfdfd.hub.pulling import pull
+    from tfdfd.hub.weights import pull
 
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle, arguments.source)}")
@@ -256,12 +256,12 @@ def _pull(arguments) -> int:
 
 
 def _verify(arguments) -> int:
-    from tfdfd.hub.verifying import verify
+    from tfdfd.hub.verify import verify
 
     outcomes = []
     for outcome in verify(arguments.place):
         outcomes.append(outcome)
-        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.place}"
+        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
         print(f"{'broken' if outcome.error else 'ok':6} {outcome.handle}  {shown(outcome.error or told)}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")

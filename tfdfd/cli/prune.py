@@ -50,7 +50,7 @@ def add_parser(verbs) -> None:
 
 def run(arguments) -> int:
     from tfdfd.cli.training_progress import TrainingProgress
-    from tfdfd.pruning.options import CONSTANT, PruneOptions
+    from tfdfd.pruning.sparsity import CONSTANT, PruneOptions
 
     given = {name: getattr(arguments, name) for name in ("sparsity", "schedule")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -60,15 +60,15 @@ def run(arguments) -> int:
     numbers = {name: getattr(arguments, name) for name in ("epochs", "steps")}
     settings = [*arguments.settings, *(f"{name}={value}" for name, value in numbers.items() if value is not None)]
     with TrainingProgress(arguments.quiet) as report:
-        from tfdfd.pruning.pruned_run import prune
+        from tfdfd.pruning.prune import prune
 
         told = prune(
             arguments.model, arguments.data, arguments.output, report, options, settings, arguments.allow_leaks
         )
         if arguments.int8:
-            from tfdfd.pruning.int8_run import quantise_run
+            from tfdfd.pruning.int8 import quantize_run
 
-            told["int8"] = quantise_run(arguments.output, arguments.data)
+            told["int8"] = quantize_run(arguments.output, arguments.data)
     for line in summary(told, arguments.output):
         print(line)
     for warning in told["warnings"]:

@@ -32,9 +32,9 @@ def add_parser(verbs) -> None:
 
 
 def run(arguments) -> int:
-    from tfdfd.hub.errors import HubError
+    from tfdfd.hub.handles import HubError
     from tfdfd.hub.kaggle import prepare_kaggle
-    from tfdfd.hub.publishing import publish
+    from tfdfd.hub.publish import publish
 
     if arguments.kaggle and os.path.lexists(arguments.kaggle):
         raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")

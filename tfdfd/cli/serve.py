@@ -34,9 +34,22 @@ def add_parser(verbs) -> None:
     parser.add_argument("--rest-port", type=int, default=8501, metavar="N", help="0 any, -1 none (default: 8501)")
     parser.add_argument("--rest-seconds", type=float, default=30.0, metavar="S", help="of one request to REST")
     parser.add_argument("--poll-seconds", type=float, default=1.0, metavar="S", help="between looks into the folders")
+    parser.add_argument(
+        "--load-seconds", type=float, default=300.0, metavar="S", help="of trying a version (default: 300)"
+    )
+    parser.add_argument(
+        "--no-trial", action="store_true", help="load versions without trying them in a process of its own first"
+    )
     parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="that a stop waits for requests")
     parser.add_argument("--allow-reload", action="store_true", help="clients may say which models are served")
     parser.add_argument("--allow-any-graph", action="store_true", help="SavedModels need not be harmless")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve REST requests with this Host or Origin, such as those of a proxy; repeat it",
+    )
     parser.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
     limits = parser.add_argument_group("limits (bytes as a number, or such as 50M or 2GiB)")
     limits.add_argument(
@@ -51,6 +64,9 @@ def add_parser(verbs) -> None:
     limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="of those (default: 1GiB)")
     limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="of one call (default: 60)")
     limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="of one (default: 32MiB)")
+    limits.add_argument(
+        "--max-receive", type=size, default=256 << 20, metavar="N", help="of all that are arriving (default: 256MiB)"
+    )
     limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="of each side (default: 512)")
     tls = parser.add_argument_group("TLS, for both sides (PEM files)")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate")
@@ -138,9 +154,13 @@ def _settings(arguments):
             max_seconds=arguments.max_seconds,
         ),
         max_message=arguments.max_message,
+        max_receive=arguments.max_receive,
+        allow_hosts=tuple(arguments.allow_host),
         max_connections=arguments.max_connections,
         rest_seconds=arguments.rest_seconds,
         poll_seconds=arguments.poll_seconds,
+        trial=not arguments.no_trial,
+        load_seconds=arguments.load_seconds,
         grace_seconds=arguments.grace_seconds,
         may_reload=arguments.allow_reload,
         any_graph=arguments.allow_any_graph,

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 
-from tfdfd.hub.errors import HubWarning
+from tfdfd.hub.handles import HubWarning
 from tfdfd.log_lines import CONTENT, LEVEL, QUIET, noise, pattern
 
 # The filter starts when one of these is imported; verbs without them do not pay for it.

@@ -23,8 +23,7 @@ from tfdfd.faces.tracks import link_faces
 from tfdfd.media import FRAMES, Limits
 from tfdfd.media.inputs import Inputs, list_inputs, memory_input
 from tfdfd.models import spec
-from tfdfd.remote.scorer import RemoteScorer, Server
-from tfdfd.remote.served import check_served, find_served
+from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, check_runtime
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
@@ -51,7 +50,7 @@ class Detector:
         runtime: `tensorflow`, `openvino` (extra `edge`) or `auto`, the fastest installed. Their scores agree to 1e-4;
             the same runtime gives the same scores each time.
         server: a model server that scores the crops in place of this machine; `model` is then as for
-            `tfdfd.remote.served.find_served`, and scoring may raise `tfdfd.remote.scorer.RemoteError`.
+            `tfdfd.remote.find_served`, and scoring may raise `tfdfd.remote.RemoteError`.
         sandbox: `auto` seals the decoding processes where the kernel can (Landlock and seccomp of Linux), `require`
             refuses to decode without, `off` does not seal.
 

@@ -19,6 +19,7 @@ import numpy as np
 from tfdfd.files import code_digest, write_atomically
 from tfdfd.models import load, spec
 from tfdfd.runtime import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
+from tfdfd.runtime.equality import BOUNDS, check_equal, proof_crops
 from tfdfd.runtime.network import KerasNetwork, Network
 from tfdfd.runtime.openvino import OpenvinoNetwork, convert, identity
 from tfdfd.version import __version__
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     import keras
 
 # Maximum difference in P(fake) between a converted network and the Keras model.
-TOLERANCE = 1e-4
-PROOF_CROPS = 8
+TOLERANCE = BOUNDS["runtime"].tolerance
 
 
 def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
@@ -56,9 +56,10 @@ def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple
     try:
         return _convert_and_check(record, model), None
     except Exception as error:  # no failure of a conversion is a reason not to score
+        reason = str(error).rstrip(".")
         if runtime == OPENVINO:
-            raise ValueError(f"openvino cannot run {record.handle}: {error}; use the runtime 'tensorflow'.") from error
-        return KerasNetwork(model), f"openvino cannot run {record.handle}: {error}; tensorflow did."
+            raise ValueError(f"openvino cannot run {record.handle}: {reason}; use the runtime 'tensorflow'.") from error
+        return KerasNetwork(model), f"openvino cannot run {record.handle}: {reason}; tensorflow did."
 
 
 def network_on(runtime: str, model: keras.Model) -> Network:
@@ -66,34 +67,13 @@ def network_on(runtime: str, model: keras.Model) -> Network:
     return OpenvinoNetwork(model.name, *convert(model)) if runtime == OPENVINO else KerasNetwork(model)
 
 
-def proof_crops(size: int, count: int = PROOF_CROPS) -> np.ndarray:
-    """Crops for comparing networks, uint8 `(count, size, size, 3)`: noise of rising strength, always the same."""
-    rng = np.random.default_rng(0)
-    cell = np.arange(size) * 8 // size
-    crops = []
-    for number in range(1, count + 1):
-        coarse = rng.uniform(-1, 1, (8, 8, 3))[cell][:, cell]
-        fine = rng.uniform(-1, 1, (size, size, 3))
-        crops.append(127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine))
-    return np.stack(crops).astype(np.uint8)
-
-
-def check_equal(network: Network, expected: Network) -> None:
-    """Compares the scores of two networks in batches of every size.
-
-    Raises:
-        ValueError: the scores differ by more than `TOLERANCE`, or the expected ones are too alike to prove anything.
-    """
+def check_same_scores(network: Network, expected: Network) -> None:
+    """Raises `ValueError` unless both score the same crops the same, in batches of any size, and the crops tell."""
     crops = proof_crops(expected.size, expected.batch_sizes[-1])
     scores = expected(crops)
-    if np.ptp(scores) < 10 * TOLERANCE:
-        raise ValueError("its scores cannot be proved: the Keras model finds all crops of the proof alike")
-    for count in network.batch_sizes:
-        difference = np.abs(network(crops[:count]) - scores[:count]).max()
-        if not difference <= TOLERANCE:  # NaN is not equal either
-            raise ValueError(
-                f"its scores are {difference:.2g} from those of the Keras model; {TOLERANCE:g} are allowed"
-            )
+    sizes = network.batch_sizes
+    found = np.concatenate([network(crops[:count]) for count in sizes])
+    check_equal("its P(fake)", found, np.concatenate([scores[:count] for count in sizes]), "runtime")
 
 
 def _cached_network(record):
@@ -107,7 +87,7 @@ def _cached_network(record):
 def _convert_and_check(record, model):
     parts = convert(model)
     network = OpenvinoNetwork(record.model, *parts)
-    check_equal(network, KerasNetwork(model))
+    check_same_scores(network, KerasNetwork(model))
     store_conversion(conversion_name(record), *parts)
     return network
 

@@ -23,6 +23,7 @@ from tfdfd.weights.records import (
 )
 
 PREFIX = "tfdfd/"
+CARD = "model_card.json"
 MAX_FILE_BYTES = 4 << 30
 # Of a folder that `tfdfd train` has made: what it is known by, and the weights in it.
 RUN, TRAINED = "run.json", "weights.safetensors"
@@ -146,12 +147,26 @@ def _recognise(path):
             f"nothing is known of {path} (sha256 {found}): expected its model card at {card_path}, which says "
             "for which model it is, its polarity and its threshold."
         )
-    try:
-        record = WeightRecord.from_card(json.loads(card_path.read_text("utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the model card {card_path} is no JSON: {error}") from error
+    record = WeightRecord.from_card(read_card(card_path))
     check_digest(path, record.sha256, f"the model card {card_path}")
     return record
+
+
+def read_card(path: Path) -> dict:
+    """A model card as it stands in its JSON file.
+
+    Raises:
+        ValueError: it cannot be read or is not a model card.
+    """
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"the model card {path} is no JSON: {error}") from error
+    if not isinstance(card, dict) or not isinstance(card.get("weights", {}), dict):
+        raise ValueError(f"the model card {path} must be an object, and its `weights`, too.")
+    return card
 
 
 def how_to_get(record: WeightRecord) -> str:

@@ -1,4 +1,4 @@
-"""A functional Keras 3 network as data that another Keras can build it from: layers, calls and names of weights."""
+"""Graph specification of a functional Keras 3 network: layers, calls and names of weights, as JSON data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tfdfd.weights.loading import HEAD
 FEATURES = "features"
 _CONVOLUTION = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")
 _POOLING = ("pool_size", "strides", "padding")
-# Of each class the settings that decide what it computes. A new one is a row here, and a line in
-# `tfdfd.pruning.twin` where tf_keras has it otherwise.
+# Settings that determine the computation, by class. A new class is a row here, and a line in `tfdfd.pruning.twin` if
+# tf_keras names it differently.
 SETTINGS = {
     "Activation": ("activation",),
     "Add": (),
@@ -40,7 +40,7 @@ ACTIVATIONS = ("hard_sigmoid", "hard_silu", "linear", "relu", "relu6", "sigmoid"
 
 
 def describe(model: keras.Model) -> dict:
-    """What JSON holds of a network of one image and one score; models inside it are opened.
+    """The specification of a network of one image and one score, as JSON values; nested models are expanded.
 
     Returns:
         A dict: `input_shape`; `layers`: for each path (`body/conv1`) its `class`, `settings`, and names of `weights`;
@@ -49,7 +49,7 @@ def describe(model: keras.Model) -> dict:
         `fake_probability`.
 
     Raises:
-        ValueError: a layer or a setting that has no counterpart, or a network of another kind.
+        ValueError: a layer or setting without a counterpart in tf_keras, or a network of another kind.
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
@@ -83,10 +83,12 @@ def _walk(model, prefix, made, layers, calls):
 
 def _joins(node, path):
     args, kwargs = node.arguments.args, node.arguments.kwargs
-    # Keras notes `training` of the moment a network is built, and goes by that of the call.
+    # Keras records `training` at construction, but uses that of the call.
     given = {name: value for name, value in kwargs.items() if value is not None and name != "training"}
     if len(args) != 1 or given or len(node.outputs) != 1:
-        raise ValueError(f"{path} is called with more than tensors ({given or args[1:]}), which its twin cannot be.")
+        raise ValueError(
+            f"{path} is called with more than tensors ({given or args[1:]}), which is not possible for its twin."
+        )
     return isinstance(args[0], list | tuple)
 
 
@@ -94,14 +96,14 @@ def _layer(layer, path):
     kind = type(layer).__name__
     if isinstance(layer, RbfSvm):
         raise ValueError(
-            f"{path} is an SVM, which was fitted on the features of the network as it was: prune the network without "
-            "it, then fit an SVM anew."
+            f"{path} is an SVM, which was fitted on the features of the unpruned network: prune the network without "
+            "it, then fit a new SVM."
         )
     if kind not in SETTINGS:
         raise ValueError(f"{path} is a {kind}, which has no twin; there are twins of {', '.join(SETTINGS)}.")
     config = layer.get_config()
     if config.get("data_format", "channels_last") != "channels_last":
-        raise ValueError(f"{path} has its channels first; pruning takes networks with the channels last.")
+        raise ValueError(f"{path} has channels first; pruning takes networks with channels last.")
     settings = {name: config[name] for name in SETTINGS[kind]}
     if settings.get("activation", "linear") not in ACTIVATIONS:
         raise ValueError(

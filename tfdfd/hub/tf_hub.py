@@ -1,8 +1,7 @@
-"""Makes other libraries understand what is ours, whichever is imported first: TensorFlow Hub the handles `tfdfd/…`,
-Keras the layers, optimizers and schedules in a saved model; and `tfdfd.weights.store.locate` the handles of published
-models.
+"""Registration with TensorFlow Hub (handles `tfdfd/…`) and Keras (layers, optimizers, schedules in saved models).
 
-Imports none of them, and no module of ours before a saved model holds something of it.
+Works whichever library is imported first. Imports none of them, and none of our modules until a saved model needs one.
+`tfdfd.weights.store.locate` learns the handles of published models here, too.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import importlib
 import sys
 import warnings
 
-from tfdfd.hub.resolver import Resolver
 from tfdfd.weights.store import look_further
 
 _HUB, _KERAS = "tensorflow_hub", "keras"
-# What is registered with Keras, by the module that has it.
+# Classes registered with Keras, by module.
 CLASSES = {
     "tfdfd.pipelines.augmentation": ("Augmentation",),
     "tfdfd.hub.layer": ("HubLayer",),
@@ -32,16 +30,16 @@ FUNCTIONS = {"tfdfd.models.clip_vit": ("quick_gelu",)}
 
 
 def register() -> None:
-    """Adds what is ours to each library: now where it is imported already, else as soon as it is.
+    """Registers with each library: now if it is imported already, else right after its import.
 
-    Weights are looked up in the same hubs from then on.
+    From then on, weights are looked up in hubs, too.
     """
     look_further(_weights)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     for library, add in _ADDERS.items():
         if sys.modules.get(library) is not None:
-            importlib.import_module(library)  # waits until another thread is done with importing it
+            importlib.import_module(library)  # waits for another thread that is importing it
             add()
 
 
@@ -51,11 +49,29 @@ def _weights(handle):
     return find_weights(handle)
 
 
-class _Finder:
-    """Finds a library where the other finders do, and has what is ours added after it was executed.
+class Resolver:
+    """Resolver of TensorFlow Hub (`tensorflow_hub.registry.resolver`) for handles `tfdfd/…`."""
 
-    After, because of TensorFlow Hub's resolvers the last one added is asked first, and its own take any string for the
-    path of a folder: `tfdfd/…` in the current folder would be loaded unchecked.
+    def is_supported(self, handle) -> bool:
+        """True for every handle below `tfdfd/`, even a mistyped one: no local folder may answer in its place."""
+        return isinstance(handle, str) and (handle == "tfdfd" or handle.startswith("tfdfd/"))
+
+    def __call__(self, handle: str) -> str:
+        """The folder of a checked SavedModel.
+
+        Raises:
+            HubError: the handle is mistyped, its weights are not trained, or files differ from the manifest.
+        """
+        from tfdfd.hub.resolve import find
+
+        return str(find(handle).path)
+
+
+class _Finder:
+    """Import hook that registers with a library right after its import.
+
+    TensorFlow Hub asks the resolver added last first, and its own resolvers take any string for a folder: without ours,
+    `tfdfd/…` in the current folder would be loaded unchecked.
     """
 
     @staticmethod
@@ -82,7 +98,7 @@ def _add_resolver():
         resolvers = importlib.import_module(f"{_HUB}.registry").resolver
         resolvers.add_implementation(Resolver())
     except (ImportError, AttributeError) as error:
-        # Whoever imports TensorFlow Hub may want something else of it.
+        # A warning, since TensorFlow Hub may be imported for another purpose.
         warnings.warn(
             f"this {_HUB} does not take the handles of tfdfd ({error}): pip install 'tfdfd[hub]' brings one that "
             "does. tfdfd.HubLayer works without.",
@@ -92,9 +108,9 @@ def _add_resolver():
 
 
 def _add_placeholders():
-    """Registers under each name something that imports what it stands for when a saved model asks for it.
+    """Registers placeholders that import the real class or function when a saved model needs it.
 
-    Not the classes themselves: Keras may be imported by one of their modules, which is then half executed.
+    The modules cannot be imported here: one of them may be importing Keras, and is then half executed.
     """
     try:
         saving = importlib.import_module(f"{_KERAS}.saving")
@@ -104,7 +120,7 @@ def _add_placeholders():
                     if saving.get_registered_object(f"tfdfd>{name}") is None:
                         saving.register_keras_serializable("tfdfd", name)(placeholder(module, name))
     except (ImportError, AttributeError) as error:
-        # Whoever imports Keras may want something else of it.
+        # A warning, since Keras may be imported for another purpose.
         warnings.warn(
             f"this {_KERAS} does not load models with layers of tfdfd ({error}): 'pip install tfdfd' brings one that "
             "does.",
@@ -117,7 +133,7 @@ def _class_placeholder(module, name):
     class Placeholder:
         @classmethod
         def from_config(cls, config, **kwargs):
-            return _ours(module, name).from_config(config, **kwargs)
+            return _real(module, name).from_config(config, **kwargs)
 
         def get_config(self):  # Keras registers no class without
             raise NotImplementedError(f"{name} is in {module}.")
@@ -128,13 +144,13 @@ def _class_placeholder(module, name):
 
 def _function_placeholder(module, name):
     def placeholder(*arguments, **kwargs):
-        return _ours(module, name)(*arguments, **kwargs)
+        return _real(module, name)(*arguments, **kwargs)
 
     placeholder.__name__ = placeholder.__qualname__ = name
     return placeholder
 
 
-def _ours(module, name):
+def _real(module, name):
     return getattr(importlib.import_module(module), name)
 
 

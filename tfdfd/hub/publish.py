@@ -1,4 +1,4 @@
-"""Puts a trained network and its weights into a hub: whole and proved under a new version, or not at all."""
+"""Publication of a trained network and its weights in a hub: complete and proved under a new version, or not at all."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfdfd.files import sync_folder, write_atomically
-from tfdfd.hub.checking import version_in
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.handles import PREFIX, Handle, check_name, check_version
-from tfdfd.hub.locking import locked
-from tfdfd.hub.manifest import FILE, MAX_BYTES, Manifest, Version
-from tfdfd.hub.weights import CARD
+from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_version
+from tfdfd.hub.manifest import FILE, Manifest, Version, version_in
+from tfdfd.hub.sources import locked, read_manifest
 from tfdfd.weights.records import list_records
-from tfdfd.weights.store import DATA_SUFFIXES, check_digest, locate
+from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
 
 _TEMPORARY = ".tfdfd-publish-"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What was published.
+    """A published version.
 
     Attributes:
         handle: with its version.
         folder: of the version.
         version: its files.
-        manifest_sha256: digest of the hub's manifest now, for `$TFDFD_HUB_SHA256`.
-        hides: the handle without version, where the package knows other weights by it; else None.
+        manifest_sha256: digest of the hub's new manifest, for `$TFDFD_HUB_SHA256`.
+        hides: the handle without version, if the package has other weights under it; else None.
     """
 
     handle: Handle
@@ -52,19 +49,18 @@ def publish(
 ) -> Published:
     """Exports a trained network as `<hub>/<name>/<number>/` and then adds it to the hub's manifest.
 
-    Whoever publishes at the same time waits. A publisher that dies leaves the manifest, and all that it names, as they
-    were.
+    Other publishers wait. A publisher that is killed leaves the manifest and its versions unchanged.
 
     Args:
         model: a handle, a weights file, or the folder of a run.
-        hub: folder; made, if it is not there.
-        number: version, from 1 on; one that is there is never written over.
-        name: of the model; None: that of the handle, or of a run or file the one in its model card.
+        hub: folder; made if absent.
+        number: version, at least 1; an existing one is never overwritten.
+        name: of the model; None: from the handle, or from the model card of a run or file.
         export: called as `(model, folder)`; None: `tfdfd.publishing.exporting.export`.
 
     Raises:
-        HubError: name or version are invalid or taken, the name must be given since the card's is that of other
-            weights, or the folder is something else than a hub.
+        HubError: name or version is invalid or taken, the name in the card belongs to other weights, or the folder is
+            not a hub.
         ValueError: the weights are unknown, or the export cannot be proved.
         OSError: the folder cannot be written.
     """
@@ -76,7 +72,7 @@ def publish(
         from tfdfd.publishing.exporting import export
     root = Path(hub).absolute()
     if root.exists() and not root.is_dir():
-        raise HubError(f"{root} is no folder; a hub is one.")
+        raise HubError(f"{root} is not a folder; a hub is a folder.")
     with locked(root):
         manifest = _opened(root)
         folder = root / name / str(number)
@@ -107,8 +103,8 @@ def _name_of(model, record):
     name = record.handle.removeprefix(PREFIX)
     if known is not None and known.sha256 != record.sha256:
         raise HubError(
-            f"the model card of {text} has the handle {record.handle}, which is that of other weights (sha256 "
-            f"{known.sha256}); give a name of its own: --name MODEL."
+            f"the model card of {text} has the handle {record.handle}, which belongs to other weights (sha256 "
+            f"{known.sha256}); give another name: --name MODEL."
         )
     try:
         check_name(name)
@@ -118,7 +114,7 @@ def _name_of(model, record):
 
 
 def _add_weights(folder, name, record, weights):
-    """The file of the weights beside the graph, and a card that carries the handle that was published."""
+    """Adds the weights file beside the graph, and the published handle to the card."""
     card_path = folder / CARD
     if not card_path.is_file():
         return
@@ -127,27 +123,27 @@ def _add_weights(folder, name, record, weights):
     shutil.copyfile(weights, folder / file)
     check_digest(folder / file, record.sha256, record.handle)
     of_weights = {key: getattr(record, key) for key in ("sha256", "bytes", "layout", "polarity")} | {"file": file}
-    card = json.loads(card_path.read_text("utf-8")) | {"handle": f"{PREFIX}{name}", "weights": of_weights}
+    card = read_card(card_path) | {"handle": f"{PREFIX}{name}", "weights": of_weights}
     card["files"] = card.get("files", {}) | {file: {"sha256": record.sha256, "bytes": record.bytes}}
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sync_folder(folder)
 
 
 def _opened(root):
-    """The manifest, written where the folder is new; what a publisher that died has left is removed."""
+    """The manifest, written if the folder is new; leftovers of killed publishers are removed."""
     path = root / FILE
     if not path.exists():
         others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".tfdfd-"))
         if others:
-            raise HubError(f"{root} holds {others[0]!r}, but no hub; give the folder of one, or a new or empty one.")
+            raise HubError(
+                f"{root} holds {others[0]!r}, but no hub; give the folder of a hub, or a new or empty folder."
+            )
         write_atomically(path, Manifest().encoded())
     for entry in root.iterdir():
-        # The lock is ours, so nobody is at work in these.
+        # This process holds the lock, so nobody else is writing these.
         if entry.name.startswith((_TEMPORARY, f".{_TEMPORARY}")) and not entry.is_symlink() and entry.is_dir():
             shutil.rmtree(entry)
-    if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-        raise HubError(f"{path} is a link or larger than {MAX_BYTES:,} bytes: no manifest of ours.")
-    return Manifest.decode(path.read_bytes(), str(path))
+    return Manifest.decode(read_manifest(root, f"the hub {root}"), str(path))
 
 
 def _check_free(manifest, root, folder, name, number):
@@ -158,9 +154,9 @@ def _check_free(manifest, root, folder, name, number):
             f"the next free one is {max(versions) + 1}."
         )
     if folder.parent.is_symlink():
-        raise HubError(f"{folder.parent} is a link; a hub holds its models itself.")
+        raise HubError(f"{folder.parent} is a link; the models of a hub must lie there themselves.")
     if os.path.lexists(folder):
         raise HubError(
-            f"{folder} is there, but {root / FILE} does not name it: a publisher that died leaves that. Remove it, and "
+            f"{folder} is there, but {root / FILE} does not name it: a killed publisher left it. Remove it, and "
             "publish again."
         )
