@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfdfd.cli import detect
+from tfdfd.cli import options
 from tfdfd.cli.main import VERBS
-from tfdfd.cli.parser import size
+from tfdfd.cli.options import size
 from tfdfd.media.limits import Limits
 
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
@@ -224,7 +224,7 @@ def test_what_cannot_be_done_is_wrong_usage_before_any_work(
 def test_a_folder_without_the_right_to_write_is_wrong_usage(
     run_tfdfd, toy_weights, media, tmp_path, monkeypatch, option
 ):
-    monkeypatch.setattr(detect.os, "access", lambda *_: False)
+    monkeypatch.setattr(options.os, "access", lambda *_: False)
     code, _, stderr = run_tfdfd("detect", media / "face.png", "--model", toy_weights, option, tmp_path / "a")
     assert code == 2
     assert "not writable" in stderr and "face.png" not in stderr
@@ -273,17 +273,13 @@ def test_sizes_have_suffixes(text, value):
         assert size(text) == value
 
 
-def verbs():
-    return [verb.__name__.rsplit(".", 1)[1].replace("_", "-") for verb in VERBS]
-
-
-@pytest.mark.parametrize("words", [[], *([verb] for verb in verbs()), ["models", "pull"]], ids=" ".join)
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), ["models", "pull"]], ids=" ".join)
 def test_help_goes_to_standard_output_and_lists_what_there_is(run_tfdfd, words):
     code, stdout, stderr = run_tfdfd(*words, "--help")
     assert (code, stderr) == (0, "")
     assert stdout.startswith(" ".join(["usage: tfdfd", *words]))
     if not words:
-        assert set(verbs()) <= set(stdout.split())
+        assert set(VERBS) <= set(stdout.split())
     if words == ["detect"]:
         limits = Limits().to_dict()
         assert {f"--{name.replace('_', '-')}" for name in limits} <= set(stdout.split())

@@ -769,7 +769,7 @@ def test_all_that_is_passed_over_is_counted(tmp_path, run_tfdfd):
         "no regular file: a pipe, socket or device": 1,
     }
     code, out, _ = run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")
-    assert code == 0 and "2 passed over: neither an image nor a video by name: .txt" in out
+    assert code == 0 and "2 skipped: neither an image nor a video by name: .txt" in out
 
 
 MISSING = [float("nan"), None, "", "nan", "None", "NULL", "absent"]

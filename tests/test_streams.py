@@ -92,11 +92,9 @@ def run(arguments):
     sys.stderr.write("our own words\\n")
     if {abort}: os.abort()
     raise ValueError("the reason")
-class Verb:
-    @staticmethod
-    def add_parser(verbs):
-        verbs.add_parser("loud").set_defaults(run=run)
-main.VERBS = (Verb,)
+def add_arguments(parser):
+    parser.set_defaults(run=run)
+main.VERBS = {{"loud": main.Verb("__main__:add_arguments", "logs")}}
 raise SystemExit(main.main(["loud"]))
 """
 

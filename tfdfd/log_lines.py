@@ -1,4 +1,4 @@
-"""Log lines of TensorFlow and other C++ libraries, which are told from everything else on standard error."""
+"""Recognition of log lines of TensorFlow and other C++ libraries among other text on standard error."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 
 # TensorFlow's own variable: 1 drops INFO, 2 also WARNING, 3 also ERROR.
 LEVEL, QUIET = "TF_CPP_MIN_LOG_LEVEL", "3"
-# Where TensorFlow begins to quote what it was given, such as the bytes of a picture: of no use in any log.
+# Start of a quotation of the input, such as the bytes of a picture, which belongs in no log.
 CONTENT = r"(?: starting with|,? ?(?:value|input|string):)[^\n]*"
 
 
 def pattern(letters: str) -> str:
-    """A pattern for the beginnings of absl's and TensorFlow's log lines of some severities, of I, W, E and F."""
+    """A pattern for the starts of absl's and TensorFlow's log lines of the given severities: some of I, W, E and F."""
     absl = rf"[{letters}]\d{{4}} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\] "
     return rf"{absl}|\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [{letters}] "
 
 
 def noise(level: str) -> str:
-    """A pattern for the beginnings of lines that are not wanted at a level; what follows indented belongs to them."""
+    """A pattern for the starts of lines to remove at a log level; indented lines that follow belong to them."""
     letters = "IWE"[: int(level)] if level in ("0", "1", "2", "3") else "IWE"
     if not letters:
         return r"(?!)"
@@ -36,6 +36,6 @@ def noise(level: str) -> str:
 
 
 def without_log_lines(text: str) -> str:
-    """What a process wrote to standard error, without the lines that are not wanted."""
+    """The standard error of a process without the log lines that are to be removed."""
     is_noise = re.compile(noise(os.environ.get(LEVEL, QUIET))).match
     return "".join(line for line in text.splitlines(keepends=True) if not is_noise(line))

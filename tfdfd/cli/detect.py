@@ -5,52 +5,50 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import add_detector, add_limits, add_model, detector_options, limits_of
-from tfdfd.cli.outcome import check_writable, exit_code, write_json
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import (
+    OutputFile,
+    add_detector,
+    add_frames,
+    add_json,
+    add_limits,
+    add_model,
+    add_quiet,
+    add_runtime,
+    detector_options,
+    limits_of,
+)
+from tfdfd.cli.parser import exit_code
+from tfdfd.cli.progress import tracked
+from tfdfd.cli.text import path_text, plural, write_json
 from tfdfd.version import __version__
 
 _DESCRIPTION = """\
-P(fake) and a verdict for each image, video and folder (walked in sorted order).
+Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
 
 Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.media.sampling import FRAMES
-    from tfdfd.runtime.names import AUTO, RUNTIMES
-
-    parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
+def add_arguments(parser) -> None:
+    """Adds the arguments of `tfdfd detect`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
     add_model(parser)
     add_detector(parser)
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=FRAMES,
-        metavar="N",
-        help="equally spaced frames of a video (default: %(default)s)",
-    )
+    add_frames(parser, "equally spaced frames of a video")
     parser.add_argument(
         "--threshold",
         type=float,
         metavar="T",
-        help="P(fake) from which the verdict is fake, a face (default: the model's, corrected for several)",
+        help="P(fake) from which a face is fake (default: the model's, corrected for several faces)",
     )
-    parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
-    parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
+    add_json(parser, "the results")
+    parser.add_argument("--report", type=OutputFile, metavar="FILE.html", help="write one self-contained page")
     parser.add_argument(
-        "--explain", metavar="METHOD", help="heat-maps of faces in the report, by a method of 'tfdfd explain'"
+        "--explain", metavar="METHOD", help="add heat maps of faces to the report, by a method of 'tfdfd explain'"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
-    parser.add_argument(
-        "--runtime",
-        default=AUTO,
-        choices=(AUTO, *RUNTIMES),
-        help="what runs the network (default: %(default)s, the fastest installed; openvino: pip install 'tfdfd[edge]')",
-    )
+    add_runtime(parser)
     remote = parser.add_argument_group(
-        "scores from a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found here)"
+        "scoring by a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found on this machine)"
     )
     remote.add_argument(
         "--server",
@@ -59,27 +57,22 @@ def add_parser(verbs) -> None:
         "published beside the model",
     )
     remote.add_argument(
-        "--server-timeout", type=float, metavar="S", help="of a request, retries included (default: 30)"
+        "--server-timeout", type=float, metavar="S", help="time for a request, retries included (default: 30)"
     )
-    remote.add_argument("--server-ca", metavar="PEM", help="encrypted: the authority of the server's certificate")
-    remote.add_argument("--server-cert", metavar="PEM", help="this side's certificate, where one is wanted")
+    remote.add_argument("--server-ca", metavar="PEM", help="use TLS; authority of the server's certificate")
+    remote.add_argument("--server-cert", metavar="PEM", help="certificate of this client, if the server asks for one")
     remote.add_argument("--server-key", metavar="PEM", help="its private key")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_quiet(parser)
     add_limits(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments) -> int:
-    from tfdfd.cli.progress import tracked
     from tfdfd.detect.detector import Detector
     from tfdfd.media.inputs import list_inputs
 
-    if arguments.json not in (None, "-"):
-        check_writable(arguments.json)
     if arguments.report == "-":
-        raise ValueError("the report is a page, not text for standard output; give the name of a file.")
-    if arguments.report is not None:
-        check_writable(arguments.report)
+        raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
     limits = limits_of(arguments)
     explain = _explain(arguments)
     options = detector_options(arguments)
@@ -96,7 +89,7 @@ def run(arguments) -> int:
     ) as detector:
         inputs = list_inputs(arguments.inputs)
         found = detector.iter_detect(inputs)
-        label = lambda detection: f"{_in_one_line(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
+        label = lambda detection: f"{path_text(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
         detections = []
         pictures = _pictures(arguments)
         for detection in tracked(found, len(inputs.items), label, arguments.quiet):
@@ -109,7 +102,7 @@ def run(arguments) -> int:
         if detector.runtime_note:
             sys.stderr.write(f"{detector.runtime_note}\n")
         if inputs.skipped and not arguments.quiet:
-            sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
+            sys.stderr.write(f"{inputs.skipped} files in folders are no media and were skipped\n")
         _write(arguments, detector, detections, limits)
     scored = sum(detection.status == "ok" for detection in detections)
     return exit_code(scored, len(detections))
@@ -120,7 +113,7 @@ def _server(arguments):
     given = {name: value for name, value in options.items() if value is not None}
     if arguments.server is None:
         if given:
-            raise ValueError(f"--server-{next(iter(given))} is for --server HOST:PORT, which is not given.")
+            raise ValueError(f"--server-{next(iter(given))} needs --server HOST:PORT.")
         return None
     from tfdfd.remote.scorer import Server
 
@@ -130,13 +123,13 @@ def _server(arguments):
 
 
 def _explain(arguments):
-    """What adds heat-maps to the faces of a detection, or None."""
+    """A function that adds heat maps to the faces of a detection, or None."""
     if arguments.explain is None:
         return None
     if not arguments.report:
-        raise ValueError("--explain puts heat-maps into the report: give --report FILE.html, too.")
+        raise ValueError("--explain adds heat maps to the report: give --report FILE.html, too.")
     if arguments.server:
-        raise ValueError("--explain needs the weights on this machine; leave --server or --explain out.")
+        raise ValueError("--explain needs the weights on this machine; omit --server or --explain.")
     from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
 
     methods = check_methods(arguments.explain, OF_CROPS)
@@ -147,13 +140,13 @@ def _explain(arguments):
 
     def explain(detection):
         for message in explain_tracks(detection, explainer, *methods):
-            sys.stderr.write(f"{_in_one_line(detection.path)}: not explained: {message}\n")
+            sys.stderr.write(f"{path_text(detection.path)}: not explained: {message}\n")
 
     return explain
 
 
 def _pictures(arguments):
-    """Of how many scored inputs the crops are kept: as many as the report shows."""
+    """The number of scored inputs whose crops the report shows."""
     if not arguments.report:
         return 0
     from tfdfd.report.page import DETAILED_INPUTS
@@ -184,16 +177,15 @@ def _write(arguments, detector, detections, limits):
 
 
 def summary(detections) -> list[str]:
-    """One line an input: verdict or status, P(fake), name, and what it rests on or why there is none."""
-    names = [_in_one_line(detection.path) for detection in detections]
+    """One line per input: verdict or status, P(fake), name, and the evidence or the reason why there is none."""
+    names = [path_text(detection.path) for detection in detections]
     width = min(max(map(len, names), default=0), 60)
     lines = []
     for detection, name in zip(detections, names, strict=True):
         if detection.status == "ok":
-            shown_faces, judged = len(detection.faces), detection.faces_judged
-            faces = f"{shown_faces} face{'' if shown_faces == 1 else 's'}"
-            if judged not in (None, shown_faces):
-                faces = f"{judged} of {faces}"
+            faces = plural(len(detection.faces), "face")
+            if detection.faces_judged not in (None, len(detection.faces)):
+                faces = f"{detection.faces_judged} of {faces}"
             basis = f"{faces}, {detection.frames_scored} of {detection.frames_requested} frames"
             basis += f"; {detection.message}" if detection.message else ""
             score = f"{detection.fake_probability:.3f}"
@@ -201,9 +193,3 @@ def summary(detections) -> list[str]:
             basis, score = detection.message, "-"
         lines.append(f"{detection.verdict or detection.status:12}  {score:>5}  {name:{width}}  {basis}")
     return lines
-
-
-def _in_one_line(path):
-    from tfdfd.detect.results import printable_path
-
-    return shown(printable_path(path))

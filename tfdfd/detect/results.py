@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfdfd.media.errors import STATUSES
+from tfdfd.safe_text import printable_path
 
 SCHEMA_VERSION = 1
 
@@ -140,11 +140,3 @@ class Detection:
         if self.message:
             answer["message"] = self.message
         return answer
-
-
-def printable_path(path: str) -> str:
-    """A file name as text that any terminal, JSON parser and HTML page takes, whatever bytes it is made of."""
-    try:
-        return os.fsencode(path).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a surrogate pair: the name of no file, but somebody may ask for it
-        return path.encode("utf-8", "backslashreplace").decode()
