@@ -91,9 +91,9 @@ def _add_preview(parser):
     parser.description = _PREVIEW
     parser.add_argument("paths", nargs="+", metavar="FACES", help="photographs, or folders of them or of 'extract'")
     parser.add_argument("-o", "--output", type=OutputFile, required=True, metavar="SHEET.png", help="sheet to write")
-    parser.add_argument("--count", type=int, default=16, metavar="N", help="number of pairs (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=16, metavar="N", help="number of pairs")
     add_seed(parser, "the random values")
-    parser.add_argument("--size", type=int, default=160, metavar="PIXELS", help="side of a crop (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=160, metavar="PIXELS", help="side of a crop")
     parser.set_defaults(run=_preview)
 
 
@@ -115,14 +115,14 @@ def _add_blend(parser):
 def _add_swap(parser):
     parser.description = _SWAP
     parser.add_argument("faces", metavar="SPLIT", help="faces.csv with splits, or its folder")
-    parser.add_argument("--splits", default="val,test", metavar="NAMES", help="splits to use (default: %(default)s)")
+    parser.add_argument("--splits", default="val,test", metavar="NAMES", help="splits to use")
     _add_new_set(parser)
     parser.set_defaults(run=_swap)
 
 
 def _add_new_set(parser):
     parser.add_argument("-o", "--output", required=True, metavar="SET", help="folder of the new set")
-    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of a crop (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of a crop")
     add_seed(parser, "the fakes")
     add_quiet(parser)
 
@@ -141,9 +141,7 @@ def add_srm_arguments(parser) -> None:
         default=SrmOptions.kernels,
         help="KB KV second: one per channel, on the sum of the colors (default); one of them: on each color, as in S4",
     )
-    parser.add_argument(
-        "--truncate", type=float, default=SrmOptions.truncate, metavar="T", help="gray levels (default: %(default)g)"
-    )
+    parser.add_argument("--truncate", type=float, default=SrmOptions.truncate, metavar="T", help="gray levels")
     parser.add_argument("--workers", type=int, metavar="N", help="crops at a time (default: one per core)")
     add_quiet(parser)
     parser.set_defaults(run=run_srm)

@@ -5,20 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import (
-    OutputFile,
-    add_detector,
-    add_frames,
-    add_json,
-    add_limits,
-    add_model,
-    add_quiet,
-    add_runtime,
-    detector_options,
-    limits_of,
-)
+from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, values_of
 from tfdfd.cli.parser import exit_code
-from tfdfd.cli.progress import tracked
+from tfdfd.cli.progress import tracked_detections
 from tfdfd.cli.text import path_text, plural, write_json
 from tfdfd.version import __version__
 
@@ -32,9 +21,7 @@ def add_arguments(parser) -> None:
     """Adds the arguments of `tfdfd detect`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
-    add_model(parser)
-    add_detector(parser)
-    add_frames(parser, "equally spaced frames of a video")
+    add_detection(parser, "equally spaced frames of a video")
     parser.add_argument(
         "--threshold",
         type=float,
@@ -46,7 +33,6 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--explain", metavar="METHOD", help="add heat maps of faces to the report, by a method of 'tfdfd explain'"
     )
-    add_runtime(parser)
     remote = parser.add_argument_group(
         "scoring by a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found on this machine)"
     )
@@ -57,45 +43,34 @@ def add_arguments(parser) -> None:
         "published beside the model",
     )
     remote.add_argument(
-        "--server-timeout", type=float, metavar="S", help="time for a request, retries included (default: 30)"
+        "--server-timeout",
+        dest="timeout_s",
+        type=float,
+        metavar="S",
+        help="time for a request, retries included (default: 30)",
     )
-    remote.add_argument("--server-ca", metavar="PEM", help="use TLS; authority of the server's certificate")
-    remote.add_argument("--server-cert", metavar="PEM", help="certificate of this client, if the server asks for one")
-    remote.add_argument("--server-key", metavar="PEM", help="its private key")
-    add_quiet(parser)
-    add_limits(parser)
+    remote.add_argument("--server-ca", dest="ca", metavar="PEM", help="use TLS; authority of the server's certificate")
+    remote.add_argument(
+        "--server-cert", dest="cert", metavar="PEM", help="certificate of this client, if the server asks for one"
+    )
+    remote.add_argument("--server-key", dest="key", metavar="PEM", help="its private key")
     parser.set_defaults(run=run)
 
 
 def run(arguments) -> int:
-    from tfdfd.detect.detector import Detector
     from tfdfd.media.inputs import list_inputs
 
     if arguments.report == "-":
         raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
-    limits = limits_of(arguments)
     explain = _explain(arguments)
-    options = detector_options(arguments)
-    with Detector(
-        arguments.model,
-        arguments.detector,
-        frames=arguments.frames,
-        threshold=arguments.threshold,
-        limits=limits,
-        detector_options=options,
-        workers=arguments.workers,
-        runtime=arguments.runtime,
-        server=_server(arguments),
-    ) as detector:
+    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
         inputs = list_inputs(arguments.inputs)
-        found = detector.iter_detect(inputs)
-        label = lambda detection: f"{path_text(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
         detections = []
-        pictures = _pictures(arguments)
-        for detection in tracked(found, len(inputs.items), label, arguments.quiet):
+        kept = _crops_in_report(arguments)
+        for detection in tracked_detections(detector, inputs, arguments.quiet):
             detections.append(detection)
-            pictures -= detection.status == "ok"
-            if pictures < 0:
+            kept -= detection.status == "ok"
+            if kept < 0:
                 detection.drop_crops()
             elif explain:
                 explain(detection)
@@ -103,22 +78,19 @@ def run(arguments) -> int:
             sys.stderr.write(f"{detector.runtime_note}\n")
         if inputs.skipped and not arguments.quiet:
             sys.stderr.write(f"{inputs.skipped} files in folders are no media and were skipped\n")
-        _write(arguments, detector, detections, limits)
+        _write(arguments, detector, detections)
     scored = sum(detection.status == "ok" for detection in detections)
     return exit_code(scored, len(detections))
 
 
 def _server(arguments):
-    options = {name: getattr(arguments, f"server_{name}") for name in ("timeout", "ca", "cert", "key")}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = values_of(arguments, "timeout_s", "ca", "cert", "key")
     if arguments.server is None:
         if given:
-            raise ValueError(f"--server-{next(iter(given))} needs --server HOST:PORT.")
+            raise ValueError(f"--server-{next(iter(given)).removesuffix('_s')} is for --server HOST:PORT, which is missing.")
         return None
     from tfdfd.remote.scorer import Server
 
-    if "timeout" in given:
-        given["timeout_s"] = given.pop("timeout")
     return Server(arguments.server, **given)
 
 
@@ -145,7 +117,7 @@ def _explain(arguments):
     return explain
 
 
-def _pictures(arguments):
+def _crops_in_report(arguments):
     """The number of scored inputs whose crops the report shows."""
     if not arguments.report:
         return 0
@@ -154,7 +126,7 @@ def _pictures(arguments):
     return DETAILED_INPUTS
 
 
-def _write(arguments, detector, detections, limits):
+def _write(arguments, detector, detections):
     if arguments.report:
         from tfdfd.report.page import write_report
 
@@ -165,7 +137,7 @@ def _write(arguments, detector, detections, limits):
         settings = {"tfdfd": __version__, "detector": arguments.detector, "frames": arguments.frames}
         if arguments.server:
             settings["scored by"] = arguments.server
-        settings |= limits.to_dict()
+        settings |= limits_of(arguments).to_dict()
         write_report(arguments.report, detections, model, settings=settings)
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
     if arguments.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import add_json, add_quiet, add_seed
+from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
 from tfdfd.cli.progress import Progress
 from tfdfd.cli.text import write_json
 from tfdfd.safe_text import escape_control_chars
@@ -47,22 +47,15 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"
     )
-    parser.add_argument(
-        "--aggregate", default="mean", choices=AGGREGATIONS, help="from crops to a video's score (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--missing",
-        default="exclude",
-        choices=MISSING,
-        help="treatment of videos without a score (default: %(default)s)",
-    )
+    parser.add_argument("--aggregate", default="mean", choices=AGGREGATIONS, help="from crops to a video's score")
+    parser.add_argument("--missing", default="exclude", choices=MISSING, help="treatment of videos without a score")
     parser.add_argument(
         "--cluster",
         default="video",
         choices=("video", "source"),
-        help="unit of resampling: videos, or all videos of one original together (default: %(default)s)",
+        help="unit of resampling: videos, or all videos of one original together",
     )
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="bootstrap samples (default: 2000)")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="bootstrap samples")
     add_seed(parser, "bootstrap and blending")
     parser.add_argument("--table", choices=("s0", "s1", "s2", "s3", "s4"), help="also make the tables of this document")
     parser.add_argument("--allow-leaks", action="store_true", help="evaluate on leaking or training data nevertheless")
@@ -128,18 +121,11 @@ def _evaluate_scores(arguments):
 def _options(arguments, split):
     from tfdfd.evaluation.evaluating import Options
 
-    return Options(
+    return from_options(
+        Options,
+        arguments,
         split=None if split == "none" else split,
-        threshold=arguments.threshold,
         aggregation=arguments.aggregate,
-        missing=arguments.missing,
-        cluster=arguments.cluster,
-        resamples=arguments.resamples,
-        seed=arguments.seed,
-        table=arguments.table,
-        blend=arguments.blend,
-        index=arguments.index,
-        allow_leaks=arguments.allow_leaks,
         plots=not arguments.no_plots,
     )
 

@@ -5,22 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import (
-    OutputFile,
-    add_detector,
-    add_frames,
-    add_json,
-    add_limits,
-    add_model,
-    add_quiet,
-    add_runtime,
-    add_seed,
-    detector_options,
-    limits_of,
-)
+from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
 from tfdfd.cli.parser import exit_code
-from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import path_text, table_lines, write_json
+from tfdfd.cli.progress import tracked_detections
+from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars, printable_path
 from tfdfd.version import __version__
 
@@ -49,29 +37,20 @@ def add_arguments(parser) -> None:
     """Adds the arguments of `tfdfd explain`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
-    add_model(parser)
+    add_detection(parser, "frames of a video to choose from")
     parser.add_argument("--method", metavar="METHOD[,METHOD]", help="see above (default: lime; with --measure all)")
     parser.add_argument("-o", "--output", type=OutputFile, metavar="PAGE.html", help="self-contained page to write")
     add_seed(parser, "all random choices")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of LIME (default: 2000)")
     parser.add_argument("--features", type=int, metavar="N", help="segments of LIME to show (default: 10)")
-    parser.add_argument(
-        "--neurons", type=int, default=4, metavar="N", help="neurons of 'activation', for each sign (default: 4)"
-    )
-    add_detector(parser)
-    add_frames(parser, "frames of a video to choose from")
-    add_runtime(parser)
+    parser.add_argument("--neurons", type=int, default=4, metavar="N", help="neurons of 'activation', for each sign")
     measure = parser.add_argument_group("measurements on fakes with known masks")
     measure.add_argument("--measure", metavar="FACES", help="faces.csv, its folder, or a folder with real/")
     measure.add_argument("--fakes", default="blended", choices=("blended", "swapped"), help="default: %(default)s")
-    measure.add_argument("--count", type=int, default=200, metavar="N", help="number of fakes (default: %(default)s)")
-    measure.add_argument(
-        "--split", default="test", choices=("train", "val", "test", "none"), help="split to use (default: %(default)s)"
-    )
+    measure.add_argument("--count", type=int, default=200, metavar="N", help="number of fakes")
+    measure.add_argument("--split", default="test", choices=("train", "val", "test", "none"), help="split to use")
     measure.add_argument("--landmarks", metavar="FILE.csv", help="file of the landmarks (default: beside the crops)")
     add_json(measure, "the measurements")
-    add_quiet(parser)
-    add_limits(parser)
     parser.set_defaults(run=run)
 
 
@@ -122,35 +101,16 @@ def _explain(arguments) -> int:
 def _explainer(arguments, methods):
     from tfdfd.explain.methods import Explainer
 
-    return Explainer(
-        arguments.model,
-        methods,
-        runtime=arguments.runtime,
-        seed=arguments.seed,
-        samples=arguments.samples,
-        features=arguments.features,
-    )
+    return Explainer(arguments.model, methods, **values_of(arguments, "runtime", "seed", "samples", "features"))
 
 
 def _subjects(arguments, explainer, methods):
     """The explained faces, and `(path, message)` of inputs without one."""
-    from tfdfd.detect.detector import Detector
     from tfdfd.media.inputs import list_inputs
 
-    options = detector_options(arguments)
     subjects, failed = [], []
-    with Detector(
-        arguments.model,
-        arguments.detector,
-        frames=arguments.frames,
-        limits=limits_of(arguments),
-        detector_options=options,
-        workers=arguments.workers,
-        runtime=arguments.runtime,
-    ) as detector:
-        inputs = list_inputs(arguments.inputs)
-        label = lambda detection: f"{path_text(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
-        for detection in tracked(detector.iter_detect(inputs), len(inputs.items), label, arguments.quiet):
+    with open_detector(arguments) as detector:
+        for detection in tracked_detections(detector, list_inputs(arguments.inputs), arguments.quiet):
             if detection.status != "ok":
                 failed.append((printable_path(detection.path), detection.message or detection.status))
                 continue

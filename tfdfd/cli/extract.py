@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, limits_of
+from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
 from tfdfd.cli.parser import exit_code
 from tfdfd.safe_text import escape_control_chars
 
@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
     frames.add_argument(
         "--frames", type=int, metavar="N", help=f"N equally spaced ones (default: {FaceOptions.frames})"
     )
-    frames.add_argument("--every", type=float, metavar="S", help="the first one of every S seconds")
+    frames.add_argument("--every", type=float, dest="every_s", metavar="S", help="the first one of every S seconds")
     frames.add_argument("--first", action="store_true", help="the first one")
     frames.add_argument("--all", action="store_true", help="all")
     faces = parser.add_argument_group("faces")
@@ -50,7 +50,7 @@ def add_arguments(parser) -> None:
         type=float,
         default=FaceOptions.min_score,
         metavar="P",
-        help="lowest score of a face; the best face of a frame is always kept (default: %(default)s)",
+        help="lowest score of a face; the best face of a frame is always kept",
     )
     faces.add_argument("--max-faces", type=int, metavar="N", help="most faces of a frame (default: all)")
     faces.add_argument("--drop-frames-above", type=int, metavar="N", help="leave out frames with more than N faces")
@@ -58,7 +58,7 @@ def add_arguments(parser) -> None:
         "--multiple-faces",
         default=KEEP,
         choices=(KEEP, DROP),
-        help="videos with a second face in more than 10 %% of the frames (default: %(default)s)",
+        help="videos with a second face in more than 10 %% of the frames",
     )
     faces.add_argument(
         "--boxes-from",
@@ -69,10 +69,8 @@ def add_arguments(parser) -> None:
         "--boxes", metavar="FACES", help="cut by the boxes of this face set of the same index; nothing is detected"
     )
     crops = parser.add_argument_group("crops")
-    crops.add_argument("--size", type=int, default=FaceOptions.size, metavar="PX", help="side (default: %(default)s)")
-    crops.add_argument(
-        "--margin", type=float, default=FaceOptions.margin, metavar="F", help="times the box (default: %(default)s)"
-    )
+    crops.add_argument("--size", type=int, default=FaceOptions.size, metavar="PX", help="side")
+    crops.add_argument("--margin", type=float, default=FaceOptions.margin, metavar="F", help="times the box")
     crops.add_argument("--format", default=FORMATS[0], choices=FORMATS, help="default: %(default)s")
     crops.add_argument("--quality", type=int, metavar="Q", help=f"of jpg (default: {FaceOptions.quality})")
     crops.add_argument(
@@ -81,10 +79,7 @@ def add_arguments(parser) -> None:
     work = parser.add_argument_group("execution (the bytes are the same)")
     work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core)")
     work.add_argument(
-        "--engine",
-        default=LOCAL,
-        choices=(LOCAL, RAY),
-        help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES (default: %(default)s)",
+        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES"
     )
     work.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
     parser.add_argument(
@@ -141,36 +136,14 @@ def _engine(arguments):
 def _options(arguments):
     from tfdfd.data.face_options import FaceOptions
 
-    of_boxes = {
-        "frames": arguments.frames,
-        "every_s": arguments.every,
-        "first": arguments.first or None,
-        "all": arguments.all or None,
-        "detector": arguments.detector,
-        "boxes_from": arguments.boxes_from,
-    }
-    given = {name: value for name, value in of_boxes.items() if value is not None}
+    of_boxes = {"frames", "every_s", "first", "all", "detector", "boxes_from"}
+    given = {name for name in of_boxes if getattr(arguments, name) not in (None, False)}
     # A mirrored tree needs --first even though the boxes imply it.
-    if arguments.boxes and set(given) - ({"first"} if arguments.mirror else set()):
+    if arguments.boxes and given - ({"first"} if arguments.mirror else set()):
         raise ValueError(
             "--boxes determines frames and faces; omit --frames, --every, --first, --all, --detector and --boxes-from."
         )
     if arguments.quality is not None and arguments.format != "jpg":
         raise ValueError("--quality is for --format jpg; png is lossless.")
-    if arguments.quality is not None:
-        given["quality"] = arguments.quality
-    options = detector_options(arguments)
-    if options:
-        given["detector_options"] = options
-    return FaceOptions(
-        **given,
-        size=arguments.size,
-        margin=arguments.margin,
-        format=arguments.format,
-        min_score=arguments.min_score,
-        max_faces=arguments.max_faces,
-        drop_frames_above=arguments.drop_frames_above,
-        multiple_faces=arguments.multiple_faces,
-        mirror=arguments.mirror,
-        limits=limits_of(arguments),
-    )
+    options, limits = detector_options(arguments), limits_of(arguments)
+    return from_options(FaceOptions, arguments, detector_options=options, limits=limits)

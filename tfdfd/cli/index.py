@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import OutputFile, add_json, check_writable
+from tfdfd.cli.options import OutputFile, add_json, check_writable, values_of
 from tfdfd.cli.parser import NONE, exit_code
 from tfdfd.cli.text import path_text, plural, table_lines, write_json
 from tfdfd.data.tables import SPLITS
@@ -99,9 +99,11 @@ def run(arguments) -> int:
 def _options(arguments):
     if arguments.real_is_one and not arguments.label_files:
         raise ValueError("--real-is-one is for --label-files: in the index 1 is fake.")
-    given = {"source_pattern": arguments.source_pattern, "label": _LABELS.get(arguments.all)}
-    given["labels"] = _labels(arguments.labels) or None
-    given = {name: value for name, value in given.items() if value is not None}
+    given = values_of(arguments, "source_pattern")
+    if arguments.all:
+        given["label"] = _LABELS[arguments.all]
+    if arguments.labels:
+        given["labels"] = _labels(arguments.labels)
     if given and arguments.dataset != "folder":
         raise ValueError(
             f"--source-pattern, --label and --all are for folder; sources and labels of {arguments.dataset} are known."

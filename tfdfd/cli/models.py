@@ -77,9 +77,7 @@ def _add_table(parser):
     parser.add_argument(
         "--batch", type=int, nargs="+", default=BATCHES, metavar="N", help=f"batch sizes for latency (default: {sizes})"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, metavar="S", help="time for each latency (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="time for each latency")
     parser.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="default: %(default)s")
     parser.add_argument("--no-latency", action="store_true", help="counts and sizes only")
     add_json(parser, "the rows")

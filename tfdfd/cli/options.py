@@ -6,12 +6,18 @@ import argparse
 import os
 import re
 from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
 
 from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
 from tfdfd.media.limits import Limits
 from tfdfd.media.sampling import FRAMES
 from tfdfd.runtime.names import AUTO, RUNTIMES
 from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from tfdfd.detect.detector import Detector
+
+T = TypeVar("T")
 
 
 class OutputFile(str):
@@ -59,24 +65,7 @@ def add_json(parser: argparse._ActionsContainer, what: str) -> None:
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     """Adds `--seed`."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"seed of {of} (default: 0)")
-
-
-def add_frames(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds `--frames`."""
-    parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=f"{what} (default: %(default)s)")
-
-
-def add_runtime(parser: argparse.ArgumentParser) -> None:
-    """Adds `--runtime` and `--workers`, for verbs that score media."""
-    parser.add_argument(
-        "--runtime",
-        default=AUTO,
-        choices=(AUTO, *RUNTIMES),
-        help="runtime of the network (default: %(default)s, the fastest installed; openvino needs "
-        "pip install 'tfdfd[edge]')",
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core, up to 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"seed of {of}")
 
 
 def add_training(parser: argparse.ArgumentParser, settings: str) -> None:
@@ -104,25 +93,44 @@ def check_at_least(arguments: argparse.Namespace, option: str, least: int) -> No
         raise ValueError(f"--{option} must be at least {least}; received {value}.")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds `--model`."""
+def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
+    """Adds the options of verbs that detect faces and score them: model, detector, frames, runtime, workers."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         metavar="HANDLE|FILE",
-        help=f"weights: a handle, a file, or {' or '.join(ALIASES)} (default: %(default)s)",
+        help=f"weights: a handle, a file, or {' or '.join(ALIASES)}",
     )
-
-
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    """Adds `--detector`, with a default, and the files of its network."""
     parser.add_argument(
         "--detector",
         default=DETECTORS[0],
         choices=(*DETECTORS, NO_DETECTOR),
-        help=f"face detector (default: %(default)s); {NO_DETECTOR}: each image already is a face crop",
+        help=f"face detector; {NO_DETECTOR}: each image already is a face crop",
     )
     add_detector_files(parser)
+    parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=frames)
+    parser.add_argument(
+        "--runtime",
+        default=AUTO,
+        choices=(AUTO, *RUNTIMES),
+        help="runtime of the network; auto: the fastest installed; openvino needs pip install 'tfdfd[edge]'",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core, up to 4)")
+    add_quiet(parser)
+    add_limits(parser)
+
+
+def open_detector(arguments: argparse.Namespace, **others) -> Detector:
+    """The `Detector` of the options of `add_detection`.
+
+    Raises:
+        ValueError: as `Detector`; or files are given for a detector other than `ssd`.
+    """
+    options, limits = detector_options(arguments), limits_of(arguments)
+    from tfdfd.detect.detector import Detector
+
+    given = values_of(arguments, "model", "detector", "frames", "workers", "runtime")
+    return Detector(**given, limits=limits, detector_options=options, **others)
 
 
 def add_detector_files(parser: argparse._ActionsContainer) -> None:
@@ -156,4 +164,20 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """The `Limits` that the options give."""
-    return Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
+    return from_options(Limits, arguments)
+
+
+def from_options(kind: type[T], arguments: argparse.Namespace, **others) -> T:
+    """A dataclass whose fields have the values of the options of the same names.
+
+    Args:
+        kind: the dataclass.
+        arguments: parsed options; None stands for the default of the field.
+        others: values of the fields that have no option of the same name.
+    """
+    return kind(**values_of(arguments, *(field.name for field in fields(kind) if field.name not in others)), **others)
+
+
+def values_of(arguments: argparse.Namespace, *names: str) -> dict:
+    """The values of options by name, without those that are None."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}

@@ -56,8 +56,17 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions and appends default values to the help of options."""
+
     def __init__(self, prog):
         super().__init__(prog, max_help_position=30, width=110)
+
+    def _get_help_string(self, action):
+        value = action.default
+        hidden = "default" in action.help or value in (argparse.SUPPRESS, "") or isinstance(value, bool)
+        if hidden or not action.option_strings or not isinstance(value, str | int | float):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
 
 def exit_code(done: int, total: int) -> int:

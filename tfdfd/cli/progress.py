@@ -6,9 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from tfdfd.cli.text import warn
+from tfdfd.cli.text import path_text, warn
+
+if TYPE_CHECKING:
+    from tfdfd.detect.detector import Detector
+    from tfdfd.detect.results import Detection
+    from tfdfd.media.inputs import Inputs
 
 T = TypeVar("T")
 
@@ -85,6 +90,12 @@ def tracked(
         for number, item in enumerate(items, done + 1):
             progress.update(number, total, label(item))
             yield item
+
+
+def tracked_detections(detector: Detector, inputs: Inputs, quiet: bool, rate: bool = False) -> Iterator[Detection]:
+    """Detects in all inputs and reports each one."""
+    label = lambda detection: f"{path_text(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
+    return tracked(detector.iter_detect(inputs), len(inputs.items), label, quiet, rate=rate)
 
 
 class TrainingProgress(Progress):

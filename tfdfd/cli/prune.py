@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tfdfd.cli.options import add_training
+from tfdfd.cli.options import add_training, values_of
 
 _DESCRIPTION = """\
 Sets the smallest values of a network's kernels to zero while it is fine-tuned on a face set with splits. The result is
@@ -49,13 +49,12 @@ def run(arguments) -> int:
     from tfdfd.cli.progress import TrainingProgress
     from tfdfd.pruning.options import CONSTANT, PruneOptions
 
-    given = {name: getattr(arguments, name) for name in ("sparsity", "schedule")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = values_of(arguments, "sparsity", "schedule")
     if arguments.two_of_four:
         given = {"sparsity": 0.5, "schedule": CONSTANT} | given | {"two_of_four": True}
     options = PruneOptions(**given)
-    numbers = {name: getattr(arguments, name) for name in ("epochs", "steps")}
-    settings = [*arguments.settings, *(f"{name}={value}" for name, value in numbers.items() if value is not None)]
+    numbers = values_of(arguments, "epochs", "steps")
+    settings = [*arguments.settings, *(f"{name}={value}" for name, value in numbers.items())]
     with TrainingProgress(arguments.quiet) as report:
         from tfdfd.pruning.pruned_run import prune
 

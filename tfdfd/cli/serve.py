@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tfdfd.cli.options import size
+from tfdfd.cli.options import from_options, size
 from tfdfd.cli.text import warn
 
 _DESCRIPTION = """\
@@ -27,7 +27,7 @@ def add_arguments(parser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's config file; watched")
-    parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all (default: 1)")
+    parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all")
     parser.add_argument(
         "--label", action="append", default=[], metavar="MODEL:LABEL=VERSION", help="such as meso:stable=1; repeatable"
     )
@@ -46,16 +46,16 @@ def add_arguments(parser) -> None:
     limits.add_argument(
         "--max-batch", type=int, default=4, metavar="N", help="rows per call (default: 4; more for a GPU)"
     )
-    limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch (default: 0)")
+    limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch")
     limits.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="calls at a time (default: one per core)"
     )
-    limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows per request (default: 256)")
-    limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="requests waiting (default: 512)")
+    limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows per request")
+    limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="requests waiting")
     limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="their bytes (default: 1GiB)")
-    limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="time for a call (default: 60)")
+    limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="time for a call")
     limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="bytes of one (default: 32MiB)")
-    limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="per interface (default: 512)")
+    limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="per interface")
     tls = parser.add_argument_group("TLS, for both interfaces (PEM files)")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of the server")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
@@ -127,24 +127,11 @@ def _settings(arguments):
     if bool(arguments.tls_cert) != bool(arguments.tls_key) or (arguments.client_ca and not arguments.tls_cert):
         raise ValueError("--tls-cert and --tls-key belong together, and --client-ca needs them.")
     tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.client_ca) if arguments.tls_cert else None
-    return Settings(
-        host=arguments.host,
-        port=arguments.port,
+    return from_options(
+        Settings,
+        arguments,
         rest_port=None if arguments.rest_port == -1 else arguments.rest_port,
-        limits=Limits(
-            max_batch=arguments.max_batch,
-            max_wait=arguments.max_wait_ms / 1000,
-            threads=arguments.threads,
-            max_rows=arguments.max_rows,
-            max_requests=arguments.max_requests,
-            max_bytes=arguments.max_bytes,
-            max_seconds=arguments.max_seconds,
-        ),
-        max_message=arguments.max_message,
-        max_connections=arguments.max_connections,
-        rest_seconds=arguments.rest_seconds,
-        poll_seconds=arguments.poll_seconds,
-        grace_seconds=arguments.grace_seconds,
+        limits=from_options(Limits, arguments, max_wait=arguments.max_wait_ms / 1000),
         may_reload=arguments.allow_reload,
         any_graph=arguments.allow_any_graph,
         tls=tls,

@@ -83,7 +83,7 @@ def add_check_leaks_arguments(parser) -> None:
         metavar="N",
         help="bits of 64 in which near-duplicates may differ (default: %(default)s; 0 to 15)",
     )
-    parser.add_argument("--list", type=int, default=10, metavar="N", help="leaks per kind to print (default: 10)")
+    parser.add_argument("--list", type=int, default=10, metavar="N", help="leaks per kind to print")
     add_json(parser, "all leaks")
     parser.set_defaults(run=run_check_leaks)
 

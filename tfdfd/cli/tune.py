@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 
-from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend
+from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
 from tfdfd.cli.parser import exit_code
 from tfdfd.cli.text import table_lines
 
@@ -38,7 +38,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("space", metavar="SPACE", help="name of a network, such as meso4, or a space: FILE.json")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv with splits, or its folder")
     parser.add_argument("-o", "--output", required=True, metavar="SEARCH", help="folder of the search")
-    parser.add_argument("--tuner", choices=TUNERS, default="random", help="search algorithm (default: random)")
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="search algorithm")
     parser.add_argument("--max-trials", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: only this one)")
     add_training(parser, "fixes a setting for all trials, so that it is not searched; repeatable")
@@ -59,17 +59,8 @@ def run(arguments) -> int:
 
     space = read_space(arguments.space)
     own_role = role(arguments.workers)
-    search = make_search(
-        space,
-        arguments.data,
-        arguments.output,
-        tuner=arguments.tuner,
-        max_trials=arguments.max_trials,
-        seed=arguments.seed,
-        settings=tuple(arguments.settings),
-        quick=arguments.quick,
-        allow_leaks=arguments.allow_leaks,
-    )
+    options = values_of(arguments, "tuner", "max_trials", "seed", "quick", "allow_leaks")
+    search = make_search(space, arguments.data, arguments.output, settings=tuple(arguments.settings), **options)
     words = _worker_command(arguments)
     command = shlex.join(["tfdfd", *words, *(["--workers", str(arguments.workers)] if arguments.workers else [])])
     note = Progress(arguments.quiet).line
