@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
 # A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_OVERRIDES = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def printable_path(path: str) -> str:
@@ -22,5 +25,13 @@ def escape_control_chars(text: str) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Text that a spreadsheet program shows and does not run: a formula is prefixed with an apostrophe."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    """Text that a spreadsheet program shows and does not run, on one line.
+
+    A formula is prefixed with an apostrophe. Control characters, line breaks and bidirectional overrides are escaped.
+    """
+    safe = "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
+    return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
+
+
+def _steers(c):
+    return unicodedata.category(c) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(c) in _OVERRIDES

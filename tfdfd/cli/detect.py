@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 
-from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, values_of
+from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
 from tfdfd.cli.parser import exit_code
-from tfdfd.cli.progress import tracked_detections
-from tfdfd.cli.text import path_text, plural, write_json
+from tfdfd.cli.progress import detection_text, tracked, tracked_detections
+from tfdfd.cli.text import path_text, plural, warn, write_json, write_text
 from tfdfd.version import __version__
 
 _DESCRIPTION = """\
 Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
+
+With -o DIR, each result is written to DIR/results.jsonl as soon as it is done: one JSON object per line, in the order
+of the inputs. A run that was stopped in any way resumes with the same command, and ends in the same bytes as one that
+was not stopped. Other inputs or settings for the same folder are refused.
 
 Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
 
@@ -29,6 +34,15 @@ def add_arguments(parser) -> None:
         help="P(fake) from which a face is fake (default: the model's, corrected for several faces)",
     )
     add_json(parser, "the results")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="write results as they are done; a new folder, or one to resume"
+    )
+    parser.add_argument(
+        "--csv",
+        type=output_or_stdout,
+        metavar="FILE|-",
+        help="write a table for spreadsheets, one row per input; - for standard output",
+    )
     parser.add_argument("--report", type=OutputFile, metavar="FILE.html", help="write one self-contained page")
     parser.add_argument(
         "--explain", metavar="METHOD", help="add heat maps of faces to the report, by a method of 'tfdfd explain'"
@@ -62,6 +76,10 @@ def run(arguments) -> int:
 
     if arguments.report == "-":
         raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
+    if arguments.json == arguments.csv == "-":
+        raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
+    if arguments.output is not None:
+        return _run_to_folder(arguments)
     explain = _explain(arguments)
     with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
         inputs = list_inputs(arguments.inputs)
@@ -74,20 +92,59 @@ def run(arguments) -> int:
                 detection.drop_crops()
             elif explain:
                 explain(detection)
-        if detector.runtime_note:
-            sys.stderr.write(f"{detector.runtime_note}\n")
-        if inputs.skipped and not arguments.quiet:
-            sys.stderr.write(f"{inputs.skipped} files in folders are no media and were skipped\n")
-        _write(arguments, detector, detections)
+        _print_notes(detector, inputs, arguments.quiet)
+        _write(arguments, detector, inputs, detections)
     scored = sum(detection.status == "ok" for detection in detections)
     return exit_code(scored, len(detections))
+
+
+def _run_to_folder(arguments):
+    for option in ("json", "report", "explain"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"--{option} cannot be combined with -o; results.jsonl has all results.")
+    from tfdfd.detect.result_folder import ResultFolder, csv_text
+    from tfdfd.detect.results import VERDICTS
+    from tfdfd.media.inputs import list_inputs
+
+    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
+        inputs = list_inputs(arguments.inputs)
+        with ResultFolder(arguments.output, detector, inputs) as folder:
+            if folder.done and not arguments.quiet:
+                warn(f"{folder.done} of {folder.total} were done before")
+            try:
+                for _ in tracked(
+                    folder.detect(), folder.total, detection_text, arguments.quiet, done=folder.done, rate=True
+                ):
+                    pass
+            except OSError as error:
+                raise OSError(
+                    f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
+                ) from error
+            _print_notes(detector, inputs, arguments.quiet)
+            if arguments.csv:
+                write_text(csv_text(folder.results()), arguments.csv)
+            counts = Counter(result["verdict"] or result["status"] for result in folder.results())
+            scored = sum(counts[verdict] for verdict in VERDICTS)
+            if arguments.csv != "-":
+                outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
+                print(f"{plural(folder.total, 'input')}: {outcomes}: {folder.file}")
+    return exit_code(scored, folder.total)
+
+
+def _print_notes(detector, inputs, quiet):
+    if detector.runtime_note:
+        warn(detector.runtime_note)
+    if inputs.skipped and not quiet:
+        warn(f"{inputs.skipped} files in folders are no media and were skipped")
 
 
 def _server(arguments):
     given = values_of(arguments, "timeout_s", "ca", "cert", "key")
     if arguments.server is None:
         if given:
-            raise ValueError(f"--server-{next(iter(given)).removesuffix('_s')} is for --server HOST:PORT, which is missing.")
+            raise ValueError(
+                f"--server-{next(iter(given)).removesuffix('_s')} is for --server HOST:PORT, which is missing."
+            )
         return None
     from tfdfd.remote.scorer import Server
 
@@ -126,7 +183,7 @@ def _crops_in_report(arguments):
     return DETAILED_INPUTS
 
 
-def _write(arguments, detector, detections):
+def _write(arguments, detector, inputs, detections):
     if arguments.report:
         from tfdfd.report.page import write_report
 
@@ -142,10 +199,15 @@ def _write(arguments, detector, detections):
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
-        if arguments.json == "-":
-            return
-    for line in summary(detections):
-        sys.stdout.write(line + "\n")
+    if arguments.csv:
+        from tfdfd.detect.result_folder import csv_text, fingerprint
+
+        pairs = zip(inputs.items, detections, strict=True)
+        results = (detection.to_dict() | fingerprint(item, detection) for item, detection in pairs)
+        write_text(csv_text(results), arguments.csv)
+    if "-" not in (arguments.json, arguments.csv):
+        for line in summary(detections):
+            print(line)
 
 
 def summary(detections) -> list[str]:

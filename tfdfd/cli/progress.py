@@ -92,10 +92,14 @@ def tracked(
             yield item
 
 
-def tracked_detections(detector: Detector, inputs: Inputs, quiet: bool, rate: bool = False) -> Iterator[Detection]:
+def tracked_detections(detector: Detector, inputs: Inputs, quiet: bool) -> Iterator[Detection]:
     """Detects in all inputs and reports each one."""
-    label = lambda detection: f"{path_text(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
-    return tracked(detector.iter_detect(inputs), len(inputs.items), label, quiet, rate=rate)
+    return tracked(detector.iter_detect(inputs), len(inputs.items), detection_text, quiet)
+
+
+def detection_text(detection: Detection) -> str:
+    """`PATH: VERDICT`, or the status where there is no verdict."""
+    return f"{path_text(detection.path)}: {detection.verdict or detection.status}"
 
 
 class TrainingProgress(Progress):

@@ -38,10 +38,14 @@ def warn(text: str) -> None:
 
 
 def write_json(answer: dict, target: str) -> None:
-    """Writes an answer to a file, or to standard output for `-`."""
+    """Writes an answer as JSON to a file, or to standard output for `-`."""
+    write_text(json.dumps(answer, indent=1) + "\n", target)
+
+
+def write_text(text: str, target: str) -> None:
+    """Writes text to a file, or to standard output for `-`."""
     from tfdfd.files import write_atomically
 
-    text = json.dumps(answer, indent=1) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:

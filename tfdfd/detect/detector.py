@@ -19,6 +19,7 @@ from tfdfd.extract.faces_of import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces.detectors import check_detector
 from tfdfd.faces.tracks import link_faces
+from tfdfd.files import sha256
 from tfdfd.media.held import HeldInput, held_input
 from tfdfd.media.inputs import Input, Inputs, list_inputs
 from tfdfd.media.limits import Limits
@@ -26,7 +27,8 @@ from tfdfd.media.sampling import FRAMES
 from tfdfd.models import spec
 from tfdfd.remote.scorer import RemoteScorer, Server
 from tfdfd.remote.served import check_served, find_served
-from tfdfd.runtime.names import AUTO, check_runtime
+from tfdfd.runtime.names import AUTO, RUNTIMES, check_runtime, is_installed
+from tfdfd.version import __version__
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
@@ -94,7 +96,7 @@ class Detector:
         # A threshold of one's own leaves nothing open.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers)
-        self._runtime, self._server = runtime, server
+        self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self._loaded = None
         self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
@@ -163,6 +165,21 @@ class Detector:
     def model_info(self) -> dict:
         """The contract's `model` object."""
         return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}
+
+    def settings(self) -> dict:
+        """Everything that decides the results besides the inputs, for JSON; files by their digests."""
+        files = {name: sha256(file) for name, file in self._detector_options.items() if file and os.path.isfile(file)}
+        runtime = self._runtime
+        if runtime == AUTO:
+            runtime = next(name for name in RUNTIMES if is_installed(name))
+        return {
+            "tfdfd": __version__,
+            "model": self.model_info() | {"inconclusive_band": self.inconclusive_band},
+            "detector": {"name": self._detector, **self._detector_options, **files},
+            "frames": self._request.frames,
+            "limits": self._extractor.limits.to_dict(),
+            "runtime": "server" if self._server else runtime,
+        }
 
     def to_json(self, detections: Iterable[Detection]) -> dict:
         """The contract's JSON document."""
