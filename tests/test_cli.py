@@ -317,6 +317,25 @@ print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
 """
 
 
+HELPS = """
+import sys
+from tfdfd.cli.main import VERBS, main
+loaded = lambda: {{verb.target.split(":")[0] for verb in VERBS.values()}} & set(sys.modules)
+assert main(["--help"]) == 0 and not loaded()
+for name, verb in VERBS.items():
+    before = loaded()
+    assert main([name, "--help"]) == 0
+    assert loaded() - before <= {{verb.target.split(":")[0]}}, name
+    assert not [library for library in {heavy} if library in sys.modules], name
+"""
+
+
+def test_help_imports_the_module_of_its_verb_alone_and_nothing_heavy():
+    program = HELPS.format(heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["detect", "--help"], ["models", "list"], ["detcet"]], ids=" ".join)
 def test_nothing_heavy_is_imported_to_say_what_there_is(words):
     program = IMPORTS.format(heavy=HEAVY)

@@ -543,7 +543,7 @@ def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, t
         (("--explain", "lmie", "--report", "p.html"), "did you mean lime"),
         (("--explain", "kernels", "--report", "p.html"), "received 'kernels'"),
         (("--explain", "lime,gradcam", "--report", "p.html"), "takes one method"),
-        (("--explain", "lime", "--report", "p.html", "--server", "h:1"), "leave --server or --explain out"),
+        (("--explain", "lime", "--report", "p.html", "--server", "h:1"), "omit --server or --explain"),
     ],
 )
 def test_wrong_explanations_of_detect_are_refused(run_tfdfd, words, message, tmp_path, monkeypatch):

@@ -35,6 +35,12 @@ class Progress(contextlib.AbstractContextManager):
         if self._bar:
             self._bar.stop()
 
+    def start(self, total: int, done: int = 0) -> None:
+        """Shows the bar, if there is one, before the first item is done."""
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total, completed=done)
+
     def update(self, done: int, total: int, text: str, line: bool = True) -> None:
         """Reports that `done` of `total` items are done.
 
@@ -47,8 +53,7 @@ class Progress(contextlib.AbstractContextManager):
         text += self._rate_text(done, total) if self._rate else ""
         if self._bar:
             if self._task is None:
-                self._bar.start()
-                self._task = self._bar.add_task(text, total=total, completed=done - 1)
+                self.start(total)
             self._bar.update(self._task, completed=done, total=total, description=text)
         elif line and not self._quiet:
             warn(f"[{done}/{total}] {text}")
@@ -87,6 +92,7 @@ def tracked(
         rate: show how many items are done per second and the time left.
     """
     with Progress(quiet, rate) as progress:
+        progress.start(total, done)
         for number, item in enumerate(items, done + 1):
             progress.update(number, total, label(item))
             yield item

@@ -12,32 +12,10 @@ import io
 import logging
 import os
 import sys
-import time
 import warnings
 
 from tfdfd.hub.errors import HubWarning
-from tfdfd.log_lines import CONTENT, LEVEL, QUIET, noise, pattern
-
-# The filter starts when one of these is imported, so that verbs without them do not pay for it.
-_LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
-# A process rather than a thread: it still passes on the last lines of a process that aborts.
-_FILTER = """\
-import re, sys
-is_noise, is_log, content = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
-within = False
-for line in sys.stdin.buffer:
-    within = bool(is_noise.match(line)) or within and line[:1] in b" \\t"
-    if within:
-        continue
-    if is_log.match(line):
-        line = content.sub(b"", line)
-    try:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
-    except OSError:
-        pass
-"""
-_SECONDS_FOR_LAST_LINES = 1
+from tfdfd.log_lines import LEVEL, QUIET, LogFilter
 
 
 @contextlib.contextmanager
@@ -56,7 +34,7 @@ def standard_streams():
     sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
     buffer = getattr(sys.stdout, "buffer", None)
     pipe = getattr(buffer, "raw", buffer)
-    log_filter = _LogFilter(level)
+    log_filter = LogFilter(level)
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
@@ -113,44 +91,3 @@ def _outliving(stream, number):
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     sys.stderr.write(f"tfdfd: {message}\n")
-
-
-class _LogFilter:
-    """A module finder that finds nothing, and starts the filter when a loud library is imported."""
-
-    def __init__(self, level: str):
-        self._level, self._process, self._kept = level, None, None
-
-    def find_spec(self, name, path=None, target=None):
-        if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:
-            with contextlib.suppress(OSError):  # without a filter, log lines are shown
-                self._start()
-        return None
-
-    def _start(self):
-        import subprocess
-
-        self._kept = os.dup(2)
-        reader, writer = os.pipe()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _FILTER, noise(self._level), pattern("IWEF"), CONTENT],
-                stdin=reader,
-                stdout=subprocess.DEVNULL,
-                stderr=self._kept,
-                start_new_session=True,  # the filter ignores Ctrl-C
-            )
-            os.dup2(writer, 2)
-        finally:
-            os.close(reader)
-            os.close(writer)
-
-    def stop(self):
-        if self._kept is not None:
-            os.dup2(self._kept, 2)
-            os.close(self._kept)
-        if self._process is not None:
-            # A child that outlives this process may still write to it.
-            end = time.monotonic() + _SECONDS_FOR_LAST_LINES
-            while self._process.poll() is None and time.monotonic() < end:
-                time.sleep(0.005)
