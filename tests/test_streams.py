@@ -134,6 +134,7 @@ COMMANDS = {
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
+    "finetune": ("finetune", "real", "fake", "-o", "y"),
     "tune": ("tune", "meso4", "--data", "x", "-o", "y", "--tuner", "bayesian", "--backend", "jax"),
     "prune": ("prune", "x", "--data", "x", "-o", "y", "--int8"),
     "evaluate": ("evaluate", "x", "--data", "x", "-o", "y"),

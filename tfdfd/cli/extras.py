@@ -40,6 +40,7 @@ NEEDS = (
     _Need("train", _TRAINING, "train"),
     _Need("train", ("sklearn",), "train", _fits_svm),
     _Need("train", ("jax",), None, _is_on_jax),
+    _Need("finetune", _TRAINING, "train"),
     _Need("tune", ("keras_tuner", *_TRAINING), "tune"),
     _Need("tune", ("sklearn",), "tune", _is("tuner", "bayesian")),
     _Need("tune", ("jax",), None, _is_on_jax),

@@ -41,6 +41,7 @@ VERBS = {
     "data": Verb("tfdfd.cli.data:add_data_arguments", "prepare and preview training data"),
     "recipes": Verb("tfdfd.cli.train:add_recipes_arguments", "list the training recipes"),
     "train": Verb("tfdfd.cli.train:add_train_arguments", "train a network by a recipe"),
+    "finetune": Verb("tfdfd.cli.finetune:add_arguments", "fine-tune a model on folders of real and fake media"),
     "tune": Verb("tfdfd.cli.tune:add_arguments", "search the hyperparameters of a network"),
     "prune": Verb("tfdfd.cli.prune:add_arguments", "prune the weights of a network"),
     "evaluate": Verb("tfdfd.cli.evaluate:add_arguments", "evaluate a model on a test set"),
@@ -79,7 +80,7 @@ def _run(argv):
     try:
         try:
             arguments = build_parser().parse_args(argv)
-            _check(arguments)
+            check(arguments)
             return arguments.run(arguments), arguments
         except SystemExit as stop:  # of --help, --version and wrong usage
             return stop.code, arguments
@@ -96,7 +97,7 @@ def _run(argv):
         return 130, arguments
 
 
-def _check(arguments):
+def check(arguments: argparse.Namespace) -> None:
     """Raises `ValueError` before any work if a library is missing or an output file cannot be written."""
     from tfdfd.cli.extras import check_extras
     from tfdfd.cli.options import OutputFile, check_writable
