@@ -213,6 +213,14 @@ def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(tmp_path, clips, to
     assert "of 6 were done before" in last.stderr
 
 
+def test_the_table_may_lie_in_the_new_folder(run_tfdfd, tmp_path, clips, toy_weights):
+    words = ["detect", clips / "0.png", "--model", toy_weights, "--detector", "haar", "-o", tmp_path / "out"]
+    words += ["--csv", tmp_path / "out" / "a.csv", "--quiet"]
+    for _ in range(2):
+        assert run_tfdfd(*words)[0] == 0
+        assert len((tmp_path / "out" / "a.csv").read_text("utf-8").splitlines()) == 2
+
+
 def test_progress_has_count_rate_and_time_left(run_tfdfd, tmp_path, clips, toy_weights):
     words = ["detect", clips, "--model", toy_weights, "--detector", "haar", "-o", tmp_path / "out"]
     code, stdout, stderr = run_tfdfd(*words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import NamedTuple
 
@@ -103,8 +104,11 @@ def check(arguments: argparse.Namespace) -> None:
     from tfdfd.cli.options import OutputFile, check_writable
 
     check_extras(arguments)
+    folder = os.path.abspath(getattr(arguments, "output", None) or "")
     for value in vars(arguments).values():
-        if isinstance(value, OutputFile):
+        # A file in the folder that the verb makes cannot be checked yet.
+        in_new_folder = not os.path.exists(folder) and os.path.dirname(os.path.abspath(str(value))) == folder
+        if isinstance(value, OutputFile) and not in_new_folder:
             check_writable(value)
 
 
