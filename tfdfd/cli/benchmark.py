@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 from tfdfd.cli.options import add_json, add_quiet
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
 from tfdfd.cli.text import plural, table_lines, write_json
 
@@ -22,7 +24,7 @@ Exit code: 0 every network measured, whether or not it saves as much as in the p
 not; 2 wrong usage."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd benchmark`."""
     actions = parser.add_subparsers(title="measurements", metavar="MEASUREMENT", required=True)
     actions.add_parser(
@@ -30,7 +32,7 @@ def add_arguments(parser) -> None:
     )
 
 
-def _add_slim(parser):
+def _add_slim(parser: Parser) -> None:
     from tfdfd.cost.defaults import BATCH, IMAGES, ROUNDS, RUNTIME
     from tfdfd.runtime.names import RUNTIMES
 
@@ -48,7 +50,7 @@ def _add_slim(parser):
     parser.set_defaults(run=_slim)
 
 
-def _slim(arguments) -> int:
+def _slim(arguments: Namespace) -> int:
     from tfdfd.cost.cycles import why_no_cycles
     from tfdfd.cost.hardware import hardware, hardware_line
     from tfdfd.cost.slim import NETWORKS, compare, rounds_of

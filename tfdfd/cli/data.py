@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import tracked
 from tfdfd.cli.text import plural
 from tfdfd.safe_text import escape_control_chars
@@ -75,7 +76,7 @@ _FACES = "faces.csv, its folder, or a folder with real/ and fake/"
 _CROPS_PER_STEP = 100  # of the progress bar
 
 
-def add_data_arguments(parser) -> None:
+def add_data_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd data`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     for name, add_arguments, help_text in (
@@ -87,7 +88,7 @@ def add_data_arguments(parser) -> None:
         actions.add_parser(name, help=help_text, add_arguments=add_arguments)
 
 
-def _add_preview(parser):
+def _add_preview(parser: Parser) -> None:
     parser.description = _PREVIEW
     parser.add_argument("paths", nargs="+", metavar="FACES", help="photographs, or folders of them or of 'extract'")
     parser.add_argument("-o", "--output", type=OutputFile, required=True, metavar="SHEET.png", help="sheet to write")
@@ -97,7 +98,7 @@ def _add_preview(parser):
     parser.set_defaults(run=_preview)
 
 
-def _add_landmarks(parser):
+def _add_landmarks(parser: Parser) -> None:
     parser.description = _LANDMARKS
     parser.add_argument("faces", metavar="FACES", help=_FACES)
     parser.add_argument("-o", "--output", metavar="FILE.csv", help="default: landmarks.csv beside the crops")
@@ -105,14 +106,14 @@ def _add_landmarks(parser):
     parser.set_defaults(run=_landmarks)
 
 
-def _add_blend(parser):
+def _add_blend(parser: Parser) -> None:
     parser.description = _BLEND
     parser.add_argument("faces", metavar="FACES", help="faces.csv, its folder, or a folder with real/")
     _add_new_set(parser)
     parser.set_defaults(run=_blend)
 
 
-def _add_swap(parser):
+def _add_swap(parser: Parser) -> None:
     parser.description = _SWAP
     parser.add_argument("faces", metavar="SPLIT", help="faces.csv with splits, or its folder")
     parser.add_argument("--splits", default="val,test", metavar="NAMES", help="splits to use")
@@ -120,14 +121,14 @@ def _add_swap(parser):
     parser.set_defaults(run=_swap)
 
 
-def _add_new_set(parser):
+def _add_new_set(parser: Parser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="SET", help="folder of the new set")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of a crop")
     add_seed(parser, "the fakes")
     add_quiet(parser)
 
 
-def add_srm_arguments(parser) -> None:
+def add_srm_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd srm`."""
     from tfdfd.data.srm_options import SrmOptions
 
@@ -147,7 +148,7 @@ def add_srm_arguments(parser) -> None:
     parser.set_defaults(run=run_srm)
 
 
-def add_pack_arguments(parser) -> None:
+def add_pack_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd pack`."""
     parser.description = _PACK
     parser.add_argument("faces", metavar="FACES", help=_FACES)
@@ -159,7 +160,7 @@ def add_pack_arguments(parser) -> None:
     parser.set_defaults(run=run_pack)
 
 
-def _preview(arguments) -> int:
+def _preview(arguments: Namespace) -> int:
     for name, most in (("count", 400), ("size", 1024)):
         if not 1 <= getattr(arguments, name) <= most:
             raise ValueError(f"--{name} must be from 1 to {most}; received {getattr(arguments, name)}.")
@@ -184,7 +185,7 @@ def _preview(arguments) -> int:
     return 0
 
 
-def _landmarks(arguments) -> int:
+def _landmarks(arguments: Namespace) -> int:
     from tfdfd.data.crops import faces_of
     from tfdfd.data.landmarks import OK, TABLE, find_landmarks
     from tfdfd.data.tables import REAL
@@ -214,7 +215,7 @@ def _tracked_parts(items, total, quiet):
     return tracked(parts, -(-total // _CROPS_PER_STEP), label, quiet)
 
 
-def _blend(arguments) -> int:
+def _blend(arguments: Namespace) -> int:
     from tfdfd.data.blended_pairs import BlendedPairs
     from tfdfd.data.blended_set import write_blended_set
 
@@ -222,7 +223,7 @@ def _blend(arguments) -> int:
     return _write(pairs, write_blended_set, arguments)
 
 
-def _swap(arguments) -> int:
+def _swap(arguments: Namespace) -> int:
     from tfdfd.data.swapped_set import SwappedPairs, write_swapped_set
     from tfdfd.data.tables import SPLITS
 
@@ -241,7 +242,7 @@ def _write(pairs, write, arguments):
     return 0
 
 
-def run_srm(arguments) -> int:
+def run_srm(arguments: Namespace) -> int:
     from tfdfd.data.srm_options import SrmOptions
     from tfdfd.data.srm_set import SrmSet
 
@@ -263,7 +264,7 @@ def run_srm(arguments) -> int:
     return 0
 
 
-def run_pack(arguments) -> int:
+def run_pack(arguments: Namespace) -> int:
     from tfdfd.data.crops import faces_of
     from tfdfd.pipelines.planning import plan_shards
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import detection_text, tracked, tracked_detections
 from tfdfd.cli.text import path_text, plural, warn, write_json, write_text
 from tfdfd.version import __version__
@@ -22,7 +23,7 @@ was not stopped. Other inputs or settings for the same folder are refused.
 Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd detect`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
@@ -71,7 +72,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.media.inputs import list_inputs
 
     if arguments.report == "-":

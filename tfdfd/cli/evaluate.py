@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
+from tfdfd.cli.parser import Parser
 from tfdfd.cli.progress import Progress
 from tfdfd.cli.text import write_json
 from tfdfd.safe_text import escape_control_chars
@@ -25,7 +27,7 @@ AGGREGATIONS = ("mean", "median", "trimmed", "max_over_faces_mean_over_frames", 
 MISSING = ("exclude", "as-real", "as-fake", "as-chance")
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd evaluate`."""
     parser.description = _DESCRIPTION
     parser.add_argument("model", nargs="?", metavar="MODEL|RUN", help="handle, weights file, or folder of 'train'")
@@ -65,7 +67,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     report = _evaluate_scores(arguments) if arguments.from_scores else _evaluate_model(arguments)
     page = os.path.join(os.path.abspath(arguments.output), "report.html")
     sys.stderr.write(f"report: {page}\n")

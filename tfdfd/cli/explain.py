@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import tracked_detections
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars, printable_path
@@ -33,7 +34,7 @@ Exit code: 0 every input explained, or measured; 1 none could be; 3 some could n
 _MOST_FACES = 4  # of one input, the highest P(fake) first
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd explain`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
@@ -54,11 +55,11 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     return _measure(arguments) if arguments.measure else _explain(arguments)
 
 
-def _explain(arguments) -> int:
+def _explain(arguments: Namespace) -> int:
     from tfdfd.explain.methods import LIME, OF_CROPS, OF_NETWORKS, check_methods
 
     methods = check_methods(arguments.method or LIME)
@@ -151,7 +152,7 @@ def _network_pictures(explainer, method, arguments):
     return method, first_kernels(explainer.model)
 
 
-def _measure(arguments) -> int:
+def _measure(arguments: Namespace) -> int:
     from tfdfd.explain.methods import OF_CROPS, check_methods
 
     methods = check_methods(arguments.method or ",".join(OF_CROPS), OF_CROPS)

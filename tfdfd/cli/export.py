@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_quiet
+from tfdfd.cli.parser import Parser
 
 _EXPORT = """\
 Writes a trained network as a SavedModel (for TensorFlow Hub and TensorFlow Serving; feature_vector/ holds the network
@@ -37,7 +39,7 @@ def _format(text):
     return {"tflite": "litert"}.get(text.lower(), text.lower())
 
 
-def add_export_arguments(parser) -> None:
+def add_export_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd export`."""
     parser.description = _EXPORT
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
@@ -54,7 +56,7 @@ def add_export_arguments(parser) -> None:
     parser.set_defaults(run=run_export)
 
 
-def add_publish_arguments(parser) -> None:
+def add_publish_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd publish`."""
     parser.description = _PUBLISH
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle or weights file")
@@ -65,7 +67,7 @@ def add_publish_arguments(parser) -> None:
     parser.set_defaults(run=run_publish)
 
 
-def run_export(arguments) -> int:
+def run_export(arguments: Namespace) -> int:
     from tfdfd.publishing.exporting import export
 
     if not arguments.quiet:
@@ -80,7 +82,7 @@ def run_export(arguments) -> int:
     return 0
 
 
-def run_publish(arguments) -> int:
+def run_publish(arguments: Namespace) -> int:
     from tfdfd.hub.errors import HubError
     from tfdfd.hub.kaggle import prepare_kaggle
     from tfdfd.hub.publishing import publish

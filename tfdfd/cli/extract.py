@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.safe_text import escape_control_chars
 
 LOCAL, RAY = "local", "ray"
@@ -21,7 +22,7 @@ Exit code: 0 every video gave crops or was left out by --multiple-faces drop; 1 
 status.csv); 2 wrong usage."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd extract`."""
     from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.data.face_record import FAILED
@@ -95,7 +96,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_training
-from tfdfd.cli.parser import ALL, SOME
+from tfdfd.cli.parser import ALL, SOME, Parser
 from tfdfd.cli.text import warn
 from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
 from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
@@ -27,7 +28,7 @@ Exit code: 0 fine-tuned and evaluated; 1 a step could not go on; 2 wrong usage, 
 evaluated, but some files gave no face crops."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd finetune`."""
     parser.description = _DESCRIPTION
     parser.add_argument("real", metavar="REAL", help="folder of real images and videos")
@@ -50,7 +51,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     real, fake = (os.path.abspath(folder) for folder in (arguments.real, arguments.fake))
     for folder in (real, fake):
         if not os.path.isdir(folder):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import OutputFile, add_json, check_writable, values_of
-from tfdfd.cli.parser import NONE, exit_code
+from tfdfd.cli.parser import NONE, Parser, exit_code
 from tfdfd.cli.text import path_text, plural, table_lines, write_json
 from tfdfd.data.tables import SPLITS
 from tfdfd.safe_text import printable_path
@@ -36,7 +37,7 @@ _LABELS = {"real": 0, "fake": 1}
 _EXAMPLES = 3
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd index`."""
     parser.description = _DESCRIPTION
     parser.add_argument("dataset", choices=("ffpp", "celebdf", "dfdc", "folder"), help="layout of ROOT")
@@ -68,7 +69,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.data.index import INDEXERS
     from tfdfd.data.index.check import check
     from tfdfd.data.index.label_files import label_files, write_label_files

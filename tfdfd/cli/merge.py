@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
 
 from tfdfd.cli.options import OutputFile
+from tfdfd.cli.parser import Parser
 from tfdfd.safe_text import escape_control_chars
 
 _DESCRIPTION = """\
@@ -22,7 +24,7 @@ Exit code: 0 merged; 1 could not be written; 2 wrong usage, or tables that do no
 _EXAMPLES = 3
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd merge`."""
     parser.description = _DESCRIPTION
     parser.add_argument("tables", nargs="+", metavar="CSV", help="per data set: faces.csv, its folder, or index.csv")
@@ -34,7 +36,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.data.crops import table_file
     from tfdfd.data.merging import merged, relocated, renamed
     from tfdfd.data.tables import FaceRow, read_either, write_table

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 from tfdfd.cli.options import add_json, add_quiet
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars
@@ -43,7 +44,7 @@ checked; with HANDLE, also the SavedModel that is made of it.
 Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, or no manifest."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd models`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, add, help_text in (
@@ -56,18 +57,18 @@ def add_arguments(parser) -> None:
         actions.add_parser(name, help=help_text, add_arguments=add)
 
 
-def _add_list(parser):
+def _add_list(parser: Parser) -> None:
     parser.set_defaults(run=_list)
 
 
-def _add_show(parser):
+def _add_show(parser: Parser) -> None:
     parser.add_argument("model", metavar="NAME|HANDLE|FILE")
     parser.add_argument("--layers", action="store_true", help="the network's convolutions, dense layers and poolings")
     parser.add_argument("--json", action="store_true", help="with --layers: as JSON")
     parser.set_defaults(run=_show)
 
 
-def _add_table(parser):
+def _add_table(parser: Parser) -> None:
     from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
     from tfdfd.runtime.names import RUNTIMES
 
@@ -85,7 +86,7 @@ def _add_table(parser):
     parser.set_defaults(run=_table)
 
 
-def _add_pull(parser):
+def _add_pull(parser: Parser) -> None:
     from tfdfd.weights.records import ALIASES
 
     parser.description = _PULL
@@ -99,7 +100,7 @@ def _add_pull(parser):
     parser.set_defaults(run=_pull)
 
 
-def _add_verify(parser):
+def _add_verify(parser: Parser) -> None:
     parser.description = _VERIFY
     parser.add_argument(
         "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: all that tfdfd includes)"
@@ -146,7 +147,7 @@ def _facts_of(record, known):
     }
 
 
-def _show(arguments) -> int:
+def _show(arguments: Namespace) -> int:
     from tfdfd.models import list_models, spec
     from tfdfd.weights.records import ALIASES, base_of, list_records
     from tfdfd.weights.store import locate, where
@@ -204,7 +205,7 @@ def _print_layers(name, as_json):
         print(line)
 
 
-def _table(arguments) -> int:
+def _table(arguments: Namespace) -> int:
     from tfdfd.cost.hardware import hardware, hardware_line
     from tfdfd.cost.network import network_costs
     from tfdfd.models import list_models
@@ -266,7 +267,7 @@ def _line(columns, cells):
     return "  ".join([f"{first.strip():{columns[0][1]}}", *others])
 
 
-def _pull(arguments) -> int:
+def _pull(arguments: Namespace) -> int:
     from tfdfd.hub.pulling import pull
 
     for handle in arguments.handles:
@@ -274,7 +275,7 @@ def _pull(arguments) -> int:
     return 0
 
 
-def _verify(arguments) -> int:
+def _verify(arguments: Namespace) -> int:
     from tfdfd.hub.verifying import verify
 
     outcomes = []

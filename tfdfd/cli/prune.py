@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_training, values_of
+from tfdfd.cli.parser import Parser
 
 _DESCRIPTION = """\
 Sets the smallest values of a network's kernels to zero while it is fine-tuned on a face set with splits. The result is
@@ -18,7 +20,7 @@ A run that was stopped in any way resumes with the same command.
 Exit code: 0 pruned; 1 it could not go on, and says where; 2 wrong usage, or an invalid model or set."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd prune`."""
     parser.description = _DESCRIPTION
     parser.add_argument("model", metavar="RUN|HANDLE", help="folder of 'train', weights file, or handle")
@@ -45,7 +47,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.cli.progress import TrainingProgress
     from tfdfd.pruning.options import CONSTANT, PruneOptions
 

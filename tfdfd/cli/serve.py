@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
 from tfdfd.cli.options import from_options, size
+from tfdfd.cli.parser import Parser
 from tfdfd.cli.text import warn
 
 _DESCRIPTION = """\
@@ -22,7 +24,7 @@ SIGTERM stops the server once accepted requests are answered.
 Exit code: 0 stopped as asked; 1 an address or a model was not available; 2 wrong usage."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd serve`."""
     parser.description = _DESCRIPTION
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
@@ -63,7 +65,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     import asyncio
 
     from tfdfd.serve import server

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections import Counter, defaultdict
 from dataclasses import asdict
 
 from tfdfd.cli.options import OutputFile, add_json, add_seed
-from tfdfd.cli.parser import SOME
+from tfdfd.cli.parser import SOME, Parser
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars
 
@@ -37,7 +38,7 @@ _LEAKS = 1
 _MOST_UNREAD = 10  # files that are named on standard error
 
 
-def add_split_arguments(parser) -> None:
+def add_split_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd split`."""
     from tfdfd.data.splitting import BY, PRESETS, SHARES
 
@@ -69,7 +70,7 @@ def add_split_arguments(parser) -> None:
     parser.set_defaults(run=run_split)
 
 
-def add_check_leaks_arguments(parser) -> None:
+def add_check_leaks_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd check-leaks`."""
     from tfdfd.data.leaks import NEAR
 
@@ -88,14 +89,14 @@ def add_check_leaks_arguments(parser) -> None:
     parser.set_defaults(run=run_check_leaks)
 
 
-def _add_crops(parser):
+def _add_crops(parser: Parser) -> None:
     parser.add_argument(
         "--crops", metavar="FOLDER", help="folder that the table's paths are relative to (default: that of faces.csv)"
     )
     parser.add_argument("--no-crops", action="store_true", help="compare names and digests only; no file is read")
 
 
-def run_split(arguments) -> int:
+def run_split(arguments: Namespace) -> int:
     from tfdfd.data.crops import table_file
     from tfdfd.data.merging import relocated
     from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
@@ -143,7 +144,7 @@ def run_split(arguments) -> int:
     return 0
 
 
-def run_check_leaks(arguments) -> int:
+def run_check_leaks(arguments: Namespace) -> int:
     from tfdfd.data.crops import table_file
     from tfdfd.data.tables import read_either
 

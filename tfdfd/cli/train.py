@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_backend, add_training, check_at_least, select_backend
+from tfdfd.cli.parser import Parser
 
 _TRAIN = """\
 Trains a network by a recipe ('tfdfd recipes' lists them) on a face set with splits ('extract', then 'split').
@@ -22,7 +24,7 @@ Lists the recipes of 'tfdfd train', with the table that each one reproduces and 
 With NAME, lists all settings of one recipe, as --set takes them."""
 
 
-def add_train_arguments(parser) -> None:
+def add_train_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd train`."""
     parser.description = _TRAIN
     parser.add_argument("recipe", metavar="RECIPE", help="its name, such as s1-meso-inception4")
@@ -43,7 +45,7 @@ def add_train_arguments(parser) -> None:
     parser.set_defaults(run=run_train)
 
 
-def add_recipes_arguments(parser) -> None:
+def add_recipes_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd recipes`."""
     parser.description = _RECIPES
     parser.add_argument("name", nargs="?", metavar="NAME", help="show all settings of this recipe")
@@ -51,7 +53,7 @@ def add_recipes_arguments(parser) -> None:
     parser.set_defaults(run=run_recipes)
 
 
-def run_train(arguments) -> int:
+def run_train(arguments: Namespace) -> int:
     check_at_least(arguments, "devices", 1)
     select_backend(arguments)
     from tfdfd.cli.progress import TrainingProgress
@@ -79,7 +81,7 @@ def run_train(arguments) -> int:
     return 0
 
 
-def run_recipes(arguments) -> int:
+def run_recipes(arguments: Namespace) -> int:
     from tfdfd.recipes import find_recipe, list_recipes
 
     recipes = [find_recipe(arguments.name)] if arguments.name else list(list_recipes().values())

@@ -6,9 +6,10 @@ import functools
 import os
 import shlex
 import sys
+from argparse import Namespace
 
 from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
-from tfdfd.cli.parser import exit_code
+from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.text import table_lines
 
 _DESCRIPTION = """\
@@ -30,7 +31,7 @@ hyperband trains from scratch in each round, with the epochs of that round, at m
 Exit code: 0 every trial has a score; 1 none has, or the search could not go on; 3 some failed; 2 wrong usage."""
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd tune`."""
     from tfdfd.tuning.tuners import TUNERS
 
@@ -48,7 +49,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     check_at_least(arguments, "workers", 0)
     check_at_least(arguments, "seed", 0)
     select_backend(arguments)
