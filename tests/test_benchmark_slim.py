@@ -30,7 +30,7 @@ def test_it_measures_each_network_in_one_run(run_tfdfd, tmp_path):
         assert 0 < row["wall_s"] < row["start_wall_s"]
         assert row["peak_memory_bytes"] > 50e6
         assert row["holds"] is None, "the paper says nothing of meso4"
-    assert "8 images, 3 a call, tensorflow, best of 1 round" in stdout
+    assert "8 images, 3 per call, tensorflow, best of 1 round" in stdout
     assert (why_no_cycles() is None) == ("cycles: not available" not in stdout)
 
 

@@ -116,7 +116,7 @@ def test_command_without_a_face_writes_nothing(run_tfdfd, tmp_path):
     [
         (("--count", "0"), "--count must be from 1 to 400; received 0"),
         (("--size", "9999"), "--size must be from 1 to 1024"),
-        (("--seed", "-1"), "--seed must be a whole number from 0; received -1"),
+        (("--seed", "-1"), "--seed must be at least 0; received -1"),
         (("-o", "/nowhere/sheet.png"), "/nowhere does not exist"),
         ((), "no genuine image in"),
     ],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfdfd.cli.layer_lines import layer_lines
+from tfdfd.cli.models import layer_lines
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.counting import layer_rows, learned, macs, thesis_macs, total, trainable
 

@@ -463,8 +463,8 @@ def test_fakes_are_blended_of_real_crops(models, tmp_path, astronaut):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "give a model and what to judge it on"),
-        (("MODEL",), "give a model and what to judge it on"),
+        ((), "give a model and a set to evaluate it on"),
+        (("MODEL",), "give a model and a set to evaluate it on"),
         (("MODEL", "--data", "FACES", "--aggregate", "meen"), "did you mean mean"),
         (("MODEL", "--data", "FACES", "--split", "val"), "no crop of split 'val'"),
         (("MODEL", "--data", "FACES", "--index", "x.csv"), "status.csv; there is no such file"),
@@ -472,7 +472,7 @@ def test_fakes_are_blended_of_real_crops(models, tmp_path, astronaut):
         (("MODEL", "--data", "/nowhere"), "holds no face crops"),
         (("tfdfd/meso5", "--data", "FACES"), "no weights are known as 'tfdfd/meso5'"),
         (("--from-scores", "/nowhere.csv"), "cannot be read as a table"),
-        (("--from-scores", "/nowhere.csv", "--blend"), "leave --data, --blend and --index out"),
+        (("--from-scores", "/nowhere.csv", "--blend"), "omit --data, --blend and --index"),
     ],
 )
 def test_usage_errors(models, faces, tmp_path, run_tfdfd, words, told):

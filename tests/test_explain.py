@@ -552,7 +552,7 @@ def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, t
         (("--explain", "lmie", "--report", "p.html"), "did you mean lime"),
         (("--explain", "kernels", "--report", "p.html"), "received 'kernels'"),
         (("--explain", "lime,gradcam", "--report", "p.html"), "takes one method"),
-        (("--explain", "lime", "--report", "p.html", "--server", "h:1"), "leave --server or --explain out"),
+        (("--explain", "lime", "--report", "p.html", "--server", "h:1"), "omit --server or --explain"),
     ],
 )
 def test_wrong_explanations_of_detect_are_refused(run_tfdfd, words, message, tmp_path, monkeypatch):
@@ -588,14 +588,14 @@ def test_the_network_alone_is_shown_without_inputs(run_tfdfd, toy_weights, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("x.png",), "give the page to write: -o PAGE.html"),
+        (("x.png",), "-o PAGE.html is missing: the page to write"),
         (("-o", "p.html"), "lime explains faces: give an image"),
         (("x.png", "--method", "kernels", "-o", "p.html"), "shows the network and takes no INPUT"),
         (("x.png", "--method", "shap", "-o", "p.html"), "received 'shap'"),
         (("x.png", "-o", "nowhere/p.html"), "cannot write nowhere/p.html"),
         (("--measure", "nowhere"), "nowhere holds no face crops"),
         (("--measure", "nowhere", "--method", "kernels"), "received 'kernels'"),
-        (("--measure", "nowhere", "-o", "p.html"), "writes figures, not a page"),
+        (("--measure", "nowhere", "-o", "p.html"), "--measure writes no page"),
         (("x.png", "--samples", "1", "-o", "p.html"), "at least 2 samples"),
     ],
 )

@@ -622,7 +622,7 @@ def test_names_are_safe_and_distinct():
         (["--quality", "80"], "--quality is for --format jpg"),
         (["--mirror"], "add --first --max-faces 1"),
         (["--ssd", "a.pb"], "--ssd and --ssd-config are for"),
-        (["--boxes", "x", "--frames", "3"], "leave out --frames"),
+        (["--boxes", "x", "--frames", "3"], "omit --frames"),
         (["--detector", "none", "--boxes-from", "original"], "needs a face detector"),
         (["--root", "absent"], "absent is not a folder"),
         (["--workers", "0"], "at least 1; received 0"),

@@ -662,7 +662,7 @@ def test_classes_without_a_word_are_given(tmp_path, run_tfdfd):
         (["--label", "df=real"], "--label df=real: the folder 'df' is called both real and fake"),
         (["--label", "df"], "--label is NAME=real or NAME=fake, such as ai=fake; received 'df'"),
         (["--label", "df=maybe"], "received 'df=maybe'"),
-        (["--label", "real=fake", "--all", "real"], "--all real says what every file is; leave --label out"),
+        (["--label", "real=fake", "--all", "real"], "--all real labels every file; omit --label"),
     ):
         code, _, err = run_tfdfd(*words, *given, *more)
         assert code == 2 and message in err, err
@@ -769,7 +769,7 @@ def test_all_that_is_passed_over_is_counted(tmp_path, run_tfdfd):
         "no regular file: a pipe, socket or device": 1,
     }
     code, out, _ = run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")
-    assert code == 0 and "2 passed over: neither an image nor a video by name: .txt" in out
+    assert code == 0 and "2 skipped: neither an image nor a video by name: .txt" in out
 
 
 MISSING = [float("nan"), None, "", "nan", "None", "NULL", "absent"]

@@ -223,7 +223,7 @@ def test_the_verb_packs_and_goes_on(run_tfdfd, faces, packed, tmp_path):
     assert "[9/9] val-00002-of-00003.tfrecord" in stderr
     assert bytes_of(tmp_path / "shards") == bytes_of(packed)
     code, again, stderr = run_tfdfd(*words)
-    assert (code, again) == (0, stdout) and stderr.endswith("9 of 9 were there already\n")
+    assert (code, again) == (0, stdout) and stderr.endswith("9 of 9 existed\n")
 
 
 def test_the_verb_tells_wrong_usage(run_tfdfd, faces, packed, tmp_path):

@@ -264,7 +264,7 @@ def test_wrong_usage(words, code, said, tmp_path, monkeypatch, run_tfdfd):
 def test_addresses_that_others_reach_are_told_of(tmp_path, run_tfdfd):
     code, _, err = run_tfdfd("serve", "--models", tmp_path, "--host", "0.0.0.0", "--port", 0, "--rest-port", -1)  # noqa: S104
     assert code == 1
-    assert "nobody is asked who they are" in err
+    assert "clients are not authenticated" in err
 
 
 def broken(folder, kind):

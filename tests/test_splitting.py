@@ -290,7 +290,7 @@ def test_split_verb_writes_and_tells(tmp_path, run_tfdfd):
     done = read_table(tmp_path / "split.csv", FaceRow)
     assert all(row.file.startswith("faces/") for row in done)  # still the same crops, seen from the new table
     assert Counter(row.label for row in done) == {0: 160, 1: 160}
-    assert "320 rows left out" in out
+    assert "320 rows dropped" in out
     train = next(line.split() for line in out.splitlines() if line.startswith("train"))
     assert train[1:7] == ["224", "112", "28", "112", "112", "50.0%"]
 

@@ -342,7 +342,7 @@ def test_a_full_disk_says_so_and_what_was_done_stays(faces, tmp_path, run_tfdfd,
 
     monkeypatch.setattr(srm_set, "write_atomically", full)
     code, _, err = run_tfdfd("srm", faces, "-o", tmp_path / "noise")
-    assert code == 1 and "No space left on device" in err and "goes on with it" in err
+    assert code == 1 and "No space left on device" in err and "the same command resumes it" in err
     monkeypatch.setattr(srm_set, "write_atomically", write)
     assert run_tfdfd("srm", faces, "-o", tmp_path / "noise")[0] == 0
     assert bytes_of(tmp_path / "noise") == bytes_of(tmp_path / "whole")

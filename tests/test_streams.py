@@ -92,11 +92,9 @@ def run(arguments):
     sys.stderr.write("our own words\\n")
     if {abort}: os.abort()
     raise ValueError("the reason")
-class Verb:
-    @staticmethod
-    def add_parser(verbs):
-        verbs.add_parser("loud").set_defaults(run=run)
-main.VERBS = (Verb,)
+def add_arguments(parser):
+    parser.set_defaults(run=run)
+main.VERBS = {{"loud": main.Verb("__main__:add_arguments", "logs")}}
 raise SystemExit(main.main(["loud"]))
 """
 
@@ -136,6 +134,7 @@ COMMANDS = {
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
+    "finetune": ("finetune", "real", "fake", "-o", "y"),
     "tune": ("tune", "meso4", "--data", "x", "-o", "y", "--tuner", "bayesian", "--backend", "jax"),
     "prune": ("prune", "x", "--data", "x", "-o", "y", "--int8"),
     "evaluate": ("evaluate", "x", "--data", "x", "-o", "y"),

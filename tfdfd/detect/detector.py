@@ -20,11 +20,13 @@ from tfdfd.extract.pool import FaceExtractor
 from tfdfd.extract.sandbox import AUTO as SANDBOX_AUTO
 from tfdfd.faces import check_detector
 from tfdfd.faces.tracks import link_faces
+from tfdfd.files import sha256
 from tfdfd.media import FRAMES, Limits
 from tfdfd.media.inputs import Inputs, list_inputs, memory_input
 from tfdfd.models import spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
-from tfdfd.runtime import AUTO, check_runtime
+from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
+from tfdfd.version import __version__
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
@@ -98,7 +100,7 @@ class Detector:
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
-        self._runtime, self._server = runtime, server
+        self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
         self._loaded = None
@@ -171,6 +173,21 @@ class Detector:
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
         return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the results besides the inputs, for JSON; files by their digests."""
+        files = {name: sha256(file) for name, file in self._detector_options.items() if file and os.path.isfile(file)}
+        runtime = self._runtime
+        if runtime == AUTO:
+            runtime = next(name for name in RUNTIMES if is_installed(name))
+        return {
+            "tfdfd": __version__,
+            "model": self.model_info() | {"inconclusive_band": self.inconclusive_band},
+            "detector": {"name": self._detector, **self._detector_options, **files},
+            "frames": self._request.frames,
+            "limits": self._extractor.limits.to_dict(),
+            "runtime": "server" if self._server else runtime,
+        }
 
     def to_json(self, detections: Iterable[Detection]) -> dict[str, Any]:
         """The JSON document of `--json` (schema: `detect.schema.json`)."""

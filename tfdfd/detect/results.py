@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfdfd.media import STATUSES
+from tfdfd.safe_text import printable_path
 
 SCHEMA_VERSION = 1
 
@@ -154,11 +154,3 @@ class Detection:
         if self.message:
             answer["message"] = self.message
         return answer
-
-
-def printable_path(path: str) -> str:
-    """A file name of any bytes as valid Unicode, for terminals, JSON and HTML."""
-    try:
-        return os.fsencode(path).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a surrogate pair, which no file name contains, but a caller may pass
-        return path.encode("utf-8", "backslashreplace").decode()
