@@ -21,7 +21,7 @@ _LEAKS, _UNREAD = 1, 3
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.data.leaks import NEAR
+    from tfdfd.data.options import NEAR
 
     parser = verbs.add_parser("check-leaks", help="does anything cross splits?", description=_DESCRIPTION)
     parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")
