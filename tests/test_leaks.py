@@ -11,8 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdfd.data.leaks import NEAR, Fingerprints, find_leaks, fingerprint_files, refuse_leaks, same_pictures
-from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, distances, fingerprint, likeness, near_pairs
+from tfdfd.data.leaks import (
+    ALIKE,
+    MIRROR,
+    MIRROR_DETAIL,
+    NEAR,
+    Fingerprints,
+    distances,
+    find_leaks,
+    fingerprint,
+    fingerprint_files,
+    likeness,
+    near_pairs,
+    refuse_leaks,
+    same_pictures,
+)
 from tfdfd.data.splits import groups, split
 from tfdfd.data.tables import FaceRow, IndexRow, write_table
 

@@ -18,11 +18,16 @@ import pytest
 
 from tfdfd.data import srm_set
 from tfdfd.data.options import SrmOptions
-from tfdfd.data.srm_set import SrmSet, from_levels, residuals, to_levels
+from tfdfd.data.srm_set import SrmSet, residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table, write_table
 
 COUNT = 12
 EACH_KERNEL = [("KB", "KV", "second"), ("KB",), ("KV",), ("second",)]
+
+
+def from_levels(levels, truncate):
+    """The residuals that a file's grey levels stand for, as its `run.json` says."""
+    return (levels.astype(np.float32) - 128) * np.float32(truncate / 127)
 
 
 def read(path):

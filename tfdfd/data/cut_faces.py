@@ -10,6 +10,7 @@ frame (lower and right edge exclusive), the detector's `score` (null where it gi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -337,20 +338,22 @@ class FaceWork:
         done = self.record(job.name)
         if done is not None:
             return done
-        partial = Path(tempfile.mkdtemp(dir=self.partial))
-        try:
+        with self._temporary_folder() as partial:
             (partial / "found").mkdir()
             boxes, origin, refused = self._known_boxes(job)
             cut = VideoCut(self.options, partial, self._ask(job.row, extractor))
             return self._publish(job, refused or cut.run(job.row, boxes, origin), partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def give_up(self, job: VideoJob, status: str, message: str) -> VideoRecord:
         """Records the failure of a video that ends every process working on it."""
+        with self._temporary_folder() as partial:
+            return self._publish(job, VideoRecord(job.row.path, status, message, job.row.kind), partial)
+
+    @contextlib.contextmanager
+    def _temporary_folder(self):
         partial = Path(tempfile.mkdtemp(dir=self.partial))
         try:
-            return self._publish(job, VideoRecord(job.row.path, status, message, job.row.kind), partial)
+            yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

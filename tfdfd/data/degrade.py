@@ -10,7 +10,7 @@ without lookahead: the same library versions give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import cv2
@@ -142,33 +142,6 @@ def simulate_video(
         return np.stack([*moved, image])
 
     return [compress_h264(clip(image), crf, preset)[-1] for image in images]
-
-
-DEGRADATIONS: dict[str, Callable[[np.ndarray, np.random.Generator, float], np.ndarray]] = {
-    "jpeg": lambda image, rng, quality: compress_jpeg(image, quality),
-    "blur": lambda image, rng, sigma: blur(image, sigma),
-    "resize": lambda image, rng, scale: resize_and_back(image, scale),
-    "noise": lambda image, rng, deviation: add_noise(image, deviation, rng),
-    "h264": lambda image, rng, crf: simulate_video([image], crf, rng)[0],
-}
-
-
-def degrade(image: np.ndarray, rng: np.random.Generator, kind: str, amount: float) -> np.ndarray:
-    """Applies one degradation of a given strength.
-
-    Args:
-        image: RGB uint8 `(height, width, 3)`.
-        rng: draws noise and camera motion.
-        kind: one of `DEGRADATIONS`.
-        amount: `jpeg`: quality, 1 to 100; `blur`: sigma in pixels; `resize`: scale in (0, 1]; `noise`: standard
-            deviation in gray levels; `h264`: constant rate factor, 0 to 51.
-
-    Raises:
-        ValueError: an unknown kind or an amount out of range.
-    """
-    if kind not in DEGRADATIONS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(DEGRADATIONS)}")
-    return DEGRADATIONS[kind](image, rng, amount)
 
 
 def degrade_pair(

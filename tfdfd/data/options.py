@@ -1,4 +1,4 @@
-"""Options of face sets and SRM sets, the rules that select faces, and the statuses of videos."""
+"""Options and defaults that command-line parsers read, and the rules that select faces; imports are light."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MULTIPLE = "multiple_faces"
 # Statuses of a video that could be read; every other one is a failure.
 READ = ("ok", "no_face", MULTIPLE)
 FAILED = tuple(status for status in STATUSES if status not in READ)
+NEAR = 7  # largest number of 64 bits in which the hashes of two copies of a picture differ
 SRM_STEPS = 127  # gray levels of a file on either side of no noise
 LARGEST_RESIDUAL = 3 * 4 * 255  # KV's on the sum of three colors
 

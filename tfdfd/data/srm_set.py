@@ -70,11 +70,6 @@ def to_levels(residual: np.ndarray, truncate: float) -> np.ndarray:
     return (NO_NOISE + np.rint(np.clip(residual, -truncate, truncate) * (SRM_STEPS / truncate))).astype(np.uint8)
 
 
-def from_levels(levels: np.ndarray, truncate: float) -> np.ndarray:
-    """The clipped residuals of `to_levels`, to within `truncate / 254`: float32 of the same shape."""
-    return (levels.astype(np.float32) - NO_NOISE) * np.float32(truncate / SRM_STEPS)
-
-
 class SrmSet:
     """A new, interrupted or finished SRM set. Use as a context manager: it locks the folder against other runs.
 

@@ -19,7 +19,7 @@ from tfdfd.data.crops import Faces, faces_of, printable, read_bytes
 from tfdfd.data.orders import Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.pipelines.shards import is_packed, open_shards, records_in_order, shuffled_records
+from tfdfd.pipelines.shards import is_packed, open_shards, shuffled_records
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
@@ -146,7 +146,7 @@ def eval_pipeline(
     if is_packed(faces):
         shards = open_shards(faces, split)
         count = sum(shard.examples for shard in shards)
-        elements = _from_records(records_in_order(shards))
+        elements = _from_records(tf.data.TFRecordDataset([shard.path for shard in shards]))
     else:
         faces = faces_of(faces, split)
         count = len(faces.rows)

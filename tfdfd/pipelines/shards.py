@@ -223,13 +223,6 @@ def read_records(shards: list[Shard]) -> Iterator[ShardRecord]:
             raise ValueError(f"{shard.path} cannot be read as a shard of crops: {error.message}") from error
 
 
-def records_in_order(shards: list[Shard]) -> tf.data.Dataset:
-    """Dataset of serialized examples, shard after shard."""
-    import tensorflow as tf
-
-    return tf.data.TFRecordDataset([shard.path for shard in shards])
-
-
 def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int, int]]) -> tf.data.Dataset:
     """Dataset of serialized examples with `(epoch, position)`, in an order that depends on seed and epoch.
 
