@@ -56,7 +56,7 @@ def compare(clip, twin, rounds):
     warm, warm_two = times["one_s"], times["two_s"]
     best = min(plain["rounds"], key=lambda r: sum(r.values()))
     plain_warm = sum(best.values())
-    found, expected = same_faces(plain, clip)
+    matched, expected = same_faces(plain, clip)
     parts = " + ".join(f"{best[key]:.2f}" for key in ("decode_s", "detect_s", "score_s"))
     return [
         _row("one clip, warm", plain_warm, min(warm), 6, f"{plain_warm:.2f} s ({parts})"),
@@ -65,7 +65,7 @@ def compare(clip, twin, rounds):
          min(warm_two) < 2 * min(warm)),
         ("two clips at once, cold", "-", f"{min(cold_two):.2f} s", f"{min(cold_two) / min(ours_cold):.2f} x one",
          "< 2", min(cold_two) < 2 * min(ours_cold)),
-        ("main face of the plain way found too", expected, found, "-", "all", found == expected),
+        ("main face of the plain way found too", expected, matched, "-", "all", matched == expected),
     ]  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def same_faces(plain, clip):
     The main face has the highest detector score. All detected faces count, doubtful second ones included.
     """
     with FaceExtractor() as extractor:
-        (found,) = extractor.extract([Input(str(clip))], Request())
-    mine = {frame.index: [face.box for face in frame.faces] for frame in found.frames}
+        (outcome,) = extractor.extract([Input(str(clip))], Request())
+    mine = {frame.index: [face.box for face in frame.faces] for frame in outcome.frames}
     main = {index: boxes[0] for index, boxes in zip(plain["indices"], plain["boxes"], strict=True) if boxes}
     both = sum(any(iou(box, other) >= 0.5 for other in mine.get(index, ())) for index, box in main.items())
     return both, len(main)

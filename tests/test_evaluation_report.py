@@ -24,7 +24,7 @@ from tfdfd.evaluation.report import (
     thumbnails,
 )
 from tfdfd.evaluation.tables import Table, as_markdown, as_text
-from tfdfd.metrics.metrics import MetricError
+from tfdfd.metrics.metrics import METRICS, Metric, MetricError
 from tfdfd.metrics.scores import ScoreRow, write_scores
 
 SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))
@@ -305,3 +305,16 @@ def test_tables_as_text_and_markdown():
     lines = list(as_markdown(table))
     assert lines[:4] == ["### T", "", "*how*", ""]
     assert "|  | a\\|b |" in lines and "| x\\\\ny | 1 |" in lines and "- note \\*" in lines
+
+
+def test_a_metric_is_one_function_and_one_row(monkeypatch, tmp_path):
+    row = Metric(lambda labels, scores: float(np.mean(scores)), "toy metric", compared=True, by_part=True)
+    monkeypatch.setitem(METRICS, "toy", row)
+    report = make_report([(MODEL, ROWS), (MODEL, ROWS)], [], resamples=20)
+    mean = np.mean([row.fake_probability for row in ROWS if row.status == "ok"])
+    assert report["judged"]["frame"]["toy"]["value"] == pytest.approx(mean)
+    assert report["judged"]["per_method"][0]["video"]["toy"]["value"] and report["comparison"]["toy"]["p"] == 1
+    jsonschema.validate(json.loads(as_json(report)), SCHEMA)
+    write_report(tmp_path, report, stored_pictures([]), plots=False)
+    for name in ("report.md", "report.html"):
+        assert (tmp_path / name).read_text("utf-8").count("toy metric") >= 4  # main, parts, comparison

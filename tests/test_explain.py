@@ -119,7 +119,7 @@ def test_lime_hides_segments_in_black_or_in_their_mean_and_batches():
 
 
 def test_lime_refuses_what_has_nothing_to_compare():
-    with pytest.raises(ValueError, match="one segment of one color"):
+    with pytest.raises(ValueError, match="is a single segment, so LIME has nothing"):
         lime(CROP, linear_score(np.zeros(16)), segments=np.zeros_like(SQUARES))
     with pytest.raises(ValueError, match="at least 2 samples; received 1"):
         lime(CROP, linear_score(np.zeros(16)), samples=1, segments=SQUARES)
@@ -266,7 +266,7 @@ def test_an_svm_is_differentiated_before_its_sigmoid(image):
     probability = float(np.array(model(image[None]))[0, 0])
     assert 1 / (1 + np.exp(-logits(model, image[None])[0])) == pytest.approx(probability, abs=1e-6)
     assert np.abs(grad_cam(model, image)).max() > 0
-    with pytest.raises(ValueError, match="whose head weighs neurons; that of .* is RbfSvm"):
+    with pytest.raises(ValueError, match="with a dense head; the head of .* is RbfSvm"):
         head_weights(model)
 
 
@@ -474,7 +474,7 @@ def test_the_page_escapes_and_asks_for_nothing():
     [
         ("lmie", "one of lime, gradcam, .*; received 'lmie'; did you mean lime"),
         ("grad-cam", "did you mean gradcam"),
-        ("lime,lime", "each method is given once"),
+        ("lime,lime", "each method may be given once"),
     ],
 )
 def test_unknown_methods_are_refused(names, message):
@@ -574,9 +574,9 @@ def test_a_crop_that_cannot_be_explained_is_an_outcome(run_tfdfd, toy_weights, c
     monkeypatch.setattr("tfdfd.explain.perturbation.quickshift_segments", whole)
     words = crop_file, "--detector", "none", "--model", toy_weights
     code, out, err = run_tfdfd("explain", *words, "-o", tmp_path / "page.html")
-    assert (code, out) == (1, "") and "face.png: the crop is one segment" in err
+    assert (code, out) == (1, "") and "face.png: the crop is a single segment" in err
     code, out, err = run_tfdfd("detect", *words, "--report", tmp_path / "page.html", "--explain", "lime")
-    assert code == 0 and "face.png: not explained: the crop is one segment" in err and "1 face" in out
+    assert code == 0 and "face.png: not explained: the crop is a single segment" in err and "1 face" in out
 
 
 def test_the_network_alone_is_shown_without_inputs(run_tfdfd, toy_weights, tmp_path):

@@ -362,7 +362,7 @@ def test_a_score_outside_its_range_is_no_point(wrong):
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 def test_a_time_must_be_finite(wrong):
-    with pytest.raises(ValueError, match="finite number of seconds"):
+    with pytest.raises(ValueError, match="must be finite, in seconds"):
         chart.time_chart([[(0.0, 0.5), (wrong, 0.5)]])
 
 

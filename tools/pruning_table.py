@@ -1,9 +1,9 @@
-"""The table of docs/pruning.md: zeros and sizes of each network, pruned once. It says nothing of accuracy.
+"""Table of docs/pruning.md: zeros and file sizes of each pruned network, without accuracy.
 
     python -m tools.pruning_table --data SET [NAME...]
 
-Weights are random, at the smallest size that a network takes (but for MesoNet, whose dense layer depends on it); four
-steps on crops of SET with tfmot's ConstantSparsity. Zeros and what gzip makes of them depend on neither.
+Weights are random, at the smallest input size of a network (except MesoNet, whose dense layer depends on it), after
+four steps on crops of SET with tfmot's ConstantSparsity. Zeros and their compression depend on neither.
 """
 
 from __future__ import annotations

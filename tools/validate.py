@@ -150,10 +150,10 @@ def validate(
     for model in opened:
         say(f"{model.name}: figures")
         entry = model.info()
-        rows = {part: found if isinstance(found, str) else found[model] for part, found in scored.items()}
+        rows = {part: each if isinstance(each, str) else each[model] for part, each in scored.items()}
         entry["parts"] = {
-            part: {"skipped": found} if isinstance(found, str) else _part(part, found, model)
-            for part, found in rows.items()
+            part: {"skipped": each} if isinstance(each, str) else _part(part, each, model)
+            for part, each in rows.items()
         }
         for part in ("blended", "genuine") if photographs is None else ():
             if "skipped" not in entry["parts"][part]:
@@ -204,7 +204,7 @@ def summary(result: dict) -> dict:
         "clips_auc": parts["clips"].get(ALL, {}).get("auc"),
         "swapped_auc": parts["swapped"].get(ALL, {}).get("auc"),
     }
-    large = [found["real"] for found in parts["genuine"].values() if found["real"]["n"] >= MIN_GENUINE]
+    large = [each["real"] for each in parts["genuine"].values() if each["real"]["n"] >= MIN_GENUINE]
     known = [value for value in aucs.values() if value is not None]
     return aucs | {
         "worst_genuine_fake_share": max((one["fake"] for one in large), default=None),
@@ -320,20 +320,20 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
         contents = [sha256(folder / row.path) for row in rows]
         key = _digest([asdict(detector._request), detector._extractor._code, _code(verdict_code), contents])
         file = cache / "clips" / model.opened.key / f"{key[:16]}.json"
-        found = json.loads(file.read_text("utf-8")) if file.exists() else None
-        if found is None:
+        outcomes = json.loads(file.read_text("utf-8")) if file.exists() else None
+        if outcomes is None:
             detector._loaded = model.scorer
-            outcomes = detector.detect_many([folder / row.path for row in rows])
-            found = [[outcome.status, outcome.fake_probability] for outcome in outcomes]
-            if all(status in (OK, NO_FACE) for status, _ in found):
+            results = detector.detect_many([folder / row.path for row in rows])
+            outcomes = [[outcome.status, outcome.fake_probability] for outcome in results]
+            if all(status in (OK, NO_FACE) for status, _ in outcomes):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, json.dumps(found) + "\n")
+                write_atomically(file, json.dumps(outcomes) + "\n")
     return [
         ScoreRow(
             row.path, CLIPS_NAME, row.path, 0, 0, row.label, row.method, row.source_id, row.compression, row.split,
             score, status,
         )
-        for row, (status, score) in zip(rows, found, strict=True)
+        for row, (status, score) in zip(rows, outcomes, strict=True)
     ]  # fmt: skip
 
 
@@ -585,12 +585,12 @@ def _domains(rows):
             fakes.get("clips", ()),
         ),
     }
-    found = {}
+    domains = {}
     for name, (sources, fake) in kinds.items():
         real = [row for source in sources for row in genuine.get(source, ())]
         if real:
-            found[name] = [_video_scores(real), _video_scores([row for row in fake if row.label == FAKE])]
-    return found
+            domains[name] = [_video_scores(real), _video_scores([row for row in fake if row.label == FAKE])]
+    return domains
 
 
 def _video_scores(rows):
@@ -630,13 +630,13 @@ def table_rows(entry: dict) -> list[tuple[tuple[str, str], str]]:
     for part, content in entry["parts"].items():
         title = _PARTS[part][0]
         rows += [((title, key), content[key]) for key in ("skipped", "without") if key in content]
-        for name, found in content.get("figures", {}).items():
+        for name, figure in content.get("figures", {}).items():
             if name.endswith(", by crop"):
                 continue
-            if found["auc"] is not None:
-                counts = f"{found['real']['n']:,} real, {found['fake']['n']:,} fake"
-                rows.append(((title, f"AUC {name} ({counts})"), _with_interval(found, "auc", "{:.3f}")))
-            for label, shares in _shown(part, name, found):
+            if figure["auc"] is not None:
+                counts = f"{figure['real']['n']:,} real, {figure['fake']['n']:,} fake"
+                rows.append(((title, f"AUC {name} ({counts})"), _with_interval(figure, "auc", "{:.3f}")))
+            for label, shares in _shown(part, name, figure):
                 start = f"{name}, {label} (n {shares['n']:,})"
                 for verdict in _VERDICTS if part == "clips" else _VERDICTS[:2]:
                     said = verdict if verdict == OPEN else f"called {verdict}"
@@ -648,19 +648,19 @@ def table_rows(entry: dict) -> list[tuple[tuple[str, str], str]]:
     return rows
 
 
-def _shown(part, name, found):
+def _shown(part, name, figure):
     """The classes whose shares of verdicts the table shows; the JSON has all."""
     classes = {"degraded": ("real",), "genuine": ("real",), "blended": ()}.get(part, ("real", "fake"))
     if part in ("ffpp", "clips", "swapped") and name not in ("by video", ALL):
         classes = ()
-    return [(label, found[label]) for label in classes]
+    return [(label, figure[label]) for label in classes]
 
 
-def _with_interval(found, name, form):
-    if found.get(name) is None:
+def _with_interval(figure, name, form):
+    if figure.get(name) is None:
         return "–"
-    interval = found.get(f"{name}_ci95")
-    return form.format(found[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
+    interval = figure.get(f"{name}_ci95")
+    return form.format(figure[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
 
 
 # Cache keys ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Robustness: image degradations as a picture meets them on its way, and evaluation sets degraded by one of them.
+"""Robustness: degradations of images by compression, blur, scaling and noise, and evaluation sets degraded by them.
 
 Each condition maps an RGB uint8 image `(height, width, 3)` and a `np.random.Generator` to an image of the same shape;
 the same random state gives the same image. The H.264 conditions need PyAV.

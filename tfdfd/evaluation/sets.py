@@ -19,7 +19,7 @@ from tfdfd.data.crops import Faces, clips_of, faces_of, named_set, read_pixels
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.landmarks import PARTIAL, FaceLandmarks, landmarks_of
 from tfdfd.data.leaks import refuse_leaks
-from tfdfd.data.pair_sets import METHOD, BlendedPairs, blended_row
+from tfdfd.data.pair_sets import METHOD, PHOTO, PLAIN, BlendedPairs, blended_row
 from tfdfd.data.tables import REAL, FaceRow, IndexRow, read_table, video_of
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
 from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline, read_crop
@@ -219,6 +219,7 @@ class BlendedSet(EvalSet):
         seed: of the pairs; the others as for `EvalSet`.
         landmarks: file that keeps the landmarks; None: `landmarks.csv` beside the crops.
         keep: keep pairs in memory, for sets that are read many times.
+        fakes, medium: as for `BlendedPairs`.
 
     Raises:
         ValueError: no real crops, or none with landmarks.
@@ -236,11 +237,13 @@ class BlendedSet(EvalSet):
         seed: int = 0,
         landmarks: str | os.PathLike | None = None,
         keep: bool = False,
+        fakes: str = PLAIN,
+        medium: str = PHOTO,
     ):
         super().__init__(where, faces, size, split, name)
         known: Mapping[str, FaceLandmarks] = landmarks_of(faces, landmarks)
-        self._faces, self._landmarks, self.seed = faces, known, seed
-        self._pairs = BlendedPairs(faces, size, split=None, seed=seed, landmarks=known)
+        self.seed, self._kind = seed, {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
+        self._pairs = BlendedPairs(faces, size, split=None, **self._kind)
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
         # A face whose landmarks leave the crop cannot be blended.
         status = {file: NO_FACE if each.status == PARTIAL else each.status for file, each in known.items()}
@@ -255,7 +258,7 @@ class BlendedSet(EvalSet):
     def resized(self, size: int) -> BlendedSet:
         other = copy.copy(self)
         other.size, other._kept = size, None if self._kept is None else {}
-        other._pairs = BlendedPairs(self._faces, size, split=None, seed=self.seed, landmarks=self._landmarks)
+        other._pairs = BlendedPairs(Faces(self.root, self._pairs.rows), size, split=None, **self._kind)
         return other
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:

@@ -367,7 +367,7 @@ def first_kernels(model: keras.Model) -> dict[str, np.ndarray]:
     """
     steps = run(model, np.zeros((1, *model.input_shape[1:]), np.float32))
     behind = set()
-    found = {}
+    kernels = {}
     for number, step in enumerate(steps):
         kernel = getattr(step.layer, "kernel", None)
         is_convolution = kernel is not None and len(kernel.shape) == 4
@@ -375,10 +375,10 @@ def first_kernels(model: keras.Model) -> dict[str, np.ndarray]:
             behind.add(number)
         elif is_convolution:
             behind.add(number)
-            found[step.name] = ops.convert_to_numpy(kernel)
-    if not found:
+            kernels[step.name] = ops.convert_to_numpy(kernel)
+    if not kernels:
         raise ValueError(f"{model.name} has no convolution.")
-    return found
+    return kernels
 
 
 def _features(model, images):
