@@ -371,6 +371,8 @@ class KeptFaces:
         folder: where they are kept.
     """
 
+    sandbox_note = None
+
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
         self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)
