@@ -42,8 +42,7 @@ from tfdfd.detect.detector import Detector
 from tfdfd.detect.verdict import verdict_of
 from tfdfd.evaluation import degradations
 from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
-from tfdfd.extract import faces_of as extraction
-from tfdfd.extract import worker
+from tfdfd.extract import extraction, worker
 from tfdfd.faces import crop, mtcnn, search
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
