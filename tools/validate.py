@@ -271,6 +271,8 @@ class KeptFaces:
         folder: of the cache.
     """
 
+    sandbox_note = None
+
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
         self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)

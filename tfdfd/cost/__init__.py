@@ -75,7 +75,8 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # Linux's ru_maxrss starts at the parent's value when this process started.
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
+        (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return 1024 * int(kilobytes)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -119,7 +120,7 @@ def count_cycles(work: Callable[[], None]) -> int | None:
     import subprocess
 
     perf = subprocess.Popen(
-        [shutil.which("perf"), *_COUNT, "-p", str(os.getpid())],
+        [shutil.which("perf") or "perf", *_COUNT, "-p", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

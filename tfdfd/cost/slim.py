@@ -147,7 +147,7 @@ def compare(measured: Sequence[dict]) -> list[dict]:
         percent of cycles, or None; `holds`, whether the savings reach the paper's (by cycles if they are counted, else
         by CPU time), or None if there is nothing to compare. A network without a round: `name` and `error`.
     """
-    best = {}
+    best: dict[str, list[dict]] = {}
     for row in measured:
         rounds = best.setdefault(row["name"], [])
         rounds.append(row)

@@ -135,7 +135,7 @@ class Detector:
         inputs = self._inputs([media])
         if len(inputs.items) != 1:
             raise ValueError(
-                f"{os.fspath(media)} is a folder with {len(inputs.items)} media files; use detect_many, or "
+                f"{media!s} is a folder with {len(inputs.items)} media files; use detect_many, or "
                 "tfdfd.detect with a list."
             )
         (outcome,) = self.iter_detect(inputs)
@@ -292,7 +292,6 @@ def detect(media: Media | list[Media], **options: Any) -> Detection | list[Detec
         ValueError: an option, weights or an array is invalid; or a folder is given outside a list.
         TypeError: an option is unknown, or an input has an unknown type.
     """
-    several = isinstance(media, (list, tuple))
     with _lock:
         key = _key(options)
         if key not in _loaded:
@@ -301,7 +300,7 @@ def detect(media: Media | list[Media], **options: Any) -> Detection | list[Detec
         detector = _loaded[key]
         while len(_loaded) > _MOST_LOADED:
             _loaded.popitem(last=False)[1].close()
-        return detector.detect_many(media) if several else detector.detect(media)
+        return detector.detect_many(media) if isinstance(media, (list, tuple)) else detector.detect(media)
 
 
 def _key(options):

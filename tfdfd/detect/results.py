@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class FrameScore:
     crop: np.ndarray | None = field(default=None, repr=False, compare=False)
     explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "index": self.index,
             "time_s": self.time_s,
@@ -65,8 +66,12 @@ class FaceTrack:
     decides: bool = True
     left_out: str | None = None
 
-    def to_dict(self) -> dict:
-        answer = {"track": self.track, "fake_probability": self.fake_probability, "decides": self.decides}
+    def to_dict(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "track": self.track,
+            "fake_probability": self.fake_probability,
+            "decides": self.decides,
+        }
         if self.left_out:
             answer["left_out"] = self.left_out
         return answer | {"frames": [frame.to_dict() for frame in self.frames]}
@@ -129,9 +134,9 @@ class Detection:
                 frame.crop = None
                 frame.explained.clear()
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The JSON object; undecodable bytes of `path` become `\\xNN`."""
-        answer = {
+        answer: dict[str, Any] = {
             "path": printable_path(self.path),
             "kind": self.kind,
             "status": self.status,

@@ -140,7 +140,7 @@ def extract_faces(
     """
     path = source if isinstance(source, str) else ""
     frames: dict[int, FrameFaces] = {}
-    info = None
+    info: MediaInfo | None = None
     crowded = False
     scale = 1.0
     given = None
@@ -164,6 +164,8 @@ def extract_faces(
                 frames[frame.index] = FrameFaces(frame.index, frame.time_s, crops)
     except MediaError as error:
         return Extraction(path, info.kind if info else None, error.status, error.message)
+    if info is None:
+        raise RuntimeError("the reader ended without a MediaInfo")
     sampled = [frames[index] for index in info.indices if index in frames]
     notes = [info.note] if info.note else []
     # A choice made in order may cover a part of a video; the caller then judges the damage over all parts.

@@ -222,9 +222,10 @@ class _Process:
 
     def __init__(self, config, libraries, limits):
         self._config, self._libraries, self._limits = config, set(libraries), limits
-        self._popen = self._channel = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
         self._served = 0
-        self.sandbox_note = None
+        self.sandbox_note: str | None = None
         self._start()
 
     def run(self, path: str, descriptor: int, library: str | None, request: Request) -> Extraction:
@@ -243,7 +244,8 @@ class _Process:
             self.stop()
             return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
         except (EOFError, ConnectionError):
-            return Extraction(path, None, *self._post_mortem(), process_died=True)
+            status, message = self._post_mortem()
+            return Extraction(path, None, status, message, process_died=True)
         except worker.ProtocolError as error:
             self.stop()
             return Extraction(path, None, "decode_error", f"the decoding process sent a malformed response: {error}")

@@ -49,8 +49,10 @@ def crop_face(frame: np.ndarray, box: Box, size: int, margin: float = MARGIN) ->
         if factor < 1:
             shape = (max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor)))
             inside = cv2.resize(inside, shape, interpolation=cv2.INTER_AREA)
-        pads = [max(0, round(value * factor)) for value in (before[0], after[0], before[1], after[1])]
-        inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
+        top, bottom, left, right = (
+            max(0, round(value * factor)) for value in (before[0], after[0], before[1], after[1])
+        )
+        inside = cv2.copyMakeBorder(inside, top, bottom, left, right, cv2.BORDER_REPLICATE)
     return resize_crop(inside, size)
 
 

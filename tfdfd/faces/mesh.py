@@ -64,7 +64,7 @@ class FaceMesh:
         if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or not crop.size:
             raise ValueError(f"crop is {crop.dtype} {crop.shape}; expected RGB uint8 (height, width, 3)")
         height, width = crop.shape[:2]
-        points, score = None, -1.0
+        points, score = np.empty((0, 2)), -1.0
         for share in _FIRST_SQUARES:
             center, side, angle = np.array([width, height]) / 2, share * max(width, height), 0.0
             for _ in range(2):

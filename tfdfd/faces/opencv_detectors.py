@@ -73,14 +73,16 @@ class SsdDetector:
     """
 
     def __init__(self, graph: str | Path, config: str | Path | None = None, threshold: float = THRESHOLD):
-        graph, config = _check_files(graph, config)
-        read = cv2.dnn.readNetFromTensorflow if graph.suffix == ".pb" else cv2.dnn.readNetFromCaffe
-        weights, layout = (np.frombuffer(file.read_bytes(), np.uint8) for file in (graph, config))
+        graph_file, config_file = _check_files(Path(graph), config)
+        read = cv2.dnn.readNetFromTensorflow if graph_file.suffix == ".pb" else cv2.dnn.readNetFromCaffe
+        weights, layout = (np.frombuffer(file.read_bytes(), np.uint8) for file in (graph_file, config_file))
         try:
             # Read from memory, so that OpenCV receives no path. Caffe's reader takes the description first.
-            self._network = read(weights, layout) if graph.suffix == ".pb" else read(layout, weights)
+            self._network = read(weights, layout) if graph_file.suffix == ".pb" else read(layout, weights)
         except cv2.error as error:
-            raise ValueError(f"{graph} with {config} is no graph that OpenCV reads: {error.err or error}.") from error
+            raise ValueError(
+                f"{graph_file} with {config_file} is no graph that OpenCV reads: {error.err or error}."
+            ) from error
         self.threshold = threshold
 
     def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
@@ -104,7 +106,6 @@ def _face(corners, score, shape):
 
 
 def _check_files(graph, config):
-    graph = Path(graph)
     if graph.suffix not in CONFIG_SUFFIX:
         raise ValueError(f"an SSD graph ends in {' or '.join(CONFIG_SUFFIX)}; received {graph}.")
     if not graph.is_file():

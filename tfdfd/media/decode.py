@@ -80,7 +80,7 @@ def read_media(source: str | BinaryIO, frames: int | InOrder, limits: Limits) ->
         # Where the file stands is unknown: it may be shared with the process that opened it.
         file = source
         file.seek(0)
-        kind = kind_of_content(file.read(HEAD_BYTES))
+        kind = kind_of_content(file.read(HEAD_BYTES)) or "unknown"
         file.seek(0)
     with file:
         try:

@@ -156,7 +156,7 @@ class ImageHeader:
 
 def read_header(data: bytes) -> ImageHeader:
     """The header of an image that `image_format` recognizes."""
-    header = ImageHeader(image_format(data[:400]))
+    header = ImageHeader(image_format(data[:HEAD_BYTES]) or "unknown")
     reader = _READERS.get(header.format)
     if reader is not None:
         # If a file ends within its header, the decoder reports the error.

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -213,11 +213,11 @@ class MemoryInput(Input):
         content: returns its bytes as a file.
     """
 
-    content: Callable[[], bytes] | None = None
+    content: Callable[[], bytes] = bytes
 
     def open(self, limits: Limits) -> tuple[BinaryIO, str]:
         """An unnamed temporary file with the content, and its kind; see `open_media`."""
-        file = tempfile.TemporaryFile(prefix="tfdfd-", buffering=1 << 20)  # noqa: SIM115
+        file: Any = tempfile.TemporaryFile(prefix="tfdfd-", buffering=1 << 20)  # noqa: SIM115
         try:
             file.write(self.content())
             file.seek(0)

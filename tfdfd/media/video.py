@@ -9,7 +9,7 @@ import bisect
 import collections
 import math
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import cv2
@@ -315,9 +315,9 @@ class _Order:
     """Numbers frames before they are decoded, by the time stamps of the next `_AHEAD` packets."""
 
     def __init__(self):
-        self._recent: list[int] = []
+        self._recent: list[Any] = []
         self._passed, self._newest_passed = 0, -math.inf
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int | None, int] = {}
         self._last = -1
 
     def add(self, packet: av.Packet) -> None:
@@ -397,7 +397,7 @@ class _Damage:
 
     def __init__(self, context):
         self._context = context
-        self._number: dict[int, int] = {}  # packet of each time stamp whose frame is still to come
+        self._number: dict[int | None, int] = {}  # packet of each time stamp whose frame is still to come
         self._index: dict[int, int] = {}  # frame of each packet
         self._keys: set[int] = set()
         self._sources: set[int] = set()

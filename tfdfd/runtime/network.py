@@ -41,7 +41,7 @@ class KerasNetwork:
 
     runtime = TENSORFLOW
     # Each size is traced once. On two cores, 8 crops per call are as fast as 32 and take 300 MB less.
-    batch_sizes = (1, 4, 8)
+    batch_sizes: tuple[int, ...] = (1, 4, 8)
 
     def __init__(self, model: keras.Model):
         # Compilation by XLA takes seconds and saves milliseconds at these batch sizes.

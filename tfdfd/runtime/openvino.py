@@ -31,7 +31,7 @@ def import_openvino() -> ModuleType:
     """
     hidden = "openvino_telemetry" not in sys.modules
     if hidden:
-        sys.modules["openvino_telemetry"] = None
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino
     finally:
@@ -77,7 +77,7 @@ class OpenvinoNetwork:
 
     runtime = OPENVINO
     # Fixed sizes run a fifth faster than a dynamic one; a third size would take longer to prepare than it saves.
-    batch_sizes = (1, 8)
+    batch_sizes: tuple[int, ...] = (1, 8)
 
     def __init__(self, name: str, graph: bytes, weights: bytes, exact: bool = True):
         self.name = name
