@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import json
+import math
 import pickle
 import struct
 import sys
@@ -93,6 +94,84 @@ def read_predict(body: bytes, types: Types, default: str) -> PredictBody:
             raise ServingError(INVALID_ARGUMENT, f"JSON object: does not have named input: {quoted(key)}")
         arrays[key] = _array(key, value, inputs[key])
     return PredictBody(name, form, arrays)
+
+
+@dataclass(frozen=True)
+class InferBody(PredictBody):
+    """A parsed body of the Open Inference Protocol.
+
+    Attributes:
+        outputs: names of the requested outputs; empty for all.
+        id: of the request; echoed.
+    """
+
+    outputs: tuple[str, ...] = ()
+    id: str = ""
+
+
+def read_infer(body: bytes, types: Types, default: str) -> InferBody:
+    """Parses a body of the Open Inference Protocol's `infer`; arguments and errors as for `read_predict`.
+
+    The signature is the parameter `signature_name`, else the one that has the inputs of these names.
+    """
+    parsed = parse(body)
+    tensors = {tensor.get("name"): tensor for tensor in _objects(parsed, "inputs")}
+    parameters = parsed.get("parameters", {})
+    name = signature_name(parameters if isinstance(parameters, dict) else {})
+    if not name:
+        fitting = [key for key, inputs in types.items() if inputs.keys() == tensors.keys()]
+        name = default if default in fitting or not fitting else fitting[0]
+    inputs = types.get(name)
+    if inputs is None:
+        raise unknown_signature(name, types)
+    if inputs.keys() != tensors.keys():
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"signature {name!r} has the inputs {', '.join(inputs)}; received "
+            f"{', '.join(map(quoted, map(str, tensors)))}.",
+        )
+    arrays = {key: _tensor(key, tensor, inputs[key]) for key, tensor in tensors.items()}
+    outputs = tuple(str(output.get("name")) for output in _objects(parsed, "outputs", optional=True))
+    return InferBody(name, COLUMNS, arrays, outputs, str(parsed.get("id", "")))
+
+
+def datatype(kind: InputType) -> str:
+    """Name of a type in the Open Inference Protocol."""
+    if kind.dtype is None:
+        return "BYTES"
+    name = kind.dtype.name
+    return "BF16" if name == "bfloat16" else name.upper().replace("FLOAT", "FP")
+
+
+def _objects(parsed, key, optional=False):
+    values = parsed.get(key, [] if optional else None)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values) or not (values or optional):
+        raise ServingError(INVALID_ARGUMENT, f"expected the key {key!r} with a list of objects.")
+    return values
+
+
+def _tensor(name, tensor, kind):
+    shape, expected = tensor.get("shape"), datatype(kind)
+    if tensor.get("datatype") != expected:
+        received = quoted(str(tensor.get("datatype")))
+        raise ServingError(INVALID_ARGUMENT, f"input {name!r} expects the datatype {expected}; received {received}.")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ServingError(INVALID_ARGUMENT, f"input {name!r} must have a shape of whole numbers from 0 on.")
+    if "data" not in tensor:
+        raise ServingError(INVALID_ARGUMENT, f"input {name!r} has no data; tensors in binary form are not supported.")
+    value, parameters = tensor["data"], tensor.get("parameters", {})
+    if kind.dtype is None and isinstance(parameters, dict) and parameters.get("content_type") == "base64":
+        value = _encoded(value)
+    array = _array(name, value, kind)
+    if array.size != math.prod(shape) or array.ndim not in (1, len(shape)):
+        raise ServingError(INVALID_ARGUMENT, f"input {name!r} has {array.size} values for the shape {shape}.")
+    return array.reshape(shape)
+
+
+def _encoded(value):
+    if isinstance(value, list):
+        return [_encoded(item) for item in value]
+    return {BASE64: value} if isinstance(value, str) else value
 
 
 def parse(body: bytes) -> dict:
@@ -215,7 +294,7 @@ def work() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, _WORKER_BYTES))
-    functions = {"parse": parse, "read_predict": read_predict}
+    functions = {"parse": parse, "read_infer": read_infer, "read_predict": read_predict}
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(_LENGTH.size)) == _LENGTH.size:
         name, body, arguments = pickle.loads(source.read(_LENGTH.unpack(head)[0]))  # noqa: S301  (from our own server)

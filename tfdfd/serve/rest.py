@@ -1,4 +1,4 @@
-"""REST interface of the server: TensorFlow Serving's URLs over aiohttp."""
+"""REST interface of the server over aiohttp: TensorFlow Serving's URLs, and the Open Inference Protocol's below /v2."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ from tfdfd.serve.errors import (
 )
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.metrics import Metrics
+from tfdfd.serve.model_manager import State
 from tfdfd.serve.receiving import ReceiveBudget
-from tfdfd.serve.request_json import JsonWorkers, parse, read_predict, signature_name
+from tfdfd.serve.request_json import JsonWorkers, parse, read_infer, read_predict, signature_name
 from tfdfd.serve.service import SIGNATURE_DEF, Service
+from tfdfd.version import __version__
 
 METRICS = "/monitoring/prometheus/metrics"
 _MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1,18})|(?i:/labels)/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
+_MODEL_V2 = r"/v2/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,18}))?(?P<label>(?!))?"
+_INFER = re.compile(_MODEL_V2 + "/infer")
+_LOOK_V2 = re.compile(_MODEL_V2 + "(?P<ready>/ready)?")
 _ENTRY = "REST"
 _LARGE = 1 << 20
 # Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
@@ -136,11 +141,16 @@ class RestSide:
             if request.method == "POST" and (match := _ASK.fullmatch(path)):
                 method = match["method"].capitalize()
                 answer = await asyncio.wait_for(self._ask(match, request), self._timeout)
+            elif request.method == "POST" and (match := _INFER.fullmatch(path)):
+                method = "Infer"
+                answer = await asyncio.wait_for(self._infer(match, request), self._timeout)
+            elif request.method == "GET" and (path == "/v2" or path.startswith("/v2/")):
+                answer, status = self._look_v2(path)
             elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
                 method = "GetModelMetadata" if match["metadata"] else "GetModelStatus"
                 answer = self._look(match)
             elif not path.lower().startswith("/v1/"):
-                raise ServingError(NOT_FOUND, "Not found: this server answers below /v1/models/.")
+                raise ServingError(NOT_FOUND, "Not found: this server answers below /v1/models/ and /v2/.")
             else:
                 raise ServingError(
                     INVALID_ARGUMENT,
@@ -227,6 +237,37 @@ class RestSide:
         request = RegressionRequest(model_spec=spec)
         await _converted(body, rest_json.fill_examples, request.input, parsed)
         return rest_json.regressions(await self._service.regress(request, until))
+
+    async def _infer(self, match, request):
+        until = time.monotonic() + self._timeout
+        spec = _spec(match)
+        model = self._service.manager.resolve(spec).model
+        with self._budget.reception() as reception:
+            body = await self._body(request, reception)
+            parsed = await self._json.run(read_infer, body, rest_json.input_types(model), DEFAULT_SIGNATURE)
+            request = await _converted(body, rest_json.predict_request, spec, parsed)
+            request.output_filter.extend(parsed.outputs)
+        return rest_json.inferences(await self._service.predict(request, until), parsed)
+
+    def _look_v2(self, path):
+        """Answer and status of the Open Inference Protocol's GET requests."""
+        manager = self._service.manager
+        if path == "/v2":
+            return {"name": "tfdfd", "version": __version__, "extensions": []}, 200
+        if path == "/v2/health/live":
+            return {"live": True}, 200
+        if path == "/v2/health/ready":
+            ready = not manager.missing()
+            return {"ready": ready}, 200 if ready else 503
+        match = _LOOK_V2.fullmatch(path)
+        if match is None:
+            raise ServingError(NOT_FOUND, "expected GET /v2, /v2/health/live, /v2/health/ready or /v2/models/NAME.")
+        version = manager.resolve(_spec(match))
+        if match["ready"]:
+            return {"name": version.name, "ready": True}, 200
+        states = manager.states(ModelSpec(name=version.name))
+        loaded = [number for number, state in states.items() if state.state == State.AVAILABLE]
+        return rest_json.model_metadata(version.name, loaded, version.model), 200
 
     def _look(self, match):
         spec = _spec(match)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.json_format import MessageToDict
 from tensorflow.core.framework.types_pb2 import DataType
+from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.classification_pb2 import ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
@@ -18,7 +20,18 @@ from tensorflow_serving.apis.regression_pb2 import RegressionResponse
 
 from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import LoadedModel
-from tfdfd.serve.request_json import BASE64, COLUMNS, InputType, PredictBody, Types, is_base64, to_bytes
+from tfdfd.serve.request_json import (
+    BASE64,
+    COLUMNS,
+    InferBody,
+    InputType,
+    PredictBody,
+    Types,
+    datatype,
+    is_base64,
+    to_bytes,
+)
+from tfdfd.serve.tensors import shape_of
 
 # Outputs whose names end with this are bytes, not text.
 _BYTES_SUFFIX = "_bytes"
@@ -50,6 +63,42 @@ def predict_request(spec: ModelSpec, body: PredictBody) -> PredictRequest:
         dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=dtype, shape=array.shape))
     return request
+
+
+def inferences(response: PredictResponse, body: InferBody) -> dict:
+    """The answer of the Open Inference Protocol to `infer`."""
+    outputs = []
+    for name in body.outputs or response.outputs:
+        array = tf.make_ndarray(response.outputs[name])
+        kind = _input_type(TensorInfo(dtype=response.outputs[name].dtype))
+        outputs.append(
+            {
+                "name": name,
+                "datatype": datatype(kind),
+                "shape": list(array.shape),
+                "data": [one["b64"] if isinstance(one, dict) else one for one in _values(name, array.ravel())],
+            }
+        )
+    spec = response.model_spec
+    answer = {"model_name": spec.name, "model_version": str(spec.version.value), "outputs": outputs}
+    return answer | ({"id": body.id} if body.id else {})
+
+
+def model_metadata(name: str, versions: Iterable[int], model: LoadedModel) -> dict:
+    """The metadata of a model in the Open Inference Protocol, of its default signature."""
+    signature = model.signature("")
+    tensors = {
+        key: [
+            {"name": tensor, "datatype": datatype(_input_type(info)), "shape": shape_of(info) or []}
+            for tensor, info in infos.items()
+        ]
+        for key, infos in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+    return {
+        "name": name,
+        "versions": [str(number) for number in versions],
+        "platform": "tensorflow_savedmodel",
+    } | tensors
 
 
 def fill_examples(given: Input, parsed: dict) -> None:
