@@ -276,7 +276,7 @@ class TestCommand:
         assert lines[0].startswith("fake_probability: ") and lines[0].endswith(" from Keras at most")
         assert lines[1] == "compared on 16 crops; 1e-05 are allowed"
         assert len(lines) == 4 and lines[3].endswith("model_card.json")
-        assert errors == f"tfdfd export: {weights['plain']} as onnx, and the proof\n"
+        assert errors == f"tfdfd export: writing and verifying {weights['plain']} as onnx\n"
 
     @pytest.mark.parametrize(
         "words, message",

@@ -254,7 +254,7 @@ def test_a_name_of_carried_weights_is_told(run_tfdfd, tmp_path, exported):
     run = run_of(tmp_path / "run", "tfdfd/meso_inception4.mine", other=True)
     words = ("publish", run, "--to", tmp_path / "hub", "--version", 9, "--name", MODEL)
     code, _, err = run_tfdfd(*words)
-    assert code == 0 and f"--model {PUBLISHED_MODEL}/9 means what was published" in err
+    assert code == 0 and f"--model {PUBLISHED_MODEL}/9 means the published ones" in err
 
 
 @pytest.fixture
