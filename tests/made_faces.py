@@ -1,4 +1,4 @@
-"""Face sets made on the spot: noise, a little smoother where it is fake, so that a network can tell them apart."""
+"""Generated face sets: noise that is slightly smoother in fakes, so a network can tell them apart."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from tfdfd.data.tables import FAKE, FaceRow, write_table
 SPLITS = ("train", "train", "train", "val", "val", "test")
 
 
-def make_faces(folder: Path, videos: int = 24, frames: int = 4, side: int = 64, seed: int = 0, fakes: float = 0.5):
-    """Writes PNGs and their `faces.csv`; returns its rows. Every video is a source of its own."""
+def make_faces(
+    folder: Path, videos: int = 24, frames: int = 4, side: int = 64, seed: int = 0, fakes: float = 0.5
+) -> list[FaceRow]:
+    """Writes PNGs and their `faces.csv`, and returns its rows. Every video has a source of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw, rows, before = np.random.default_rng(seed), [], [0, 0]
+    draw, before = np.random.default_rng(seed), [0, 0]
+    rows: list[FaceRow] = []
     for video in range(videos):
         label = int((video + 1) * fakes) - int(video * fakes)
         split = SPLITS[before[label] % len(SPLITS)]

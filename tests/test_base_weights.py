@@ -17,7 +17,7 @@ from tests.test_clip import onnx_file
 from tfdfd.detect.detector import Detector
 from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
-from tfdfd.models.best_ensemble import MEMBERS
+from tfdfd.models.ensembles import MEMBERS
 from tfdfd.weights import clip, records, store
 from tfdfd.weights.records import find_record, folder_for, list_records
 from tfdfd.weights.saving import named_weights, save_weights

@@ -177,9 +177,9 @@ def same_weights(one, other):
 def test_a_taught_run_that_was_killed_ends_with_the_same_bits(faces, teacher, tmp_path, settings):
     recipe = quick(*STUDENT, f"teacher={teacher}", *settings)
     run(recipe, faces, tmp_path / "whole")
-    for save_every, die_at in ((0.0, 4), (1e9, 13)):
-        ended = in_child(recipe, faces, tmp_path / "killed", save_every, die_at)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    # In the second epoch. test_training has runs killed in the first, and with saves at epochs alone.
+    ended = in_child(recipe, faces, tmp_path / "killed", 0.0, 13)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     run(recipe, faces, tmp_path / "killed")
     same_weights(tmp_path / "whole", tmp_path / "killed")
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "killed")]

@@ -81,8 +81,10 @@ def asked(folder, format):
 
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
         return lambda images: session.run(["fake_probability"], {"image": images})[0]
-    network = OpenvinoNetwork("x", (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes())
-    return lambda images: network(np.round(images * 255).astype(np.uint8))[:, None]
+    if format == "openvino":
+        network = OpenvinoNetwork("x", (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes())
+        return lambda images: network(np.round(images * 255).astype(np.uint8))[:, None]
+    return None
 
 
 @pytest.mark.parametrize("name", ["plain", "svm"])
@@ -91,14 +93,16 @@ def test_answers_are_those_of_keras_on_other_crops_than_those_of_the_proof(weigh
     if (format, name) == ("savedmodel", "svm"):
         pytest.skip("in test_saved_model.py")
     folder, card = made(format, name)
+    assert 0 <= max(card["max_difference"].values()) <= 1e-5
     noise = np.random.default_rng(9).random((5, SIDE, SIDE, 3)) * np.linspace(0.2, 1, 5)[:, None, None, None]
     images = (noise * 255).astype(np.uint8) / np.float32(255)
     wanted = load(*locate(weights[name]))(images).numpy()
     assert np.ptp(wanted) > 1e-3
     run = asked(folder, format)
+    if run is None:
+        pytest.skip(f"{format} is proved by its writer alone: add its library to `asked`")
     for count in (5, 1):
         np.testing.assert_allclose(run(images[:count]), wanted[:count], atol=1e-5)
-    assert 0 <= max(card["max_difference"].values()) <= 1e-5
 
 
 @pytest.mark.parametrize("format", ["savedmodel", "litert", "onnx"])

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 CARRIED = [
     "tfdfd/explain/explanation.html.j2",
     "tfdfd/explain/measured.json",
+    "tfdfd/models/counts.json",
     "tfdfd/report/style.css.j2",
     "tfdfd/samples/genuine.mp4",
     "tfdfd/samples/blended.mp4",

@@ -1,5 +1,6 @@
 """What reaches the standard streams: readers that go, log lines of libraries, and which extras are missing."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import pytest
 
 from tests.made_faces import make_faces
+from tfdfd.cli.export import FORMATS
 from tfdfd.cli.extras import NEEDS
 from tfdfd.log_lines import without_log_lines
 
@@ -143,17 +145,16 @@ COMMANDS = {
     "models": ("models", "table", "--runtime", "openvino"),
     "benchmark": ("benchmark", "slim", "--runtime", "openvino"),
 }
-FORMATS = {
-    "tensorflow_serving": "savedmodel",
-    "ai_edge_litert": "tflite",
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-}
+
+
+def format_that(need):
+    """The export format that has this need."""
+    return next(format for format in FORMATS if need.when(argparse.Namespace(verb="export", format=format)))
 
 
 @pytest.mark.parametrize("need", NEEDS, ids=lambda need: f"{need.verb} {need.modules[0]}")
 def test_a_missing_extra_is_told_at_once(need, tmp_path):
-    words = COMMANDS.get(need.verb) or ("export", "x", "-o", "y", "--format", FORMATS[need.modules[0]])
+    words = COMMANDS.get(need.verb) or ("export", "x", "-o", "y", "--format", format_that(need))
     program = BLOCKED.format(blocked=set(need.modules))
     best = 9.0
     for _ in range(5):  # the best counts: the machine may have other work

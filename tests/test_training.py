@@ -187,6 +187,11 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_bits(faces, tmp_path, s
 def test_jax_resumes_to_the_same_bits_and_shares_a_batch_between_devices(faces, tmp_path):
     recipe = quick("epochs=2")
     environment = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    # The runs share compiled programs.
+    environment |= {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     assert in_child(recipe, faces, tmp_path / "whole", **environment).returncode == 0
     assert in_child(recipe, faces, tmp_path / "killed", 0.0, 12, **environment).returncode == -signal.SIGKILL
     assert in_child(recipe, faces, tmp_path / "killed", **environment).returncode == 0
@@ -412,4 +417,4 @@ def test_every_network_has_a_self_blended_recipe_and_every_document_is_there():
 
     names = set(list_recipes())
     assert {f"sbi-{name.replace('_', '-')}" for name in list_models() if name not in MEMBERS_ONLY} <= names
-    assert {name.split("-")[0] for name in names} == {"s0", "s1", "s2", "s3", "s4", "temporal", "sbi"}
+    assert {"s0", "s1", "s2", "s3", "s4", "temporal", "sbi"} <= {name.split("-")[0] for name in names}

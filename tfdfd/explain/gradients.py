@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from tfdfd.models.graph import key_of, nodes
+from tfdfd.models.counting import key_of, nodes
 
 HEAD, FEATURES = "fake_probability", "features"
 _BATCH = 9  # divides all numbers of steps; another size would be compiled again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from tfdfd.models.graph import key_of, nodes
+from tfdfd.models.counting import key_of, nodes
 from tfdfd.models.svm import RbfSvm
 from tfdfd.weights.loading import HEAD
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from tfdfd.models.graph import node_of
+from tfdfd.models.counting import node_of
 
 LABELS, HINT, ANSWER = "labels_loss", "hint_loss", "answer_loss"
 _POOLS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
