@@ -49,7 +49,7 @@ def write_set(folder: Path, count: int) -> None:
 def seconds_of_step(body, faces, batch_size: int, steps: int) -> float:
     """Of one step that computes its features, the first left out."""
     from tfdfd.pipelines.training import train_pipeline
-    from tfdfd.training.bottleneck_run import SoftmaxLayer
+    from tfdfd.training.bottlenecks import SoftmaxLayer
 
     layer, done = SoftmaxLayer(body.output_shape[1], 0, 0.005), 0
     while done <= steps:

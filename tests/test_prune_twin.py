@@ -13,7 +13,7 @@ from tfdfd.pruning.child import give, run_twin
 from tfdfd.pruning.described import describe
 from tfdfd.pruning.proof import APART, differences
 from tfdfd.pruning.zeros import prunable
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
 from tfdfd.weights.saving import named_weights
 
 # The small ones with every test run, in one process.

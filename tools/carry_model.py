@@ -25,9 +25,9 @@ import numpy as np
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.models import spec
 from tfdfd.training.run_folder import CARD, finished_run
-from tfdfd.weights.compact import FORMS, compact
 from tfdfd.weights.loading import arrays_of_members, read_safetensors
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for
+from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
+from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def main(argv=None):
         folder.mkdir(parents=True, exist_ok=True)
     # The weights first: a card whose weights are not there is an error for whoever lists what is carried.
     write_atomically(weights / card["file"], staged.read_bytes())
-    write_atomically(cards / staged.with_suffix(".json").name, as_json(card))
+    write_card(cards / staged.with_suffix(".json").name, card)
     say(f"{weights / card['file']}: {card['bytes']:,} bytes, {card['handle']}")
     for row in card["mean_auc"]:
         say(f"mean AUC of {', '.join(row['sets'])}: {row['weights']} {row['mean_auc']}")

@@ -7,12 +7,11 @@ Every number is the card's: `python -m tools.carry_model` wrote it.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from tfdfd.evaluation.table import NOTHING, Table, as_markdown, figure, number
 from tfdfd.files import write_atomically
-from tfdfd.weights.records import CARRIED
+from tfdfd.weights.records import CARRIED, read_card
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 AUTHORS = "tfdfd/meso_inception4.df"
@@ -47,7 +46,7 @@ def main(argv=None):
 
 def judged_cards(folder):
     """The cards that say what was judged, by handle."""
-    cards = [json.loads(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    cards = [read_card(path) for path in sorted(Path(folder).glob("*.json"))]
     return [card for card in cards if "card" in card]
 
 

@@ -49,14 +49,13 @@ def run(arguments) -> int:
 
     recipe = find_recipe(arguments.recipe)
     if arguments.config:
-        from tfdfd.training.config import read_config
+        from tfdfd.training.recipe import read_config
 
         recipe = read_config(arguments.config, recipe)
     # What the user says goes before what --quick takes for quick.
     recipe = (recipe.quick() if arguments.quick else recipe).changed(arguments.settings)
     with TrainingProgress(arguments.quiet) as report:
-        from tfdfd.training.devices import distributed
-        from tfdfd.training.procedures import train
+        from tfdfd.training.procedures import distributed, train
 
         with distributed(arguments.device, arguments.devices):
             result = train(recipe, arguments.data, arguments.output, report, arguments.allow_leaks)

@@ -29,7 +29,7 @@ Exit code: 0 every trial has a score; 1 none has, or the search could not go on;
 
 
 def add_parser(verbs) -> None:
-    from tfdfd.tuning.tuners import TUNERS
+    from tfdfd.tuning import TUNERS
 
     parser = verbs.add_parser("tune", help="search the settings of a network", description=_DESCRIPTION)
     parser.add_argument("space", metavar="SPACE", help="a network by name, such as meso4, or a space: FILE.json")
@@ -62,9 +62,8 @@ def run(arguments) -> int:
     if arguments.backend:
         os.environ["KERAS_BACKEND"] = arguments.backend
     from tfdfd.cli.training_progress import TrainingProgress
-    from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
-    from tfdfd.tuning.search import make_search
-    from tfdfd.tuning.space import read_space
+    from tfdfd.tuning.search import CHIEF, WORKER, make_search, role, run_alone, run_chief, run_worker
+    from tfdfd.tuning.search_space import read_space
 
     space = read_space(arguments.space)
     part = role(arguments.workers)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tfdfd.data.tables import FaceRow
 from tfdfd.evaluation.judged_set import JudgedSet
 from tfdfd.evaluation.scoring import OpenedModel
-from tfdfd.training.seen import CROP, FILE, marks_of, read_seen
+from tfdfd.training.training_fingerprints import CROP, FILE, fingerprints_of, read_fingerprints
 from tfdfd.weights.store import digest
 
 TRAIN = "train"
@@ -31,7 +31,7 @@ def overlap(model: OpenedModel, sets: Sequence[JudgedSet]) -> dict:
     if model.run is None:
         why = f"{model.record.handle} is no run of 'tfdfd train', and says of its training data in words only"
         return {"checked": False, "why_not": why, "shared": {}}
-    seen = read_seen(model.run)
+    seen = read_fingerprints(model.run)
     if seen is None:
         return {"checked": False, "why_not": f"the run {model.run} has no {FILE}", "shared": {}}
     shared = {}
@@ -76,7 +76,7 @@ def overlap_warnings(found: dict) -> list[dict[str, str]]:
 
 
 def _marks(one: JudgedSet, row: FaceRow):
-    marks = marks_of(row, one.root or one.where)
+    marks = fingerprints_of(row, one.root or one.where)
     if row.sha256 or one.root is None:
         return marks
     # A plain folder has no digests in a table.

@@ -38,7 +38,7 @@ class ModelSpec:
         source: paper, with table or figure.
         imagenet: the network of `keras.applications` whose ImageNet weights fit, `torchvision` where Keras has none
             (a file of torchvision's does), its own name where a converted file does (see
-            `tfdfd.weights.imagenet.CONVERTED`), or None.
+            `tfdfd.weights.initial.CONVERTED`), or None.
         weights: the sets of weights there are, with the licence of each.
     """
 
@@ -240,7 +240,7 @@ def _build_on_imagenet(name, file, input_shape, arguments):
     if known.imagenet is None:
         able = ", ".join(other for other, row in MODELS.items() if row.imagenet)
         raise ValueError(f"there are no ImageNet weights of {name}; there are of {able}.")
-    from tfdfd.weights.imagenet import load_imagenet
+    from tfdfd.weights.initial import load_imagenet
 
     model = _build(name, input_shape, arguments)
     load_imagenet(model, known.imagenet, file)

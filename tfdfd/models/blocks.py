@@ -39,7 +39,7 @@ def standardized_for_clip(image):
 def centred(image):
     """RGB in [0, 1] -> [0, 255] less ImageNet's mean (Caffe's networks).
 
-    Those want BGR; here the channels stay, and `tfdfd.weights.imagenet` turns the first kernel round instead.
+    Those want BGR; here the channels stay, and `tfdfd.weights.initial` turns the first kernel round instead.
     """
     return layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEAN], name="scaling")(image)
 

@@ -87,7 +87,7 @@ def inception_v3(input_shape=(299, 299, 3), dropout=0.5, freeze="thesis", name="
     """
     image = keras.Input(input_shape, name="image")
     # "front..." sorts before "mixed...": by their sorted names the layers stand in the order in which Keras's own
-    # network, whose names are numbers, creates its layers (`tfdfd.weights.imagenet`).
+    # network, whose names are numbers, creates its layers (`tfdfd.weights.initial`).
     (x,) = run_branch(symmetric(image), _STEM, _conv, "front")
     for i, block in enumerate(_BLOCKS):
         x = concat_branches(x, block, _conv, f"mixed{i}")

@@ -22,8 +22,8 @@ import numpy as np
 from tfdfd.files import write_atomically
 from tfdfd.log_lines import without_log_lines
 from tfdfd.pruning.described import FEATURES, describe
+from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
-from tfdfd.training.errors import TrainingError
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
 

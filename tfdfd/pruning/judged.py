@@ -15,9 +15,8 @@ from tfdfd.metrics.scores import ScoreRow
 from tfdfd.models import load
 from tfdfd.pruning.described import describe
 from tfdfd.pruning.zeros import prunable, sizes, zeros
-from tfdfd.training.crop_set import CropSet
+from tfdfd.training.crop_set import CropSet, score
 from tfdfd.training.run_folder import WEIGHTS, RunFolder
-from tfdfd.training.validation import score
 from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate

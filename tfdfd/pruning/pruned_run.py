@@ -20,12 +20,12 @@ from tfdfd.pruning.proof import differences
 from tfdfd.pruning.source import is_run, recipe_for, refuse_known
 from tfdfd.pruning.zeros import lacks_pattern, prunable, zeros
 from tfdfd.runtime.opening import proof_crops
+from tfdfd.training import TrainingError
+from tfdfd.training.calibrate import finish
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.engine import Report
-from tfdfd.training.errors import TrainingError
-from tfdfd.training.finishing import finish
 from tfdfd.training.run_folder import RunFolder
-from tfdfd.training.seen import write_seen
+from tfdfd.training.training_fingerprints import write_fingerprints
 from tfdfd.weights.loading import load_safetensors, read_safetensors
 from tfdfd.weights.store import digest, locate
 from tfdfd.weights.terms import BEGUN_WITH, inherit
@@ -84,7 +84,7 @@ def prune(
     data = crops.digests()
     with RunFolder(folder, recipe, data, keras.backend.backend(), {"pruning": told}, "tfdfd prune") as run:
         if run.result is None:
-            write_seen(run.path, parts, faces.root, begun_with=[source] if is_run(source) else [])
+            write_fingerprints(run.path, parts, faces.root, initial_models=[source] if is_run(source) else [])
             try:
                 run.built_on = inherit(BEGUN_WITH, record)
                 _make(record, weights, os.path.abspath(where), crops, recipe, options, run, report)

@@ -12,7 +12,7 @@ from tfdfd.data.tables import FaceRow
 from tfdfd.models import CLIPS, spec
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run
-from tfdfd.training.seen import marks_of, read_seen
+from tfdfd.training.training_fingerprints import fingerprints_of, read_fingerprints
 from tfdfd.weights.records import WeightRecord
 
 # What fine-tuning with tfmot goes by. The rest is of trainings.
@@ -86,11 +86,11 @@ def refuse_known(source: str | os.PathLike, faces: Faces, rows: Iterable[FaceRow
     Returns:
         What a reader must know of it, or None.
     """
-    seen = read_seen(source) if is_run(source) else None
+    seen = read_fingerprints(source) if is_run(source) else None
     if seen is None:
         return f"whether {os.fspath(source)} was trained on this validation split is not known: it has no list of that."
     trained_on = seen.get("train", frozenset())
-    known = [row.file for row in rows if any(mark in trained_on for _, mark in marks_of(row, faces.root))]
+    known = [row.file for row in rows if any(mark in trained_on for _, mark in fingerprints_of(row, faces.root))]
     if not known:
         return None
     told = f"{os.fspath(source)} was trained on {len(known):,} crops of the validation split, such as {known[0]}"

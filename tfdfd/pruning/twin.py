@@ -30,10 +30,9 @@ from tfdfd.pruning.options import CONSTANT, TWO_OF_FOUR, PruneOptions, turns
 from tfdfd.pruning.proof import differences
 from tfdfd.pruning.zeros import PRUNABLE
 from tfdfd.srm_kernels import DIVISORS, WHOLE
-from tfdfd.training.crop_set import CropSet
-from tfdfd.training.errors import TrainingError, pipeline_errors
+from tfdfd.training import TrainingError, pipeline_errors
+from tfdfd.training.crop_set import CropSet, is_better, validate
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.validation import is_better, validate
 
 _sparsity = tfmot.sparsity.keras
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from tfdfd.models import spec
 from tfdfd.training.run_folder import finished_run
 from tfdfd.weights.clip import PREFIX as CLIP
-from tfdfd.weights.imagenet import PREFIX as IMAGENET
-from tfdfd.weights.slimming import PREFIX as SLIM
+from tfdfd.weights.initial import IMAGENET, SLIM
 from tfdfd.weights.store import RUN, locate
 
 

@@ -13,9 +13,8 @@ from tfdfd.files import write_atomically
 from tfdfd.metrics.confusion import confusion
 from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
-from tfdfd.training.crop_set import CropSet
+from tfdfd.training.crop_set import CropSet, score, videos_of
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.validation import score, videos_of
 from tools.carrying.scoring import Judged
 
 # Of the shares of real and of fake ones that are called fake; more, and the weights are others.
