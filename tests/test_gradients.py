@@ -173,11 +173,11 @@ def test_what_is_no_record_is_refused(tmp_path):
         GradientFlow(model)
     file = tmp_path / "other.csv"
     file.write_text("epoch,loss\n0,1\n")
-    with pytest.raises(ValueError, match="no table of gradient flow: expected the columns epoch, layer.*epoch, loss"):
+    with pytest.raises(ValueError, match="not a gradient flow table: expected the columns epoch, layer.*epoch, loss"):
         read_gradient_flow(file)
     file.write_text("")
     with pytest.raises(ValueError, match="received none"):
         read_gradient_flow(file)
     file.write_text("epoch,layer,weight,size,max,mean\n")
-    with pytest.raises(ValueError, match="holds no epoch yet"):
+    with pytest.raises(ValueError, match="contains no epoch yet"):
         read_gradient_flow(file)

@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_last_good_state(faces, tmp_path, monkeypatch):
 
 def test_one_class_is_refused(tmp_path):
     make_faces(tmp_path / "faces", videos=12, frames=1, fakes=0.0)
-    with pytest.raises(ValueError, match="crops of split 'train' are real; a network learns nothing of one class"):
+    with pytest.raises(ValueError, match="crops of split 'train' are real; a network learns nothing from one class"):
         run(quick(), tmp_path / "faces", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import keras
 import numpy as np
+from keras.optimizers.schedules import LearningRateSchedule
 
 from tfdfd.models import load
 from tfdfd.training import TrainingError, pipeline_errors
@@ -63,26 +65,9 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         TrainingError: the loss is not finite, a crop cannot be read, or the state cannot be saved; says where.
     """
     schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.epochs)
-    if recipe.norm_momentum is not None:
-        set_norm_momentum(model, recipe.norm_momentum)
     # With a teacher, the trained model wraps the network.
     learner = Distilled(model, load(*locate(recipe.teacher)), recipe.teacher_weight) if recipe.teacher else model
-    learner.compile(
-        make_optimizer(
-            recipe.optimizer,
-            schedule.rate,
-            momentum=recipe.momentum,
-            loss_scale=recipe.loss_scale,
-            gradient_noise=recipe.gradient_noise,
-            ema=recipe.ema,
-            gradient_flow=recipe.gradient_flow,
-            seed=recipe.seed,
-        ),
-        loss=recipe.loss,
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
-        # On CPUs, XLA's convolutions are slower than TensorFlow's own.
-        jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
-    )
+    compile_model(learner, recipe, schedule.rate)
     model.jit_compile = learner.jit_compile
     saver = _Saver(learner, run.path / STATE, report, recipe, crops.steps)
     progress = saver.progress
@@ -111,6 +96,30 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         report.epoch(row)
     load_safetensors(model, best_weights(run.path, progress.best_epoch))
     return progress
+
+
+def compile_model(
+    model: keras.Model, recipe: Recipe, rate: float | LearningRateSchedule, metrics: Sequence[keras.Metric] = ()
+) -> None:
+    """Compiles `model` with the recipe's optimizer, norm momentum and loss; `metrics` are added to `accuracy`."""
+    if recipe.norm_momentum is not None:
+        set_norm_momentum(model, recipe.norm_momentum)
+    model.compile(
+        make_optimizer(
+            recipe.optimizer,
+            rate,
+            momentum=recipe.momentum,
+            loss_scale=recipe.loss_scale,
+            gradient_noise=recipe.gradient_noise,
+            ema=recipe.ema,
+            gradient_flow=recipe.gradient_flow,
+            seed=recipe.seed,
+        ),
+        loss=recipe.loss,
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), *metrics],
+        # On CPUs, XLA's convolutions are slower than TensorFlow's own.
+        jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
+    )
 
 
 def set_norm_momentum(model: keras.Model, momentum: float) -> int:

@@ -14,8 +14,8 @@ from keras_tuner.errors import FatalValueError
 
 from tfdfd.models import build, spec
 from tfdfd.training.crop_set import CropSet, validate
-from tfdfd.training.engine import set_norm_momentum
-from tfdfd.training.optimizers import averaged_weights, make_optimizer
+from tfdfd.training.engine import compile_model
+from tfdfd.training.optimizers import averaged_weights
 from tfdfd.training.procedures import dtype_policy
 from tfdfd.training.recipe import Recipe, assignment
 from tfdfd.training.schedules import schedule_of
@@ -107,20 +107,7 @@ class HyperModel(keras_tuner.HyperModel):
                 model = build(recipe.network, recipe.weights, (size, size, 3), **recipe.arguments)
         except ValueError as error:
             raise FatalValueError(str(error)) from error
-        if recipe.norm_momentum is not None:
-            set_norm_momentum(model, recipe.norm_momentum)
-        optimizer = make_optimizer(
-            recipe.optimizer,
-            recipe.learning_rate,
-            momentum=recipe.momentum,
-            loss_scale=recipe.loss_scale,
-            gradient_noise=recipe.gradient_noise,
-            ema=recipe.ema,
-            seed=recipe.seed,
-        )
-        metrics = [keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")]
-        jit_compile = "auto" if keras.backend.backend() != "tensorflow" else False
-        model.compile(optimizer, loss=recipe.loss, metrics=metrics, jit_compile=jit_compile)
+        compile_model(model, recipe, recipe.learning_rate, [keras.metrics.AUC(name="auc")])
         return model
 
     def fit(
