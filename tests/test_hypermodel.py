@@ -1,6 +1,8 @@
 """KerasTuner's own tuners: the space as its hyperparameters, networks of the trial's settings, and clear errors."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +105,7 @@ def test_one_class_is_an_error(tmp_path):
     model, hp = HyperModel("meso4", settings=TINY), keras_tuner.HyperParameters()
     network = model.build(hp)
     with pytest.raises(FatalValueError, match=r"nothing from one class; received labels \[1\] only"):
-        model.fit(hp, network, np.zeros((4, 64, 64, 3)), np.ones(4))
+        model.fit(hp, network, np.zeros((4, 64, 64, 3)), np.ones(4, int))
     with pytest.raises(FatalValueError, match="there are no training data"):
         model.fit(hp, network)
 
@@ -128,3 +130,20 @@ def test_the_example_searches(faces, tmp_path):
     assert process.returncode == 0, err
     assert "Recipe(name='sbi-meso-inception4'" in out
     assert len(list((tmp_path / "meso").glob("trial_*/trial.json"))) >= 2
+
+
+@pytest.mark.slow
+def test_the_example_searches_with_a_chief_and_a_worker(faces, tmp_path):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    chief, worker = (example(faces, tmp_path, KERASTUNER_TUNER_ID=name, **address) for name in ("chief", "worker-1"))
+    try:
+        _, err = chief.communicate(timeout=300)
+        assert chief.returncode == 0, err
+        trials = [json.loads(file.read_text()) for file in (tmp_path / "meso").glob("trial_*/trial.json")]
+        assert len(trials) >= 2 and {trial["status"] for trial in trials} == {"COMPLETED"}
+    finally:
+        worker.kill()
+        worker.communicate()

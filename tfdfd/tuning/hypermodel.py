@@ -12,6 +12,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.errors import FatalValueError
 
+from tfdfd.data.crops import faces_of
 from tfdfd.models import build, spec
 from tfdfd.training.crop_set import CropSet, validate
 from tfdfd.training.engine import compile_model
@@ -83,8 +84,9 @@ class HyperModel(keras_tuner.HyperModel):
                 f"HyperModel fits one network; the recipe {self.base.name} of {full.network} has "
                 f"procedure={self.base.procedure}, teacher={self.base.teacher}. Search it with 'tfdfd tune'."
             )
-        self._data, self._allow_leaks = data, allow_leaks
-        if data is not None:
+        # Digests of the crops are computed once.
+        self._faces, self._allow_leaks = None if data is None else faces_of(data).with_digests(), allow_leaks
+        if self._faces is not None:
             self._crops(self.base)
         super().__init__(name or full.network, tunable)
 
@@ -129,13 +131,13 @@ class HyperModel(keras_tuner.HyperModel):
         """
         recipe = self.recipe(hp)
         kwargs.setdefault("epochs", recipe.epochs)
-        kwargs.setdefault("verbose", 2)
         crops = None
-        if self._data is not None:
+        if self._faces is not None:
             if args or "x" in kwargs or "validation_data" in kwargs:
                 raise FatalValueError("the data are given to HyperModel already; call search without x, y and others.")
             crops = self._crops(recipe)
             args = (crops.batches(kwargs.get("initial_epoch", 0), one_epoch=False),)
+            kwargs |= {"shuffle": False}
         else:
             _check_labels(args[1] if len(args) > 1 else kwargs.get("y"))
             if not args and "x" not in kwargs:
@@ -151,7 +153,7 @@ class HyperModel(keras_tuner.HyperModel):
         return model.fit(*args, callbacks=callbacks, **kwargs)
 
     def _crops(self, recipe):
-        return CropSet(self._data, recipe, _size_of(recipe), self._allow_leaks)
+        return CropSet(self._faces, recipe, _size_of(recipe), self._allow_leaks)
 
 
 class _TrainingCallback(keras.callbacks.Callback):
@@ -166,8 +168,12 @@ class _TrainingCallback(keras.callbacks.Callback):
         self._recipe, self._crops, self._averages = recipe, crops, contextlib.ExitStack()
 
     def on_train_begin(self, logs=None):
-        steps = self.params.get("steps") or (self._crops.steps if self._crops else 1)
-        self._schedule = schedule_of(self._recipe.schedule, self._recipe.learning_rate, steps, self.params["epochs"])
+        recipe, steps = self._recipe, self.params.get("steps")
+        self._schedule = schedule_of(recipe.schedule, recipe.learning_rate, steps or 1, self.params["epochs"])
+        if not steps and callable(self._schedule.rate):
+            raise FatalValueError(
+                f"schedule={recipe.schedule} needs the number of steps: give search(steps_per_epoch=...)."
+            )
 
     def on_train_end(self, logs=None):
         weights = self.model.get_weights()
