@@ -350,8 +350,8 @@ def test_what_scores_faces_refuses_a_network_of_clips(temporal_run, svm_run, run
     [
         (["members="], r"is built on trained networks: meso4\. Give .* --set members=RUN_1"),
         (["network=meso_inception4"], r"is built on meso_inception4; received members=.*, which are meso4"),
-        (["augment=s1"], r"clips are taken with augment=none only; received augment=s1"),
-        (["order=balanced"], r"clips are taken with order=shuffled only; received order=balanced"),
+        (["augment=s1"], r"clips support augment=none only; received augment=s1"),
+        (["order=balanced"], r"clips support order=shuffled only; received order=balanced"),
         (["frames=1"], r"a clip has at least 2 frames; received frames=1"),
     ],
 )

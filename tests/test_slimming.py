@@ -66,7 +66,7 @@ def test_another_shape_takes_nothing(whole):
     other = keras.Model(image, keras.layers.Conv2D(8, 3, name="conv", use_bias=False)(image), name="other")
     before = other.get_layer("conv").get_weights()[0].copy()
     with pytest.raises(
-        ValueError, match=r"other is not slimmed of mobilenet_v3: conv/kernel has the shape \(3, 3, 3, 8"
+        ValueError, match=r"other is not slimmed from mobilenet_v3: conv/kernel has the shape \(3, 3, 3, 8"
     ):
         copy_shared_weights(other, whole)
     np.testing.assert_array_equal(other.get_layer("conv").get_weights()[0], before)
@@ -92,9 +92,9 @@ def test_a_training_begins_with_them_and_says_so(whole, faces, tmp_path):
 
 
 def test_what_is_no_whole_network_is_refused_before_anything_is_made(faces, tmp_path):
-    with pytest.raises(ValueError, match="begins mobilenet_v3_r1, .*; received slim:tfdfd/meso4.df for meso4"):
+    with pytest.raises(ValueError, match="is for mobilenet_v3_r1, .*; received slim:tfdfd/meso4.df for meso4"):
         run(quick("weights=slim:tfdfd/meso4.df"), faces, tmp_path / "run")
-    with pytest.raises(ValueError, match="of meso_inception4; mobilenet_v3_r1 is slimmed of mobilenet_v3"):
+    with pytest.raises(ValueError, match="of meso_inception4; mobilenet_v3_r1 is slimmed from mobilenet_v3"):
         run(quick("weights=slim:tfdfd/meso_inception4", "network=mobilenet_v3_r1"), faces, tmp_path / "run")
     with pytest.raises(ValueError, match="there is no weights file '/nowhere'"):
         run(quick("weights=slim:/nowhere", "network=mobilenet_v3_r1"), faces, tmp_path / "run")

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def write_history(folder: str | os.PathLike, history: list[dict], title: str) ->
     """
     folder = Path(folder)
     names = list(dict.fromkeys(name for row in history for name in row))
-    write_atomically(folder / LOG, _csv(names, history))
+    write_atomically(folder / LOG, csv_text(names, history))
     _write_scalars(folder / "tensorboard", history)
     _draw_curves(folder / "curves.png", history, title)
 
@@ -95,7 +96,7 @@ class GradientFlow:
             layer, _, name = weight.rpartition("/")
             values = (epoch, layer, name, size, f"{largest:.7g}", f"{mean:.7g}")
             rows.append(dict(zip(FLOW_COLUMNS, values, strict=True)))
-        write_atomically(path, _csv(FLOW_COLUMNS, rows))
+        write_atomically(path, csv_text(FLOW_COLUMNS, rows))
         self._record.clear()
 
 
@@ -150,7 +151,8 @@ def _flow_rows(path):
     return rows if first else [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
 
 
-def _csv(names, rows):
+def csv_text(names: Iterable[str], rows: Iterable[Mapping]) -> str:
+    """Returns rows as CSV with a header and Unix line ends."""
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()

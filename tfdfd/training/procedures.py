@@ -68,9 +68,8 @@ def train(
     _check_libraries()
     keras.utils.set_random_seed(recipe.seed)
     with dtype_policy(recipe.precision):
-        size = recipe.size or spec(recipe.network).input_shape[0]
         faces = faces_of(where)
-        crops = CropSet(faces, recipe, size, allow_leaks)
+        crops = CropSet(faces, recipe, recipe.input_size(), allow_leaks)
         with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _model_facts(recipe)) as run:
             if run.result is not None:
                 report.note(f"{folder} was finished before")

@@ -143,6 +143,12 @@ class Recipe:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0; received {self.seed}.")
 
+    def input_size(self) -> int:
+        """Returns the side of the network's square input, pixels: `size`, or the network's own."""
+        from tfdfd.models import spec
+
+        return self.size or spec(self.network).input_shape[0]
+
     def settings(self) -> dict:
         """Returns the recipe as JSON-serializable values."""
         return json.loads(json.dumps(asdict(self)))

@@ -13,7 +13,7 @@ import numpy as np
 from keras_tuner.errors import FatalValueError
 
 from tfdfd.data.crops import faces_of
-from tfdfd.models import build, spec
+from tfdfd.models import build
 from tfdfd.training.crop_set import CropSet, validate
 from tfdfd.training.engine import compile_model
 from tfdfd.training.optimizers import averaged_weights
@@ -103,7 +103,7 @@ class HyperModel(keras_tuner.HyperModel):
         """
         declare(hp, self.space)
         recipe = self.recipe(hp)
-        size = _size_of(recipe)
+        size = recipe.input_size()
         try:
             with dtype_policy(recipe.precision):
                 model = build(recipe.network, recipe.weights, (size, size, 3), **recipe.arguments)
@@ -153,7 +153,7 @@ class HyperModel(keras_tuner.HyperModel):
         return model.fit(*args, callbacks=callbacks, **kwargs)
 
     def _crops(self, recipe):
-        return CropSet(self._faces, recipe, _size_of(recipe), self._allow_leaks)
+        return CropSet(self._faces, recipe, recipe.input_size(), self._allow_leaks)
 
 
 class _TrainingCallback(keras.callbacks.Callback):
@@ -229,10 +229,6 @@ def assignments(values: Mapping[str, Any]) -> list[str]:
     """Returns KerasTuner's values of a trial as `KEY=VALUE` for `Recipe.changed`."""
     epochs = [f"epochs={values['tuner/epochs']}"] if "tuner/epochs" in values else []
     return epochs + [f"{key}={value}" for key, value in values.items() if not key.startswith("tuner/")]
-
-
-def _size_of(recipe):
-    return recipe.size or spec(recipe.network).input_shape[0]
 
 
 def _check_labels(labels):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 import shutil
@@ -19,6 +17,7 @@ from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
 from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
 from tfdfd.training.crop_set import VAL, CropSet, score, videos_of
+from tfdfd.training.history import csv_text
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run, read_log, versions
 from tfdfd.tuning.hypermodel import assignments
@@ -39,11 +38,7 @@ def write_table(search: Search, oracle: Accounting) -> list[dict]:
     """
     rows = _rows(search, oracle)
     names = list(dict.fromkeys(name for row in rows for name in row if name != "message"))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*names, "message"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(search.folder / TABLE, text.getvalue())
+    write_atomically(search.folder / TABLE, csv_text([*names, "message"], rows))
     log = search.folder / "tensorboard"
     for trial in [oracle.trials[trial_id] for trial_id in list(oracle.end_order)]:
         if not (log / trial.trial_id).is_dir():

@@ -26,7 +26,6 @@ import keras
 
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import locked_folder, write_atomically
-from tfdfd.models import spec
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -129,7 +128,7 @@ def make_search(
     fixed = {"seed", "monitor", "epochs"} if tuner == "hyperband" else {"seed", "monitor"}
     recipe, space = space.prepared(settings, quick, fixed)
     recipe = recipe.changed([assignment("seed", seed)])
-    crops = CropSet(data, recipe, recipe.size or spec(recipe.network).input_shape[0], allow_leaks)
+    crops = CropSet(data, recipe, recipe.input_size(), allow_leaks)
     objective = objective_of(crops.images(VAL)[1])
     return Search(
         folder=Path(folder),
