@@ -47,7 +47,7 @@ def write_set(folder: Path, count: int) -> None:
 def seconds_of_step(body, faces, batch_size: int, steps: int) -> float:
     """Seconds of one step that computes its features, excluding the first."""
     from tfdfd.pipelines.datasets import train_pipeline
-    from tfdfd.training.bottleneck_run import SoftmaxLayer
+    from tfdfd.training.bottlenecks import SoftmaxLayer
 
     layer, done = SoftmaxLayer(body.output_shape[1], 0, 0.005), 0
     while done <= steps:

@@ -37,6 +37,9 @@ def toy_metric(labels: ArrayLike, scores: ArrayLike) -> float:
     """Mean absolute distance of P(fake) from the label."""
     fake, scores = checked(labels, scores)
     return float(np.mean(np.abs(scores - fake)))
+
+
+METRICS["toy_metric"] = Metric(toy_metric, "toy")
 '''
 RECIPE = '''\
 """Recipe of the toy study."""
@@ -47,17 +50,14 @@ RECIPES = [Recipe(name="toy-study", source="nowhere", expected="nothing", networ
 '''
 FORMAT = '''
 
-def write_toy(model, folder: Path, expected: Expected) -> dict:
+@export_format("toy")
+def write_toy(model: keras.Model, folder: Path, expected: Expected) -> dict:
     """`model.keras`, the Keras archive."""
     import keras
 
     _refusing(model).save(folder / "model.keras")
     loaded = keras.models.load_model(folder / "model.keras")
-    asked = {"fake_probability": (lambda crops: loaded(_unit(crops), training=False), expected.scores)}
-    return _facts(model, _UNIT, _differences("the Keras archive", asked, expected.crops))
-
-
-FORMATS["toy"] = write_toy
+    return _facts(model, _UNIT, "the Keras archive", expected, lambda crops: loaded(_unit(crops), training=False))
 '''
 # What newcomers write: files of their own, text at the end of a file, and one row behind a line of a table.
 FILES = {"tfdfd/models/toy.py": NETWORK, "tfdfd/recipes/toy.py": RECIPE}
@@ -65,9 +65,6 @@ APPENDED = {"tfdfd/metrics/metrics.py": METRIC, "tfdfd/publishing/formats.py": F
 NETWORK_ROW = '    "toy": Network("toy:toy", (64, 64, 3), 32, "nowhere"),'
 ROWS = [
     ("tfdfd/models/__init__.py", "MODELS: dict[str, Network] = {", NETWORK_ROW),
-    ("tfdfd/metrics/figures.py", "_OF_SCORES = {", '    "toy_metric": toy_metric,'),
-    ("tfdfd/metrics/figures.py", "from tfdfd.metrics.metrics import (", "    toy_metric,"),
-    ("tfdfd/recipes/__init__.py", "_FILES = (", '    "toy",'),
 ]
 CHECKS = ("test_models", "test_recipes", "test_spaces", "test_training", "test_metric_records", "test_export")
 

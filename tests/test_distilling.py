@@ -13,7 +13,7 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, in_child, quick, run
 from tfdfd.models import build
-from tfdfd.training.distilling import ANSWER, HINT, LABELS, Distilled, last_maps
+from tfdfd.training.distillation import ANSWER, HINT, LABELS, Distilled, last_maps
 from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import digest
 
@@ -240,7 +240,10 @@ def test_a_run_begun_before_there_were_teachers_goes_on(faces, tmp_path):
         (("teacher=tfdfd/mesoo4",), "mesoo4"),
         (("teacher=tfdfd/meso4.df", "teacher_weight=0"), "teacher_weight must be above 0; received 0"),
         (("teacher=tfdfd/meso4.df", "teacher_weight=nan"), "teacher_weight must be above 0; received nan"),
-        (("teacher=tfdfd/meso4.df", "procedure=svm"), "procedure=fit alone; received teacher=tfdfd/meso4.df for 'svm'"),
+        (
+            ("teacher=tfdfd/meso4.df", "procedure=svm"),
+            "needs procedure=fit; received teacher=tfdfd/meso4.df and",
+        ),
     ],
 )
 def test_a_teacher_of_no_use_is_said_before_anything_is_made(faces, tmp_path, settings, message):

@@ -146,7 +146,7 @@ def test_a_card_names_its_members_by_handles_only(package, whole):
         loaded(ensemble_of(member_of("a"), member_of("b")), ENSEMBLE)
     for wrong in (["reseption_v1"], {"reseption_v1": "tfdfd/reseption_v1"}, {"reseption_v1": {"handle": "x"}}):
         change_card(package, "reseption_ensemble", members=wrong)
-        with pytest.raises(ValueError, match="members must be, by name, handle and sha256"):
+        with pytest.raises(ValueError, match="members must be handle and sha256 by name"):
             list_records()
 
 

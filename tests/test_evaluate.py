@@ -24,7 +24,7 @@ from tfdfd.evaluation.scoring import EvaluationError, open_model, score_sets
 from tfdfd.evaluation.sets import open_set
 from tfdfd.metrics.comparison import compare
 from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, read_scores
-from tfdfd.training.seen import FILE, read_seen, write_seen
+from tfdfd.training.training_fingerprints import FILE, read_fingerprints, write_fingerprints
 from tfdfd.weights.records import list_records
 
 SIZE = 32
@@ -302,15 +302,16 @@ def test_a_leaking_set_is_refused(models, tmp_path, run_tfdfd):
 def write_run(folder, source, seen, root):
     """A finished run of the network in a weights file, whose training has seen `seen`."""
     from tfdfd.recipes import find_recipe
+    from tfdfd.training.history import write_history
     from tfdfd.training.run_folder import RunFolder
 
     card = json.loads(source.with_suffix(".json").read_text("utf-8"))
     with RunFolder(folder, find_recipe("s1-meso4"), {"folder": str(root)}, "tensorflow") as run:
         (folder / "weights.safetensors").write_bytes(source.read_bytes())
         run.write_card(card)
-        write_seen(folder, seen, root)
+        write_fingerprints(folder, seen, root)
         best = {"epoch": 0, "accuracy": 0.7, "val_accuracy": 0.6, "loss": 0.5, "seconds": 40.0}
-        run.write_log([best, best | {"epoch": 1, "accuracy": 0.9, "seconds": 83.0}])
+        write_history(folder, [best, best | {"epoch": 1, "accuracy": 0.9, "seconds": 83.0}], "a run")
         run.finish({"best_epoch": 0})
     return folder
 
@@ -346,7 +347,7 @@ def test_validation_is_told_and_a_run_without_a_list_is_too(models, faces, tmp_p
     assert "not_checked" in {warning["code"] for warning in report["warnings"]}
     (run / FILE).write_text("{}", "utf-8")
     with pytest.raises(ValueError, match="does not say what a run has seen"):
-        read_seen(run)
+        read_fingerprints(run)
 
 
 def test_a_run_of_train_knows_its_training_data_again(tmp_path, run_tfdfd):
@@ -368,9 +369,11 @@ def test_what_a_run_began_with_is_seen_too(faces, tmp_path):
     rows = faces_of(faces).rows
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    write_seen(tmp_path / "one", {"train": rows[:1], "val": rows[1:2]}, faces)
-    write_seen(tmp_path / "two", {"train": rows[6:7]}, faces, begun_with=[tmp_path / "one", "tfdfd/meso4.df"])
-    one, two = (read_seen(tmp_path / name) for name in ("one", "two"))
+    write_fingerprints(tmp_path / "one", {"train": rows[:1], "val": rows[1:2]}, faces)
+    write_fingerprints(
+        tmp_path / "two", {"train": rows[6:7]}, faces, initial_models=[tmp_path / "one", "tfdfd/meso4.df"]
+    )
+    one, two = (read_fingerprints(tmp_path / name) for name in ("one", "two"))
     assert one["train"] < two["train"] and one["val"] == two["val"]
     assert {rows[0].sha256, rows[6].sha256} <= two["train"]
     assert "r0.mp4" not in (tmp_path / "two" / FILE).read_text("utf-8")

@@ -19,7 +19,7 @@ from tfdfd.evaluation.sets import EvalSet
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.recipes import find_recipe
 from tfdfd.weights import records
-from tfdfd.weights.records import CARRIED, list_records
+from tfdfd.weights.records import CARRIED, list_records, read_card
 from tools import make_card, models_table
 from tools.make_card import card_rows, difference, mean_auc, video_of
 from tools.provenance import ended_short, initial_weights, runs_behind, train_command, without_folders
@@ -36,7 +36,7 @@ JUDGED = [path for path in sorted(CARRIED.glob("*.json")) if path.stem not in VA
 
 @pytest.mark.parametrize("name", VALIDATED_ONLY)
 def test_a_card_of_validated_weights_says_that_they_were_not_judged(name):
-    card = json.loads((CARRIED / f"{name}.json").read_text("utf-8"))
+    card = read_card(CARRIED / f"{name}.json")
     assert "scores" not in card and "Not judged on any other set yet" in card["protocol"]
     for key in ("licence", "training_data", "limits", "commands", "inconclusive_rule", "proof_scores"):
         assert card[key]
@@ -48,7 +48,7 @@ def test_a_card_of_validated_weights_says_that_they_were_not_judged(name):
 
 @pytest.mark.parametrize("path", JUDGED, ids=lambda path: path.stem)
 def test_a_carried_card_says_everything(path):
-    card = json.loads(path.read_text("utf-8"))
+    card = read_card(path)
     jsonschema.validate(card, SCHEMA)
     low, high = card.get("inconclusive_band", [card["threshold"]] * 2)
     assert low <= card["threshold"] <= high
@@ -338,11 +338,10 @@ def make_run(folder, faces):
     import keras
 
     from tfdfd.models import build
-    from tfdfd.training.crop_set import CropSet
-    from tfdfd.training.finishing import finish
+    from tfdfd.training.calibrate import finish
+    from tfdfd.training.crop_set import CropSet, score
     from tfdfd.training.run_folder import RunFolder
-    from tfdfd.training.seen import write_seen
-    from tfdfd.training.validation import score
+    from tfdfd.training.training_fingerprints import write_fingerprints
 
     recipe = replace(find_recipe("sbi-meso4"), size=SIZE, epochs=3, batch_size=4)
     crops = CropSet(faces, recipe, SIZE)
@@ -355,7 +354,7 @@ def make_run(folder, faces):
     head.set_weights([kernel / logits.std(), (bias - logits.mean()) / logits.std()])
     with RunFolder(folder, recipe, crops.digests(), "tensorflow") as run:
         parts = {split: [row for row in read_rows(faces) if row.split == split] for split in ("train", "val")}
-        write_seen(folder, parts, faces.parent)
+        write_fingerprints(folder, parts, faces.parent)
         finish(model, recipe, crops, run, {"epochs": 3, "best_epoch": 3})
     return folder
 
@@ -389,7 +388,7 @@ def carried(arguments):
         patch.setattr("tools.make_card.RESAMPLES", DRAWN)
         make_card.main(arguments)
     out = Path(arguments[arguments.index("--out") + 1])
-    return json.loads((out / "meso4.tiny.json").read_text("utf-8")), out
+    return read_card(out / "meso4.tiny.json"), out
 
 
 def test_the_card_of_a_run_satisfies_the_schema(carried, world):
@@ -440,7 +439,7 @@ def test_the_same_command_again_scores_nothing_and_says_the_same(carried, argume
     before, out = carried
     (out / "meso4.tiny.json").unlink()
     make_card.main(arguments)
-    after = json.loads((out / "meso4.tiny.json").read_text("utf-8"))
+    after = read_card(out / "meso4.tiny.json")
     assert after | {"date": ""} == before | {"date": ""}
 
 

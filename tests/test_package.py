@@ -20,6 +20,7 @@ CARRIED = [
     "tfdfd/samples/blended.mp4",
     "tfdfd/weights/files/meso_inception4.safetensors",
     "tfdfd/weights/files/meso_inception4.json",
+    "tfdfd/weights/files/evaluations/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
     "tfdfd/faces/networks/onet.onnx",
     "tfdfd/report/page.html.j2",
@@ -109,8 +110,8 @@ from tfdfd.cli.main import main
 from tfdfd.hub.resolve import look_up
 from tfdfd.hub.handles import Handle
 from tfdfd.recipes import find_recipe
-from tfdfd.training.config import read_config
-from tfdfd.tuning.space import read_space
+from tfdfd.training.recipe import read_config
+from tfdfd.tuning.search_space import read_space
 from tfdfd.weights.store import locate
 
 assert read_space("meso4").search and read_config("mobilenet_v1", find_recipe("sbi-mobilenet-v1"))

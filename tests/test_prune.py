@@ -26,11 +26,10 @@ from tfdfd.pruning import child, int8
 from tfdfd.pruning.int8 import equalized
 from tfdfd.pruning.prune import recipe_for, refuse_known
 from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, mask_schedule, sizes, zeros
-from tfdfd.training.crop_set import VAL, CropSet
+from tfdfd.training.crop_set import VAL, CropSet, score
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.seen import FILE as SEEN
-from tfdfd.training.seen import read_seen, write_seen
-from tfdfd.training.validation import score
+from tfdfd.training.training_fingerprints import FILE as SEEN
+from tfdfd.training.training_fingerprints import read_fingerprints, write_fingerprints
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
 
@@ -288,16 +287,16 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(faces, tmp_path):
     rows = faces_of(faces, VAL).rows
     (tmp_path / "run.json").write_text("{}")
     assert "not known" in refuse_known(tmp_path, whole, rows)
-    write_seen(tmp_path, {"train": faces_of(faces, "train").rows, "val": rows}, whole.root)
+    write_fingerprints(tmp_path, {"train": faces_of(faces, "train").rows, "val": rows}, whole.root)
     assert refuse_known(tmp_path, whole, rows) is None
-    write_seen(tmp_path, {"train": rows[:3]}, whole.root)
+    write_fingerprints(tmp_path, {"train": rows[:3]}, whole.root)
     with pytest.raises(ValueError, match=f"was trained on {len(rows[:4])} crops of the validation split"):
         refuse_known(tmp_path, whole, rows)  # the fourth is of the same video as the third
     assert "ITS FIGURES ARE TOO GOOD" in refuse_known(tmp_path, whole, rows, allow=True).upper()
 
 
 def test_what_the_run_has_seen_is_kept(pruned, faces):
-    seen = read_seen(pruned[0])
+    seen = read_fingerprints(pruned[0])
     assert (pruned[0] / SEEN).exists()
     assert set(seen) == {"train", "val"}
 

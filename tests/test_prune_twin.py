@@ -13,7 +13,7 @@ from tfdfd.pruning.child import run_twin, write_work
 from tfdfd.pruning.graph_spec import describe
 from tfdfd.pruning.sparsity import prunable
 from tfdfd.runtime.equality import BOUNDS, check_twin
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
 from tfdfd.weights.saving import named_weights
 
 WITH = [name for name, record in recorded().items() if record["twin"]]

@@ -167,7 +167,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         elif what == "polarity":
             record = replace(record, polarity="real=1")
         elif what == "card":
-            record = replace(record, card=record.card | {"threshold": 0.1})
+            record = replace(record, facts=record.card | {"threshold": 0.1})
         elif what == "code":
             for part in ("models", "runtime", "weights"):
                 (tmp_path / part).mkdir()

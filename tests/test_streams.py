@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests.made_faces import make_faces
-from tfdfd.cli.export import FORMATS
 from tfdfd.cli.extras import NEEDS
 from tfdfd.log_lines import without_log_lines
+from tfdfd.publishing.formats import FORMATS
 
 TFDFD = [sys.executable, "-m", "tfdfd"]
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")

@@ -207,7 +207,7 @@ def test_a_work_folder_holds_one_request(tmp_path):
     with WorkDir(tmp_path / "w", "tfdfd x", again, holds="x", places={"data.folder"}) as work:
         assert work.before["data"]["folder"] == "f" and os.listdir(work.path) == ["run.json"]
     with pytest.raises(
-        ValueError, match="was begun otherwise: data.sha was '0', now '1'. Give the same again to go on"
+        ValueError, match="was begun otherwise: data.sha was '0', now '1'. Repeat the former settings to resume"
     ):
         WorkDir(tmp_path / "w", "tfdfd x", {"data": {"sha": "1"}}, holds="x", places={"data.folder"})
     for content, words in ((b"{", "JSONDecodeError"), (b"[]", "a list where an object is expected")):

@@ -50,9 +50,9 @@ from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet, limited
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, finished_run
-from tfdfd.weights.compact import FORMS, compact
 from tfdfd.weights.loading import arrays_of_members, read_safetensors
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for
+from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
+from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate
 from tools.proof_scores import proof_scores
 from tools.provenance import ended_short, initial_weights, run_description
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # The weights first: a card without its weights is an error for whoever lists the bundled models.
     write_atomically(weights / card["file"], staged.read_bytes())
-    write_atomically(cards / staged.with_suffix(".json").name, as_json(card))
+    write_card(cards / staged.with_suffix(".json").name, card)
     say(f"{weights / card['file']}: {card['bytes']:,} bytes, {card['handle']}")
     for row in card["mean_auc"]:
         say(f"mean AUC of {', '.join(row['sets'])}: {row['weights']} {row['mean_auc']}")
@@ -364,7 +364,7 @@ def validated(model: OpenedModel, run: dict, faces: str, cache: Path, limit: int
 
 
 def _validation_scores(model, run, faces, limit):
-    from tfdfd.training.validation import score, videos_of
+    from tfdfd.training.crop_set import score, videos_of
 
     recipe = Recipe.from_settings(run["recipe"])
     crops = CropSet(faces, replace(recipe, limit=limit or recipe.limit), model.size)

@@ -7,12 +7,11 @@ All numbers come from the cards, which `python -m tools.make_card` writes.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from tfdfd.evaluation.tables import NOTHING, Table, as_markdown, format_number, format_value
 from tfdfd.files import write_atomically
-from tfdfd.weights.records import CARRIED
+from tfdfd.weights.records import CARRIED, read_card
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 AUTHORS = "tfdfd/meso_inception4.df"
@@ -47,7 +46,7 @@ def main(argv=None):
 
 def evaluated_cards(folder):
     """The cards with an evaluation."""
-    cards = [json.loads(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    cards = [read_card(path) for path in sorted(Path(folder).glob("*.json"))]
     return [card for card in cards if "card" in card]
 
 

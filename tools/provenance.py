@@ -11,8 +11,7 @@ from tfdfd.recipes import list_recipes
 from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import finished_run, versions
 from tfdfd.weights.clip import PREFIX as CLIP
-from tfdfd.weights.imagenet import PREFIX as IMAGENET
-from tfdfd.weights.slimming import PREFIX as SLIM
+from tfdfd.weights.initial import IMAGENET, SLIM
 from tfdfd.weights.store import RUN, TRAINED, locate
 from tools.packed.settings import Settings
 

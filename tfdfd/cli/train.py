@@ -61,14 +61,13 @@ def run_train(arguments: Namespace) -> int:
 
     recipe = find_recipe(arguments.recipe)
     if arguments.config:
-        from tfdfd.training.config import read_config
+        from tfdfd.training.recipe import read_config
 
         recipe = read_config(arguments.config, recipe)
     # --set overrides --quick.
     recipe = (recipe.quick() if arguments.quick else recipe).changed(arguments.settings)
     with TrainingProgress(arguments.quiet) as report:
-        from tfdfd.training.devices import distributed
-        from tfdfd.training.procedures import train
+        from tfdfd.training.procedures import distributed, train
 
         with distributed(arguments.device, arguments.devices):
             result = train(recipe, arguments.data, arguments.output, report, arguments.allow_leaks)

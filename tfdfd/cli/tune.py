@@ -33,7 +33,7 @@ Exit code: 0 every trial has a score; 1 none has, or the search could not go on;
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd tune`."""
-    from tfdfd.tuning.tuners import TUNERS
+    from tfdfd.tuning import TUNERS
 
     parser.description = _DESCRIPTION
     parser.add_argument("space", metavar="SPACE", help="name of a network, such as meso4, or a space: FILE.json")
@@ -54,9 +54,8 @@ def run(arguments: Namespace) -> int:
     check_at_least(arguments, "seed", 0)
     select_backend(arguments)
     from tfdfd.cli.progress import Progress, TrainingProgress
-    from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
-    from tfdfd.tuning.search import make_search
-    from tfdfd.tuning.space import read_space
+    from tfdfd.tuning.search import CHIEF, WORKER, make_search, role, run_alone, run_chief, run_worker
+    from tfdfd.tuning.search_space import read_space
 
     space = read_space(arguments.space)
     own_role = role(arguments.workers)

@@ -31,7 +31,7 @@ from tfdfd.evaluation.sets import EvalSet, open_set
 from tfdfd.files import sha256, write_atomically
 from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, max_of_track_means, read_scores
 from tfdfd.training.run_folder import LOG, finished_run, read_log
-from tfdfd.training.seen import CROP, FILE, marks_of, read_seen
+from tfdfd.training.training_fingerprints import CROP, FILE, fingerprints_of, read_fingerprints
 from tfdfd.weights.store import RUN, locate
 
 MODELS = ("scores", "second")
@@ -258,7 +258,7 @@ def training_overlap(model: OpenedModel, sets: Sequence[EvalSet]) -> dict:
     if model.run is None:
         why = f"{model.record.handle} is not a run of 'tfdfd train'; its training data is described in words only"
         return {"checked": False, "why_not": why, "shared": {}}
-    seen = read_seen(model.run)
+    seen = read_fingerprints(model.run)
     if seen is None:
         return {"checked": False, "why_not": f"the run {model.run} has no {FILE}", "shared": {}}
     shared = {}
@@ -304,7 +304,7 @@ def overlap_warnings(overlap: dict) -> list[dict[str, str]]:
 
 
 def _marks(one: EvalSet, row: FaceRow):
-    marks = marks_of(row, one.root or one.where)
+    marks = fingerprints_of(row, one.root or one.where)
     if row.sha256 or one.root is None:
         return marks
     # The table of a plain folder has no digests.

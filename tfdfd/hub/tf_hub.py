@@ -20,10 +20,7 @@ CLASSES = {
     "tfdfd.models.clip_vit": ("BiasTunedDense", "SelfAttention", "TokenStatistics", "Tokens"),
     "tfdfd.models.srm": ("SRM",),
     "tfdfd.models.svm": ("RbfSvm",),
-    "tfdfd.training.gradient_flow": ("GradientRecord",),
-    "tfdfd.training.gradient_noise": ("GradientNoise",),
-    "tfdfd.training.optimizers": ("SeparateAverage",),
-    "tfdfd.training.radam": ("RAdam",),
+    "tfdfd.training.optimizers": ("GradientNoise", "GradientRecord", "RAdam", "SeparateAverage"),
     "tfdfd.training.schedules": ("DividedEvery",),
 }
 FUNCTIONS = {"tfdfd.models.clip_vit": ("quick_gelu",)}

@@ -38,7 +38,7 @@ class Network:
         source: paper, with table or figure.
         imagenet: the network of `keras.applications` whose ImageNet weights fit; `torchvision` if Keras has none and a
             torchvision file fits; the network's own name if a converted file fits (see
-            `tfdfd.weights.imagenet.CONVERTED`); or None.
+            `tfdfd.weights.initial.CONVERTED`); or None.
     """
 
     builder: str
@@ -226,7 +226,7 @@ def _build_on_imagenet(
     if network.imagenet is None:
         able = ", ".join(other for other, row in MODELS.items() if row.imagenet)
         raise ValueError(f"there are no ImageNet weights of {name}; there are of {able}.")
-    from tfdfd.weights.imagenet import load_imagenet
+    from tfdfd.weights.initial import load_imagenet
 
     model = _build(name, input_shape, arguments)
     load_imagenet(model, network.imagenet, file)

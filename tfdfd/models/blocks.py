@@ -39,7 +39,7 @@ def standardized_for_clip(image: keras.KerasTensor) -> keras.KerasTensor:
 def centered(image: keras.KerasTensor) -> keras.KerasTensor:
     """RGB in [0, 1] -> [0, 255] minus ImageNet's mean (Caffe's networks).
 
-    These networks expect BGR. The channels keep their order here; `tfdfd.weights.imagenet` reverses the first kernel.
+    These networks expect BGR. The channels keep their order here; `tfdfd.weights.initial` reverses the first kernel.
     """
     return layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEAN], name="scaling")(image)
 

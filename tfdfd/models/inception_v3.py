@@ -102,7 +102,7 @@ def inception_v3(
     """
     image = keras.Input(input_shape, name="image")
     # "front..." sorts before "mixed...": sorted by name, the layers are in the order in which Keras's network, whose
-    # layers are numbered, creates them (`tfdfd.weights.imagenet`).
+    # layers are numbered, creates them (`tfdfd.weights.initial`).
     (x,) = run_branch(symmetric(image), _STEM, _conv, "front")
     for i, block in enumerate(_BLOCKS):
         x = concat_branches(x, block, _conv, f"mixed{i}")

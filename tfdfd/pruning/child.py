@@ -18,8 +18,8 @@ import numpy as np
 from tfdfd.child_process import PythonProcess
 from tfdfd.files import write_atomically
 from tfdfd.pruning.graph_spec import FEATURES, describe
+from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
-from tfdfd.training.errors import TrainingError
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
 

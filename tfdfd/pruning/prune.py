@@ -23,14 +23,13 @@ from tfdfd.pruning.child import answers, check_libraries, run_twin, write_work
 from tfdfd.pruning.graph_spec import describe
 from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, prunable, sizes, zeros
 from tfdfd.runtime.equality import check_twin, proof_crops
-from tfdfd.training.crop_set import TRAIN, VAL, CropSet
+from tfdfd.training import TrainingError
+from tfdfd.training.calibrate import finish
+from tfdfd.training.crop_set import TRAIN, VAL, CropSet, score
 from tfdfd.training.engine import Report
-from tfdfd.training.errors import TrainingError
-from tfdfd.training.finishing import finish
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import WEIGHTS, RunFolder, finished_run
-from tfdfd.training.seen import marks_of, read_seen, write_seen
-from tfdfd.training.validation import score
+from tfdfd.training.training_fingerprints import fingerprints_of, read_fingerprints, write_fingerprints
 from tfdfd.weights.loading import load_safetensors, read_safetensors
 from tfdfd.weights.records import WeightRecord
 from tfdfd.weights.saving import save_weights
@@ -90,7 +89,7 @@ def prune(
     data = crops.digests()
     with RunFolder(folder, recipe, data, keras.backend.backend(), {"pruning": started}, "tfdfd prune") as run:
         if run.result is None:
-            write_seen(run.path, parts, faces.root, begun_with=[source] if is_run(source) else [])
+            write_fingerprints(run.path, parts, faces.root, initial_models=[source] if is_run(source) else [])
             try:
                 run.built_on = inherit(BEGUN_WITH, record)
                 _make(record, weights, os.path.abspath(where), crops, recipe, options, run, report)
@@ -232,11 +231,11 @@ def refuse_known(source: str | os.PathLike, faces: Faces, rows: Iterable[FaceRow
     Returns:
         A warning, or None.
     """
-    seen = read_seen(source) if is_run(source) else None
+    seen = read_fingerprints(source) if is_run(source) else None
     if seen is None:
         return f"{os.fspath(source)} lists no training data: it may have been trained on this validation split."
     trained_on = seen.get("train", frozenset())
-    known = [row.file for row in rows if any(mark in trained_on for _, mark in marks_of(row, faces.root))]
+    known = [row.file for row in rows if any(mark in trained_on for _, mark in fingerprints_of(row, faces.root))]
     if not known:
         return None
     warning = f"{os.fspath(source)} was trained on {len(known):,} crops of the validation split, such as {known[0]}"

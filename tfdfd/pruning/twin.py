@@ -25,10 +25,9 @@ from tfdfd.files import write_atomically
 from tfdfd.pruning.sparsity import CONSTANT, PRUNABLE, TWO_OF_FOUR, PruneOptions, mask_schedule
 from tfdfd.runtime.equality import check_twin
 from tfdfd.srm_kernels import DIVISORS, WHOLE
-from tfdfd.training.crop_set import CropSet
-from tfdfd.training.errors import TrainingError, pipeline_errors
+from tfdfd.training import TrainingError, pipeline_errors
+from tfdfd.training.crop_set import CropSet, is_better, validate
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.validation import is_better, validate
 
 _sparsity = tfmot.sparsity.keras
 

@@ -1,8 +1,8 @@
 """S1, "What AI has broken can be fixed by AI": Meso4, MesoInception4, and an SVM on its features, on the combined set.
 
 Section 4: batches of 32 images of 256 pixels, the squared error, Adam (0.9, 0.999) from 1e-3 divided by 10 every 1,000
-iterations down to 1e-6, 10 epochs. The same section tells of a second schedule, whose decay steps are computed from the
-lowest rate and the number of epochs, and of a second run with batches of 64.
+iterations down to 1e-6, 10 epochs. The same section describes a second schedule, whose decay steps are computed from
+the lowest rate and the number of epochs, and a second run with batches of 64.
 """
 
 from tfdfd.training.recipe import Recipe

@@ -21,14 +21,12 @@ from tfdfd.files import write_atomically
 from tfdfd.metrics.thresholds import count_within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
-from tfdfd.training.crop_set import CropSet
-from tfdfd.training.finishing import finish, fold
+from tfdfd.training.calibrate import finish, fold
+from tfdfd.training.crop_set import CropSet, score
 from tfdfd.training.run_folder import CARD, RunFolder
-from tfdfd.training.seen import write_seen
-from tfdfd.training.validation import score
-from tfdfd.weights.compact import FORMS, compact, expand
+from tfdfd.training.training_fingerprints import write_fingerprints
 from tfdfd.weights.loading import load_safetensors, read_safetensors
-from tfdfd.weights.saving import named_weights
+from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 
 # Largest shares of the genuine videos of each domain that may be called fake and inconclusive.
 FAKE_BOUND, OPEN_BOUND = 0.05, 0.3
@@ -72,7 +70,7 @@ def main(arguments=None):
     crops = CropSet(options.faces, recipe, model.input_shape[1])
     with RunFolder(options.output, recipe, crops.digests(), "jax", {"packed": packed}) as run:
         faces = [faces_of(file) for file in (options.faces, *options.also)]
-        write_seen(
+        write_fingerprints(
             run.path,
             {split: [row for each in faces for row in each.rows if row.split == split] for split in ("train", "val")},
             faces[0].root,

@@ -1,12 +1,10 @@
-"""From trained weights to a network that others can use: calibrated, with thresholds, and with a card that says how.
+"""Calibration of a trained network: thresholds, an inconclusive band, and the model card.
 
-Everything here is chosen on validation. A temperature or Platt's sigmoid is put into the last layer itself, so that the
-network answers calibrated P(fake) wherever it runs, and nobody has to carry the calibration beside it.
+Everything is chosen on validation. A temperature or Platt's sigmoid is folded into the last layer, so that the network
+returns calibrated P(fake) wherever it runs, and no separate calibration is needed.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import keras
 
@@ -15,10 +13,9 @@ from tfdfd.metrics import calibration
 from tfdfd.metrics.metrics import CalibrationError, TooFewError, auc, confusion, no_better_than_majority
 from tfdfd.metrics.thresholds import BALANCED, BOUND, genuine_tails, inconclusive_band, operating_points
 from tfdfd.models import spec
-from tfdfd.training.crop_set import CropSet
+from tfdfd.training.crop_set import ClipSet, CropSet, score, videos_of
 from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
-from tfdfd.training.validation import score, videos_of
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.terms import NOT_STATED, inherited_terms
@@ -27,25 +24,26 @@ from tfdfd.weights.terms import NOT_STATED, inherited_terms
 def finish(
     model: keras.Model,
     recipe: Recipe,
-    crops: CropSet,
+    crops: CropSet | ClipSet,
     run: RunFolder,
-    told: dict,
+    facts: dict,
     arguments: dict | None = None,
     card: dict | None = None,
 ) -> dict:
-    """Calibrates, chooses thresholds, writes weights and card, and says in `run.json` what came out.
+    """Calibrates the network, chooses thresholds, writes weights and card, and records the result in `run.json`.
 
     Args:
         model: the trained network.
-        recipe: what it was trained by.
-        crops: the set, of whose validation split everything is chosen.
-        run: where it goes.
-        told: what else the result says, such as `best_epoch`.
-        arguments: of the builder, where they are not the recipe's.
-        card: what the model card says otherwise, such as `model` and `handle` of what is built on the recipe's network.
+        recipe: the recipe it was trained by.
+        crops: the data set; everything is chosen on its validation split.
+        run: the run folder.
+        facts: further entries of the result, such as `best_epoch`.
+        arguments: arguments of the builder if they are not the recipe's.
+        card: entries that replace those of the model card, such as `model` and `handle` of a model that is built on
+            the recipe's network.
 
     Returns:
-        The result: `told`, with figures on validation (`val_...`), `threshold`, and `warnings`.
+        The result: `facts`, metrics on validation (`val_...`), `threshold`, and `warnings`.
     """
     warnings = []
     fitted = _calibrate(model, recipe, crops, warnings)
@@ -53,22 +51,22 @@ def finish(
     labels, video_scores = videos_of(rows, scores)
     points = operating_points(labels, video_scores)
     threshold = points[BALANCED]["threshold"]
-    found = confusion(labels, video_scores, threshold)
-    if no_better_than_majority(found):
+    counts = confusion(labels, video_scores, threshold)
+    if no_better_than_majority(counts):
         warnings.append(
             f"on validation the network is not shown to be better than calling everything "
-            f"{'fake' if found.n_fake >= found.n_real else 'real'}: accuracy {found.accuracy:.3f}, and that has "
-            f"{found.majority:.3f} (McNemar's test, 5 %)."
+            f"{'fake' if counts.n_fake >= counts.n_real else 'real'}: accuracy {counts.accuracy:.3f}, and that has "
+            f"{counts.majority:.3f} (McNemar's test, 5 %)."
         )
-    result = told | {
+    result = facts | {
         "val_crops": len(rows),
         "val_videos": len(labels),
         "val_auc": auc([row.label for row in rows], scores),
         "val_video_auc": auc(labels, video_scores),
         "threshold": threshold,
-        "val_balanced_accuracy": found.balanced_accuracy,
-        "val_accuracy": found.accuracy,
-        "val_majority": found.majority,
+        "val_balanced_accuracy": counts.balanced_accuracy,
+        "val_accuracy": counts.accuracy,
+        "val_majority": counts.majority,
         "operating_points": points,
         "warnings": warnings,
     }
@@ -77,19 +75,18 @@ def finish(
     tails = _tails(labels, video_scores, warnings)
     run.write_card(_card(recipe, crops, result, fitted, band, arguments, run.built_on) | tails | (card or {}))
     run.finish(result)
-    _forget(run.path)
     return result
 
 
 def fold(model: keras.Model, slope: float, offset: float) -> None:
-    """Puts sigmoid(slope * logit + offset) into the network's last layer, whose sigmoid it becomes."""
+    """Folds sigmoid(slope * logit + offset) into the network's last layer."""
     head = model.get_layer(HEAD)
     kernel, bias = head.get_weights()
     head.set_weights([kernel * slope, bias * slope + offset])
 
 
 def _calibrate(model, recipe, crops, warnings):
-    """Fits on validation and folds; what was fitted, for the card, or None."""
+    """Fits on validation and folds; returns the fitted values for the card, or None."""
     if recipe.calibration == "none" or not isinstance(model.get_layer(HEAD), keras.layers.Dense):
         return None
     rows, scores = score(model, crops)
@@ -98,10 +95,10 @@ def _calibrate(model, recipe, crops, warnings):
     except CalibrationError as error:
         warnings.append(f"not calibrated: {error}")
         return None
-    told = calibration.to_dict(fitted)
-    slope = told.get("slope", 1 / told.get("temperature", 1.0))
-    fold(model, slope, told.get("offset", 0.0))
-    return told
+    values = calibration.to_dict(fitted)
+    slope = values.get("slope", 1 / values.get("temperature", 1.0))
+    fold(model, slope, values.get("offset", 0.0))
+    return values
 
 
 def _band(labels, scores, threshold, warnings):
@@ -127,7 +124,7 @@ def _card(recipe, crops, result, fitted, band, arguments, built_on):
     known = {"arguments": recipe.arguments if arguments is None else arguments}
     if (size, size) != spec(recipe.network).input_shape[:2]:
         known["input_shape"] = [size, size, 3]
-    # What only training asks of a builder, weights bring no trace of.
+    # Freezing affects training only; the weights do not depend on it.
     known["arguments"] = {key: value for key, value in known["arguments"].items() if key != "freeze"}
     how = "self-blended fakes of the real crops" if recipe.data == BLENDED else "labelled crops"
     terms = inherited_terms(
@@ -152,10 +149,3 @@ def _card(recipe, crops, result, fitted, band, arguments, built_on):
         "warnings": result["warnings"],
         "versions": versions(),
     }
-
-
-def _forget(folder):
-    """What only going on needed: the weights of the best epoch are `weights.safetensors` now."""
-    for file in Path(folder).glob("best-*.safetensors"):
-        file.unlink()
-    (Path(folder) / "state.safetensors").unlink(missing_ok=True)

