@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: install demo test test-slow lint bench docs clean
+.PHONY: install demo test test-slow lint duplicates bench docs clean
 
 # The package as a user gets it; updated when the dependencies change, made anew for another Python.
 $(STAMP): setup.cfg setup.py pyproject.toml
@@ -26,6 +26,12 @@ demo: $(STAMP)
 lint: $(STAMP)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Pairs of ten equal lines or more, without comments, docstrings and imports.
+duplicates: $(STAMP)-test
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=10 --ignore-comments=y --ignore-docstrings=y \
+		--ignore-imports=y tfdfd tools benchmarks
 
 # Two files at a time: most tests keep one core busy.
 test: lint

@@ -1,10 +1,10 @@
-"""What each face detector finds on annotated photographs, beside what its own library finds on the whole frame.
+"""Recall of the face detectors on annotated photographs, compared with their own libraries on the whole frame.
 
     python -m benchmarks.detectors ../shared/data/detection/dlib_faces \
         --ssd ../shared/data/detection/opencv_ssd/opencv_face_detector_uint8.pb
 
-The folder holds photographs and dlib's XML files (`testing.xml`, `training.xml`). A box counts as found at an
-intersection over union of 0.4 or more, each detection for one box. The MTCNN row of the library needs TensorFlow.
+The folder holds photographs and dlib's XML files (`testing.xml`, `training.xml`). A box is found by a detection with an
+intersection over union of at least 0.4; each detection matches one box. The library's MTCNN needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.faces.bounded import IMAGE_SIDE, detect_bounded
-from tfdfd.faces.detectors import build_detector
-from tfdfd.faces.haar import CASCADE
+from benchmarks.common import print_table
+from tfdfd.faces import build_detector
+from tfdfd.faces.opencv_detectors import CASCADE
+from tfdfd.faces.search import IMAGE_SIDE, detect_bounded
 
 MIN_IOU = 0.4
 Boxes = list[tuple[float, float, float, float]]
@@ -29,25 +30,26 @@ Boxes = list[tuple[float, float, float, float]]
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--ssd", type=Path, required=True, help="the SSD graph, its description beside it")
+    parser.add_argument("--ssd", type=Path, required=True, help="SSD graph, with its description beside it")
     arguments = parser.parse_args(argv)
     photographs = read_annotations(arguments.folder)
     faces = sum(len(boxes) for _, boxes in photographs)
     print(f"{len(photographs)} photographs, {faces} boxes, IoU >= {MIN_IOU}\n")
-    print("| detector | tfdfd finds | wrong | ms a photograph | its library finds | wrong | ms a photograph |")
-    print("|---|---|---|---|---|---|---|")
-    rows = {
+    columns = ("detector", "tfdfd finds", "wrong", "ms a photograph", "its library finds", "wrong", "ms a photograph")
+    detectors = {
         "mtcnn": (ours("mtcnn"), library_mtcnn()),
         "ssd": (ours("ssd", graph=arguments.ssd), library_ssd(arguments.ssd)),
         "haar": (ours("haar"), library_haar()),
     }
-    for name, finders in rows.items():
-        cells = []
+    rows = []
+    for name, finders in detectors.items():
+        cells = [name]
         for find in finders:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             found, wrong = evaluate(find, photographs)
-            cells += [found, wrong, f"{(time.perf_counter() - begun) / len(photographs) * 1000:.0f}"]
-        print(f"| {name} | " + " | ".join(str(cell) for cell in cells) + " |")
+            cells += [found, wrong, f"{(time.perf_counter() - start) / len(photographs) * 1000:.0f}"]
+        rows.append(cells)
+    print_table(columns, rows)
     return 0
 
 
@@ -64,7 +66,7 @@ def read_annotations(folder: Path) -> list[tuple[np.ndarray, Boxes]]:
 
 
 def evaluate(find: Callable[[np.ndarray], Boxes], photographs) -> tuple[int, int]:
-    """How many annotated boxes are found, and how many detections belong to none."""
+    """Numbers of annotated boxes found, and of detections without a box."""
     found = wrong = 0
     for image, annotated in photographs:
         free = list(find(image))
@@ -86,7 +88,7 @@ def iou(a, b) -> float:
 
 
 def ours(name: str, **options) -> Callable[[np.ndarray], Boxes]:
-    """A detector of `tfdfd.faces` as `tfdfd detect` uses it on an image."""
+    """A detector of `tfdfd.faces` as used by `tfdfd detect` on an image."""
     detector = build_detector(name, **options)
     return lambda image: [face.box for face in detect_bounded(detector, [image], IMAGE_SIDE)[0]]
 
@@ -100,13 +102,13 @@ def library_mtcnn() -> Callable[[np.ndarray], Boxes]:
 
 
 def library_haar() -> Callable[[np.ndarray], Boxes]:
-    """OpenCV's cascade itself, scale 1.1, 5 neighbours, no minimum."""
+    """OpenCV's cascade itself, scale 1.1, 5 neighbors, no minimum size."""
     cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, CASCADE)))
     return lambda image: [tuple(map(float, box)) for box in cascade.detectMultiScale(_grey(image), 1.1, 5)]
 
 
 def library_ssd(graph: Path) -> Callable[[np.ndarray], Boxes]:
-    """OpenCV's network as its own sample runs it: the whole frame at 300 x 300, mean 104, 177, 123, score above 0.5."""
+    """OpenCV's network as in its sample: the whole frame at 300 x 300, mean 104, 177, 123, score above 0.5."""
     network = cv2.dnn.readNet(str(graph), str(next(graph.parent.glob("*.pbtxt"))))
 
     def find(image):

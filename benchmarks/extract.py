@@ -1,9 +1,9 @@
-"""`tfdfd extract` against the plain way of `plain_extract.py`, and its memory over 500 videos, with the hardware.
+"""`tfdfd extract` against the plain way (`benchmarks.plain`), and its memory over 500 videos.
 
     python -m benchmarks.extract [--videos FOLDER] [--rounds N] [--many N]
 
-Both ways make the face set of the same clips from nothing, start of Python and libraries included, in turns; each takes
-its best round. The bounds that are checked are the project's: 5 times with two workers, and memory that does not grow.
+Both ways extract the same clips, start of Python and libraries included, in turns; the best round counts. Bounds: 5
+times as fast with two workers, and memory that does not grow.
 """
 
 from __future__ import annotations
@@ -14,25 +14,21 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
 
-from benchmarks.clips import write_clip
-from benchmarks.detect import hardware, run
+from benchmarks.common import TFDFD, hardware, in_child, print_bounds, run, write_clip
 from tfdfd.data.tables import IndexRow, write_table
-
-TFDFD = [sys.executable, "-m", "tfdfd"]
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, help="a folder of videos instead of four generated ones")
+    parser.add_argument("--videos", type=Path, help="folder of videos (default: four generated ones)")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--many", type=int, default=500, help="videos of the run whose memory is watched")
+    parser.add_argument("--many", type=int, default=500, help="number of videos of the run whose memory is measured")
     arguments = parser.parse_args(argv)
     print(f"{hardware()}, Python {platform.python_version()}\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -44,40 +40,36 @@ def main(argv=None) -> int:
             for number in range(4):
                 write_clip(root / f"{number}.mp4", 1280, 720, 10)
         rows = [speed(root, work, arguments.rounds), memory(work, arguments.many)]
-    print("| what | plain | tfdfd | ratio | bound | |\n|---|---|---|---|---|---|")
-    for name, plain, ours, ratio, bound, held in rows:
-        print(f"| {name} | {plain} | {ours} | {ratio} | {bound} | {'ok' if held else 'MISSED'} |")
-    return 0 if all(row[-1] for row in rows) else 1
+    return print_bounds(("what", "plain", "tfdfd", "ratio", "bound"), rows)
 
 
 def speed(root, work, rounds):
-    """32 frames of each video under `root` by both ways."""
+    """Time of both ways for 32 frames of each video in `root`."""
     paths = sorted(path for path in root.rglob("*.mp4"))
     index = write_index(work / "index.csv", [path.relative_to(root).as_posix() for path in paths])
     plain, ours = [], []
     for _ in range(rounds):
-        for way, command, times in (
-            ("plain", [sys.executable, "-m", "benchmarks.plain_extract", str(work / "plain"), *map(str, paths)], plain),
-            ("ours", extract(index, root, work / "ours", "--workers", "2"), ours),
-        ):
+        for way, times in (("plain", plain), ("ours", ours)):
             shutil.rmtree(work / way, ignore_errors=True)
             (work / way).mkdir()
-            begun = time.perf_counter()
-            answer = run(command)
-            times.append(time.perf_counter() - begun)
-            if way == "plain":
-                crops = json.loads(answer)["crops"]
-    found = json.loads((work / "ours" / "run.json").read_text())["counts"]["crops"]
+            start = time.perf_counter()
+            if way == "ours":
+                run(extract(index, root, work / "ours", "--workers", "2"))
+            else:
+                answer = in_child("benchmarks.plain", "extract", str(work / "plain"), list(map(str, paths)))
+            times.append(time.perf_counter() - start)
+    crops = json.loads(answer)["crops"]
+    extracted = json.loads((work / "ours" / "run.json").read_text())["counts"]["crops"]
     ratio = min(plain) / min(ours)
     name = f"32 frames of {len(paths)} videos"
-    told = f"{min(plain):.1f} s, {crops} crops", f"{min(ours):.1f} s, {found} crops"
-    return name, *told, f"{ratio:.1f} x", ">= 5 x", ratio >= 5
+    text = f"{min(plain):.1f} s, {crops} crops", f"{min(ours):.1f} s, {extracted} crops"
+    return name, *text, f"{ratio:.1f} x", ">= 5 x", ratio >= 5
 
 
 def memory(work, many):
-    """Largest sum of the processes' memory in the first fifth of a run over one clip `many` times, and in the rest.
+    """Peak memory of all processes in the first fifth of a run over one clip `many` times, and in the rest.
 
-    Private memory where the system tells it, so that pages that processes share count once.
+    Counts private memory where the system reports it, so that shared pages count once.
     """
     root = work / "many"
     root.mkdir()
@@ -97,9 +89,9 @@ def memory(work, many):
             else:
                 late = max(late, used)
     growth = late / early
-    told = f"{early / 1e6:.0f} MB, then {late / 1e6:.0f} MB"
+    text = f"{early / 1e6:.0f} MB, then {late / 1e6:.0f} MB"
     held = child.returncode == 0 and growth < 1.1
-    return f"memory, first fifth of {many} videos and the rest", "-", told, f"{growth:.2f} x", "< 1.1 x", held
+    return f"memory, first fifth of {many} videos and the rest", "-", text, f"{growth:.2f} x", "< 1.1 x", held
 
 
 def _private(pid):

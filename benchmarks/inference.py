@@ -1,12 +1,12 @@
-"""Images a second of each runtime at batch 32, in one run, as ratios to plain OpenVINO, with the hardware.
+"""Throughput of each runtime at batch 32, as ratios to plain OpenVINO in one run.
 
     python -m benchmarks.inference [--model HANDLE|FILE] [--rounds N] [--xla]
 
-Plain OpenVINO is the network as Keras exports it, compiled for batches of 32, given float32 images that are ready. What
-`detect` uses is timed from uint8 crops to P(fake), division, padding and checks included. The ways take turns, since
-times on shared machines drift, and each counts by its best call. The bound is the project's: the default runtime at
-0.9 of plain OpenVINO in float32. Left to its own settings OpenVINO computes in bfloat16 where the processor can; that
-row is shown with its error, and has no bound where that is more than 1e-4.
+Plain OpenVINO is the network as exported by Keras, compiled for batches of 32, on prepared float32 images. The runtimes
+of `detect` are timed from uint8 crops to P(fake), including division, padding and checks. The ways alternate, because
+times on shared machines drift, and the best call counts. Bound: the default runtime reaches 0.9 of plain OpenVINO in
+float32. With its own settings OpenVINO computes in bfloat16 where the processor supports it; that row shows its error
+and has no bound if the error exceeds 1e-4.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import time
 
 import numpy as np
 
-from benchmarks.detect import hardware
-from tfdfd.detect.scorer import Scorer
+from benchmarks.common import hardware, print_table, verdict
 from tfdfd.models import load
-from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, is_installed
+from tfdfd.runtime import AUTO, OPENVINO, TENSORFLOW, is_installed
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import TOLERANCE, open_network
-from tfdfd.runtime.with_openvino import import_openvino
+from tfdfd.runtime.openvino import import_openvino
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
@@ -57,17 +57,16 @@ def main(argv=None) -> int:
 
     libraries = f"OpenVINO {openvino.get_version().split('-')[0]}, {versions('keras', 'tensorflow')}"
     print(f"{record.model}, batch {BATCH}; {hardware()}, Python {platform.python_version()}, {libraries}\n")
-    print("| what | images/s | of plain OpenVINO | largest difference | bound | |\n|---|---|---|---|---|---|")
-    (plain, own_settings, default, *_), held = ways, True
+    (plain, own_settings, default, *_), held, rows = ways, True, []
     for name, best in seconds.items():
         ratio = seconds[plain] / best
-        bound = verdict = ""
+        bound = result = ""
         if name == default:
             to_beat = [way for way in (plain, own_settings) if apart(scores, way, plain) <= TOLERANCE]
             held = all(seconds[way] / best >= BOUND for way in to_beat)
-            bound, verdict = f">= {BOUND}", "ok" if held else "MISSED"
-        row = name, f"{BATCH / best:.0f}", f"{ratio:.2f}", f"{apart(scores, name, plain):.0e}", bound, verdict
-        print(f"| {' | '.join(row)} |")
+            bound, result = f">= {BOUND}", verdict(held)
+        rows.append((name, f"{BATCH / best:.0f}", f"{ratio:.2f}", f"{apart(scores, name, plain):.0e}", bound, result))
+    print_table(("what", "images/s", "of plain OpenVINO", "largest difference", "bound", ""), rows)
     return 0 if held else 1
 
 
@@ -123,9 +122,9 @@ def measure(ways, crops, images, rounds):
     for _ in range(rounds):
         for name, way in ways.items():
             for _ in range(2):  # the first warms the caches that the way before it left cold
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 way(crops, images)
-                seconds[name] = min(seconds[name], time.perf_counter() - begun)
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
     return seconds, scores
 
 

@@ -1,9 +1,8 @@
-"""Our training of `meso_inception4`, on batches in memory: a way that takes turns (`benchmarks.turns`), run by
-`benchmarks.training`.
+"""Training of `meso_inception4` by tfdfd on batches in memory, in turns; run by `benchmarks.training`.
 
     KERAS_BACKEND=... python -m benchmarks.keras_training FOLDER
 
-What is timed is `tfdfd.training.engine.fit` itself, from the end of one step to the end of another.
+Times `tfdfd.training.engine.fit` itself, from the end of one step to the end of another.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ RECIPE = Recipe(name="benchmark", source="none", expected="nothing: images are n
 
 
 class InMemory:
-    """Batches without end, as `CropSet` gives those of files."""
+    """Endless batches with the interface of `CropSet`."""
 
     steps = sys.maxsize
 
@@ -36,34 +35,34 @@ class InMemory:
         self._batches = image, label
 
     def batches(self, epoch, first_batch):
-        """The batches, over and over."""
+        """The batches, repeated."""
         return tf.data.Dataset.from_tensor_slices(self._batches).repeat().prefetch(tf.data.AUTOTUNE)
 
 
 class Losses:
-    """A report that takes those of the first steps, and ends the training."""
+    """A progress report that records the losses of the first steps and ends the training."""
 
     def __init__(self, steps):
         self.losses, self._steps = [], steps
 
     def step(self, epoch, epochs, step, steps, loss):
-        # Keras tells the mean of an epoch's steps so far.
+        # Keras reports the mean over the steps of the epoch.
         self.losses.append(step * loss - sum(self.losses))
         if step == self._steps:
             raise Enough
 
 
 class Turns:
-    """A report that holds the training up until it is its turn."""
+    """A progress report that blocks the training between turns."""
 
-    def __init__(self, warm, told):
-        self._left, self._told, self._turns = warm, told, turns()
+    def __init__(self, warm, info):
+        self._left, self._info, self._turns = warm, info, turns()
 
     def step(self, epoch, epochs, step, steps, loss):
         self._left -= 1
-        if self._told and not self._left:
-            say(self._told)
-            self._told = None
+        if self._info and not self._left:
+            say(self._info)
+            self._info = None
         if not self._left:
             self._left = next(self._turns, 0)
             if not self._left:
@@ -71,11 +70,11 @@ class Turns:
 
 
 class Enough(Exception):
-    """The training has been seen."""
+    """Ends the training."""
 
 
 def train(model, crops, report) -> None:
-    """Until the report has enough."""
+    """Trains until the report ends it."""
     with (
         tempfile.TemporaryDirectory() as folder,
         RunFolder(folder, RECIPE, {}, keras.backend.backend()) as run,
@@ -111,8 +110,8 @@ def main(folder: Path) -> None:
     first = Losses(len(few))
     train(network(folder, 0.0), InMemory(few, their_labels), first)
     set_precision("float32")
-    told = {"version": keras.__version__, "scores": scores.tolist(), "losses": first.losses}
-    train(network(folder, 0.5), InMemory(image, label), Turns(len(image), told))
+    info = {"version": keras.__version__, "scores": scores.tolist(), "losses": first.losses}
+    train(network(folder, 0.5), InMemory(image, label), Turns(len(image), info))
 
 
 if __name__ == "__main__":

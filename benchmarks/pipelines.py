@@ -1,46 +1,29 @@
-"""Crops a second that the training pipeline gives, against those that training `meso_inception4` takes, in one run.
+"""Throughput of the training pipeline against the training of `meso_inception4`, in one run.
 
     python -m benchmarks.pipelines [--crops N] [--rounds N]
 
-Crops of 256 x 256 pixels cut at random from a photograph, as JPEG, as PNG, and as shards of the JPEGs; batches of 32 at
-256 x 256. The JPEGs also with each augmentation policy, and self-blended pairs of real crops that show the face.
-Training is `train_on_batch` on a batch that lies in memory. Rounds alternate and each takes its best, since the times
-of shared machines drift; the processor's own time for a crop says what it costs whatever else runs. The bound is 3 for
-each.
+Random crops of a photograph, 256 x 256 pixels, as JPEG, as PNG, and as shards of the JPEGs, in batches of 32; the JPEGs
+with each augmentation policy as well, and self-blended pairs of real faces.
+Training is `train_on_batch` on a batch in memory. Rounds alternate and the best counts, because times on shared
+machines drift; processor time per crop is independent of other load. The bound is 3 for each.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.detect import hardware
+from benchmarks.common import hardware, print_table, timed, verdict, write_crops
 
 BATCH, SIZE, STEPS, BOUND = 32, 256, 5, 3
 
 
-def write_crops(folder: Path, ending: str, count: int) -> None:
-    """Crops with the texture of a photograph, which decode as slowly as faces do."""
-    import cv2
-    from skimage.data import astronaut
-
-    photograph, random = astronaut()[..., ::-1], np.random.default_rng(0)
-    for number in range(count):
-        label = folder / ("fake" if number % 2 else "real")
-        label.mkdir(parents=True, exist_ok=True)
-        top, left = random.integers(0, 512 - SIZE, 2)
-        crop = photograph[top : top + SIZE, left : left + SIZE]
-        cv2.imwrite(str(label / f"{number:05d}.{ending}"), crop)  # JPEG: quality 95
-
-
 def write_faces(folder: Path, count: int) -> None:
-    """Real crops of 256 pixels with a face in the middle, none like the other."""
+    """Real crops of 256 pixels with a face in the middle, all different."""
     import cv2
     from skimage.data import astronaut
 
@@ -58,13 +41,11 @@ def main(argv=None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from tfdfd.augment import POLICIES
+    from tfdfd.data.augment import POLICIES
     from tfdfd.data.crops import faces_of
     from tfdfd.models import build
-    from tfdfd.pipelines.blended import blended_pipeline
-    from tfdfd.pipelines.planning import plan_shards
-    from tfdfd.pipelines.records import write_shards
-    from tfdfd.pipelines.training import train_pipeline
+    from tfdfd.pipelines.datasets import blended_pipeline, train_pipeline
+    from tfdfd.pipelines.shards import plan_shards, write_shards
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -101,25 +82,16 @@ def main(argv=None) -> int:
                     for _ in batches:
                         pass
     print(f"{hardware()}; {arguments.crops} crops of {SIZE} px, batch {BATCH}, best of {arguments.rounds}\n")
-    print("| what | crops/s | of training's | bound | | processor time, ms a crop |")
-    print("|---|---|---|---|---|---|")
     wall, processor = spent.pop("training")
-    print(f"| meso_inception4, train_on_batch | {1 / wall:,.0f} | 1 | - | | {1000 * processor:.1f} |")
-    held = True
+    rows = [("meso_inception4, train_on_batch", f"{1 / wall:,.0f}", 1, "-", "", f"{1000 * processor:.1f}")]
     for name, (seconds, used) in spent.items():
         ratio = wall / seconds
-        held &= ratio >= BOUND
-        told = "ok" if ratio >= BOUND else "MISSED"
-        print(f"| {name} | {1 / seconds:,.0f} | {ratio:.1f} | >= {BOUND} | {told} | {1000 * used:.1f} |")
+        cells = f"{1 / seconds:,.0f}", f"{ratio:.1f}", f">= {BOUND}", verdict(ratio >= BOUND), f"{1000 * used:.1f}"
+        rows.append((name, *cells))
+    columns = ("what", "crops/s", "of training's", "bound", "", "processor time, ms a crop")
+    print_table(columns, rows)
+    held = all(wall / seconds >= BOUND for seconds, _ in spent.values())
     return 0 if held else 1
-
-
-@contextlib.contextmanager
-def timed(best, count):
-    """Keeps the least seconds and processor seconds of one of `count` in `best`, each by itself."""
-    begun = np.array([time.perf_counter(), time.process_time()])
-    yield
-    best[:] = np.minimum(best, ([time.perf_counter(), time.process_time()] - begun) / count)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,78 @@
-"""The plain way, as single-file scripts of peers do it: seek to each of 32 frames, `mtcnn`'s own `detect_faces` on the
-whole frame, `model.predict` on each crop. Prints its timings and boxes as JSON. Run by `benchmarks.detect`.
+"""The plain way, as single-file scripts of peers do it, for comparison with `tfdfd detect` and `tfdfd extract`.
 
-The same frames, the same network and weights, and the same crops as `tfdfd detect`.
+Seeks to each of 32 frames, runs `mtcnn`'s own `detect_faces` on the whole frame, and `model.predict` on each crop. The
+frames, networks, weights and crops are those of tfdfd. Run in processes of their own by `benchmarks.detect` and
+`benchmarks.extract`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
+from collections.abc import Iterator
+
+import numpy as np
 
 FRAMES = 32
 
 
-def main(path: str, rounds: int) -> dict:
-    begun = time.perf_counter()
+def detect(path: str, rounds: int) -> dict:
+    """Timings of each round, and the boxes and scores of the last."""
+    start = time.perf_counter()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import cv2
-    import numpy as np
     import tensorflow  # noqa: F401
     from mtcnn import MTCNN
 
     from tfdfd.faces.crop import crop_face
-    from tfdfd.media.sampling import frame_indices
     from tfdfd.models import build
 
     detector = MTCNN()
     model = build("meso_inception4", "tfdfd/meso_inception4")
-    answer = {"import_s": time.perf_counter() - begun, "rounds": []}
+    result = {"import_s": time.perf_counter() - start, "rounds": []}
     for _ in range(rounds):
         clock = [time.perf_counter()]
-        capture = cv2.VideoCapture(path)
-        indices = frame_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FRAMES)
-        frames = []
-        for index in indices:
-            capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-            frames.append(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
+        indices, frames = zip(*_frames(path), strict=True)
         clock.append(time.perf_counter())
-        found = [sorted(detector.detect_faces(frame), key=lambda face: -face["confidence"]) for frame in frames]
-        boxes = [[face["box"] for face in faces] for faces in found]
+        faces = [sorted(detector.detect_faces(frame), key=lambda face: -face["confidence"]) for frame in frames]
+        boxes = [[face["box"] for face in some] for some in faces]
         clock.append(time.perf_counter())
         scores = []
-        for frame, found in zip(frames, boxes, strict=True):
-            for box in found:
+        for frame, some in zip(frames, boxes, strict=True):
+            for box in some:
                 crop = crop_face(frame, box, 256)[None].astype("float32") / 255
                 scores.append(float(model.predict(crop, verbose=0)[0, 0]))
         clock.append(time.perf_counter())
-        decode, detect, score = np.diff(clock).tolist()
-        answer["rounds"].append({"decode_s": decode, "detect_s": detect, "score_s": score})
-    answer |= {"indices": indices, "boxes": boxes, "scores": scores}
-    return answer
+        decode, find, score = np.diff(clock).tolist()
+        result["rounds"].append({"decode_s": decode, "detect_s": find, "score_s": score})
+    return result | {"indices": indices, "boxes": boxes, "scores": scores}
 
 
-if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2])), default=float))
+def extract(folder: str, paths: list[str]) -> dict:
+    """Writes a PNG for each face; returns seconds and the number of crops."""
+    start = time.perf_counter()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import cv2
+    from mtcnn import MTCNN
+
+    from tfdfd.faces.crop import crop_face
+
+    detector, crops = MTCNN(), 0
+    loaded = time.perf_counter()
+    for number, path in enumerate(paths):
+        for index, frame in _frames(path):
+            for k, face in enumerate(detector.detect_faces(frame)):
+                crop = crop_face(frame, face["box"], 256)[..., ::-1]
+                cv2.imwrite(os.path.join(folder, f"{number}-{index}-{k}.png"), crop)
+                crops += 1
+    return {"import_s": loaded - start, "work_s": time.perf_counter() - loaded, "crops": crops}
+
+
+def _frames(path) -> Iterator[tuple[int, np.ndarray]]:
+    import cv2
+
+    from tfdfd.media import frame_indices
+
+    capture = cv2.VideoCapture(path)
+    for index in frame_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FRAMES):
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        yield index, cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)

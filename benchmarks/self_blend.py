@@ -1,11 +1,11 @@
-"""Self-blended pairs a second: real and fake crops from photographs in memory, made by two workers in one run.
+"""Throughput of self-blended pairs, made from photographs in memory by two workers.
 
     python -m benchmarks.self_blend [--data FOLDER] [--size N] [--pairs N] [--workers N] [--processes] [--profile]
 
-The issue asks for at least 150 pairs a second at 224 pixels on two cores. Photographs are UTKFace's under
+Bound: 150 pairs per second at 224 pixels on two cores. Photographs are UTKFace's under
 `FOLDER/faces/utkface_adults` (default: ../shared/data), their landmarks MTCNN's; without the folder, scikit-image's
-public-domain portrait scaled to their size. A pair is what training takes: `self_blend`, `degrade_pair`,
-`crop_alike`. Finding the landmarks is done once per photograph and not part of the time.
+public-domain portrait scaled to their size. A pair is made as in training: `self_blend`, `degrade_pair`,
+`crop_alike`. Landmark detection is not timed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.detect import hardware
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from benchmarks.common import hardware, verdict
+from tfdfd.data.crops import crop_alike
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.self_blending import self_blend
 from tfdfd.faces.mtcnn import MtcnnDetector
 
 WANTED = 150
@@ -42,7 +44,7 @@ def main(argv=None) -> int:
     parser.add_argument("--processes", action="store_true", help="worker processes instead of threads")
     parser.add_argument("--profile", action="store_true", help="print where the time of one thread goes")
     arguments = parser.parse_args(argv)
-    cv2.setNumThreads(1)  # the workers are what runs at once
+    cv2.setNumThreads(1)  # the workers run in parallel
     faces = found_faces(photographs(arguments.data))
     sides = sorted({image.shape[0] for image, _ in faces})
     print(f"{hardware()}; {len(faces)} photographs of {sides[0]} to {sides[-1]} pixels, crops of {arguments.size}")
@@ -53,22 +55,22 @@ def main(argv=None) -> int:
     with pool(arguments.workers, initializer=keep, initargs=(faces,)) as workers:
         list(workers.map(make_pairs, *shares(100, arguments)))
         for _ in range(arguments.rounds):
-            begun, used = time.perf_counter(), time.process_time()
+            start, used = time.perf_counter(), time.process_time()
             made = sum(workers.map(make_pairs, *shares(arguments.pairs, arguments)))
-            speeds.append(made / (time.perf_counter() - begun))
+            speeds.append(made / (time.perf_counter() - start))
             processor.append(1000 * (time.process_time() - used) / made)
     kind = "processes" if arguments.processes else "threads"
-    # The best round counts: the times of shared machines drift.
+    # The best round counts, because times on shared machines drift.
     ok = max(speeds) >= WANTED
-    told = ", ".join(f"{speed:.0f}" for speed in speeds)
-    print(f"{arguments.workers} {kind}: {told} pairs/s; wanted >= {WANTED}: {'ok' if ok else 'MISSED'}")
+    text = ", ".join(f"{speed:.0f}" for speed in speeds)
+    print(f"{arguments.workers} {kind}: {text} pairs/s; wanted >= {WANTED}: {verdict(ok)}")
     if not arguments.processes:
         print(f"processor time of a pair: {min(processor):.1f} ms")
     return 0 if ok else 1
 
 
 def photographs(data, count=PHOTOGRAPHS):
-    """`count` photographs, taken evenly from UTKFace, or the one public-domain portrait."""
+    """`count` photographs evenly spaced in UTKFace, or one public-domain portrait."""
     files = sorted((data / "faces/utkface_adults").glob("*.jpg"))
     if files:
         files = [files[number] for number in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
@@ -86,7 +88,7 @@ def found_faces(images):
 
 
 def shares(pairs, arguments):
-    """Arguments of `make_pairs` for each chunk: small ones, so that no worker waits long for the other at the end."""
+    """Arguments of `make_pairs` for small chunks, so that the workers finish at about the same time."""
     starts = range(0, pairs, 50)
     return zip(*((start, min(50, pairs - start), arguments.size) for start in starts), strict=True)
 

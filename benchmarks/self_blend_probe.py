@@ -1,11 +1,10 @@
-"""Can simple statistics tell a self-blended fake from the real picture? They must not: a network would learn them.
+"""Probe of self-blended fakes: simple statistics must not separate them from real crops.
 
     python -m benchmarks.self_blend_probe [--data FOLDER] [--photographs N] [--size N] [--seed N]
 
 A logistic regression on mean, variance and JPEG size of each channel of real and blended crops, made as for training,
-scored on photographs it was not fitted to (five folds; both crops of a photograph are in the same one). UTKFace names
-no people, so a photograph stands for a person. The issue allows an AUC of 0.65. `make bench` does not run it; it takes
-a minute for 1,000 photographs.
+scored on held-out photographs (five folds; both crops of a photograph in the same fold). UTKFace names no people, so a
+photograph stands for a person. Bound: AUC 0.65. `make bench` does not run it; 1,000 photographs take a minute.
 """
 
 from __future__ import annotations
@@ -17,8 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.common import verdict
 from benchmarks.self_blend import MARGIN, found_faces, photographs
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from tfdfd.data.crops import crop_alike
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.self_blending import self_blend
 
 ALLOWED = 0.65
 QUALITY = 90
@@ -38,11 +40,11 @@ def main(argv=None) -> int:
             f"{len(faces)} photographs with a face under {arguments.data}; {2 * FOLDS} are needed at least"
         )
     real, fake = statistics_of_pairs(faces, arguments.size, arguments.seed)
-    found = probe_auc(real, fake)
-    ok = found <= ALLOWED
+    auc = probe_auc(real, fake)
+    ok = auc <= ALLOWED
     print(
-        f"{len(faces)} photographs, crops of {arguments.size}: AUC {found:.3f} of mean, variance and JPEG size; wanted "
-        f"<= {ALLOWED}: {'ok' if ok else 'MISSED'}"
+        f"{len(faces)} photographs, crops of {arguments.size}: AUC {auc:.3f} of mean, variance and JPEG size; wanted "
+        f"<= {ALLOWED}: {verdict(ok)}"
     )
     return 0 if ok else 1
 
@@ -67,7 +69,7 @@ def statistics(crop):
 
 
 def probe_auc(real, fake):
-    """AUC of a logistic regression on photographs it was not fitted to; below 0.5 it found nothing."""
+    """AUC of a logistic regression on held-out photographs; 0.5 is chance."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold, cross_val_predict

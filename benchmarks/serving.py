@@ -1,23 +1,24 @@
-"""`tfdfd serve` against the same SavedModel called in one's own process, in one run, with the hardware.
+"""`tfdfd serve` against the same SavedModel called in process, in one run.
 
     python -m benchmarks.serving [--model HANDLE] [--rounds N] [--seconds S] [--requests N]
 
-Both get the same 256 px JPEG crops. In process, the model is called with batches of 1 to 64 and counts by its best
-size; the server is asked for one crop at a time by 16 clients in a process of their own. The two take turns, since
-times on shared machines drift, and each counts by its best round. Server and clients share the machine's cores.
+Both get the same 256 px JPEG crops. In process, the model is called with batches of 1 to 64 and its best size counts;
+16 clients in another process ask the server for one crop at a time. The two alternate, because times on shared machines
+drift, and the best round counts. Server and clients share the machine's cores.
 
-Then, at 70 % of the rate that the server has just reached, requests come when they come (an open loop): the latency,
-and the same once more while the model's next version appears, which must fail no request. At last so many requests that
-a leak would be seen: the slope of the resident memory over them, from the second fifth on.
+Then, at 70 % of the throughput of the server, an open loop measures latency, and again while the model's next version
+appears, during which no request may fail. Finally, many requests reveal leaks: the slope of the resident memory from
+the second fifth on.
 
-Bounds are the project's: 0.8 of the throughput, p99 under 5 times the median, no failed request; memory that grows by
-less than 1 kB a request counts as flat.
+Bounds: 0.8 of the throughput, p99 under 5 times the median, no failed request; memory growth below 1 kB per request
+counts as flat.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shutil
@@ -30,8 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.detect import hardware
-from tfdfd.hub.finding import find
+from benchmarks.common import hardware, in_child, print_bounds, run
+from tfdfd.hub.resolve import find
 
 CLIENTS, LOAD, SIZES = 16, 0.7, (1, 4, 8, 16, 32, 64)
 CROPS = 64
@@ -54,10 +55,7 @@ def main(argv=None) -> int:
             rows += swap(server, hub, crops, LOAD * rate, 2 * arguments.seconds)
             rows += memory(server, crops, arguments.requests)
     print(f"{arguments.model}, {CLIENTS} clients; {hardware()}, Python {platform.python_version()}\n")
-    print("| what | measured | bound | |\n|---|---|---|---|")
-    for name, measured, bound, held in rows:
-        print(f"| {name} | {measured} | {bound} | {'-' if held is None else 'ok' if held else 'MISSED'} |")
-    return 0 if all(row[-1] is not False for row in rows) else 1
+    return print_bounds(("what", "measured", "bound"), rows)
 
 
 def write_crops(folder):
@@ -80,8 +78,8 @@ def throughput(server, folder, crops, arguments):
     """Rows on the best of both ways, and the rate that the server reached."""
     own, price, served, spent = {}, {}, [], []
     for _ in range(arguments.rounds):
-        words = [str(folder), str(crops), str(arguments.seconds / len(SIZES)), *map(str, SIZES)]
-        seen = json.loads(run([sys.executable, "-m", "benchmarks.serving_in_process", *words]))
+        words = str(folder), str(crops), arguments.seconds / len(SIZES), list(SIZES)
+        seen = json.loads(in_child("benchmarks.serving", "in_process", *words))
         for size, (rate, seconds) in seen.items():
             own[size] = max(own.get(size, 0), rate)
             price[size] = min(price.get(size, seconds), seconds)
@@ -92,11 +90,11 @@ def throughput(server, folder, crops, arguments):
         spent.append((server.processor_s() - before) / len(seen["times"]))
     size, best = max(own.items(), key=lambda pair: pair[1])
     rate = max(served)
-    told = f"{1000 * min(spent):.2f} ms, in process {1000 * price[size]:.2f} ms"
+    text = f"{1000 * min(spent):.2f} ms, in process {1000 * price[size]:.2f} ms"
     rows = [
         ("in process, by batch size", ", ".join(f"{key}: {value:.0f}/s" for key, value in own.items()), "-", None),
         ("served, 16 clients", f"{rate:.0f}/s (rounds {', '.join(f'{value:.0f}' for value in served)})", "-", None),
-        ("processor time of the server a crop", told, "-", None),
+        ("processor time of the server a crop", text, "-", None),
         (f"served / in process at batch {size}", f"{rate / best:.2f}", ">= 0.8", rate >= 0.8 * best),
     ]
     return rows, rate
@@ -110,9 +108,9 @@ def latency(server, crops, rate, arguments):
         check(seen)
         rounds.append(np.percentile(seen["times"], (50, 99)))
     middle, high = min(rounds, key=lambda round: round[1] / round[0])
-    told = f"p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
-    told += f" (rounds {', '.join(f'{1000 * high:.0f}/{1000 * middle:.0f}' for middle, high in rounds)})"
-    return [(f"latency at {rate:.0f}/s, open loop", told, "p99 < 5 x p50", high < 5 * middle)]
+    text = f"p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
+    text += f" (rounds {', '.join(f'{1000 * high:.0f}/{1000 * middle:.0f}' for middle, high in rounds)})"
+    return [(f"latency at {rate:.0f}/s, open loop", text, "p99 < 5 x p50", high < 5 * middle)]
 
 
 def swap(server, models, crops, rate, seconds):
@@ -128,11 +126,11 @@ def swap(server, models, crops, rate, seconds):
     thread.join()
     failed, versions = sum(seen["errors"].values()), seen["versions"]
     middle, high = np.percentile(seen["times"], (50, 99))
-    told = (
+    text = (
         f"{failed} failed of {failed + len(seen['times'])} ({versions.get('1', 0)} by 1, {versions.get('2', 0)} by 2)"
     )
-    told += f", p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
-    return [("hot swap under that load", told, "0 failed, both versions", failed == 0 and set(versions) == {"1", "2"})]
+    text += f", p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
+    return [("hot swap under that load", text, "0 failed, both versions", failed == 0 and set(versions) == {"1", "2"})]
 
 
 def memory(server, crops, requests):
@@ -153,8 +151,8 @@ def memory(server, crops, requests):
     check(seen)
     done, resident = np.array([point for point in points if point[0] >= points[0][0] + requests / 5], float).T
     slope = np.polyfit(done, resident, 1)[0]
-    told = f"{slope:+.0f} B a request, {resident[0] / 1e6:.0f} MB to {resident[-1] / 1e6:.0f} MB"
-    return [(f"memory over {requests:,} requests", told, "< 1000 B a request", slope < 1000)]
+    text = f"{slope:+.0f} B a request, {resident[0] / 1e6:.0f} MB to {resident[-1] / 1e6:.0f} MB"
+    return [(f"memory over {requests:,} requests", text, "< 1000 B a request", slope < 1000)]
 
 
 class Server:
@@ -207,9 +205,24 @@ def check(seen):
         raise SystemExit(f"requests failed: {seen['errors']}")
 
 
-def run(command):
-    """Standard output of a command that must succeed."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+def in_process(folder: str, crops: str, seconds: float, sizes: list[int]) -> dict[int, tuple[float, float]]:
+    """Images per second and processor seconds per image of a SavedModel called in this process, by batch size."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import tensorflow as tf
+
+    call = tf.saved_model.load(folder).signatures["image_bytes"]
+    jpegs = [file.read_bytes() for file in sorted(Path(crops).glob("*.jpg"))]
+    rates = {}
+    for size in sizes:
+        batches = [[jpegs[(start + n) % len(jpegs)] for n in range(size)] for start in range(0, len(jpegs), size)]
+        call(image_bytes=tf.constant(batches[0]))["fake_probability"].numpy()
+        done, start, processor = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() < start + seconds:
+            call(image_bytes=tf.constant(batches[done % len(batches)]))["fake_probability"].numpy()
+            done += 1
+        images = done * size
+        rates[size] = images / (time.perf_counter() - start), (time.process_time() - processor) / images
+    return rates
 
 
 if __name__ == "__main__":

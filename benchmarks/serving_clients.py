@@ -1,12 +1,12 @@
-"""Clients of a TensorFlow Serving server in a process of their own; prints what they saw as JSON.
+"""Load generator for a TensorFlow Serving server; prints its measurements as JSON.
 
     python -m benchmarks.serving_clients ADDRESS MODEL CROPS closed|open [--clients N] [--rate R] [--seconds S]
 
-`closed`: each of N clients, on a connection of its own, asks again once it is answered. `open`: requests come when they
-come (exponential gaps, R a second on average), however long answers take, and a late answer counts from the moment at
-which the request was due.
+`closed`: each of N clients, on its own connection, sends the next request after each answer. `open`: requests arrive at
+random times (exponential gaps, R per second on average) independent of the answers, and latency counts from the moment
+at which a request was due.
 
-CROPS is a folder of JPEGs; every request holds one. Requests are put together beforehand: what is measured is a server.
+CROPS is a folder of JPEGs; every request holds one. Requests are prepared beforehand, so that only the server is timed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main(argv=None) -> int:
     parser.add_argument("crops", type=Path)
     parser.add_argument("loop", choices=("closed", "open"))
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second of the open loop")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the open loop")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--requests", type=int, help="of the closed loop, instead of --seconds")
+    parser.add_argument("--requests", type=int, help="number of requests of the closed loop, instead of --seconds")
     arguments = parser.parse_args(argv)
     requests = [request_of(arguments.model, file.read_bytes()) for file in sorted(arguments.crops.glob("*.jpg"))]
     if not requests:
@@ -46,7 +46,7 @@ def main(argv=None) -> int:
 
 
 def request_of(model: str, jpeg: bytes) -> bytes:
-    """A request for one crop, as it goes over the wire."""
+    """A serialized request for one crop."""
     request = PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, "image_bytes"
     tensor = request.inputs["image_bytes"]
@@ -57,7 +57,7 @@ def request_of(model: str, jpeg: bytes) -> bytes:
 
 
 async def run(arguments, requests) -> dict:
-    """Times of all answers in seconds, errors by status, versions that answered, and how long it took."""
+    """Latencies in seconds, errors by status, answers by version, and total times."""
     channels = [
         grpc.aio.insecure_channel(arguments.address, options=[("grpc.use_local_subchannel_pool", 1)])
         for _ in range(arguments.clients)
@@ -70,8 +70,8 @@ async def run(arguments, requests) -> dict:
         try:
             answer = await call(requests[number % len(requests)], timeout=_DEADLINE)
         except grpc.aio.AioRpcError as error:
-            told = f"{error.code().name}: {error.details()}"
-            errors[told] = errors.get(told, 0) + 1
+            text = f"{error.code().name}: {error.details()}"
+            errors[text] = errors.get(text, 0) + 1
             return
         times.append(time.perf_counter() - due)
         version = answer.model_spec.version.value
@@ -80,12 +80,12 @@ async def run(arguments, requests) -> dict:
         if not 0 <= score <= 1:
             raise SystemExit(f"a score of {score}")
 
-    begun, processor = time.perf_counter(), time.process_time()
+    start, processor = time.perf_counter(), time.process_time()
     if arguments.loop == "closed":
-        await _closed(arguments, calls, ask, begun)
+        await _closed(arguments, calls, ask, start)
     else:
-        await _open(arguments, calls, ask, begun)
-    seconds = time.perf_counter() - begun
+        await _open(arguments, calls, ask, start)
+    seconds = time.perf_counter() - start
     await asyncio.gather(*(channel.close() for channel in channels))
     return {
         "seconds": seconds,
@@ -96,22 +96,22 @@ async def run(arguments, requests) -> dict:
     }
 
 
-async def _closed(arguments, calls, ask, begun):
+async def _closed(arguments, calls, ask, start):
     asked = 0
 
     async def client(call):
         nonlocal asked
-        while asked < arguments.requests if arguments.requests else time.perf_counter() < begun + arguments.seconds:
+        while asked < arguments.requests if arguments.requests else time.perf_counter() < start + arguments.seconds:
             asked += 1
             await ask(call, asked, time.perf_counter())
 
     await asyncio.gather(*map(client, calls))
 
 
-async def _open(arguments, calls, ask, begun):
-    chance, due, asked = random.Random(0), begun, set()
+async def _open(arguments, calls, ask, start):
+    chance, due, asked = random.Random(0), start, set()
     number = 0
-    while due < begun + arguments.seconds:
+    while due < start + arguments.seconds:
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         task = asyncio.ensure_future(ask(calls[number % len(calls)], number, due))
         asked.add(task)

@@ -1,10 +1,10 @@
-"""Can simple statistics tell swapped faces from real ones? They must not, or figures on them would mean nothing.
+"""Probe of swapped faces: simple statistics must not separate them from real crops.
 
     python -m benchmarks.swap_probe SET
 
 A logistic regression on mean, variance and JPEG size of each channel of the crops of a set that `tfdfd data swap`
-wrote, scored on photographs it was not fitted to, as in `benchmarks.self_blend_probe`; of each kind of swap besides,
-where there are enough. The bound is that of self-blended fakes, an AUC of 0.65. `make bench` does not run it.
+wrote, scored on held-out photographs, as in `benchmarks.self_blend_probe`; also for each kind of swap with enough
+pairs. Bound: AUC 0.65. `make bench` does not run it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import argparse
 
 import numpy as np
 
+from benchmarks.common import verdict
 from benchmarks.self_blend_probe import ALLOWED, FOLDS, probe_auc, statistics
-from tfdfd.data.crop_pixels import read_pixels
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import faces_of, read_pixels
 
 FEWEST = 100  # pairs of a kind
 
@@ -30,18 +30,15 @@ def main(argv=None) -> int:
             f"{faces.root} holds {len(real)} and {len(fake)} crops; expected at least {2 * FOLDS} pairs of "
             "'tfdfd data swap'"
         )
-    found = np.array([statistics(read_pixels(faces.path(number))) for number in range(len(faces.rows))])
+    values = np.array([statistics(read_pixels(faces.path(number))) for number in range(len(faces.rows))])
     methods = np.array([row.method for row in fake])
-    whole = probe_auc(found[::2], found[1::2])
+    whole = probe_auc(values[::2], values[1::2])
     ok = whole <= ALLOWED
-    print(
-        f"{len(fake)} pairs: AUC {whole:.3f} of mean, variance and JPEG size; wanted <= {ALLOWED}: "
-        f"{'ok' if ok else 'MISSED'}"
-    )
+    print(f"{len(fake)} pairs: AUC {whole:.3f} of mean, variance and JPEG size; wanted <= {ALLOWED}: {verdict(ok)}")
     for method in np.unique(methods):
         chosen = methods == method
         if chosen.sum() >= FEWEST:
-            print(f"  {method}, {chosen.sum()} pairs: {probe_auc(found[::2][chosen], found[1::2][chosen]):.3f}")
+            print(f"  {method}, {chosen.sum()} pairs: {probe_auc(values[::2][chosen], values[1::2][chosen]):.3f}")
     return 0 if ok else 1
 
 

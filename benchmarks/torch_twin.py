@@ -1,10 +1,9 @@
-"""`meso_inception4` in PyTorch, and its training: a way that takes turns (`benchmarks.turns`), run by
-`benchmarks.training`, with no library but torch and numpy.
+"""`meso_inception4` in PyTorch and its training, in turns; run by `benchmarks.training`. Needs only torch and numpy.
 
     python -m benchmarks.torch_twin FOLDER LAYOUT THREADS [--compile]
 
-The same layers, weights and optimizer as ours, in either layout of images. What a user of PyTorch would do for speed is
-done: fused Adam, the loss from the logit, batches laid out before the clock runs.
+The same layers, weights and optimizer as ours, in either image layout, with PyTorch's usual optimizations: fused Adam,
+the loss from the logit, batches in their layout before timing starts.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Inception(nn.Module):
         for rate in (1, 2, 3):
             reduced = torch.relu(getattr(self, f"branch{rate}_reduce")(x))
             branches.append(torch.relu(getattr(self, f"branch{rate}_conv")(reduced)))
-        # Of branches of one channel, which have both layouts at once, it would take the wrong one and keep to it.
+        # One-channel branches have both layouts at once, of which torch.cat would pick the wrong one.
         joined = torch.cat(branches, 1).contiguous(memory_format=self._layout)
         return nn.functional.max_pool2d(self.bn(joined), 2)
 
@@ -84,7 +83,7 @@ def norm(channels):
 
 
 def load_keras_weights(network: MesoInception4, file: Path) -> None:
-    """Copies our weights, by the names of `tfdfd.weights`, and turns their axes.
+    """Copies our weights by the names of `tfdfd.weights`, with transposed axes.
 
     Raises:
         RuntimeError: names or shapes differ.
@@ -95,21 +94,21 @@ def load_keras_weights(network: MesoInception4, file: Path) -> None:
     for name, values in np.load(file).items():
         layer, part = name.split("/")
         block, _, rest = layer.partition("_")
-        if layer == "hidden" and part == "kernel":  # of height, width and channels, to channels first
+        if layer == "hidden" and part == "kernel":  # from height, width and channels to channels first
             values = values.reshape(8, 8, 16, 16).transpose(2, 0, 1, 3).reshape(1024, 16)
         if part == "kernel":
             values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
         owner = f"{block}.{rest}" if block.startswith("block") else layer
         state[f"{owner}.{parts[part]}"] = torch.from_numpy(values.copy())
     missing, unexpected = network.load_state_dict(state, strict=False)
-    # PyTorch counts the batches of a norm, which nothing depends on.
+    # PyTorch's batch counter of norms has no effect.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise RuntimeError(f"the twin is no twin: it lacks {unexpected} and has {missing} besides.")
+        raise RuntimeError(f"the twin differs: it lacks {unexpected} and has {missing} in addition.")
 
 
 def read_batches(file, layout):
-    """Ours are `(batch, height, width, 3)`."""
+    """Reads batches, stored as `(batch, height, width, 3)`."""
     data = np.load(file)
     images = torch.from_numpy(data["image"]).permute(0, 1, 4, 2, 3)
     labels = torch.from_numpy(data["label"])
@@ -125,7 +124,7 @@ def load(folder, layout, dropout):
 
 
 def losses(network, batches, compiled=False):
-    """Trains, and gives the loss of each step."""
+    """Trains and yields the loss of each step."""
     # Keras's epsilon.
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1e-7, fused=True)
     called = torch.compile(network) if compiled else network
@@ -152,12 +151,12 @@ def main() -> None:
     with torch.inference_mode():
         scores = torch.sigmoid(network.eval()(batches[0][0]))[:, 0].tolist()
     few = [(image.double(), label.double()) for image, label in read_batches(folder / "compared.npz", layout)]
-    told = {"version": torch.__version__, "scores": scores, "losses": list(losses(network.double(), few))}
+    info = {"version": torch.__version__, "scores": scores, "losses": list(losses(network.double(), few))}
 
     steps = losses(load(folder, layout, 0.5), itertools.cycle(batches), arguments.compile)
     for _ in batches:
         next(steps)
-    say(told)
+    say(info)
     for count in turns():
         for _ in range(count):
             next(steps)

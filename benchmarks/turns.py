@@ -1,6 +1,6 @@
-"""Ways that take turns, each in a process of its own: it works when it is told to, so that no two ever do at once.
+"""Alternating benchmark processes: each works only during its turn, so that no two run at once.
 
-Only the standard library, so that the process may be of another interpreter than the benchmark's.
+Uses only the standard library, so that a process may run another interpreter than the benchmark's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ FOLDER = Path(__file__).parent.parent
 
 
 class Way:
-    """A process that says one line of JSON when it is ready, and another after each turn. A context manager.
+    """A process that writes one line of JSON when it is ready and after each turn. A context manager.
 
     Args:
-        command: what begins it; it runs in the repository.
+        command: command line; it runs in the repository.
         environment: of the process.
     """
 
@@ -27,7 +27,7 @@ class Way:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER, env=environment
         )
-        self.told = {}
+        self.info = {}
 
     def __enter__(self):
         return self
@@ -38,15 +38,15 @@ class Way:
         self._process.wait()
 
     def ready(self) -> None:
-        """Waits until it is; `told` is what it said.
+        """Waits until the process is ready; `info` is its message.
 
         Raises:
-            RuntimeError: it ended instead; why is on the standard error.
+            RuntimeError: the process ended; its reason is on standard error.
         """
-        self.told = self._line()
+        self.info = self._line()
 
     def turn(self, steps: int) -> dict:
-        """Lets it work: `seconds` that `steps` took, and `processor_seconds` of all its threads."""
+        """Runs one turn: `seconds` of `steps`, and `processor_seconds` of all threads."""
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         return self._line()
@@ -58,14 +58,14 @@ class Way:
         return json.loads(line)
 
 
-def say(told: dict) -> None:
-    """In the process of a way: tells the benchmark."""
-    print(json.dumps(told), flush=True)
+def say(info: dict) -> None:
+    """Called in the process: sends a message to the benchmark."""
+    print(json.dumps(info), flush=True)
 
 
 def turns():
-    """In the process of a way: gives the steps of each turn, and tells what the work until the next one took."""
+    """Called in the process: yields the steps of each turn, and reports its times when the next is requested."""
     for line in sys.stdin:
-        begun, processor = time.perf_counter(), time.process_time()
+        start, processor = time.perf_counter(), time.process_time()
         yield int(line)
-        say({"seconds": time.perf_counter() - begun, "processor_seconds": time.process_time() - processor})
+        say({"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - processor})

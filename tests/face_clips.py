@@ -1,6 +1,9 @@
-"""What the tests of face sets share: small clips of one moving face, their index, and the command that cuts them."""
+"""Small clips of one moving face, their index, and the command that extracts their faces, for tests of face sets."""
+
+from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,13 @@ ARGUMENTS = {"detector": "haar", "frames": 4, "size": 64}
 _WORDS = ("--detector", "haar", "--frames", "4", "--size", "64", "--workers", "2")
 
 
-def index_row(path, label=0, original=None):
+def index_row(path: str, label: int = 0, original: str | None = None) -> IndexRow:
     kind = "image" if path.endswith(".png") else "video"
     method = "made" if label else "original"
     return IndexRow(path, "folder", kind, label, method, (Path(path).stem, "b"), "c23", original, split="val")
 
 
-def make_clips(root, make_video, photograph):
+def make_clips(root: Path, make_video: Callable[..., Path], photograph: np.ndarray) -> Path:
     """Writes real and fake clips and two indexes, of all and of four of them; returns the folder."""
     (root / "real").mkdir()
     (root / "fake").mkdir()
@@ -33,11 +36,11 @@ def make_clips(root, make_video, photograph):
     return root
 
 
-def command(clips, folder, *words):
-    """`tfdfd extract` as a command of the system, with `ARGUMENTS`."""
+def command(clips: Path, folder: Path, *words: str | Path) -> list[str | Path]:
+    """The command line of `tfdfd extract` with `ARGUMENTS`."""
     where = clips / "index.csv", "--root", clips, "-o", folder
     return [sys.executable, "-m", "tfdfd", "extract", *where, *_WORDS, *words]
 
 
-def bytes_of(folder):
+def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""A small network after a few steps with each optimizer, at once and in two parts, under any Keras backend.
+"""A small network after a few training steps with each optimizer, in one run and in two, under any Keras backend.
 
     python -m tests.few_steps
 
@@ -8,14 +8,18 @@ prints the weights as JSON.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tests.seeded import fill
 
+if TYPE_CHECKING:
+    import keras
+
 EPOCHS = 6
 # Name: precision, whether weights depend on a backend's random numbers, arguments of `make_optimizer`.
-CASES = {
+CASES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "adam": ("float32", False, {"name": "adam"}),
     "sgdm": ("float32", False, {"name": "sgdm", "loss_scale": True}),
     "radam": ("float32", False, {"name": "radam"}),
@@ -28,8 +32,8 @@ CASES = {
 }
 
 
-def small_model(case: str):
-    """A compiled network of 6 numbers to one, with weights of known seeds."""
+def small_model(case: str) -> keras.Model:
+    """A compiled network from 6 numbers to one, with seeded weights."""
     import keras
 
     from tfdfd.training.optimizers import make_optimizer
@@ -38,7 +42,7 @@ def small_model(case: str):
 
     precision, _, arguments = CASES[case]
     image = keras.Input((6,))
-    # A bias before the norm would have gradients of nothing but rounding.
+    # The gradients of a bias before the norm would be rounding errors only.
     x = keras.layers.Dense(5, use_bias=False, name="first", dtype=precision)(image)
     x = keras.layers.BatchNormalization(name="norm", dtype=precision)(x)
     x = keras.layers.Activation("relu", name="relu", dtype=precision)(x)
@@ -51,41 +55,41 @@ def small_model(case: str):
     return model
 
 
-def train(model, first: int, last: int) -> None:
-    """Epochs from `first` to before `last`, of four steps each, on the same data."""
+def train(model: keras.Model, first: int, last: int) -> None:
+    """Trains epochs `first` to `last - 1`, of four steps each, on the same data."""
     draw = np.random.default_rng(5)
     inputs = draw.normal(size=(32, 6)).astype("float32")
     labels = (inputs[:, :1] + inputs[:, 1:2] * inputs[:, 2:3] > 0).astype("float32")
     model.fit(inputs, labels, batch_size=8, shuffle=False, initial_epoch=first, epochs=last, verbose=0)
 
 
-def variables(model) -> list:
-    """All that a step depends on."""
+def variables(model: keras.Model) -> list[keras.Variable]:
+    """Everything that a training step depends on."""
     return [*model.variables, *model.optimizer.variables]
 
 
-def values(model) -> list[np.ndarray]:
+def values(model: keras.Model) -> list[np.ndarray]:
     return [np.asarray(variable) for variable in variables(model)]
 
 
-def whole_and_in_parts(case: str):
-    """The values of `variables` after all epochs, and after the same with all of them moved to a new model midway."""
+def whole_and_in_parts(case: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Final `variables` of one run, and of a run that moves them to a new model halfway."""
     whole = small_model(case)
     train(whole, 0, EPOCHS)
-    begun, going_on = small_model(case), small_model(case)
-    train(begun, 0, EPOCHS // 2)
-    for variable, value in zip(variables(going_on), values(begun), strict=True):
+    first, second = small_model(case), small_model(case)
+    train(first, 0, EPOCHS // 2)
+    for variable, value in zip(variables(second), values(first), strict=True):
         variable.assign(value)
-    train(going_on, EPOCHS // 2, EPOCHS)
-    return values(whole), values(going_on)
+    train(second, EPOCHS // 2, EPOCHS)
+    return values(whole), values(second)
 
 
 def main() -> None:
-    found = {}
+    results = {}
     for case in CASES:
         whole, parts = whole_and_in_parts(case)
-        found[case] = [[value.tolist() for value in whole], [value.tolist() for value in parts]]
-    print(json.dumps(found))
+        results[case] = [[value.tolist() for value in whole], [value.tolist() for value in parts]]
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Face sets made on the spot: noise, a little smoother where it is fake, so that a network can tell them apart."""
+"""Generated face sets: noise that is slightly smoother in fakes, so a network can tell them apart."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def make_faces(
     seed: int = 0,
     fakes: float = 0.5,
     pairs: bool = False,
-):
-    """Writes PNGs and their `faces.csv`; returns its rows. Every video is a source of its own; with `pairs`, the n-th
-    fake is made from the n-th real one."""
+) -> list[FaceRow]:
+    """Writes PNGs and their `faces.csv`, and returns its rows.
+
+    Every video has a source of its own; with `pairs`, the n-th fake is made from the n-th real video.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    draw, rows, before = np.random.default_rng(seed), [], [0, 0]
+    draw, before = np.random.default_rng(seed), [0, 0]
+    rows: list[FaceRow] = []
     for video in range(videos):
         label = int((video + 1) * fakes) - int(video * fakes)
         split = SPLITS[before[label] % len(SPLITS)]

@@ -119,10 +119,10 @@ def fill_spec(spec: ModelSpec, model="tiny", version=None, label=None):
 
 
 class Server:
-    """`tfdfd serve` with these words, on ports of its own choice; ended on leaving."""
+    """`tfdfd serve` with these words, on ports of its own choice; ended on leaving. Versions are not tried first."""
 
-    def __init__(self, *words, port=0, rest_port=0):
-        command = [sys.executable, "-m", "tfdfd", "serve", *map(str, words)]
+    def __init__(self, *words, port=0, rest_port=0, trial=False):
+        command = [sys.executable, "-m", "tfdfd", "serve", *map(str, words), *(() if trial else ("--no-trial",))]
         command += ["--port", str(port), "--rest-port", str(rest_port)]
         # JAX, which other tests import, sets a level of its own.
         environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}

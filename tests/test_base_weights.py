@@ -15,9 +15,9 @@ import tfdfd
 from tests.seeded import fill
 from tests.test_clip import onnx_file
 from tfdfd.detect.detector import Detector
-from tfdfd.hub.pulling import pull
+from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
-from tfdfd.models.best_ensemble import MEMBERS
+from tfdfd.models.ensembles import MEMBERS
 from tfdfd.weights import clip, records, store
 from tfdfd.weights.records import find_record, folder_for, list_records
 from tfdfd.weights.saving import named_weights, save_weights
@@ -357,6 +357,6 @@ class TestAliases:
             locate(Path("best"))
 
     def test_a_server_is_asked_for_the_handle(self):
-        from tfdfd.remote.served import find_served
+        from tfdfd.remote import find_served
 
         assert find_served("fast").name == "mobilenet_v1"

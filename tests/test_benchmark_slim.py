@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfdfd.cli.benchmark import slim_lines
-from tfdfd.cost.cycles import count_cycles, why_no_cycles
+from tfdfd.cost import count_cycles, why_no_cycles
 from tfdfd.cost.slim import NETWORKS, PAPER_SAVES, Crops, compare
 from tfdfd.models import list_models
 
@@ -30,7 +30,7 @@ def test_it_measures_each_network_in_one_run(run_tfdfd, tmp_path):
         assert 0 < row["wall_s"] < row["start_wall_s"]
         assert row["peak_memory_bytes"] > 50e6
         assert row["holds"] is None, "the paper says nothing of meso4"
-    assert "8 images, 3 a call, tensorflow, best of 1 round" in stdout
+    assert "8 images, 3 per call, tensorflow, best of 1 round" in stdout
     assert (why_no_cycles() is None) == ("cycles: not available" not in stdout)
 
 
@@ -48,7 +48,7 @@ def test_it_measures_each_network_in_one_run(run_tfdfd, tmp_path):
 )
 def test_wrong_usage_is_told_before_anything_is_measured(run_tfdfd, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tfdfd.cost.slim.in_process_of_its_own", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("tfdfd.cost.slim.run_isolated", lambda *_, **__: pytest.fail("measured"))
     code, stdout, stderr = run_tfdfd("benchmark", "slim", *words)
     assert (code, stdout) == (2, "")
     assert told in stderr

@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.data.blended_pairs import BlendedPairs
-from tfdfd.data.blended_set import write_blended_set
-from tfdfd.data.crop_pixels import read_pixels
-from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.crops import Faces, faces_of, read_pixels
 from tfdfd.data.landmarks import FaceLandmarks, landmarks_of
+from tfdfd.data.pair_sets import BlendedPairs, write_blended_set
 from tfdfd.data.tables import FaceRow, write_table
 
 SIZE, REAL = 48, 21
@@ -103,7 +101,7 @@ def test_crops_without_landmarks_are_left_out_and_counted(folder):
     [
         (lambda folder: BlendedPairs(folder, (48, 64)), r"side of a square.*received \(48, 64\)"),
         (lambda folder: BlendedPairs(folder, 0), "received 0"),
-        (lambda folder: BlendedPairs(folder, 48, seed=-1), "seed must be a whole number"),
+        (lambda folder: BlendedPairs(folder, 48, seed=-1), "seed must be an integer"),
         (lambda folder: BlendedPairs(folder, 48, split="test"), "no crop of split 'test'"),
         (lambda folder: BlendedPairs(fakes(folder), 48), "no real crop of split 'train'"),
         (lambda folder: next(BlendedPairs(folder, 48).batches(7)), "even size of at least 2; received 7"),
@@ -138,7 +136,7 @@ def test_a_crop_that_cannot_be_used_is_named(folder, tmp_path, astronaut):
 
 
 def test_the_tensorflow_pipeline_gives_the_same_bytes(pairs, folder):
-    from tfdfd.pipelines.blended import blended_pipeline
+    from tfdfd.pipelines.datasets import blended_pipeline
 
     dataset = blended_pipeline(folder, SIZE, 8, seed=3)
     assert dataset.element_spec[0].shape == (None, SIZE, SIZE, 3) and dataset.element_spec[1].shape == (None, 1)
@@ -157,7 +155,7 @@ def test_the_tensorflow_pipeline_gives_the_same_bytes(pairs, folder):
 
 
 def test_evaluation_has_fixed_pairs_with_names(folder):
-    from tfdfd.pipelines.blended import blended_eval
+    from tfdfd.pipelines.datasets import blended_eval
 
     build = partial(blended_eval, folder, SIZE, 4, split="val", seed=3)
     dataset = build(named=True)
@@ -181,7 +179,7 @@ def test_evaluation_has_fixed_pairs_with_names(folder):
 def test_pipelines_of_other_shapes_or_broken_crops_are_told(pairs, folder, tmp_path, astronaut):
     import tensorflow as tf
 
-    from tfdfd.pipelines.blended import blended_pipeline
+    from tfdfd.pipelines.datasets import blended_pipeline
 
     with pytest.raises(ValueError, match=r"a square's.*received \(48, 64\)"):
         blended_pipeline(folder, (48, 64))
@@ -196,7 +194,7 @@ def test_pipelines_of_other_shapes_or_broken_crops_are_told(pairs, folder, tmp_p
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None
-from tfdfd.data.blended_pairs import BlendedPairs
+from tfdfd.data.pair_sets import BlendedPairs
 images, labels = next(BlendedPairs(sys.argv[1], 48).batches(4))
 print(images.shape, labels.ravel().tolist())
 """

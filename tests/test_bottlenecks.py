@@ -18,12 +18,10 @@ from tests.test_training import Silent
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.models import build
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import eval_pipeline
 from tfdfd.recipes import find_recipe
-from tfdfd.training import bottlenecks
-from tfdfd.training.bottleneck_run import SoftmaxLayer
-from tfdfd.training.bottlenecks import BottleneckCache, folder_beside
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError, bottlenecks
+from tfdfd.training.bottlenecks import BottleneckCache, SoftmaxLayer, folder_beside
 
 SHAPE = (64, 64, 3)
 
@@ -159,7 +157,7 @@ def test_a_full_disk_is_told_and_what_was_computed_before_stays(cache, faces, mo
         write(path, data)
 
     monkeypatch.setattr(bottlenecks, "write_atomically", full)
-    with pytest.raises(TrainingError, match=r"\.npy could not be written: .*No space left.*make room"):
+    with pytest.raises(TrainingError, match=r"\.npy could not be written: .*No space left.*free some space"):
         cache.values(faces)
     assert cache.values(faces).computed == 32
 
@@ -173,7 +171,7 @@ def test_where_the_set_cannot_be_written_it_is_in_the_users_cache(faces, tmp_pat
 def test_values_that_are_no_numbers_are_told(network, faces):
     broken = keras.models.clone_model(network)
     broken.set_weights([values * np.nan for values in network.get_weights()])
-    with pytest.raises(TrainingError, match=r"meso4 makes values of .*_0\.png that are no numbers"):
+    with pytest.raises(TrainingError, match=r"meso4 computes features of .*_0\.png that are not finite"):
         BottleneckCache(broken, "meso4", {}, folder_beside(faces)).values(faces)
 
 
@@ -306,7 +304,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(weights, faces, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["weights=none"], r"keeps mobilenet_v1 as it is, so it must have weights: set weights=imagenet"),
+        (["weights=none"], r"keeps mobilenet_v1 unchanged, so it must have weights: set weights=imagenet"),
         (["steps=none"], r"counts steps, not epochs: set steps=2500"),
         (["arguments.freeze=block_3"], r"received arguments.freeze=block_3"),
         (["optimizer=adam"], r"takes optimizer=sgdm only; received optimizer=adam"),
@@ -320,7 +318,9 @@ def test_settings_of_no_use_are_refused(weights, faces, tmp_path, settings, word
 
 
 def test_a_rate_that_is_too_high_is_told(weights, faces, tmp_path):
-    with pytest.raises(TrainingError, match=r"after step 100 the network answers no numbers: lower learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"after step 100 the network's outputs are not finite: lower learning_rate"
+    ):
         train(recipe(weights, "learning_rate=1e300", "momentum=0.9"), faces, tmp_path / "run")
 
 

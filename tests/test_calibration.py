@@ -13,12 +13,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from tfdfd.detect.verdict import verdict_of
-from tfdfd.metrics.calibration import METHODS, Isotonic, Platt, Temperature, calibrator_of, fit, logits, to_dict
-from tfdfd.metrics.confusion import confusion
-from tfdfd.metrics.errors import CalibrationError, OneClassError, ScoreError, TooFewError
-from tfdfd.metrics.inconclusive import inconclusive_band
-from tfdfd.metrics.metrics import auc, log_loss
-from tfdfd.metrics.operating_points import operating_points
+from tfdfd.metrics.calibration import METHODS, Isotonic, Platt, Temperature, fit, from_dict, logits, to_dict
+from tfdfd.metrics.metrics import CalibrationError, OneClassError, ScoreError, TooFewError, auc, confusion, log_loss
+from tfdfd.metrics.thresholds import inconclusive_band, operating_points
 
 EXACT = {"rel": 0, "abs": 1e-9}
 
@@ -113,7 +110,7 @@ def test_every_calibration_rises_stays_in_range_and_survives_json(case, method, 
         assume(False)
     changed = found.apply(np.sort(others))
     assert (np.diff(changed) >= 0).all() and (changed >= 0).all() and (changed <= 1).all()
-    again = calibrator_of(json.loads(json.dumps(to_dict(found), allow_nan=False)))
+    again = from_dict(json.loads(json.dumps(to_dict(found), allow_nan=False)))
     assert again == found
     assert again.apply(others).tolist() == found.apply(others).tolist()
     if method != "isotonic":
@@ -132,13 +129,17 @@ def test_saturated_scores_stay_finite():
 
 def test_what_nothing_fits_is_an_error():
     labels, scores = np.repeat([0, 1], 50), np.linspace(0.01, 0.99, 100)
-    with pytest.raises(CalibrationError, match="tell all fakes apart. Use platt"):
+    with pytest.raises(CalibrationError, match="separate the classes perfectly. Use platt"):
         fit("temperature", labels, scores, "val")
     assert fit("platt", labels, scores, "val").slope < 100
-    for method, told in (("temperature", "of no use"), ("platt", "slope is -"), ("isotonic", "line is level")):
+    for method, told in (("temperature", "uninformative"), ("platt", "slope is -"), ("isotonic", "fit is constant")):
         with pytest.raises(CalibrationError, match=told):
             fit(method, 1 - labels, scores, "val")
-    for method, told in (("temperature", "of no use"), ("platt", "scores are the same"), ("isotonic", "is level")):
+    for method, told in (
+        ("temperature", "uninformative"),
+        ("platt", "all scores on .* are equal"),
+        ("isotonic", "is constant"),
+    ):
         with pytest.raises(CalibrationError, match=told):
             fit(method, labels, np.full(100, 0.5), "val")
     for method in METHODS:
@@ -166,20 +167,24 @@ def test_what_nothing_fits_is_an_error():
     ],
 )
 def test_a_dict_that_is_no_calibration(told):
-    with pytest.raises(CalibrationError, match="no calibration: "):
-        calibrator_of(told)
+    with pytest.raises(CalibrationError, match="not a calibration: "):
+        from_dict(told)
 
 
 def test_scores_that_are_none_are_refused():
     for calibrator in (Temperature(2.0, ""), Platt(1.0, 0.0, ""), Isotonic((0.0, 1.0), (0.2, 0.8), "")):
-        with pytest.raises(ScoreError, match="number 1: nan"):
+        with pytest.raises(ScoreError, match="index 1: nan"):
             calibrator.apply([0.5, math.nan])
 
 
-def test_without_scipy_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
+@pytest.mark.parametrize(
+    ("method", "library"),
+    [("temperature", "scipy.optimize"), ("platt", "sklearn.linear_model"), ("isotonic", "sklearn.isotonic")],
+)
+def test_without_its_library_the_extra_is_named(method, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ValueError, match=r"pip install 'tfdfd\[train\]'"):
-        fit("platt", *drawn(50), "val")
+        fit(method, *drawn(50), "val")
 
 
 def test_operating_points_by_hand():
@@ -236,7 +241,7 @@ def test_28_real_ones_show_no_error_rate_of_1_percent():
 
 def test_no_threshold_parts_off_real_ones_of_score_1():
     points = operating_points(np.repeat([0, 1], [100, 5]), np.ones(105))
-    assert "100.0% of the real ones have the highest score of all" in points["fpr_1"]["reason"]
+    assert "100.0% of the real examples have the highest score" in points["fpr_1"]["reason"]
     assert (points["balanced"]["tpr"], points["balanced"]["fpr"]) == (1, 1)
 
 

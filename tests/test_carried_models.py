@@ -17,13 +17,12 @@ import pytest
 import tfdfd
 from tests.seeded import fill
 from tests.test_hub import Server
-from tfdfd.hub import exports
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.exports import FOLDER, FromWeights
-from tfdfd.hub.finding import carried, find, look_up
-from tfdfd.hub.handles import Handle
-from tfdfd.hub.publishing import publish
-from tfdfd.hub.pulling import pull
+from tfdfd.hub import bundled as bundled_module
+from tfdfd.hub.bundled import FOLDER, FromWeights
+from tfdfd.hub.handles import Handle, HubError
+from tfdfd.hub.publish import publish
+from tfdfd.hub.resolve import bundled, find, look_up
+from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
 from tfdfd.runtime.opening import proof_crops
 from tfdfd.weights import records, store
@@ -86,7 +85,7 @@ def test_each_card_has_its_file_where_it_belongs():
 
 def test_what_is_published_is_of_the_carried_weights():
     """Whoever carries new weights publishes anew, or says a higher version in their card."""
-    for model, versions in carried().manifest().models.items():
+    for model, versions in bundled().manifest().models.items():
         record = list_records()[f"tfdfd/{model}"]
         for number, version in versions.items():
             if not isinstance(version, FromWeights):
@@ -159,7 +158,7 @@ def made(package, monkeypatch):
         made.append(str(handle))
         publish(str(weights), hub, handle.version, handle.model, export=copy)
 
-    monkeypatch.setattr(exports, "_in_a_process", make)
+    monkeypatch.setattr(bundled_module, "_in_a_process", make)
     scores = json.loads((package / "files" / "meso4.toy.json").read_text())["proof_scores"]
     monkeypatch.setenv("TOY_SCORES", json.dumps(scores))
     return made
@@ -291,7 +290,7 @@ def make_and_die(files, where):
             os.kill(os.getpid(), signal.SIGKILL)
         publish(str(weights), hub, handle.version, handle.model, export=copy)
 
-    exports._in_a_process, exports.os.rename = make, dying
+    bundled_module._in_a_process, bundled_module.os.rename = make, dying
     find(TOY)
 
 
@@ -309,11 +308,11 @@ def test_whoever_is_killed_leaves_nothing_half(package, made, tmp_path, where):
 
 
 def test_an_export_that_fails_says_why_and_leaves_nothing(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, "_BOOT", "import sys; print('noise', file=sys.stderr); sys.exit('needs tensorflow_x')")
+    monkeypatch.setattr(bundled_module, "_CODE", "print('noise', file=sys.stderr); sys.exit('needs tensorflow_x')")
     with pytest.raises(HubError, match="no SavedModel could be made of the weights of tfdfd/meso4.toy: needs tensorfl"):
         find(TOY)
     assert not list((tmp_path / "cache" / "tfdfd" / FOLDER).iterdir())
-    monkeypatch.setattr(exports, "_BOOT", "import os; os._exit(7)")
+    monkeypatch.setattr(bundled_module, "_CODE", "import os; os._exit(7)")
     with pytest.raises(HubError, match="the process ended with 7"):
         find(TOY)
 
@@ -346,7 +345,7 @@ def test_an_altered_export_is_refused(made):
 def test_a_cache_that_cannot_be_written_is_an_error_that_says_so(made, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "file"))
-    with pytest.raises(HubError, match="carried as weights.*could not be made in .*set .TFHUB_CACHE_DIR to a folder"):
+    with pytest.raises(HubError, match="bundled as weights.*could not be made in .*set .TFHUB_CACHE_DIR to a folder"):
         find(TOY)
     if os.name == "posix" and os.geteuid():
         (tmp_path / "closed").mkdir(mode=0o500)
@@ -461,7 +460,7 @@ def test_other_bytes_are_not_pulled(elsewhere, cache, how):
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         for other in (data[:-1] + b"x", data + b"x", data[:100]):
             file.write_bytes(other)
-            with pytest.raises(ValueError, match="another file than that of .*nothing was stored"):
+            with pytest.raises(ValueError, match="is not the expected file.*nothing was stored"):
                 pull(TOY, elsewhere if how == "folder" else server.address)
             assert not cache.exists()
         file.unlink()

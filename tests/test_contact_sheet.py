@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks.self_blend import found_faces, photographs
 from benchmarks.self_blend_probe import ALLOWED, probe_auc, statistics, statistics_of_pairs
-from tfdfd.data.contact_sheet import Pair, Refusal, contact_sheet, genuine_images, pairs
-from tfdfd.data.self_blended import recompress
+from tfdfd.data.contact_sheet import PreviewPair, Refusal, contact_sheet, genuine_images, preview_pairs
+from tfdfd.data.degrade import compress_jpeg
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.faces.detectors import build_detector
+from tfdfd.faces import build_detector
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def picture(value, size=8):
 
 
 def test_pictures_of_a_pair_stand_in_a_row():
-    pair = Pair("a", picture(100), picture(110), np.full((8, 8), 0.2, np.float32))
+    pair = PreviewPair("a", picture(100), picture(110), np.full((8, 8), 0.2, np.float32))
     sheet = contact_sheet([pair, pair])
     assert sheet.shape[1] == 4 * 8 + 3 * 2
     body = sheet[-18:]
@@ -46,7 +46,7 @@ def test_pictures_of_a_pair_stand_in_a_row():
 
 def test_more_pairs_than_rows_stand_side_by_side():
     values = (10, 20, 30, 40, 50)
-    made = [Pair("a", picture(value), picture(value), np.zeros((8, 8), np.float32)) for value in values]
+    made = [PreviewPair("a", picture(value), picture(value), np.zeros((8, 8), np.float32)) for value in values]
     two, three = contact_sheet(made[:2], rows=2), contact_sheet(made, rows=2)
     assert three.shape[0] == two.shape[0]
     np.testing.assert_array_equal(three[:, : two.shape[1]], two)
@@ -54,12 +54,12 @@ def test_more_pairs_than_rows_stand_side_by_side():
 
 
 def test_large_differences_are_white_not_wrapped():
-    sheet = contact_sheet([Pair("a", picture(0), picture(200), np.zeros((8, 8), np.float32))])
+    sheet = contact_sheet([PreviewPair("a", picture(0), picture(200), np.zeros((8, 8), np.float32))])
     np.testing.assert_array_equal(sheet[-8:, -8:], picture(255))
 
 
 def test_pairs_differ_within_the_mask_and_repeat_by_seed(portrait, mtcnn):
-    first, second, again = (list(pairs([portrait], 3, seed, 96, mtcnn)) for seed in (1, 2, 1))
+    first, second, again = (list(preview_pairs([portrait], 3, seed, 96, mtcnn)) for seed in (1, 2, 1))
     for pair, same, other in zip(first, again, second, strict=True):
         assert pair.real.shape == pair.fake.shape == (96, 96, 3)
         assert pair.mask.max() > 0.2
@@ -74,13 +74,13 @@ def test_what_has_no_face_is_passed_over_once(portrait, mtcnn, tmp_path):
     cv2.imwrite(empty, picture(90, 64))
     broken = str(tmp_path / "broken.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    outcomes = list(pairs([empty, portrait, broken], 4, 0, 64, mtcnn))
+    outcomes = list(preview_pairs([empty, portrait, broken], 4, 0, 64, mtcnn))
     refused = {outcome.path: outcome.message for outcome in outcomes if isinstance(outcome, Refusal)}
     assert set(refused) == {empty, broken}
     assert "no face" in refused[empty]
     assert len(outcomes) == 4 + 2
-    assert len({outcome.fake.tobytes() for outcome in outcomes if isinstance(outcome, Pair)}) == 4
-    assert all(isinstance(outcome, Refusal) for outcome in pairs([empty], 4, 0, 64, mtcnn))
+    assert len({outcome.fake.tobytes() for outcome in outcomes if isinstance(outcome, PreviewPair)}) == 4
+    assert all(isinstance(outcome, Refusal) for outcome in preview_pairs([empty], 4, 0, 64, mtcnn))
 
 
 def test_of_an_extracted_folder_the_real_crops_only(tmp_path):
@@ -116,7 +116,7 @@ def test_command_without_a_face_writes_nothing(run_tfdfd, tmp_path):
     [
         (("--count", "0"), "--count must be from 1 to 400; received 0"),
         (("--size", "9999"), "--size must be from 1 to 1024"),
-        (("--seed", "-1"), "--seed must be a whole number from 0; received -1"),
+        (("--seed", "-1"), "--seed must be at least 0; received -1"),
         (("-o", "/nowhere/sheet.png"), "/nowhere does not exist"),
         ((), "no genuine image in"),
     ],
@@ -136,8 +136,8 @@ def test_simple_statistics_cannot_tell_blended_from_real(data):
 
 def test_probe_finds_a_cue_where_there_is_one(data):
     crops = photographs(data, 60)
-    real = np.array([statistics(recompress(crop, 95)) for crop in crops])
-    compressed = np.array([statistics(recompress(crop, 20)) for crop in crops])
+    real = np.array([statistics(compress_jpeg(crop, 95)) for crop in crops])
+    compressed = np.array([statistics(compress_jpeg(crop, 20)) for crop in crops])
     brighter = np.array([statistics(np.minimum(crop, 175) + np.uint8(80)) for crop in crops])
     assert probe_auc(real, compressed) > 0.9
     assert probe_auc(real, brighter) > 0.9

@@ -123,8 +123,7 @@ def to_splits(run_tfdfd, faces, *words, leaks=0):
 
 def assert_batches_are_the_rows(table, rows, label_of):
     """Training and evaluation give every crop of the split once, with the label of its video."""
-    from tfdfd.pipelines.evaluation import eval_pipeline
-    from tfdfd.pipelines.training import train_pipeline
+    from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
 
     pipelines = {"train": lambda split: train_pipeline(table, SIDE, 32, split=split, seed=1, named=True)}
     pipelines |= dict.fromkeys(("val", "test"), lambda split: eval_pipeline(table, SIDE, 32, split=split, named=True))

@@ -50,14 +50,15 @@ def test_the_card_has_the_tails_of_genuine_faces(located):
 
 def test_it_tells_a_self_blended_face_from_the_real_one(model):
     """Over many draws on a photograph it never saw, fakes score higher than the real pictures they are made of."""
-    from tfdfd.data import self_blended
+    from tfdfd.data.crops import square_crop
+    from tfdfd.data.self_blending import self_blend
 
     portrait = pytest.importorskip("skimage.data").astronaut()
     points = np.array([[204, 100], [245, 102], [224, 126], [202, 139], [244, 140]], np.float32)
     size, pairs = model.input_shape[1], []
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        real, fake, _ = self_blended.self_blend(portrait, points, rng, "face")
-        pairs.append([self_blended.square_crop(image, (182, 64, 83, 107), size=size) for image in (real, fake)])
+        real, fake, _ = self_blend(portrait, points, rng, "face")
+        pairs.append([square_crop(image, (182, 64, 83, 107), size=size) for image in (real, fake)])
     scores = model.predict(np.concatenate(pairs).astype(np.float32) / 255, verbose=0)[:, 0]
     assert (scores[1::2] > scores[::2]).mean() >= 0.7

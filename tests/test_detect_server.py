@@ -14,9 +14,14 @@ from PIL import Image
 
 from tests.fake_serving import Script, grpc_server
 from tfdfd.detect.detector import Detector
-from tfdfd.remote.messages import PredictRequest, PredictResponse
-from tfdfd.remote.scorer import MAX_REQUEST_BYTES, RemoteError, RemoteScorer, Server
-from tfdfd.remote.served import find_served
+from tfdfd.remote import (
+    MAX_REQUEST_BYTES,
+    RemoteError,
+    RemoteScorer,
+    Server,
+    find_served,
+    messages,
+)
 from tfdfd.runtime.opening import open_network, proof_crops
 from tfdfd.weights.records import base_of, is_large, list_records
 from tfdfd.weights.store import locate
@@ -29,7 +34,7 @@ SERVED = "tfdfd/meso_inception4"
 @pytest.fixture(scope="module")
 def scorer():
     """The served model as `detect` runs it here."""
-    from tfdfd.detect.scorer import Scorer
+    from tfdfd.runtime.network import Scorer
 
     return Scorer(open_network(*locate(SERVED))[0])
 
@@ -91,7 +96,7 @@ def test_messages_are_the_official_ones():
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
     from tensorflow_serving.apis import model_pb2, predict_pb2
 
-    from tfdfd.remote.messages import DT_FLOAT, DT_STRING
+    from tfdfd.remote import DT_FLOAT, DT_STRING
 
     official = predict_pb2.PredictRequest()
     official.model_spec.name, official.model_spec.signature_name = "a", "b"
@@ -99,13 +104,13 @@ def test_messages_are_the_official_ones():
     official.output_filter.append("c")
     official.inputs["d"].CopyFrom(tensor_pb2.TensorProto(dtype=DT_STRING, string_val=[b"\xff\x00", b""]))
     official.inputs["d"].tensor_shape.dim.add(size=2)
-    ours = PredictRequest.FromString(official.SerializeToString())
+    ours = messages()["PredictRequest"].FromString(official.SerializeToString())
     assert (ours.model_spec.version.value, ours.inputs[0].value.string_val[0]) == (2**40, b"\xff\x00")
     assert predict_pb2.PredictRequest.FromString(ours.SerializeToString()) == official
 
     answer = predict_pb2.PredictResponse()
     answer.outputs["e"].CopyFrom(tensor_pb2.TensorProto(dtype=DT_FLOAT, float_val=[0.25], tensor_content=b"abcd"))
-    ours = PredictResponse.FromString(answer.SerializeToString())
+    ours = messages()["PredictResponse"].FromString(answer.SerializeToString())
     assert predict_pb2.PredictResponse.FromString(ours.SerializeToString()) == answer
 
     twins = {
@@ -116,7 +121,7 @@ def test_messages_are_the_official_ones():
         "PredictRequest": predict_pb2.PredictRequest,
         "PredictResponse": predict_pb2.PredictResponse,
     }
-    for name, message in PredictRequest.DESCRIPTOR.file.message_types_by_name.items():
+    for name, message in messages()["PredictRequest"].DESCRIPTOR.file.message_types_by_name.items():
         for field in message.fields if name in twins else []:
             twin = twins[name].DESCRIPTOR.fields_by_name[field.name]
             enumerated = {twin.TYPE_ENUM: field.TYPE_INT32}
@@ -237,7 +242,7 @@ def test_a_card_tells_threshold_and_proves_the_weights(run_tfdfd, scores, scorer
         card_of(tmp_path, proof_scores=[score / 2 for score in expected])
         code, stdout, stderr = run_tfdfd(*words)
         assert (code, stdout) == (1, "")
-        assert "is not tfdfd/meso_inception4" in stderr and "apart" in stderr
+        assert "is not tfdfd/meso_inception4" in stderr and "differs by" in stderr
 
         for wrong in (expected[:7], 0.5, "scores", [*expected[:7], "x"]):
             card_of(tmp_path, proof_scores=wrong)
@@ -252,7 +257,7 @@ def test_a_card_tells_threshold_and_proves_the_weights(run_tfdfd, scores, scorer
 
 def test_a_published_model_is_asked_for_by_its_published_name(run_tfdfd, scores, face, tmp_path, monkeypatch):
     from tests.test_publish import copy
-    from tfdfd.hub.publishing import publish
+    from tfdfd.hub.publish import publish
 
     card = publish(SERVED, tmp_path / "hub", 1, "my_name", export=copy).folder / "model_card.json"
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)

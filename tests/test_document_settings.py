@@ -9,12 +9,11 @@ import pytest
 
 from tests.made_faces import make_faces
 from tfdfd.data.crops import faces_of
-from tfdfd.data.splitting import split_as
-from tfdfd.data.srm_noise import residuals, stored
-from tfdfd.data.srm_options import SrmOptions
+from tfdfd.data.options import SrmOptions
+from tfdfd.data.splits import split_as
+from tfdfd.data.srm_set import residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table
-from tfdfd.faces.haar import HaarDetector
-from tfdfd.faces.ssd import INPUT_SIZE, SsdDetector
+from tfdfd.faces.opencv_detectors import INPUT_SIZE, HaarDetector, SsdDetector
 from tfdfd.recipes import find_recipe
 from tfdfd.srm_kernels import WHOLE
 from tfdfd.training.optimizers import make_optimizer
@@ -173,12 +172,12 @@ def test_s4_noise_is_one_kernel_on_each_color(kernel, astronaut):
     found = residuals(image, SrmOptions((kernel,)))
     ratio = expected[found != 0] / found[found != 0]
     np.testing.assert_allclose(ratio, ratio[0])
-    assert stored(found, 127.0).shape == image.shape
+    assert to_levels(found, 127.0).shape == image.shape
 
 
 def test_s4_reference_had_flips(tmp_path):
     make_faces(tmp_path, videos=12, frames=2)
-    from tfdfd.pipelines.training import train_pipeline
+    from tfdfd.pipelines.datasets import train_pipeline
 
     recipe = find_recipe("s4-vgg16-srm-flips")
     assert recipe.augment == "flip"

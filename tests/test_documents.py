@@ -184,13 +184,9 @@ def commands_of(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.name)
 def test_all_commands_are_understood(page):
     """By the parser of the command line: verbs, options and choices exist."""
-    from tfdfd.cli.main import VERBS
-    from tfdfd.cli.parser import Parser
+    from tfdfd.cli.main import build_parser
 
-    parser = Parser(prog="tfdfd")
-    verbs = parser.add_subparsers(required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    parser = build_parser()
     for command in commands_of(page):
         words = shlex.split(re.split(r" [|>] ", command)[0], comments=True)[1:]
         if len(words) <= 2 and all(re.fullmatch(r"[a-z-]+", word) for word in words):

@@ -17,19 +17,18 @@ from tfdfd.cli import evaluate as cli
 from tfdfd.data.crops import faces_of
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.tables import FaceRow, IndexRow, write_table
-from tfdfd.evaluation import evaluating, report_json, scoring
-from tfdfd.evaluation.evaluating import Options, evaluate
-from tfdfd.evaluation.opening_sets import open_set
+from tfdfd.evaluation import report as report_module
+from tfdfd.evaluation import scoring
+from tfdfd.evaluation.evaluate import MODELS, Options, evaluate
 from tfdfd.evaluation.scoring import EvaluationError, open_model, score_sets
-from tfdfd.metrics.aggregate import AGGREGATIONS
+from tfdfd.evaluation.sets import open_set
 from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.coverage import POLICIES
-from tfdfd.metrics.scores import read_scores
-from tfdfd.training.seen import FILE, read_seen, write_seen
+from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, read_scores
+from tfdfd.training.training_fingerprints import FILE, read_fingerprints, write_fingerprints
 from tfdfd.weights.records import list_records
 
 SIZE = 32
-SCHEMA = json.loads(Path(report_json.__file__).with_name("report.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))
 FORMS = ("report.json", "report.md", "report.html")
 QUICK = {"resamples": 50, "plots": False}
 
@@ -165,8 +164,8 @@ def test_another_spelling_of_a_set_goes_on_and_other_crops_are_refused(models, t
     (tmp_path / "link").symlink_to(plain)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scoring, "PART", 8)
-    options, scored, part = Options(split=None, **QUICK), [], scoring._part
-    monkeypatch.setattr(scoring, "_part", lambda *arguments: scored.append(1) or part(*arguments))
+    options, scored, part = Options(split=None, **QUICK), [], scoring._score_part
+    monkeypatch.setattr(scoring, "_score_part", lambda *arguments: scored.append(1) or part(*arguments))
 
     def stop(done, total):
         if done >= 16:
@@ -193,9 +192,9 @@ def test_a_stopped_scoring_goes_on_and_ends_the_same(models, faces, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         evaluate(models["toy"], [faces], tmp_path / "out", Options(**QUICK), progress=stop)
     assert not (tmp_path / "out" / "scores.csv").exists()
-    scored, part = [], scoring._part
+    scored, part = [], scoring._score_part
     monkeypatch.setattr(
-        scoring, "_part", lambda model, one, numbers: scored.extend(numbers) or part(model, one, numbers)
+        scoring, "_score_part", lambda model, one, numbers: scored.extend(numbers) or part(model, one, numbers)
     )
     again = evaluate(models["toy"], [faces], tmp_path / "out", Options(**QUICK))
     assert scored == list(range(16, 30))
@@ -208,7 +207,7 @@ def test_a_stopped_scoring_goes_on_and_ends_the_same(models, faces, tmp_path, mo
 def test_finished_scores_are_not_made_again_and_others_are_refused(models, faces, tmp_path, monkeypatch, run_tfdfd):
     evaluate(models["toy"], [faces], tmp_path, Options(**QUICK))
     before = (tmp_path / "scores.csv").read_bytes()
-    monkeypatch.setattr(scoring, "_scored", None)
+    monkeypatch.setattr(scoring, "_score_parts", None)
     report = evaluate(models["toy"], [faces], tmp_path, Options(aggregation="median", **QUICK))
     assert report["judged"]["protocol"]["aggregation"] == "median"
     for words in (
@@ -221,7 +220,7 @@ def test_finished_scores_are_not_made_again_and_others_are_refused(models, faces
     assert "holds scores of other sets" in err
     assert (tmp_path / "scores.csv").read_bytes() == before
     (tmp_path / "scores.json").unlink()
-    with pytest.raises(ValueError, match="but not .*scores.json"):
+    with pytest.raises(ValueError, match="exists, but .*scores.json"):
         evaluate(models["toy"], [faces], tmp_path, Options(**QUICK))
 
 
@@ -258,7 +257,7 @@ def test_videos_without_a_crop_count_where_the_index_knows_them(models, tmp_path
     report = evaluate(models["toy"], [data], tmp_path / "without", Options(**QUICK))
     assert report["judged"]["coverage"]["expected"] == 6
     (told,) = [warning["message"] for warning in report["warnings"] if warning["code"] == "unlabelled"]
-    assert "4 are in no figure" in told and "1 decode_error, 1 multiple_faces, 2 no_face" in told
+    assert "4 videos without a crop are not counted" in told and "1 decode_error, 1 multiple_faces, 2 no_face" in told
     entries = [
         IndexRow(video, "ffpp", "video", 1, "Deepfakes", (video,), split="train" if video == "train.mp4" else "test")
         for video in gone
@@ -275,7 +274,7 @@ def test_videos_without_a_crop_count_where_the_index_knows_them(models, tmp_path
 
 
 def test_nan_is_an_error_that_names_the_crop(models, faces, tmp_path, run_tfdfd):
-    with pytest.raises(EvaluationError, match="answers nan for r0.mp4-0.png .30 such"):
+    with pytest.raises(EvaluationError, match="returns nan for r0.mp4-0.png .30 such"):
         evaluate(models["nan"], [faces], tmp_path, Options(**QUICK))
     assert not (tmp_path / "scores.csv").exists() and not (tmp_path / "report.json").exists()
     code, out, err = run_tfdfd("evaluate", models["nan"], "--data", faces, "-o", tmp_path, "--no-plots", "--quiet")
@@ -303,15 +302,16 @@ def test_a_leaking_set_is_refused(models, tmp_path, run_tfdfd):
 def write_run(folder, source, seen, root):
     """A finished run of the network in a weights file, whose training has seen `seen`."""
     from tfdfd.recipes import find_recipe
+    from tfdfd.training.history import write_history
     from tfdfd.training.run_folder import RunFolder
 
     card = json.loads(source.with_suffix(".json").read_text("utf-8"))
     with RunFolder(folder, find_recipe("s1-meso4"), {"folder": str(root)}, "tensorflow") as run:
         (folder / "weights.safetensors").write_bytes(source.read_bytes())
         run.write_card(card)
-        write_seen(folder, seen, root)
+        write_fingerprints(folder, seen, root)
         best = {"epoch": 0, "accuracy": 0.7, "val_accuracy": 0.6, "loss": 0.5, "seconds": 40.0}
-        run.write_log([best, best | {"epoch": 1, "accuracy": 0.9, "seconds": 83.0}])
+        write_history(folder, [best, best | {"epoch": 1, "accuracy": 0.9, "seconds": 83.0}], "a run")
         run.finish({"best_epoch": 0})
     return folder
 
@@ -347,7 +347,7 @@ def test_validation_is_told_and_a_run_without_a_list_is_too(models, faces, tmp_p
     assert "not_checked" in {warning["code"] for warning in report["warnings"]}
     (run / FILE).write_text("{}", "utf-8")
     with pytest.raises(ValueError, match="does not say what a run has seen"):
-        read_seen(run)
+        read_fingerprints(run)
 
 
 def test_a_run_of_train_knows_its_training_data_again(tmp_path, run_tfdfd):
@@ -369,9 +369,11 @@ def test_what_a_run_began_with_is_seen_too(faces, tmp_path):
     rows = faces_of(faces).rows
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    write_seen(tmp_path / "one", {"train": rows[:1], "val": rows[1:2]}, faces)
-    write_seen(tmp_path / "two", {"train": rows[6:7]}, faces, begun_with=[tmp_path / "one", "tfdfd/meso4.df"])
-    one, two = (read_seen(tmp_path / name) for name in ("one", "two"))
+    write_fingerprints(tmp_path / "one", {"train": rows[:1], "val": rows[1:2]}, faces)
+    write_fingerprints(
+        tmp_path / "two", {"train": rows[6:7]}, faces, initial_models=[tmp_path / "one", "tfdfd/meso4.df"]
+    )
+    one, two = (read_fingerprints(tmp_path / name) for name in ("one", "two"))
     assert one["train"] < two["train"] and one["val"] == two["val"]
     assert {rows[0].sha256, rows[6].sha256} <= two["train"]
     assert "r0.mp4" not in (tmp_path / "two" / FILE).read_text("utf-8")
@@ -386,7 +388,7 @@ def test_names_of_a_plain_folder_say_nothing_of_another_folder(models, tmp_path)
     report = evaluate(run, [tmp_path / "two"], tmp_path / "out", Options(split=None, **QUICK))
     assert report["leaks"] == {"checked": True, "shared": {}}
     assert "no_videos" in {warning["code"] for warning in report["warnings"]}
-    with pytest.raises(ValueError, match="trained on what it would be judged on"):
+    with pytest.raises(ValueError, match="the model was trained on part of this data"):
         evaluate(run, [tmp_path / "one"], tmp_path / "again", Options(split=None, **QUICK))
 
 
@@ -398,7 +400,7 @@ def test_shards_are_judged_as_the_files_they_were_packed_from(models, faces, tmp
         for name in ("auc", "log_loss", "confusion"):
             one, other = (report["judged"][level][name] for report in (packed, plain))
             assert one == other if name == "confusion" else one["value"] == pytest.approx(other["value"], abs=1e-6)
-    with pytest.raises(ValueError, match="do not say which crops show the same person"):
+    with pytest.raises(ValueError, match="do not store which crops show the same person"):
         evaluate(models["toy"], [tmp_path / "shards"], tmp_path / "x", Options(aggregation="max_of_track_means"))
 
 
@@ -424,7 +426,7 @@ def test_two_models_and_scores_again(models, faces, tmp_path, run_tfdfd):
     )
     report = json.loads((out / "report.json").read_text("utf-8"))
     jsonschema.validate(report, SCHEMA)
-    tables = [read_scores(out / f"{name}.csv") for name in evaluating.MODELS]
+    tables = [read_scores(out / f"{name}.csv") for name in MODELS]
     assert report["comparison"] == json.loads(json.dumps(compare(*tables, resamples=50)))
     assert code == 0 and "Two models on the same videos" in text and text.count("S0, tables 1 and 2") == 2
     code, again, _ = run_tfdfd(
@@ -464,16 +466,16 @@ def test_fakes_are_blended_of_real_crops(models, tmp_path, astronaut):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "give a model and what to judge it on"),
-        (("MODEL",), "give a model and what to judge it on"),
+        ((), "give a model and a set to evaluate it on"),
+        (("MODEL",), "give a model and a set to evaluate it on"),
         (("MODEL", "--data", "FACES", "--aggregate", "meen"), "did you mean mean"),
         (("MODEL", "--data", "FACES", "--split", "val"), "no crop of split 'val'"),
-        (("MODEL", "--data", "FACES", "--index", "x.csv"), "status.csv lists; there is no such file"),
-        (("MODEL", "--data", "FACES", "--data", "FACES", "--index", "x.csv"), "--index is of one set"),
+        (("MODEL", "--data", "FACES", "--index", "x.csv"), "status.csv; there is no such file"),
+        (("MODEL", "--data", "FACES", "--data", "FACES", "--index", "x.csv"), "--index belongs to one set"),
         (("MODEL", "--data", "/nowhere"), "holds no face crops"),
         (("tfdfd/meso5", "--data", "FACES"), "no weights are known as 'tfdfd/meso5'"),
         (("--from-scores", "/nowhere.csv"), "cannot be read as a table"),
-        (("--from-scores", "/nowhere.csv", "--blend"), "leave --data, --blend, --frames and --index out"),
+        (("--from-scores", "/nowhere.csv", "--blend"), "omit --data, --blend, --frames and --index"),
     ],
 )
 def test_usage_errors(models, faces, tmp_path, run_tfdfd, words, told):
@@ -556,5 +558,5 @@ def test_a_network_of_clips_is_judged_a_clip_a_video(faces, tmp_path):
     images = np.stack([cv2.resize(crop / np.float32(255), (SIZE, SIZE)) for crop in crops])
     expected = float(model.predict_on_batch(images[None])[0, 0])
     assert next(row.fake_probability for row in rows if row.video == "r1.mp4") == pytest.approx(expected, abs=1e-3)
-    with pytest.raises(ValueError, match="made of files"):
+    with pytest.raises(ValueError, match="made from files"):
         evaluate(tmp_path / "clips.safetensors", [data], tmp_path / "x", Options(blend=True, **QUICK))

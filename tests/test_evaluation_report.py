@@ -11,16 +11,23 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tfdfd.evaluation import document_tables, evaluating, report_json
-from tfdfd.evaluation.evaluating import Options, judge_again, write_report
-from tfdfd.evaluation.hardest_crops import pictures_told, thumbnails
-from tfdfd.evaluation.report_json import as_json, histogram_of, make_report
-from tfdfd.evaluation.report_markdown import as_markdown_report
-from tfdfd.evaluation.table import Table, as_markdown, as_text
-from tfdfd.metrics.errors import MetricError
+from tfdfd.evaluation import document_tables
+from tfdfd.evaluation import evaluate as evaluation
+from tfdfd.evaluation import report as report_module
+from tfdfd.evaluation.evaluate import Options, evaluate_scores, write_report
+from tfdfd.evaluation.report import (
+    as_json,
+    as_markdown_report,
+    make_report,
+    score_histogram,
+    stored_pictures,
+    thumbnails,
+)
+from tfdfd.evaluation.tables import Table, as_markdown, as_text
+from tfdfd.metrics.metrics import METRICS, Metric, MetricError
 from tfdfd.metrics.scores import ScoreRow, write_scores
 
-SCHEMA = json.loads(Path(report_json.__file__).with_name("report.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))
 MODEL = {"handle": "tfdfd/meso4.x", "network": "meso4", "sha256": "9f" * 32, "threshold": 0.5}
 HOSTILE = "<script>alert(1)</script>|`x`[a](http://b)\u202e\n# head.mp4"
 
@@ -108,10 +115,10 @@ def test_s2_has_loss_of_frames_and_accuracy_of_videos_by_method():
 
 def test_s3_lays_training_beside_test():
     trained = {"train_accuracy": 1.0, "val_accuracy": 0.97, "train_loss": 0.0123, "seconds": 160.0}
-    (table,) = tables_of("s3", trained=[trained])
+    (table,) = tables_of("s3", training=[trained])
     assert table["rows"] == [["tfdfd/meso4.x", "100.00 %", "97.00 %", "55.56 %", "0.0123", "2:40", "9"]]
     (unknown,) = tables_of("s3")
-    assert unknown["rows"][0][1:3] == ["–", "–"] and "no run" in " ".join(unknown["notes"])
+    assert unknown["rows"][0][1:3] == ["–", "–"] and "is not a run of" in " ".join(unknown["notes"])
 
 
 def test_s4_has_a_column_without_and_one_with_srm():
@@ -119,14 +126,14 @@ def test_s4_has_a_column_without_and_one_with_srm():
     scored = [(MODEL | {"network": "vgg16"}, ROWS), (other, ROWS)]
     told = make_report(scored, [], table="s4", resamples=50)["tables"]
     assert told[0]["rows"] == [["vgg16", "75 %", "75 %"]]
-    with pytest.raises(ValueError, match="one cell for vgg16"):
+    with pytest.raises(ValueError, match="one cell per network, and both models are vgg16"):
         make_report([scored[0], scored[0]], [], table="s4", resamples=50)
 
 
 def test_every_document_table_stands_in_every_form(tmp_path):
     for document in document_tables.DOCUMENTS:
         report = report_of(ROWS, table=document)
-        write_report(tmp_path, report, pictures_told([]), plots=False)
+        write_report(tmp_path, report, stored_pictures([]), plots=False)
         for form in ("report.json", "report.md", "report.html"):
             for table in report["tables"]:
                 assert table["title"] in (tmp_path / form).read_text("utf-8"), (document, form)
@@ -140,7 +147,7 @@ def test_a_constant_answer_is_named_in_every_form(tmp_path):
         assert found["auc"]["value"] == found["balanced_accuracy"]["value"] == 0.5
         assert found["accuracy"]["value"] == found["majority"] == 0.86
     (loud,) = [w for w in report["warnings"] if w["code"] == "no_better_than_majority" and w["where"] == "videos"]
-    write_report(tmp_path, report, pictures_told([]))
+    write_report(tmp_path, report, stored_pictures([]))
     for form in ("report.json", "report.md", "report.html"):
         assert loud["message"] in (tmp_path / form).read_text("utf-8"), form
     markdown = (tmp_path / "report.md").read_text("utf-8")
@@ -158,7 +165,7 @@ def test_report_json_keeps_its_schema(tmp_path):
     ]
     for report in reports:
         jsonschema.validate(json.loads(as_json(report)), SCHEMA)
-        write_report(tmp_path, report, pictures_told([]), plots=False)
+        write_report(tmp_path, report, stored_pictures([]), plots=False)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(reports[0] | {"surprise": 1}, SCHEMA)
 
@@ -166,7 +173,7 @@ def test_report_json_keeps_its_schema(tmp_path):
 def test_one_class_gives_null_with_a_reason_and_no_picture_of_a_curve(tmp_path):
     report = report_of([row("r.mp4", 0, 0.2), row("s.mp4", 0, 0.7)])
     assert report["judged"]["video"]["auc"]["value"] is None and "real" in report["judged"]["video"]["auc"]["reason"]
-    write_report(tmp_path, report, pictures_told([]))
+    write_report(tmp_path, report, stored_pictures([]))
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"reliability.png", "confusion.png", "scores.png"}
     assert report["judged"]["video"]["auc"]["reason"] in (tmp_path / "report.html").read_text("utf-8")
 
@@ -199,7 +206,7 @@ def test_two_models_are_compared_on_the_same_videos():
 
 
 def test_the_histogram_has_every_score_once():
-    told = histogram_of([*ROWS, row("one.mp4", 1, 1.0), row("zero.mp4", 0, 0.0)], "mean", "exclude")
+    told = score_histogram([*ROWS, row("one.mp4", 1, 1.0), row("zero.mp4", 0, 0.0)], "mean", "exclude")
     assert [sum(told["frame"][kind]) for kind in ("real", "fake")] == [5, 6]
     assert [sum(told["video"][kind]) for kind in ("real", "fake")] == [3, 4]
     assert told["video"]["fake"][-1] == 1 and told["video"]["real"][0] == 1
@@ -229,7 +236,7 @@ def test_the_page_needs_nothing_else_and_names_stay_text(tmp_path):
             cv2.imwrite(str(path), np.full((200, 100, 3), 90, np.uint8))
     report = report_of(rows)
     told = [{"names": ["ffpp"], "root": str(crops)}]
-    write_report(tmp_path, report, pictures_told(told))
+    write_report(tmp_path, report, stored_pictures(told))
     text = (tmp_path / "report.html").read_text("utf-8")
     page = Page(text)
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "form", "base"}
@@ -247,14 +254,14 @@ def test_thumbnails_are_small_and_what_is_not_at_hand_is_left_out(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((300, 150, 3), 90, np.uint8))
     one = {"dataset": "d", "method": "original", "files": ["a.png", "gone.png"]}
     told = [{"names": ["d"], "root": str(tmp_path)}]
-    ((jpeg,),) = thumbnails([one], pictures_told(told))
+    ((jpeg,),) = thumbnails([one], stored_pictures(told))
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (128, 64, 3)
-    assert thumbnails([one | {"method": "self-blended"}, one | {"dataset": "e"}], pictures_told(told)) == [[], []]
+    assert thumbnails([one | {"method": "self-blended"}, one | {"dataset": "e"}], stored_pictures(told)) == [[], []]
 
 
 def test_the_same_scores_give_the_same_bytes_in_whatever_order(tmp_path):
     for name, rows in (("a", ROWS), ("b", ROWS[::-1])):
-        write_report(tmp_path / name, report_of(rows, table="s2"), pictures_told([]))
+        write_report(tmp_path / name, report_of(rows, table="s2"), stored_pictures([]))
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert len(files) == 3 + 5
     for file in files:
@@ -262,27 +269,29 @@ def test_the_same_scores_give_the_same_bytes_in_whatever_order(tmp_path):
 
 
 def test_what_an_earlier_report_has_left_is_gone(tmp_path):
-    write_report(tmp_path, report_of(ROWS), pictures_told([]))
-    write_report(tmp_path, report_of(ROWS), pictures_told([]), plots=False)
+    write_report(tmp_path, report_of(ROWS), stored_pictures([]))
+    write_report(tmp_path, report_of(ROWS), stored_pictures([]), plots=False)
     assert not (tmp_path / "plots").exists()
     assert "plots/" not in (tmp_path / "report.md").read_text("utf-8")
 
 
 def test_scores_are_judged_again_without_a_network(tmp_path):
     write_scores(tmp_path / "scores.csv", ROWS)
-    with pytest.raises(ValueError, match="no threshold is known of scores.csv"):
-        judge_again(tmp_path / "scores.csv", tmp_path / "out", Options(split=None, resamples=20))
-    report = judge_again(tmp_path / "scores.csv", tmp_path / "out", Options(split=None, threshold=0.65, resamples=20))
+    with pytest.raises(ValueError, match="no threshold is known for scores.csv"):
+        evaluate_scores(tmp_path / "scores.csv", tmp_path / "out", Options(split=None, resamples=20))
+    report = evaluate_scores(
+        tmp_path / "scores.csv", tmp_path / "out", Options(split=None, threshold=0.65, resamples=20)
+    )
     assert report["threshold"] == {"value": 0.65, "source": "given"}
     assert report["judged"]["video"]["confusion"]["fake_as_fake"] == 2
     (tmp_path / "scores.json").write_text(json.dumps({"schema": 1, "model": MODEL, "sets": []}), "utf-8")
-    report = judge_again(tmp_path / "scores.csv", tmp_path / "out", Options(split="test", resamples=20))
+    report = evaluate_scores(tmp_path / "scores.csv", tmp_path / "out", Options(split="test", resamples=20))
     assert report["model"] == MODEL and report["threshold"]["value"] == 0.5
     with pytest.raises(ValueError, match="has no scores of split 'train'"):
-        judge_again(tmp_path / "scores.csv", tmp_path / "out", Options(split="train"))
+        evaluate_scores(tmp_path / "scores.csv", tmp_path / "out", Options(split="train"))
     (tmp_path / "scores.json").write_text("[]", "utf-8")
-    with pytest.raises(ValueError, match="does not say what"):
-        judge_again(tmp_path / "scores.csv", tmp_path / "out", Options(split=None))
+    with pytest.raises(ValueError, match="does not describe the scores"):
+        evaluate_scores(tmp_path / "scores.csv", tmp_path / "out", Options(split=None))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +311,7 @@ def test_options_are_checked_before_an_hour_of_scoring(options, message):
 def test_without_matplotlib_the_extra_is_named_before_the_work(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"tfdfd\[train\].*--no-plots"):
-        evaluating.evaluate("tfdfd/none", [tmp_path], tmp_path / "out")
+        evaluation.evaluate("tfdfd/none", [tmp_path], tmp_path / "out")
 
 
 def test_no_rows_and_no_document_are_errors():
@@ -318,3 +327,16 @@ def test_tables_as_text_and_markdown():
     lines = list(as_markdown(table))
     assert lines[:4] == ["### T", "", "*how*", ""]
     assert "|  | a\\|b |" in lines and "| x\\\\ny | 1 |" in lines and "- note \\*" in lines
+
+
+def test_a_metric_is_one_function_and_one_row(monkeypatch, tmp_path):
+    row = Metric(lambda labels, scores: float(np.mean(scores)), "toy metric", compared=True, by_part=True)
+    monkeypatch.setitem(METRICS, "toy", row)
+    report = make_report([(MODEL, ROWS), (MODEL, ROWS)], [], resamples=20)
+    mean = np.mean([row.fake_probability for row in ROWS if row.status == "ok"])
+    assert report["judged"]["frame"]["toy"]["value"] == pytest.approx(mean)
+    assert report["judged"]["per_method"][0]["video"]["toy"]["value"] and report["comparison"]["toy"]["p"] == 1
+    jsonschema.validate(json.loads(as_json(report)), SCHEMA)
+    write_report(tmp_path, report, stored_pictures([]), plots=False)
+    for name in ("report.md", "report.html"):
+        assert (tmp_path / name).read_text("utf-8").count("toy metric") >= 4  # main, parts, comparison

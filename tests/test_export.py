@@ -16,10 +16,9 @@ from tests.test_saved_model import svm_arrays
 from tfdfd.models import build, load
 from tfdfd.models.svm import with_svm
 from tfdfd.publishing import exporting, formats
-from tfdfd.publishing.equality import check_equal
-from tfdfd.publishing.exporting import export
-from tfdfd.publishing.proof_images import proof_images
-from tfdfd.runtime.with_openvino import OpenvinoNetwork
+from tfdfd.publishing.exporting import export, proof_images
+from tfdfd.runtime.equality import check_equal
+from tfdfd.runtime.openvino import OpenvinoNetwork
 from tfdfd.version import __version__
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
@@ -82,8 +81,10 @@ def asked(folder, format):
 
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
         return lambda images: session.run(["fake_probability"], {"image": images})[0]
-    network = OpenvinoNetwork("x", (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes())
-    return lambda images: network(np.round(images * 255).astype(np.uint8))[:, None]
+    if format == "openvino":
+        network = OpenvinoNetwork("x", (folder / "model.xml").read_bytes(), (folder / "model.bin").read_bytes())
+        return lambda images: network(np.round(images * 255).astype(np.uint8))[:, None]
+    return None
 
 
 @pytest.mark.parametrize("name", ["plain", "svm"])
@@ -92,14 +93,16 @@ def test_answers_are_those_of_keras_on_other_crops_than_those_of_the_proof(weigh
     if (format, name) == ("savedmodel", "svm"):
         pytest.skip("in test_saved_model.py")
     folder, card = made(format, name)
+    assert 0 <= max(card["max_difference"].values()) <= 1e-5
     noise = np.random.default_rng(9).random((5, SIDE, SIDE, 3)) * np.linspace(0.2, 1, 5)[:, None, None, None]
     images = (noise * 255).astype(np.uint8) / np.float32(255)
     wanted = load(*locate(weights[name]))(images).numpy()
     assert np.ptp(wanted) > 1e-3
     run = asked(folder, format)
+    if run is None:
+        pytest.skip(f"{format} is proved by its writer alone: add its library to `asked`")
     for count in (5, 1):
         np.testing.assert_allclose(run(images[:count]), wanted[:count], atol=1e-5)
-    assert 0 <= max(card["max_difference"].values()) <= 1e-5
 
 
 @pytest.mark.parametrize("format", ["savedmodel", "litert", "onnx"])
@@ -193,24 +196,26 @@ class TestProof:
         assert not (tmp_path / "y").exists()
 
     def test_of_a_network_that_knows_no_difference_is_none(self, weights, tmp_path):
-        with pytest.raises(ValueError, match="answers all 16 crops of the proof alike"):
+        with pytest.raises(ValueError, match="all 16 crops get the same answer"):
             export(weights["blind"], tmp_path / "x", "litert")
         assert list(tmp_path.iterdir()) == []
 
     def test_finds_what_is_different(self):
         wanted = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
-        assert check_equal("x", wanted + np.float32(5e-6), wanted) == pytest.approx(5e-6, rel=0.1)
-        for found in (wanted + 2e-5, np.where(wanted == 0, np.nan, wanted), 1 - wanted):
-            with pytest.raises(ValueError, match="from the Keras model on the same crops"):
-                check_equal("x", found, wanted)
-        with pytest.raises(ValueError, match=r"answers the shape \(8,\)"):
-            check_equal("x", wanted[:, 0], wanted)
+        assert check_equal("x", wanted + np.float32(5e-6), wanted, "export") == pytest.approx(5e-6, rel=0.1)
+        for found in (wanted + 2e-5, 1 - wanted):
+            with pytest.raises(ValueError, match="differs by .* on the same crops"):
+                check_equal("x", found, wanted, "export")
+        with pytest.raises(ValueError, match="1 values are not finite"):
+            check_equal("x", np.where(wanted == 0, np.nan, wanted), wanted, "export")
+        with pytest.raises(ValueError, match=r"has the shape \(8,\)"):
+            check_equal("x", wanted[:, 0], wanted, "export")
 
     def test_of_features_is_relative_to_the_largest(self):
         wanted = np.linspace(0, 1e4, 8)[:, None]
-        assert check_equal("x", wanted + 0.05, wanted) == pytest.approx(5e-6)
-        with pytest.raises(ValueError, match="2e-05 from the Keras model"):
-            check_equal("x", wanted + 0.2, wanted)
+        assert check_equal("x", wanted + 0.05, wanted, "export") == pytest.approx(5e-6)
+        with pytest.raises(ValueError, match="differs by 2e-05"):
+            check_equal("x", wanted + 0.2, wanted, "export")
 
     def test_of_a_wrong_conversion_leaves_nothing(self, weights, tmp_path, monkeypatch):
         write = formats.write_onnx
@@ -222,7 +227,7 @@ class TestProof:
             return write(model, folder, expected)
 
         monkeypatch.setitem(formats.FORMATS, "onnx", wrong)
-        with pytest.raises(ValueError, match="of the ONNX model is .* from the Keras model"):
+        with pytest.raises(ValueError, match="of the ONNX model differs by"):
             export(weights["plain"], tmp_path / "x", "onnx")
         assert list(tmp_path.iterdir()) == []
 
@@ -275,7 +280,7 @@ class TestCommand:
         assert lines[0].startswith("fake_probability: ") and lines[0].endswith(" from Keras at most")
         assert lines[1] == "compared on 16 crops; 1e-05 are allowed"
         assert len(lines) == 4 and lines[3].endswith("model_card.json")
-        assert errors == f"tfdfd export: {weights['plain']} as onnx, and the proof\n"
+        assert errors == f"tfdfd export: writing and verifying {weights['plain']} as onnx\n"
 
     @pytest.mark.parametrize(
         "words, message",

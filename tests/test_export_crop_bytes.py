@@ -54,7 +54,7 @@ def encoded(picture, format, **options):
 
 
 def as_detect(data):
-    """Decoded and resized as `tfdfd.media.decode` and `tfdfd.extract.faces_of` do it."""
+    """Decoded and resized as `tfdfd.media.decode` and `tfdfd.extract.extraction` do it."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     return resize_crop(pixels, SIDE)[None]
 

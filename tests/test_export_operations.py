@@ -101,7 +101,7 @@ def test_an_operation_in_a_function_is_found(changed, place, operation):
     if (place, operation) != ("traced_restore", "RestoreV2"):
         assert f"'{operation}'" in refused(changed(add))
     else:
-        refused(changed(add), "file of its own choice")
+        refused(changed(add), "restores from another file")
 
 
 def test_a_function_that_nothing_calls_is_looked_at_too(changed):
@@ -128,7 +128,7 @@ class TestVariables:
             node = next(one for one in meta.graph_def.node if one.name == "StatefulPartitionedCall")
             node.attr["f"].func.name = function_named(meta, "traced_restore").signature.name
 
-        refused(changed(add), "calls what reads and writes")
+        refused(changed(add), "calls the function that reads and writes")
 
     def test_are_not_restored_by_a_function(self, changed):
         def add(meta):
@@ -136,7 +136,7 @@ class TestVariables:
             call = function.node_def.add(name="innocent", op="StatefulPartitionedCall")
             call.attr["f"].func.name = function_named(meta, "traced_save").signature.name
 
-        refused(changed(add), "calls what reads and writes")
+        refused(changed(add), "calls the function that reads and writes")
 
     @pytest.mark.parametrize("control", ["", "^"])
     def test_are_not_restored_on_the_way_to_another_node(self, changed, control):
@@ -144,7 +144,7 @@ class TestVariables:
             node = next(one for one in meta.graph_def.node if one.op == "NoOp")
             node.input.append(control + saver_nodes(meta)[1].name)
 
-        refused(changed(add), "runs what reads and writes")
+        refused(changed(add), "runs a node that reads and writes")
 
     def test_are_not_saved_where_a_client_says(self, changed):
         def add(meta):
@@ -183,7 +183,7 @@ class TestVariables:
         def add(meta):
             meta.object_graph_def.concrete_functions[function_named(meta, "traced_save").signature.name].SetInParent()
 
-        refused(changed(add), "can be called once it is loaded")
+        refused(changed(add), "can be called after loading")
 
 
 class TestObjects:
@@ -232,7 +232,7 @@ class TestFiles:
     def test_that_are_no_graph_are_an_error(self, changed, content):
         folder = changed(lambda meta: None)
         (folder / "saved_model.pb").write_bytes(content)
-        with pytest.raises(ValueError, match="is no SavedModel|0 graphs"):
+        with pytest.raises(ValueError, match="is not a SavedModel|0 graphs"):
             check_operations(folder)
 
     def test_that_are_not_there_are_an_error(self, tmp_path):

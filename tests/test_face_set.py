@@ -21,15 +21,13 @@ import pytest
 from PIL import Image
 
 from tests.face_clips import ARGUMENTS, CLIPS, FRAMES, bytes_of, command, index_row, make_clips
-from tfdfd.data import face_work, video_cut
-from tfdfd.data.boxes import read_boxes
-from tfdfd.data.face_options import FaceOptions
-from tfdfd.data.face_record import read_record
-from tfdfd.data.face_set import FaceSet
-from tfdfd.data.local_engine import LocalEngine
-from tfdfd.data.safe_names import safe_names
+from tfdfd.data import cut_faces
+from tfdfd.data.cut_faces import read_boxes, read_record
+from tfdfd.data.engines import LocalEngine
+from tfdfd.data.face_set import FaceSet, safe_names
+from tfdfd.data.options import FaceOptions
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
-from tfdfd.extract.faces_of import Extraction, FoundFace, FrameFaces
+from tfdfd.extract.extraction import Extraction, FaceCrop, FrameFaces
 
 
 @pytest.fixture(scope="session")
@@ -168,11 +166,11 @@ class Canned:
             return Extraction(item.path, "video", "decode_error", "damaged")
         crop = np.full((request.size, request.size, 3), len(self.asked), np.uint8)
         crop[:] = int(hashlib.sha256(name.encode()).hexdigest()[:2], 16)
-        faces = [FoundFace((k, 2, 30, 40), 0.9, None, crop) for k in range(2)] if name != "empty" else []
+        faces = [FaceCrop((k, 2, 30, 40), 0.9, None, crop) for k in range(2)] if name != "empty" else []
         frames = [FrameFaces(k, k / 25, faces.copy()) for k in range(2)]
         if name == "empty":
             return Extraction(item.path, "video", "no_face", "no face was found in the 2 frames looked at", 1.0, frames)
-        frames = [FrameFaces(k, k / 25, [FoundFace(f.box, f.score, None, f.crop) for f in faces]) for k in range(2)]
+        frames = [FrameFaces(k, k / 25, [FaceCrop(f.box, f.score, None, f.crop) for f in faces]) for k in range(2)]
         return Extraction(item.path, "video", "ok", None, 1.0, frames)
 
     def __enter__(self):
@@ -185,7 +183,7 @@ class Canned:
 @pytest.fixture
 def canned(monkeypatch, tmp_path):
     """A folder with an index of what `Canned` answers."""
-    monkeypatch.setattr(face_work, "FaceExtractor", Canned)
+    monkeypatch.setattr(cut_faces, "FaceExtractor", Canned)
     root = tmp_path / "root"
     root.mkdir()
     rows = [index_row("a/one.mp4"), index_row("a/broken.mp4"), index_row("empty.mp4")]
@@ -385,8 +383,8 @@ def test_a_set_that_is_made_again_in_part_does_not_pass_for_finished(canned, tmp
 def test_each_record_is_read_once_for_the_tables(canned, tmp_path, monkeypatch):
     with FaceSet(canned / "index.csv", canned, tmp_path / "faces", FaceOptions(size=8)) as faces:
         list(faces.extract())
-        read, reads = face_work.read_record, []
-        monkeypatch.setattr(face_work, "read_record", lambda path: reads.append(path) or read(path))
+        read, reads = cut_faces.read_record, []
+        monkeypatch.setattr(cut_faces, "read_record", lambda path: reads.append(path) or read(path))
         faces.finish()
     assert len(reads) == len(set(reads)) == 4
 
@@ -593,7 +591,7 @@ def test_a_mirrored_tree_has_one_crop_a_video_named_like_it(clips, tmp_path):
 
 @pytest.mark.parametrize(("choice", "frames"), [({"all": True}, range(FRAMES)), ({"every_s": 0.2}, (0, 5, 10))])
 def test_long_videos_are_read_in_pieces_that_make_one_whole(clips, tmp_path, monkeypatch, choice, frames):
-    monkeypatch.setattr(video_cut, "WINDOW", 4)
+    monkeypatch.setattr(cut_faces, "WINDOW", 4)
     write_table(clips / "one.csv", [index_row("real/00.mp4")], IndexRow)
     extract(clips, tmp_path / "pieces", "one.csv", detector="haar", size=32, **choice)
     assert sorted(read_boxes(tmp_path / "pieces" / "boxes" / "real" / "00.json")) == list(frames)
@@ -624,9 +622,9 @@ def test_names_are_safe_and_distinct():
         (["--quality", "80"], "--quality is for --format jpg"),
         (["--mirror"], "add --first --max-faces 1"),
         (["--ssd", "a.pb"], "--ssd and --ssd-config are for"),
-        (["--boxes", "x", "--frames", "3"], "leave out --frames"),
+        (["--boxes", "x", "--frames", "3"], "omit --frames"),
         (["--detector", "none", "--boxes-from", "original"], "needs a face detector"),
-        (["--root", "absent"], "absent is no folder"),
+        (["--root", "absent"], "absent is not a folder"),
         (["--workers", "0"], "at least 1; received 0"),
     ],
 )

@@ -4,11 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.faces.bounded import detect_bounded, detect_still
+from tfdfd.faces import DETECTORS, Face, build_detector
 from tfdfd.faces.crop import crop_face, resize_crop, square_around
-from tfdfd.faces.detectors import DETECTORS, build_detector
-from tfdfd.faces.face import Face
-from tfdfd.faces.haar import HaarDetector
+from tfdfd.faces.opencv_detectors import HaarDetector
+from tfdfd.faces.search import detect_bounded, detect_still
 from tfdfd.faces.tracks import link_faces
 
 FACE = (180, 60, 88, 108)  # of the astronaut, by eye

@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.few_steps import small_model, train
-from tfdfd.training.gradient_flow import GradientFlow, GradientRecord, read_gradient_flow
-from tfdfd.training.gradient_noise import GradientNoise
-from tfdfd.training.optimizers import make_optimizer
+from tfdfd.training.history import GradientFlow, read_gradient_flow
+from tfdfd.training.optimizers import GradientNoise, GradientRecord, make_optimizer
 
 DRAWS = 200_000
 
@@ -105,7 +104,7 @@ def test_the_record_is_what_a_tape_says():
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(inputs[start : start + 4]) - labels[start : start + 4]) ** 2)
         by_batch.append([np.abs(slope) for slope in tape.gradient(loss, [w.value for w in model.trainable_variables])])
-    largest, mean = model.optimizer.inner_optimizer.figures()
+    largest, mean = model.optimizer.inner_optimizer.magnitudes()
     np.testing.assert_allclose(largest, [max(np.max(s) for s in one) for one in zip(*by_batch, strict=True)], rtol=1e-4)
     np.testing.assert_allclose(
         mean, [np.mean([np.mean(s) for s in one]) for one in zip(*by_batch, strict=True)], rtol=1e-4
@@ -119,7 +118,7 @@ def test_the_table_has_each_weight_and_epoch_once(tmp_path):
     written = []
     for epoch in (1, 2, 3, 2):  # the last as after a training that was stopped and goes on from epoch 2
         train(model, epoch - 1, epoch)
-        written.append(model.optimizer.inner_optimizer.figures())
+        written.append(model.optimizer.inner_optimizer.magnitudes())
         flow.write(file, epoch)
     with open(file, newline="") as table:
         rows = list(csv.DictReader(table))
@@ -160,11 +159,11 @@ def test_by_layer_for_a_picture(tmp_path):
 def test_an_epoch_without_a_step_has_no_numbers():
     record = GradientRecord(keras.optimizers.SGD())
     record.build([keras.Variable([1.0]), keras.Variable([2.0])])
-    assert np.isnan(record.figures()).all()
+    assert np.isnan(record.magnitudes()).all()
     record.apply([None, tf.constant([-4.0])])  # warned of by Keras, and recorded as 0
-    np.testing.assert_array_equal(record.figures(), [[0, 4], [0, 4]])
+    np.testing.assert_array_equal(record.magnitudes(), [[0, 4], [0, 4]])
     record.clear()
-    assert np.isnan(record.figures()).all()
+    assert np.isnan(record.magnitudes()).all()
 
 
 def test_what_is_no_record_is_refused(tmp_path):
@@ -174,11 +173,11 @@ def test_what_is_no_record_is_refused(tmp_path):
         GradientFlow(model)
     file = tmp_path / "other.csv"
     file.write_text("epoch,loss\n0,1\n")
-    with pytest.raises(ValueError, match="no table of gradient flow: expected the columns epoch, layer.*epoch, loss"):
+    with pytest.raises(ValueError, match="not a gradient flow table: expected the columns epoch, layer.*epoch, loss"):
         read_gradient_flow(file)
     file.write_text("")
     with pytest.raises(ValueError, match="received none"):
         read_gradient_flow(file)
     file.write_text("epoch,layer,weight,size,max,mean\n")
-    with pytest.raises(ValueError, match="holds no epoch yet"):
+    with pytest.raises(ValueError, match="contains no epoch yet"):
         read_gradient_flow(file)

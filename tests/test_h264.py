@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.data.h264 import compress_h264, filmed
+from tfdfd.data.degrade import compress_h264, simulate_video
 
 pytest.importorskip("av")
 
@@ -56,7 +56,7 @@ def test_any_size(face, shape):
     picture = face[: shape[0], : shape[1]]
     assert compress_h264(picture, 23).shape == (*shape, 3)
     assert compress_h264(np.stack([picture] * 2), 23).shape == (2, *shape, 3)
-    assert filmed([picture], 23, np.random.default_rng(0))[0].shape == (*shape, 3)
+    assert simulate_video([picture], 23, np.random.default_rng(0))[0].shape == (*shape, 3)
 
 
 def test_the_same_again_in_threads(clip):
@@ -75,18 +75,18 @@ def test_the_input_is_left_alone(clip):
 def test_a_filmed_pair_lies_where_it_lay_and_shares_its_motion(face):
     fake = face.copy()
     fake[80:120, 80:120] = fake[80:120, 80:120][:, ::-1]
-    real_back, fake_back = filmed([face, fake], 26, np.random.default_rng(4))
+    real_back, fake_back = simulate_video([face, fake], 26, np.random.default_rng(4))
     shift, _ = cv2.phaseCorrelate(*(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.float32) for x in (face, real_back)))
     assert np.hypot(*shift) < 0.2
-    again = filmed([face], 26, np.random.default_rng(4))[0]
+    again = simulate_video([face], 26, np.random.default_rng(4))[0]
     np.testing.assert_array_equal(again, real_back)
-    assert not np.array_equal(filmed([face], 26, np.random.default_rng(5))[0], real_back)
+    assert not np.array_equal(simulate_video([face], 26, np.random.default_rng(5))[0], real_back)
     far = np.s_[170:]
     assert cv2.PSNR(real_back[far], fake_back[far]) > 35 > cv2.PSNR(real_back[80:120], fake_back[80:120])
 
 
 def test_a_later_frame_differs_from_one_coded_by_itself(face):
-    alone, last = (filmed([face], 34, np.random.default_rng(1), frames)[0] for frames in (1, 4))
+    alone, last = (simulate_video([face], 34, np.random.default_rng(1), frames)[0] for frames in (1, 4))
     np.testing.assert_array_equal(alone, compress_h264(face, 34))
     assert not np.array_equal(alone, last)
 
@@ -101,9 +101,9 @@ def test_a_later_frame_differs_from_one_coded_by_itself(face):
         (lambda face: compress_h264(face, -1), "crf is -1; expected a number from 0 to 51"),
         (lambda face: compress_h264(face, float("nan")), "crf is nan"),
         (lambda face: compress_h264(face, 23, "placebo:crf=0"), "preset is 'placebo:crf=0'; expected one of ultrafast"),
-        (lambda face: filmed([face, face[1:]], 23, np.random.default_rng(0)), "pictures of one size"),
-        (lambda face: filmed([], 23, np.random.default_rng(0)), "pictures of one size"),
-        (lambda face: filmed([face], 23, np.random.default_rng(0), 0), "at least 1 frame.* 0"),
+        (lambda face: simulate_video([face, face[1:]], 23, np.random.default_rng(0)), "images of one size"),
+        (lambda face: simulate_video([], 23, np.random.default_rng(0)), "images of one size"),
+        (lambda face: simulate_video([face], 23, np.random.default_rng(0), 0), "at least 1 frame.* 0"),
     ],
 )
 def test_what_does_not_fit_is_told(face, call, told):

@@ -16,16 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.hub import finding
-from tfdfd.hub.address_hub import AddressHub
-from tfdfd.hub.cache import Cache
-from tfdfd.hub.checking import version_in
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.exports import FromWeights
-from tfdfd.hub.finding import carried, find
-from tfdfd.hub.handles import Handle
-from tfdfd.hub.manifest import File, Manifest, Version
-from tfdfd.hub.resolver import Resolver
+from tfdfd.hub import resolve
+from tfdfd.hub.bundled import FromWeights
+from tfdfd.hub.handles import Handle, HubError
+from tfdfd.hub.manifest import File, Manifest, Version, version_in
+from tfdfd.hub.resolve import bundled, find
+from tfdfd.hub.sources import AddressHub, Cache
+from tfdfd.hub.tf_hub import Resolver
 from tfdfd.weights.store import locate
 
 # The one whose SavedModel the repository carries.
@@ -211,18 +208,18 @@ def test_a_hub_that_is_no_folder_is_an_error(hub, monkeypatch, place):
 
 def test_a_folder_without_manifest_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDFD_HUB", str(tmp_path))
-    with pytest.raises(HubError, match="manifest.json: 'tfdfd publish' writes it"):
+    with pytest.raises(HubError, match="manifest.json, which 'tfdfd publish' writes"):
         find(f"tfdfd/{MODEL}")
 
 
 def test_the_carried_hub_is_whole():
     """Whoever publishes into saved_models and forgets a file."""
-    models = carried().manifest().models
+    models = bundled().manifest().models
     assert MODEL in models
     for model, versions in models.items():
         for number, version in versions.items():
             if not isinstance(version, FromWeights):
-                carried().folder_of(model, number, version)
+                bundled().folder_of(model, number, version)
 
 
 # What is believed of a folder
@@ -324,12 +321,12 @@ def test_names_that_are_not_plain_are_refused(hub, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "no manifest of schema 1"),
-        ({"models": []}, "no manifest of schema 1"),
+        ({"schema": 2}, "not a manifest of schema 1"),
+        ({"models": []}, "not a manifest of schema 1"),
         ({"models": {"../x": {}}}, "is named like a network"),
         ({"models": {"meso4": []}}, "must be an object"),
-        ({"models": {"meso4": {"0": {}}}}, "is no version"),
-        ({"models": {"meso4": {"1/..": {}}}}, "is no version"),
+        ({"models": {"meso4": {"0": {}}}}, "is not a version"),
+        ({"models": {"meso4": {"1/..": {}}}}, "is not a version"),
         ({"models": {"meso4": {"1": {"files": []}}}}, "1 to 1000 files"),
         ({"models": {"meso4": {"1": {"files": [3]}}}}, "must be an object"),
         ({"models": {"meso4": {"1": {"files": [{"path": "a", "bytes": -1}]}}}}, "must have 0 to"),
@@ -446,7 +443,7 @@ def test_a_hub_that_does_not_answer_is_told_and_the_package_does(monkeypatch):
 
 
 def test_a_hub_that_accepts_and_says_nothing_is_given_up(monkeypatch):
-    monkeypatch.setattr("tfdfd.hub.address_hub.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("tfdfd.hub.sources.TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("TFDFD_HUB", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.warns(UserWarning, match="could not be fetched"):
@@ -458,7 +455,7 @@ def test_under_a_pin_the_cache_answers_only_with_what_came_by_it(served, hub, mo
     monkeypatch.setenv("TFDFD_HUB_SHA256", digest_of_manifest(hub))
     served.answers["manifest.json"] = lambda request: request.send_error(503)
     with pytest.warns(UserWarning, match="503"):
-        assert find(f"tfdfd/{MODEL}/2").place == "the cache"
+        assert find(f"tfdfd/{MODEL}/2").hub == "the cache"
     monkeypatch.setenv("TFDFD_HUB_SHA256", "0" * 64)
     with pytest.raises(HubError, match="has no version 2"):
         find(f"tfdfd/{MODEL}/2")
@@ -474,7 +471,7 @@ def test_a_server_that_breaks_off_leaves_nothing_and_what_arrived_is_kept(served
         request.wfile.write(b"half")
 
     served.answers[broken] = half
-    with pytest.raises(HubError, match="broke off|manifest says"):
+    with pytest.raises(HubError, match="broke off|not the expected file"):
         find(f"tfdfd/{MODEL}/2")
     assert Cache().manifest().models == {}
     del served.answers[broken]
@@ -496,14 +493,14 @@ def test_a_file_altered_on_the_way_is_refused(served):
         request.wfile.write(data)
 
     served.answers[path] = altered
-    with pytest.raises(HubError, match="saved_model.pb has .* but the manifest says"):
+    with pytest.raises(HubError, match="saved_model.pb is not the expected file"):
         find(f"tfdfd/{MODEL}/2")
     assert Cache().manifest().models == {}
 
 
 @pytest.mark.parametrize("path", ["manifest.json", f"{MODEL}/2/saved_model.pb"])
 def test_an_endless_answer_is_cut_off(served, path, monkeypatch):
-    monkeypatch.setattr("tfdfd.hub.address_hub.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("tfdfd.hub.sources.MAX_BYTES", 1 << 20)
 
     def endless(request):
         request.send_response(200)
@@ -551,7 +548,7 @@ def test_a_page_instead_of_a_manifest_is_an_error(served):
         request.wfile.write(b"<html>Sign in</html>")
 
     served.answers["manifest.json"] = page
-    with pytest.raises(HubError, match="is no JSON"):
+    with pytest.raises(HubError, match="is not JSON"):
         find(f"tfdfd/{MODEL}")
 
 
@@ -685,6 +682,6 @@ def test_a_tensorflow_hub_without_a_registry_is_told_and_works_otherwise(tmp_pat
 
 def test_found_says_what_it_found(hub):
     model = find(f"tfdfd/{MODEL}/1")
-    assert str(hub) in model.place and {file.path for file in model.version.files} >= {"saved_model.pb", VARIABLES}
+    assert str(hub) in model.hub and {file.path for file in model.version.files} >= {"saved_model.pb", VARIABLES}
     assert dataclasses.replace(model, handle=Handle(MODEL, 1, True)).path.name == "feature_vector"
-    assert finding.VARIABLE == "TFDFD_HUB"
+    assert resolve.VARIABLE == "TFDFD_HUB"

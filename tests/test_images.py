@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from tfdfd.extract.faces_of import Request
+from tfdfd.extract.extraction import Request
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.media import images
-from tfdfd.media.errors import MediaError
-from tfdfd.media.image_files import jpeg_segments, png_chunks
+from tfdfd.media import Limits, MediaError, images
+from tfdfd.media.formats import jpeg_segments, png_chunks
 from tfdfd.media.images import read_image
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.limits import Limits
 
 avif = pytest.mark.skipif(
     not features.check("avif") or "AVIF:                        NO" in cv2.getBuildInformation(),

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tfdfd.data.index import INDEXERS, index
-from tfdfd.data.index.check import check
 from tfdfd.data.index.ffpp import official
 from tfdfd.data.index.folder import source_of
-from tfdfd.data.splitting import groups
+from tfdfd.data.index.summary import summarize
+from tfdfd.data.splits import groups
 from tfdfd.data.tables import IndexRow, read_table
 
 FAKE_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
@@ -109,7 +109,7 @@ def test_clips_of_one_youtube_video_share_a_source(tmp_path):
     assert set(one.source_id) & set(two.source_id) == {"youtube_nUNnFudF2pA"}
     assert not set(other.source_id) & set(one.source_id)
     assert (one.split, two.split) == ("train", "val")
-    assert "from one YouTube video: youtube_nUNnFudF2pA;" in INDEXERS["ffpp"](tmp_path).notes[0]
+    assert "of one YouTube video: youtube_nUNnFudF2pA;" in INDEXERS["ffpp"](tmp_path).notes[0]
 
 
 def test_ffpp_counts_what_is_no_part_of_it(tmp_path):
@@ -482,7 +482,7 @@ def test_check_finds_duplicates_by_content(tmp_path):
     put(tmp_path, "train/real/a.png", "test/real/b.png", "train/fake/c.png", content=b"same")
     put(tmp_path, "train/fake/d.png", content=b"size")
     put(tmp_path, "train/fake/e.png", "train/fake/f.png", content=b"")
-    checked = check(INDEXERS["folder"](tmp_path), tmp_path)
+    checked = summarize(INDEXERS["folder"](tmp_path), tmp_path)
     assert checked["duplicates"] == [["test/real/b.png", "train/fake/c.png", "train/real/a.png"]]
     assert (checked["duplicates_across_labels"], checked["duplicates_across_splits"]) == (1, 1)
     assert (checked["rows"], checked["ok"], checked["bytes"]) == (6, 4, 16)
@@ -540,9 +540,9 @@ def test_cli_source_pattern(tmp_path, run_tfdfd):
     assert run_tfdfd(*words, r"__(\d{3})(?:_(\d{3}))?__")[0] == 0
     assert [row.source_id for row in read_table(tmp_path / "i.csv", IndexRow)] == [("218", "239"), ("190",)]
     for pattern, told in [
-        ("(", "is no regular expression"),
+        ("(", "is not a regular expression"),
         ("a", "has no group"),
-        ("(q+)", "finds no source in 'fake/D_"),
+        ("(q+)", "matches no source in 'fake/D_"),
     ]:
         code, _, err = run_tfdfd(*words, pattern)
         assert code == 2 and told in err
@@ -662,7 +662,7 @@ def test_classes_without_a_word_are_given(tmp_path, run_tfdfd):
         (["--label", "df=real"], "--label df=real: the folder 'df' is called both real and fake"),
         (["--label", "df"], "--label is NAME=real or NAME=fake, such as ai=fake; received 'df'"),
         (["--label", "df=maybe"], "received 'df=maybe'"),
-        (["--label", "real=fake", "--all", "real"], "--all real says what every file is; leave --label out"),
+        (["--label", "real=fake", "--all", "real"], "--all real labels every file; omit --label"),
     ):
         code, _, err = run_tfdfd(*words, *given, *more)
         assert code == 2 and message in err, err
@@ -769,7 +769,7 @@ def test_all_that_is_passed_over_is_counted(tmp_path, run_tfdfd):
         "no regular file: a pipe, socket or device": 1,
     }
     code, out, _ = run_tfdfd("index", "folder", tmp_path / "f", "-o", tmp_path / "i.csv")
-    assert code == 0 and "2 passed over: neither an image nor a video by name: .txt" in out
+    assert code == 0 and "2 skipped: neither an image nor a video by name: .txt" in out
 
 
 MISSING = [float("nan"), None, "", "nan", "None", "NULL", "absent"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tfdfd.media import inputs
+from tfdfd.media.formats import HEAD_BYTES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, kind_of_content, kind_of_name
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.kinds import HEAD_BYTES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_format, kind_of_content, kind_of_name
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 MP4 = b"\0\0\0\x18ftypisom" + b"\0" * 20

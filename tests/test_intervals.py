@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdfd.metrics.errors import LengthError, OneClassError
 from tfdfd.metrics.intervals import bootstrap, bootstrap_difference, bootstrap_interval
-from tfdfd.metrics.metrics import auc, balanced_accuracy, brier, equal_error_rate
+from tfdfd.metrics.metrics import LengthError, OneClassError, auc, balanced_accuracy, brier, equal_error_rate
 
 
 def scored(rng, reals, fakes, frames=1, apart=0.2, within=0.0):
@@ -123,7 +122,7 @@ def test_the_test_of_a_difference_keeps_its_level():
 
 
 def test_what_is_refused():
-    with pytest.raises(LengthError, match="1 names of clusters for 2 examples"):
+    with pytest.raises(LengthError, match="1 cluster names for 2 examples"):
         bootstrap(auc, [0, 1], [0.1, 0.2], ["a"])
     with pytest.raises(ValueError, match="resamples must be at least 1"):
         bootstrap(auc, [0, 1], [0.1, 0.2], resamples=0)

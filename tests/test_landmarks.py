@@ -12,7 +12,7 @@ from tfdfd.data import landmarks
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import FaceLandmarks, find_landmarks, landmarks_of
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.faces.face import Face
+from tfdfd.faces import Face
 
 ODD = b"\xff,'\n\".png".decode("utf-8", "surrogateescape")
 # By eye, on the crop of `portrait`: left eye, right eye, nose, mouth corners.

@@ -11,9 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdfd.data.leaks import NEAR, Looks, leaks, look_at, refuse_leaks, same_pictures
-from tfdfd.data.perceptual_hash import ALIKE, MIRROR, MIRROR_DETAIL, distances, fingerprint, likeness, near_pairs
-from tfdfd.data.splitting import groups, split
+from tfdfd.data.leaks import (
+    ALIKE,
+    MIRROR,
+    MIRROR_DETAIL,
+    NEAR,
+    Fingerprints,
+    distances,
+    find_leaks,
+    fingerprint,
+    fingerprint_files,
+    likeness,
+    near_pairs,
+    refuse_leaks,
+    same_pictures,
+)
+from tfdfd.data.splits import groups, split
 from tfdfd.data.tables import FaceRow, IndexRow, write_table
 
 
@@ -48,7 +61,7 @@ def test_one_identity_in_two_splits_is_named():
         face_row("e.png", "train", identity=("id2",), dataset="dfdc"),
         face_row("f.png", None, identity=("id1",)),
     ]
-    (leak,) = leaks(rows)
+    (leak,) = find_leaks(rows)
     assert (leak.kind, leak.name, leak.dataset) == ("identity", "id7", "celebdf")
     assert leak.where == (("train", 2, "a.png"), ("test", 1, "c.png"))
     assert str(leak) == "identity celebdf id7: train (2 rows, a.png); test (1 row, c.png)"
@@ -63,7 +76,7 @@ def test_sources_videos_and_files():
         IndexRow("f.mp4", "ffpp", "video", 1, "x", (), original="r.mp4", split="val"),
         IndexRow("r.mp4", "ffpp", "video", 0, "original", (), split="train"),
     ]
-    found = {(leak.kind, leak.dataset, leak.name): [split for split, *_ in leak.where] for leak in leaks(rows)}
+    found = {(leak.kind, leak.dataset, leak.name): [split for split, *_ in leak.where] for leak in find_leaks(rows)}
     assert found == {
         ("source", "celebdf", "v1"): ["train", "val"],
         ("video", "celebdf", "c.png"): ["val", "test"],
@@ -75,7 +88,7 @@ def test_sources_videos_and_files():
 def test_a_split_of_ours_has_none_and_refuse_leaks_refuses_others():
     rows = [face_row(f"{n}.png", sources=(f"{n // 3}",), identity=(f"{n // 6}",)) for n in range(120)]
     done = split(rows)
-    assert leaks(done) == []
+    assert find_leaks(done) == []
     refuse_leaks(done)
     moved = [
         replace(row, split={"train": "test"}.get(row.split, "train")) if n == 0 else row for n, row in enumerate(done)
@@ -157,7 +170,7 @@ def test_a_mirrored_picture_has_the_mirrored_fingerprint(picture):
 
 def test_flat_pictures_have_no_fingerprint_and_others_are_refused():
     assert fingerprint(np.full((64, 64), 90, np.uint8)) is None
-    with pytest.raises(ValueError, match="image is uint8 .9, 9, 3.; expected a grey picture"):
+    with pytest.raises(ValueError, match="image is uint8 .9, 9, 3.; expected a gray picture"):
         fingerprint(np.zeros((9, 9, 3), np.uint8))
 
 
@@ -184,7 +197,7 @@ def crops(tmp_path, picture):
 
 def test_pictures_are_found_small_mirrored_shifted_and_copied(crops):
     folder, rows = crops
-    found = leaks(rows, look_at(rows, folder))
+    found = find_leaks(rows, fingerprint_files(rows, folder))
     pictures = {(leak.name, leak.where[1][2], leak.mirrored) for leak in found if leak.kind == "picture"}
     assert pictures == {
         ("test/small.png", "train/0.png", False),
@@ -198,7 +211,7 @@ def test_pictures_are_found_small_mirrored_shifted_and_copied(crops):
 def test_the_same_pictures_are_found_between_groups_only(crops):
     folder, rows = crops
     names = [row.file for row in rows]
-    looks = look_at(rows, folder)
+    looks = fingerprint_files(rows, folder)
     pairs = {(names[one], names[other]) for one, other in same_pictures(rows, groups(rows), looks)}
     assert pairs == {
         ("train/0.png", "test/copy.png"),
@@ -224,7 +237,7 @@ def test_same_pictures_are_those_of_brute_force(numbers, data):
     kinds = data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     details = np.stack([fingerprint(detailed(kind))[1] for kind in range(3)])
     rows = [face_row(str(number)) for number in range(count)]
-    looks = Looks([None] * count, np.arange(count), as_np(numbers), details[kinds], [])
+    looks = Fingerprints([None] * count, np.arange(count), as_np(numbers), details[kinds], [])
     expected = set()
     for i, one in enumerate(numbers):
         for j, other in enumerate(numbers):
@@ -273,10 +286,10 @@ def test_unreadable_crops_are_named(crops):
     (folder / "test" / "small.png").write_bytes(b"no picture")
     (folder / "test" / "shifted.png").write_bytes(b"")
     os.remove(folder / "test" / "copy.png")
-    looks = look_at(rows, folder)
+    looks = fingerprint_files(rows, folder)
     assert [told.split(":")[0] for told in looks.unread] == ["test/small.png", "test/shifted.png", "test/copy.png"]
     assert "No such file" in looks.unread[2] and "no picture that can be decoded" in looks.unread[0]
-    assert {leak.name for leak in leaks(rows, looks)} == {"test/mirrored.png"}
+    assert {leak.name for leak in find_leaks(rows, looks)} == {"test/mirrored.png"}
 
 
 def test_verb_fails_with_the_names(crops, run_tfdfd):
@@ -320,7 +333,7 @@ def test_no_false_alarm_on_different_photographs(data):
     folder = data / "faces" / "utkface_adults"
     files = sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))[:1500]
     rows = [face_row(name, ("train", "test")[n % 2]) for n, name in enumerate(files)]
-    found = [leak for leak in leaks(rows, look_at(rows, folder)) if leak.kind == "picture"]
+    found = [leak for leak in find_leaks(rows, fingerprint_files(rows, folder)) if leak.kind == "picture"]
     # Looked at: 63 pairs of all 5,393 photographs are found, all of them one photograph twice.
     for leak in found:
         assert leak.likeness > 0.9
@@ -343,14 +356,14 @@ def test_altered_photographs_are_found(data, tmp_path):
         "mirror": lambda image: np.ascontiguousarray(image[:, ::-1]),
     }
     rows = [face_row(name, "train") for name in files]
-    looks = look_at(rows, folder)
+    looks = fingerprint_files(rows, folder)
     for name, alter in alterations.items():
         altered = tmp_path / name
         altered.mkdir()
         for file in files:
             cv2.imwrite(str(altered / f"{file}.png"), alter(cv2.imread(str(folder / file), cv2.IMREAD_GRAYSCALE)))
         others = [face_row(f"{file}.png", "test") for file in files]
-        seen = look_at(others, altered)
+        seen = fingerprint_files(others, altered)
         both = replace(
             looks,
             digests=looks.digests + seen.digests,
@@ -358,7 +371,7 @@ def test_altered_photographs_are_found(data, tmp_path):
             hashes=np.concatenate([looks.hashes, seen.hashes]),
             details=np.concatenate([looks.details, seen.details]),
         )
-        found = {leak.name: leak for leak in leaks(rows + others, both)}
+        found = {leak.name: leak for leak in find_leaks(rows + others, both)}
         right = sum(
             leak.where[1][2] + ".png" == file and leak.mirrored == (name == "mirror") for file, leak in found.items()
         )

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tfdfd.data.merging import merged, relocated, renamed
-from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
+from tfdfd.data.tables import FaceRow, IndexRow, merge_tables, read_table, relocate, rename_dataset, write_table
 
 
 def face_row(file, dataset="ffpp", sha256=None, label=0, sources=("001",)):
@@ -44,7 +43,7 @@ def test_verb_merges_and_every_path_still_leads_to_its_file(sets, tmp_path, run_
     assert [content[:1] for content in contents] == [b"1", b"1", b"2", b"2", b"1", b"1"]
     assert "6 rows, 4 real and 2 fake" in out
     assert "same crop: 1, such as ../a/real/0.png = ../c/real/0.png" in err
-    assert "same crop called real here and fake there: 1, such as" in err
+    assert "same crop labeled real here and fake there: 1, such as" in err
     assert "names in several tables" not in err  # 001 of one data set is not 001 of another
 
 
@@ -90,26 +89,26 @@ def test_verb_on_indexes_with_roots_and_new_names(tmp_path, run_tfdfd):
 
 def test_the_same_row_twice_is_one_and_a_different_one_is_an_error():
     row = face_row("a.png")
-    answer = merged([[row, face_row("b.png")], [row]], ["A", "B"])
+    answer = merge_tables([[row, face_row("b.png")], [row]], ["A", "B"])
     assert [r.file for r in answer.rows] == ["a.png", "b.png"] and answer.repeated == 1
     with pytest.raises(ValueError, match=r"a.png is in A and in B; the rows differ in label \(0, 1\).*--roots"):
-        merged([[row], [replace(row, label=1)]], ["A", "B"])
+        merge_tables([[row], [replace(row, label=1)]], ["A", "B"])
 
 
 def test_kinds_do_not_mix():
     with pytest.raises(ValueError, match="different kinds: A of crops, B of videos"):
-        merged([[face_row("a.png")], [index_row("a.mp4")]], ["A", "B"])
+        merge_tables([[face_row("a.png")], [index_row("a.mp4")]], ["A", "B"])
 
 
 def test_relocated_there_and_back_is_the_same(tmp_path):
     rows = [face_row("a/0.png"), face_row("b.png")]
-    away = relocated(rows, tmp_path / "x" / "y", tmp_path / "z")
+    away = relocate(rows, tmp_path / "x" / "y", tmp_path / "z")
     assert [row.file for row in away] == ["../x/y/a/0.png", "../x/y/b.png"]
-    assert relocated(away, tmp_path / "z", tmp_path / "x" / "y") == rows
+    assert relocate(away, tmp_path / "z", tmp_path / "x" / "y") == rows
     os.symlink(tmp_path, tmp_path / "link")
-    assert relocated(rows, tmp_path / "link", tmp_path) == rows
+    assert relocate(rows, tmp_path / "link", tmp_path) == rows
 
 
 def test_a_data_set_needs_a_name():
     with pytest.raises(ValueError, match="the name of a data set is empty"):
-        renamed([face_row("a.png")], "")
+        rename_dataset([face_row("a.png")], "")

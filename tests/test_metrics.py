@@ -10,18 +10,30 @@ from hypothesis.extra import numpy as arrays
 from scipy.optimize import brentq
 from sklearn import metrics as reference
 
-from tfdfd.metrics.calibration_error import calibration_error, debiased_calibration_error, reliability
-from tfdfd.metrics.confusion import Confusion, class_table, confusion, no_better_than_majority
-from tfdfd.metrics.curves import precision_recall_curve, roc_curve, thinned
-from tfdfd.metrics.errors import LabelError, LengthError, MetricError, OneClassError, ScoreError, TooFewError
 from tfdfd.metrics.metrics import (
+    METRICS,
+    Confusion,
+    LabelError,
+    LengthError,
+    MetricError,
+    OneClassError,
+    ScoreError,
+    TooFewError,
     accuracy,
     auc,
     average_precision,
     balanced_accuracy,
     brier,
+    calibration_error,
+    class_table,
+    confusion,
     equal_error_rate,
     log_loss,
+    no_better_than_majority,
+    precision_recall_curve,
+    reliability,
+    roc_curve,
+    thinned,
     tpr_at_fpr,
 )
 
@@ -35,19 +47,12 @@ def at(metric, threshold=0.5):
     return lambda labels, scores: metric(labels, scores, threshold)
 
 
-ALL = [
-    auc,
-    equal_error_rate,
-    average_precision,
-    at(tpr_at_fpr, 0.5),
-    at(balanced_accuracy),
-    at(accuracy),
-    log_loss,
-    brier,
-    calibration_error,
-    debiased_calibration_error,
-]
-BOTH_CLASSES = ALL[:5]
+# A new row of the registry takes part in every test over ALL.
+ALL = {name: at(metric.function) if metric.at_threshold else metric.function for name, metric in METRICS.items()}
+ALL["tpr_at_fpr_50"] = at(tpr_at_fpr, 0.5)
+NEED_BOTH_CLASSES = ("auc", "eer", "average_precision", "balanced_accuracy", "tpr_at_fpr_50")
+DEFINED_FOR_ONE_CLASS = ("accuracy", "log_loss", "brier", "ece", "ece_debiased")
+debiased_calibration_error = METRICS["ece_debiased"].function
 
 
 @st.composite
@@ -154,7 +159,7 @@ def test_the_order_of_examples_changes_nothing(case, random):
     labels, scores = case
     order = list(range(len(labels)))
     random.shuffle(order)
-    for metric in ALL:
+    for metric in ALL.values():
         try:
             expected = metric(labels, scores)
         except TooFewError:
@@ -256,12 +261,12 @@ def test_thinned_curves_keep_their_ends():
     assert thinned(few, 500).fpr.tolist() == few.fpr.tolist()
 
 
-@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("metric", ALL.values(), ids=ALL)
 @pytest.mark.parametrize(
     ("labels", "scores", "error", "told"),
     [
-        ([0, 1], [0.1, math.nan], ScoreError, r"1 of 2 are not, the first is number 1: nan"),
-        ([0, 1], [0.1, 1.2], ScoreError, r"number 1: 1.2. Give probabilities, after the sigmoid"),
+        ([0, 1], [0.1, math.nan], ScoreError, r"1 of 2 are not, the first at index 1: nan"),
+        ([0, 1], [0.1, 1.2], ScoreError, r"index 1: 1.2. Pass probabilities, after the sigmoid"),
         ([0, 1], [-0.1, math.inf], ScoreError, "2 of 2 are not"),
         ([0, 1], ["a", "b"], ScoreError, "scores must be numbers"),
         ([0, 1, 1], [0.1, 0.2], LengthError, r"labels have shape \(3,\) and scores \(2,\)"),
@@ -279,15 +284,18 @@ def test_what_is_none_is_told(metric, labels, scores, error, told):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_is_told_where_two_are_needed(label):
-    for metric in BOTH_CLASSES:
-        with pytest.raises(OneClassError, match=f"all 3 examples are {'fake' if label else 'real'}"):
-            metric([label] * 3, [0.1, 0.5, 0.9])
-    for metric in ALL[5:]:
-        assert 0 <= metric([label] * 3, [0.1, 0.5, 0.9]) < 2
+    for name, metric in ALL.items():
+        try:
+            value = metric([label] * 3, [0.1, 0.5, 0.9])
+        except OneClassError as error:
+            assert name not in DEFINED_FOR_ONE_CLASS
+            assert f"all 3 examples are {'fake' if label else 'real'}" in str(error)
+        else:
+            assert name not in NEED_BOTH_CLASSES and 0 <= value < 2
 
 
 def test_arguments_out_of_range():
-    with pytest.raises(ScoreError, match="threshold of P.fake. must be in .0, 1.; received nan"):
+    with pytest.raises(ScoreError, match="threshold on P.fake. must be in .0, 1.; received nan"):
         confusion(LABELS, SCORES, math.nan)
     with pytest.raises(ValueError, match="bins must be at least 1"):
         calibration_error(LABELS, SCORES, bins=0)

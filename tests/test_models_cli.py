@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from tfdfd.cost.hardware import peak_memory
+from tfdfd.cost import MeasurementError, peak_memory, run_isolated
 from tfdfd.cost.network import network_costs
-from tfdfd.cost.process import MeasuringFailed, in_process_of_its_own
 from tfdfd.models import list_models, spec
 
 
@@ -56,7 +55,7 @@ WRONG = [
 @pytest.mark.parametrize(("words", "told"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_usage_is_told_before_anything_is_measured(run_tfdfd, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tfdfd.cost.network.in_process_of_its_own", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("tfdfd.cost.network.run_isolated", lambda *_, **__: pytest.fail("measured"))
     code, stdout, stderr = run_tfdfd("models", *words)
     assert (code, stdout) == (2, "")
     assert told in stderr
@@ -86,11 +85,11 @@ def test_the_table_measures(run_tfdfd, tmp_path):
 def one_fails(monkeypatch):
     def measured(_, name, **arguments):
         if name == "meso4":
-            raise MeasuringFailed("the process was killed (SIGKILL); out of memory?")
+            raise MeasurementError("the process was killed (SIGKILL); out of memory?")
         counts = dict.fromkeys(("learned", "trainable", "parameters", "macs", "thesis_macs", "file_bytes"), 1_000_000)
         return {"input": [256, 256, 3], **counts, "latency": [], "peak_memory_bytes": None}
 
-    monkeypatch.setattr("tfdfd.cost.network.in_process_of_its_own", measured)
+    monkeypatch.setattr("tfdfd.cost.network.run_isolated", measured)
 
 
 def test_a_network_that_cannot_be_measured_is_a_row_that_says_so(run_tfdfd, one_fails):
@@ -116,8 +115,8 @@ def test_rows_come_as_they_are_done(one_fails):
 
 
 def test_a_process_of_its_own_answers_with_the_result_alone():
-    assert in_process_of_its_own("json:loads", s="[1, 2]") == [1, 2]
-    assert in_process_of_its_own("builtins:print", end="chatter") is None
+    assert run_isolated("json:loads", s="[1, 2]") == [1, 2]
+    assert run_isolated("builtins:print", end="chatter") is None
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,12 @@ def test_a_process_of_its_own_answers_with_the_result_alone():
     ],
 )
 def test_a_process_that_fails_says_why(target, arguments, told):
-    with pytest.raises(MeasuringFailed, match=told):
-        in_process_of_its_own(target, **arguments)
+    with pytest.raises(MeasurementError, match=told):
+        run_isolated(target, **arguments)
 
 
 def test_peak_memory_is_of_the_process_itself():
     """Not what the parent held when it started it, which here includes TensorFlow."""
     import keras  # noqa: F401
 
-    assert in_process_of_its_own("tfdfd.cost.hardware:peak_memory") < peak_memory() / 3
+    assert run_isolated("tfdfd.cost:peak_memory") < peak_memory() / 3

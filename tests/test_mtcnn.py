@@ -1,4 +1,4 @@
-"""Our MTCNN (OpenCV) against the mtcnn package itself (TensorFlow), and the ONNX it is made of."""
+"""Our MTCNN (OpenCV) against the mtcnn package itself (TensorFlow), and the ONNX files that it reads."""
 
 import subprocess
 import sys
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.detectors import iou
-from tfdfd.faces.mtcnn import CELL, MtcnnDetector, _load_networks, pyramid
+from tfdfd.faces import mtcnn
+from tfdfd.faces.mtcnn import CELL, NETWORKS, MtcnnDetector, pyramid
+from tools.mtcnn_onnx import convert_networks
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,8 @@ def test_pyramid_covers_from_the_smallest_face_to_the_frame(size):
 def test_networks_answer_as_the_packages_own(package):
     """Each of the three graphs alone, on random input: outputs and their order."""
     rng = np.random.default_rng(1)
-    for graph, stage, size in zip(_load_networks(), package.stages, (40, 24, 48), strict=True):
-        net = cv2.dnn.readNetFromONNX(np.frombuffer(graph, np.uint8))
+    for name, stage, size in zip(("pnet", "rnet", "onet"), package.stages, (40, 24, 48), strict=True):
+        net = mtcnn._read_network(name)
         pixels = rng.integers(0, 256, (3, size, size, 3)).astype(np.float32)
         net.setInput(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         ours = net.forward()
@@ -109,12 +111,25 @@ def test_networks_answer_as_the_packages_own(package):
         np.testing.assert_allclose(ours[..., :-2], np.concatenate(theirs[:-1], axis=-1), atol=2e-3)
 
 
-def test_needs_no_tensorflow():
-    code = "import sys, tfdfd.faces.mtcnn as m; m.MtcnnDetector(); sys.exit('tensorflow' in sys.modules)"
+def test_the_files_are_what_the_tool_makes_of_the_package():
+    import onnx
+
+    for name, made in convert_networks().items():
+        file = onnx.load(NETWORKS / f"{name}.onnx")
+        assert file.graph.node == onnx.load_from_string(made).graph.node
+        assert file.graph.initializer == onnx.load_from_string(made).graph.initializer
+
+
+def test_needs_neither_tensorflow_nor_the_package_nor_pickle():
+    code = """
+import sys, tfdfd.faces.mtcnn as m
+m.MtcnnDetector()
+sys.exit(bool({"tensorflow", "mtcnn", "joblib", "lz4"} & set(sys.modules)))
+"""
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
 
 
-def test_absent_package_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install 'mtcnn"):
+def test_an_absent_network_is_an_error_with_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(mtcnn, "NETWORKS", tmp_path)
+    with pytest.raises(ValueError, match=r"pnet\.onnx .*reinstall tfdfd"):
         MtcnnDetector()

@@ -124,5 +124,5 @@ def test_unknown_names_and_values():
 def test_a_gradient_for_each_weight_is_needed():
     optimizer = make_optimizer("adam", 1e-3, gradient_noise=0.1)
     optimizer.build([keras.Variable([1.0]), keras.Variable([2.0])])
-    with pytest.raises(ValueError, match="a gradient .or None. for each of the weights.*received 1 gradients"):
+    with pytest.raises(ValueError, match="one gradient .or None. for each of the 2 weights.*received 1 gradients"):
         optimizer.apply([keras.ops.ones((1,))])

@@ -14,12 +14,15 @@ ROOT = Path(__file__).parent.parent
 CARRIED = [
     "tfdfd/explain/explanation.html.j2",
     "tfdfd/explain/measured.json",
+    "tfdfd/models/counts.json",
     "tfdfd/report/style.css.j2",
     "tfdfd/samples/genuine.mp4",
     "tfdfd/samples/blended.mp4",
     "tfdfd/weights/files/meso_inception4.safetensors",
     "tfdfd/weights/files/meso_inception4.json",
+    "tfdfd/weights/files/evaluations/meso_inception4.json",
     "tfdfd/detect/detect.schema.json",
+    "tfdfd/faces/networks/onet.onnx",
     "tfdfd/report/page.html.j2",
     "tfdfd/py.typed",
 ]
@@ -88,8 +91,8 @@ def test_wheel_runs_away_from_the_checkout(built, tmp_path):
 def test_wheel_finds_its_published_models_away_from_the_checkout(built, tmp_path):
     zipfile.ZipFile(built[0]).extractall(tmp_path / "site")
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); from tfdfd.cli.main import main; from tfdfd.hub.finding "
-        "import carried; print(carried().folder_of('meso_inception4', 1, carried().manifest().models"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from tfdfd.cli.main import main; from tfdfd.hub.resolve "
+        "import bundled; print(bundled().folder_of('meso_inception4', 1, bundled().manifest().models"
         "['meso_inception4'][1])); raise SystemExit(main(['models', 'verify']))"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TFDFD_HUB_SHA256")}
@@ -104,11 +107,11 @@ AWAY = """
 import re, shlex, sys
 sys.path.insert(0, sys.argv[1])
 from tfdfd.cli.main import main
-from tfdfd.hub.finding import look_up
+from tfdfd.hub.resolve import look_up
 from tfdfd.hub.handles import Handle
 from tfdfd.recipes import find_recipe
-from tfdfd.training.config import read_config
-from tfdfd.tuning.space import read_space
+from tfdfd.training.recipe import read_config
+from tfdfd.tuning.search_space import read_space
 from tfdfd.weights.store import locate
 
 assert read_space("meso4").search and read_config("mobilenet_v1", find_recipe("sbi-mobilenet-v1"))

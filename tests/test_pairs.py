@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.data.pairs import dual_frames, originals_of, pair_faces, various_frame
+from tfdfd.data.orders import dual_frames, originals_of, pair_faces, various_frame
 from tfdfd.data.tables import FaceRow, IndexRow
 
 

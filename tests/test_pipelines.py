@@ -8,16 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.augment.policies import policy
 from tfdfd.data.crops import faces_of
+from tfdfd.data.orders import balanced, dual, shuffled, various
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.faces.crop import resize_crop
-from tfdfd.pipelines.balanced import balanced
-from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.orders import dual, shuffled, various
-from tfdfd.pipelines.planning import plan_shards
-from tfdfd.pipelines.records import write_shards
-from tfdfd.pipelines.training import train_pipeline
+from tfdfd.pipelines.augmentation import Augmentation
+from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
+from tfdfd.pipelines.shards import plan_shards, write_shards
 
 SIDE = 8
 
@@ -129,9 +126,9 @@ def test_the_cache_changes_speed_only(folder, monkeypatch):
         opened[path] += 1
         return read(path)
 
-    from tfdfd.pipelines.elements import read_crop as read
+    from tfdfd.pipelines.datasets import read_crop as read
 
-    monkeypatch.setattr("tfdfd.pipelines.elements.read_crop", counted)
+    monkeypatch.setattr("tfdfd.pipelines.datasets.read_crop", counted)
     plain, cached = (train_pipeline(folder, SIDE, 50, split=None, cache=cache) for cache in (False, True))
     assert [seen(cached) for _ in range(3)] == [seen(plain) for _ in range(3)]
     assert set(opened.values()) == {4} and len(opened) == 320
@@ -158,7 +155,7 @@ def test_a_policy_alters_what_is_trained_on(tmp_path, astronaut):
     build = partial(train_pipeline, tmp_path, 64, 4, split=None)
     plain, first, again = (
         np.concatenate([image for image, _ in build(augment=augment)])
-        for augment in (None, policy("s1", seed=1), policy("s1", seed=1))
+        for augment in (None, Augmentation("s1", seed=1), Augmentation("s1", seed=1))
     )
     assert (first == again).all()
     assert (np.abs(first - plain).mean((1, 2, 3)) > 1e-3).sum() >= 4 and 0 <= first.min() <= first.max() <= 1
@@ -289,7 +286,7 @@ def test_pairs_too_short_are_left_out_when_asked(paired):
         ({"order": dual(0)}, "total_epochs must be at least 1; received 0"),
         ({"order": various(0)}, "total_epochs must be at least 1; received 0"),
         ({"order": dual(4), "batch_size": 7}, "even size of at least 2; received 7"),
-        ({"order": various(4), "batch_size": 7}, "even size; received 7"),
+        ({"order": various(4), "batch_size": 7}, "even size of at least 2; received 7"),
         ({"split": "val", "order": various(4)}, "no fake has its original among these 1 crops"),
         ({"split": "val", "order": balanced}, "received 1 real and 0 fake"),
         ({"split": "test"}, r"no crop of split 'test' \(its crops: 140 train, 1 val, 1 without a split\)"),
@@ -395,9 +392,9 @@ def test_a_stopped_training_goes_on_in_the_middle_of_an_epoch(folder, monkeypatc
         opened[path] += 1
         return read(path)
 
-    from tfdfd.pipelines.elements import read_crop as read
+    from tfdfd.pipelines.datasets import read_crop as read
 
-    monkeypatch.setattr("tfdfd.pipelines.elements.read_crop", counted)
+    monkeypatch.setattr("tfdfd.pipelines.datasets.read_crop", counted)
     later = train_pipeline(folder, SIDE, 32, split=None, seed=3, first_epoch=epoch, first_batch=batch)
     assert len(later) == 10 and later.cardinality() == 10
     assert seen(later) == epochs[epoch][batch:]
@@ -454,14 +451,12 @@ def images_of(dataset):
 @pytest.mark.parametrize("kind", ["crops", "shards"])
 @pytest.mark.parametrize("name", ["s1", "s2", "modern"])
 def test_a_policy_by_name_is_a_function_of_seed_epoch_and_place(textured, kind, name):
-    from tfdfd.augment.on_crops import OnCrops
-    from tfdfd.data.s2_policy import S2Policy
+    from tfdfd.data.augment import CropAugmenter
 
-    policy = S2Policy(2) if name == "s2" else OnCrops(name, 2)
     build = partial(train_pipeline, textured / kind, 48, 8, split=None, seed=2)
     untouched, whole = build(), build(augment=name)
     plain, epochs = ([images_of(dataset) for _ in range(3)] for dataset in (untouched, whole))
-    wanted = np.stack([policy(image, 1, place) for place, image in enumerate(plain[1])])
+    wanted = np.stack([CropAugmenter(name, 2)(image, 1, place) for place, image in enumerate(plain[1])])
     np.testing.assert_array_equal(epochs[1], wanted)
     assert (epochs[1] != plain[1]).any(axis=(1, 2, 3)).mean() > 0.5
     later = build(augment=name, first_epoch=1, first_batch=2)

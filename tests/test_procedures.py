@@ -11,20 +11,17 @@ import pytest
 from tests.made_faces import make_faces
 from tests.test_bottlenecks import log_of
 from tests.test_training import Silent
-from tfdfd.data.blended_pairs import blended_row
-from tfdfd.data.clips import clips_of
-from tfdfd.data.crops import faces_of
+from tfdfd.data.crops import clips_of, faces_of
+from tfdfd.data.pair_sets import blended_row
 from tfdfd.data.tables import FaceRow
 from tfdfd.models import build, load
 from tfdfd.models.temporal import load_temporal
-from tfdfd.pipelines.clips import clip_pipeline
-from tfdfd.pipelines.evaluation import eval_pipeline
+from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline
 from tfdfd.recipes import find_recipe
-from tfdfd.training.clip_set import ClipSet
-from tfdfd.training.crop_set import CropSet
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
+from tfdfd.training.crop_set import ClipSet, CropSet
+from tfdfd.training.procedures import source_groups
 from tfdfd.training.svm import fit_svm
-from tfdfd.training.svm_run import _groups
 from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import digest, locate
@@ -142,12 +139,13 @@ def row(video, label, *sources):
 
 def test_fifths_keep_together_what_shares_a_source():
     rows = [row(str(number), number % 2, str(number)) for number in range(6)]
-    names = _groups([*rows, row("x", 1, "0", "3"), blended_row(rows[4]), row("y", 0)])
+    names = source_groups([*rows, row("x", 1, "0", "3"), blended_row(rows[4]), row("y", 0)])
     assert names[0] == names[3] == names[6]
     assert names[4] == names[7]
     assert len(set(names)) == 6
-    assert _groups(rows[:4]) is None  # fewer than fifths
-    assert _groups([*rows[::2], *(row(str(n), 0, str(n)) for n in range(8, 14)), rows[1]]) is None  # one of fakes only
+    assert source_groups(rows[:4]) is None  # fewer than fifths
+    one_of_fakes = [*rows[::2], *(row(str(n), 0, str(n)) for n in range(8, 14)), rows[1]]
+    assert source_groups(one_of_fakes) is None
 
 
 def test_a_network_that_no_svm_can_be_fitted_on_is_told(tmp_path):
@@ -350,8 +348,8 @@ def test_what_scores_faces_refuses_a_network_of_clips(temporal_run, svm_run, run
     [
         (["members="], r"is built on trained networks: meso4\. Give .* --set members=RUN_1"),
         (["network=meso_inception4"], r"is built on meso_inception4; received members=.*, which are meso4"),
-        (["augment=s1"], r"clips are taken with augment=none only; received augment=s1"),
-        (["order=balanced"], r"clips are taken with order=shuffled only; received order=balanced"),
+        (["augment=s1"], r"clips support augment=none only; received augment=s1"),
+        (["order=balanced"], r"clips support order=shuffled only; received order=balanced"),
         (["frames=1"], r"a clip has at least 2 frames; received frames=1"),
     ],
 )

@@ -23,15 +23,13 @@ from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.metrics.metrics import auc
 from tfdfd.models import build, load
 from tfdfd.pruning import child, int8
-from tfdfd.pruning.equalised import equalised
-from tfdfd.pruning.options import PruneOptions, turns
-from tfdfd.pruning.source import recipe_for, refuse_known
-from tfdfd.pruning.zeros import lacks_pattern, sizes, zeros
-from tfdfd.training.crop_set import VAL, CropSet
+from tfdfd.pruning.int8 import equalized
+from tfdfd.pruning.prune import recipe_for, refuse_known
+from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, mask_schedule, sizes, zeros
+from tfdfd.training.crop_set import VAL, CropSet, score
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.seen import FILE as SEEN
-from tfdfd.training.seen import read_seen, write_seen
-from tfdfd.training.validation import score
+from tfdfd.training.training_fingerprints import FILE as SEEN
+from tfdfd.training.training_fingerprints import read_fingerprints, write_fingerprints
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
 
@@ -159,7 +157,7 @@ def test_a_finished_run_is_told_again_and_another_is_refused(pruned, trained, fa
 # Ends itself and so, as nobody holds the pipe any more, the process that it has started, at the end of the third epoch.
 KILLED = """
 import os, sys
-from tfdfd.pruning.pruned_run import prune
+from tfdfd.pruning.prune import prune
 from tfdfd.training.errors import TrainingError
 
 class Report:
@@ -211,10 +209,10 @@ def test_two_of_four_and_eight_bits(trained, faces, run_tfdfd, tmp_path):
 
 def test_the_share_asked_for_is_reached_whatever_the_number_of_steps():
     for steps in (1, 2, 7, 19, 20, 21, 333, 1000, 12345):
-        when = turns(PruneOptions(), steps)
+        when = mask_schedule(PruneOptions(), steps)
         assert when.last == when.settled <= max(1, steps // 2)
         assert (when.last - when.first) % when.frequency == 0
-        at_once = turns(PruneOptions(schedule="constant"), steps)
+        at_once = mask_schedule(PruneOptions(schedule="constant"), steps)
         assert (at_once.first, at_once.settled) == (1, 1)
 
 
@@ -262,7 +260,7 @@ def test_a_file_of_zeros_is_small_only_when_compressed(tmp_path):
 
 def test_settings_that_pruning_does_not_go_by_are_refused(trained, run_tfdfd, faces, tmp_path):
     record, _ = locate(trained)
-    with pytest.raises(ValueError, match="pruning does not go by optimizer, ema"):
+    with pytest.raises(ValueError, match="pruning does not use optimizer, ema"):
         recipe_for(trained, record, ["optimizer=radam", "ema=0.9"])
     with pytest.raises(ValueError, match="did you mean learning_rate"):
         recipe_for(trained, record, ["learning_rat=1"])
@@ -289,23 +287,23 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(faces, tmp_path):
     rows = faces_of(faces, VAL).rows
     (tmp_path / "run.json").write_text("{}")
     assert "not known" in refuse_known(tmp_path, whole, rows)
-    write_seen(tmp_path, {"train": faces_of(faces, "train").rows, "val": rows}, whole.root)
+    write_fingerprints(tmp_path, {"train": faces_of(faces, "train").rows, "val": rows}, whole.root)
     assert refuse_known(tmp_path, whole, rows) is None
-    write_seen(tmp_path, {"train": rows[:3]}, whole.root)
+    write_fingerprints(tmp_path, {"train": rows[:3]}, whole.root)
     with pytest.raises(ValueError, match=f"was trained on {len(rows[:4])} crops of the validation split"):
         refuse_known(tmp_path, whole, rows)  # the fourth is of the same video as the third
     assert "ITS FIGURES ARE TOO GOOD" in refuse_known(tmp_path, whole, rows, allow=True).upper()
 
 
 def test_what_the_run_has_seen_is_kept(pruned, faces):
-    seen = read_seen(pruned[0])
+    seen = read_fingerprints(pruned[0])
     assert (pruned[0] / SEEN).exists()
     assert set(seen) == {"train", "val"}
 
 
 def test_missing_libraries_are_named_with_their_extra(monkeypatch):
     monkeypatch.setattr(child, "_LIBRARIES", ("tf_keras", "no_such_library"))
-    with pytest.raises(ValueError, match=r"no_such_library, not installed here: run pip install 'tfdfd\[prune\]'"):
+    with pytest.raises(ValueError, match=r"no_such_library: run pip install 'tfdfd\[prune\]'"):
         child.check_libraries()
 
 
@@ -337,7 +335,7 @@ def test_channels_made_alike_give_the_same_score():
     layer = model.get_layer("block1_branch0_conv")
     layer.set_weights([layer.get_weights()[0] * 0, layer.get_weights()[1] * 0 - 1])
     crops = np.random.default_rng(0).random((9, SIZE, SIZE, 3), dtype=np.float32)
-    alike = equalised(model, crops)
+    alike = equalized(model, crops)
     np.testing.assert_allclose(alike(crops, training=False), model(crops, training=False), rtol=0, atol=1e-6)
 
     def ranges(network):
@@ -357,5 +355,5 @@ def test_a_network_that_8_bits_are_too_few_for_is_not_written(trained, monkeypat
     crops = np.random.default_rng(0).random((9, SIZE, SIZE, 3), dtype=np.float32)
     monkeypatch.setattr(int8, "LARGEST", -1)  # scores of 0 and 1 may be the same to the last bit
     with pytest.raises(ValueError, match="on 9 crops; -1 and 0.07 are allowed"):
-        int8.quantise_int8(model, crops, [crops[:4], crops[4:]], tmp_path / "int8.tflite")
+        int8.quantize_int8(model, crops, [crops[:4], crops[4:]], tmp_path / "int8.tflite")
     assert not list(tmp_path.iterdir())

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tfdfd.hub import publishing
-from tfdfd.hub.checking import check_folder, version_in
-from tfdfd.hub.errors import HubError
+from tfdfd.hub import publish as publish_module
+from tfdfd.hub.handles import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
-from tfdfd.hub.manifest import Manifest
-from tfdfd.hub.publishing import publish
+from tfdfd.hub.manifest import Manifest, check_folder, version_in
+from tfdfd.hub.publish import publish
 from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
@@ -77,7 +76,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "hub").write_text("")
-    with pytest.raises(HubError, match="is no folder"):
+    with pytest.raises(HubError, match="is not a folder"):
         publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy)
 
 
@@ -124,7 +123,7 @@ def test_a_link_in_what_was_exported_is_refused(tmp_path):
 def test_an_altered_manifest_is_not_written_over(tmp_path):
     publish(PUBLISHED_MODEL, tmp_path, 1, export=copy)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(HubError, match="is no JSON"):
+    with pytest.raises(HubError, match="is not JSON"):
         publish(PUBLISHED_MODEL, tmp_path, 2, export=copy)
     assert (tmp_path / "manifest.json").read_text() == "{"
 
@@ -142,7 +141,7 @@ def publish_and_die(root, where):
             die()
 
         publish(PUBLISHED_MODEL, root, 2, export=export)
-    rename, write = os.rename, publishing.write_atomically
+    rename, write = os.rename, publish_module.write_atomically
 
     def dying_rename(*names):
         if where == "before the rename":
@@ -158,9 +157,9 @@ def publish_and_die(root, where):
         die()
 
     if "rename" in where:
-        publishing.os.rename = dying_rename
+        publish_module.os.rename = dying_rename
     else:
-        publishing.write_atomically = dying_write
+        publish_module.write_atomically = dying_write
     publish(PUBLISHED_MODEL, root, 2, export=copy)
 
 
@@ -255,7 +254,7 @@ def test_a_name_of_carried_weights_is_told(run_tfdfd, tmp_path, exported):
     run = run_of(tmp_path / "run", "tfdfd/meso_inception4.mine", other=True)
     words = ("publish", run, "--to", tmp_path / "hub", "--version", 9, "--name", MODEL)
     code, _, err = run_tfdfd(*words)
-    assert code == 0 and f"--model {PUBLISHED_MODEL}/9 means what was published" in err
+    assert code == 0 and f"--model {PUBLISHED_MODEL}/9 means the published ones" in err
 
 
 @pytest.fixture
@@ -460,7 +459,7 @@ def test_verify_wants_a_card(run_tfdfd, tmp_path, monkeypatch):
     monkeypatch.delenv("TFDFD_HUB_SHA256", raising=False)
     publish(PUBLISHED_MODEL, tmp_path, 1, export=without)
     code, out, _ = run_tfdfd("models", "verify", tmp_path)
-    assert code == 1 and "model_card.json is no model card" in out
+    assert code == 1 and "model_card.json is not a model card" in out
 
 
 def test_the_carried_models_are_verified(run_tfdfd):

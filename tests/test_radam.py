@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfdfd.training.radam import RAdam
+from tfdfd.training.optimizers import RAdam
 
 BETA_1, BETA_2 = 0.9, 0.999
 

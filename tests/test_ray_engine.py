@@ -14,12 +14,10 @@ import psutil
 import pytest
 
 from tests.face_clips import ARGUMENTS, CLIPS, bytes_of, command, make_clips
-from tfdfd.data.face_options import FaceOptions
-from tfdfd.data.face_record import Record
+from tfdfd.data.cut_faces import VERSIONS, FaceWork, VideoJob, VideoRecord
+from tfdfd.data.engines import MAX_LOST, LocalEngine, RayEngine
 from tfdfd.data.face_set import FaceSet
-from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
-from tfdfd.data.local_engine import LocalEngine
-from tfdfd.data.ray_engine import MAX_LOST, RayEngine
+from tfdfd.data.options import FaceOptions
 from tfdfd.data.tables import IndexRow, read_table
 
 needs_ray = pytest.mark.skipif(
@@ -79,7 +77,7 @@ def words(clips, tmp_path, *more):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_no_cluster_there_is_an_error_with_its_address(clips, tmp_path, run_tfdfd, address):
     code, out, err = run_tfdfd(*words(clips, tmp_path, "--engine", "ray", "--address", address, "--quiet"))
-    assert (code, out) == (1, "") and f"no Ray to work with at '{address}'" in err and "Traceback" not in err
+    assert (code, out) == (1, "") and f"Ray is not available at '{address}'" in err and "Traceback" not in err
 
 
 def test_without_ray_the_extra_is_named(clips, tmp_path, run_tfdfd, monkeypatch):
@@ -178,7 +176,7 @@ class Troubled(FaceWork):
             os.kill(os.getpid(), signal.SIGKILL)
         if job.row.path == self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), job.name)
-        return Record(job.row.path, "ok")
+        return VideoRecord(job.row.path, "ok")
 
 
 @pytest.fixture
@@ -208,7 +206,7 @@ def test_a_video_that_ends_its_workers_is_one_row(connected, work, jobs):
     records = list(RayEngine(2).run(replace(work, ends=jobs[5].row.path), [jobs[:7], jobs[7:]]))
     assert [record.video for record in records] == [job.row.path for job in jobs]
     assert [record.status for record in records] == ["ok"] * 5 + ["decode_error"] + ["ok"] * (CLIPS - 6)
-    assert records[5].message == f"{MAX_LOST} workers ended without a word on this file"
+    assert records[5].message == f"{MAX_LOST} workers were lost while processing this file"
     assert work.record(jobs[5].name) == records[5]
     assert connected.is_initialized()
 

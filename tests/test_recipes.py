@@ -7,20 +7,21 @@ import pytest
 
 from tests.made_faces import make_faces
 from tests.test_training import Silent
+from tfdfd.models import list_models, spec
 from tfdfd.recipes import list_recipes
 
-# TensorFlow takes a minute to trace each of these; all but one take their steps without being traced.
-LARGE = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d", "reseption_v1", "reseption_v2")
+# TensorFlow takes a minute to trace a training step of each of these; all recipes but one run eagerly.
+TRACED_FOR_LONG = {name for name in list_models() if spec(name).trainable > 4e6}
 TRACED = ("s2-xception-radam",)
-# Of these and of those above, one recipe of the documents is run here, and the others where time does not matter.
-MIDDLING = ("vgg16", "srm_vgg16", "resnet50v2", "srm_resnet50v2")
+# One recipe of each of these networks runs with every test run, the others where time does not matter.
+LARGE = {name for name in list_models() if spec(name).params > 4e6}
 RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure in ("fit", "svm")}
 
 
 def _runs():
     first = {recipe.network: name for name, recipe in reversed(RECIPES.items()) if not name.endswith("-radam")}
     quick = {*first.values(), *TRACED}
-    large = {name for name, recipe in RECIPES.items() if recipe.network in (*LARGE, *MIDDLING)}
+    large = {name for name, recipe in RECIPES.items() if recipe.network in LARGE}
     return [pytest.param(name, marks=pytest.mark.slow if name in large - quick else ()) for name in RECIPES]
 
 
@@ -69,7 +70,7 @@ def _memory_is_given_back():
 def traced_where_quick(name):
     import tensorflow as tf
 
-    eagerly = RECIPES[name].network in LARGE and name not in TRACED
+    eagerly = RECIPES[name].network in TRACED_FOR_LONG and name not in TRACED
     tf.config.run_functions_eagerly(eagerly)
     yield
     tf.config.run_functions_eagerly(False)
@@ -103,10 +104,5 @@ def test_it_runs_from_beginning_to_end(name, faces, real_faces, tmp_path):
 
 
 def test_what_needs_trained_weights_is_tested_by_itself():
-    rest = set(list_recipes()) - set(RECIPES)
-    assert rest == {
-        "s2-reseption-ensemble",
-        "sbi-reseption-ensemble",
-        "s3-mobilenet-v1-bottleneck",
-        "temporal-lstm",
-    }  # test_procedures, test_bottlenecks
+    rest = {recipe.procedure for name, recipe in list_recipes().items() if name not in RECIPES}
+    assert rest == {"ensemble", "bottleneck", "temporal"}  # test_procedures, test_bottlenecks

@@ -14,13 +14,10 @@ import numpy as np
 import pytest
 
 from tfdfd.data.crops import faces_of
+from tfdfd.data.orders import balanced
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.pipelines.balanced import balanced
-from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.pipelines.planning import plan_shards
-from tfdfd.pipelines.records import read_records, write_shards
-from tfdfd.pipelines.shards import open_shards
-from tfdfd.pipelines.training import train_pipeline
+from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
+from tfdfd.pipelines.shards import open_shards, plan_shards, read_records, write_shards
 
 ODD = b"\xff\xc3\xa9".decode("utf-8", "surrogateescape")  # part of a name that is no UTF-8
 
@@ -226,7 +223,7 @@ def test_the_verb_packs_and_goes_on(run_tfdfd, faces, packed, tmp_path):
     assert "[9/9] val-00002-of-00003.tfrecord" in stderr
     assert bytes_of(tmp_path / "shards") == bytes_of(packed)
     code, again, stderr = run_tfdfd(*words)
-    assert (code, again) == (0, stdout) and stderr.endswith("9 of 9 were there already\n")
+    assert (code, again) == (0, stdout) and stderr.endswith("9 of 9 existed\n")
 
 
 def test_the_verb_tells_wrong_usage(run_tfdfd, faces, packed, tmp_path):

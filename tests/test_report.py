@@ -1,5 +1,6 @@
 """The report page: what it shows, what it refuses to run or load, how it is drawn and how it is written."""
 
+import base64
 import math
 import os
 import re
@@ -168,7 +169,7 @@ def test_several_faces_are_held_against_their_own_threshold():
     assert "Scores above 0.83 point to fake, scores below 0.42 to real" in text
     assert "Scores above 0.58 point to fake" in text  # of the image, which says nothing else
     assert "2 faces decide. The highest of several scores of genuine faces" in text
-    assert "4 frames scored; does not decide: too small to judge" in text
+    assert "4 frames scored; does not decide: too small to score reliably" in text
     assert text.index("Face 2: 0.8") < text.index("Face 1: 0.1") < text.index("Face 3: 0.999")
     assert "2 of 3" in text
 
@@ -176,7 +177,7 @@ def test_several_faces_are_held_against_their_own_threshold():
         track.decides, track.left_out = False, "doubtful"
     detection.faces_judged = 0
     text = Elements(render_report([detection], MODEL)).text
-    assert "No face in it is large and sure enough to decide" in text and "Scores above" not in text
+    assert "No face is large and certain enough for a verdict" in text and "Scores above" not in text
 
 
 def test_crops_are_the_strongest_both_ways():
@@ -186,7 +187,7 @@ def test_crops_are_the_strongest_both_ways():
     assert captions == pytest.approx([*scores[:-7:-1], *scores[:2]], abs=5e-4)
     jpegs = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
     assert len(jpegs) == 16
-    picture = cv2.imdecode(np.frombuffer(page.base64.b64decode(jpegs[0]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(jpegs[0]), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert picture.shape == (128, 96, 3)
     assert picture[..., 0].mean() > picture[..., 2].mean() + 15  # skin is red, not blue
 
@@ -361,7 +362,7 @@ def test_a_score_outside_its_range_is_no_point(wrong):
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 def test_a_time_must_be_finite(wrong):
-    with pytest.raises(ValueError, match="finite number of seconds"):
+    with pytest.raises(ValueError, match="must be finite, in seconds"):
         chart.time_chart([[(0.0, 0.5), (wrong, 0.5)]])
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tfdfd import files
+from tfdfd import runtime as names
 from tfdfd.detect.detector import Detector
-from tfdfd.detect.scorer import Scorer
 from tfdfd.models import build, load
-from tfdfd.runtime import kept, names, opening
+from tfdfd.runtime import opening
+from tfdfd.runtime.network import KerasNetwork, Scorer
 from tfdfd.runtime.opening import TOLERANCE, open_network, proof_crops
-from tfdfd.runtime.with_keras import KerasNetwork
 from tfdfd.weights.store import locate
 
 DEFAULT = "tfdfd/meso_inception4"
@@ -144,7 +144,7 @@ class TestConversion:
         code = """
 import sys
 import numpy as np
-from tfdfd.detect.scorer import Scorer
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network, proof_crops
 from tfdfd.weights.store import locate
 print(Scorer(open_network(*locate(sys.argv[1]))[0])(proof_crops(256)).tolist())
@@ -160,21 +160,21 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     @pytest.mark.parametrize("what", ["weights", "polarity", "card", "code", "version", "openvino", "keras"])
     def test_is_not_found_by_what_it_was_not_made_from(self, monkeypatch, tmp_path, what):
         record = locate(DEFAULT)[0]
-        name = opening._name(record)
-        assert name == opening._name(record)
+        name = opening.conversion_name(record)
+        assert name == opening.conversion_name(record)
         if what == "weights":
             record = replace(record, sha256="0" * 64)
         elif what == "polarity":
             record = replace(record, polarity="real=1")
         elif what == "card":
-            record = replace(record, card=record.card | {"threshold": 0.1})
+            record = replace(record, facts=record.card | {"threshold": 0.1})
         elif what == "code":
             for part in ("models", "runtime", "weights"):
                 (tmp_path / part).mkdir()
                 for path in (files.PACKAGE / part).glob("*.py"):
                     (tmp_path / part / path.name).write_bytes(path.read_bytes())
             monkeypatch.setattr(files, "PACKAGE", tmp_path)
-            assert opening._name(record) == name
+            assert opening.conversion_name(record) == name
             with (tmp_path / "models" / "meso.py").open("a") as file:
                 file.write("# another network\n")
         elif what == "version":
@@ -183,13 +183,13 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
             monkeypatch.setattr(opening, "identity", lambda: ["2025.0.0", "another processor"])
         else:
             monkeypatch.setattr(opening, "_version", lambda _: "0.0.0")
-        assert opening._name(record) != name
+        assert opening.conversion_name(record) != name
 
     @pytest.mark.parametrize("damage", ["a bit", "the end", "everything", "a folder"])
     def test_that_is_damaged_on_disk_is_made_anew(self, empty_cache, crops, damage):
         located = locate(DEFAULT)
         expected = open_network(*located, "openvino")[0](crops[:8])
-        file = empty_cache / "runtimes" / opening._name(located[0])
+        file = empty_cache / "runtimes" / opening.conversion_name(located[0])
         whole = file.read_bytes()
         if damage == "a folder":
             file.unlink()
@@ -198,9 +198,9 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
             middle = len(whole) // 2
             flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
             file.write_bytes({"a bit": flipped, "the end": whole[:-1], "everything": b""}[damage])
-        assert kept.fetch(file.name) is None
+        assert opening.fetch_conversion(file.name) is None
         np.testing.assert_array_equal(open_network(*located, "openvino")[0](crops[:8]), expected)
-        assert damage == "a folder" or kept.fetch(file.name) is not None
+        assert damage == "a folder" or opening.fetch_conversion(file.name) is not None
 
     def test_is_used_where_it_cannot_be_kept(self, tmp_path, monkeypatch, crops):
         (tmp_path / "file").write_text("no folder")
@@ -219,7 +219,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         assert network.runtime == "tensorflow"
         assert "from those of the Keras model; 0.0001 are allowed" in note
         np.testing.assert_array_equal(network(crops[:8]), KerasNetwork(load(record, path))(crops[:8]))
-        with pytest.raises(ValueError, match="0.0001 are allowed; use the runtime 'tensorflow'"):
+        with pytest.raises(ValueError, match="0.0001 is allowed; use the runtime 'tensorflow'"):
             open_network(record, path, "openvino")
         assert conversions(empty_cache) == []
 
@@ -229,7 +229,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         monkeypatch.setattr(opening, "load", lambda *_: model)
         network, note = open_network(*locate(DEFAULT))
         assert (network.runtime, conversions(empty_cache)) == ("tensorflow", [])
-        assert "finds all crops of the proof alike" in note
+        assert "crops get the same answer" in note
 
     def test_of_a_damaged_network_is_no_conversion(self, monkeypatch, empty_cache):
         model = build("meso4")
@@ -269,35 +269,35 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
 
 class TestKept:
     def test_what_is_kept_is_fetched(self, empty_cache):
-        assert kept.fetch("a") is None
-        kept.keep("a", b"graph", b"\0weights")
-        assert kept.fetch("a") == (b"graph", b"\0weights")
+        assert opening.fetch_conversion("a") is None
+        opening.store_conversion("a", b"graph", b"\0weights")
+        assert opening.fetch_conversion("a") == (b"graph", b"\0weights")
         assert conversions(empty_cache) == ["a"]
 
     @posix
     def test_what_others_could_have_written_is_not_ours(self, empty_cache, monkeypatch):
-        kept.keep("a", b"graph", b"weights")
-        file = kept.place_of("a")
+        opening.store_conversion("a", b"graph", b"weights")
+        file = opening.conversion_path("a")
         file.chmod(0o666)
-        assert kept.fetch("a") is None
+        assert opening.fetch_conversion("a") is None
         file.chmod(0o644)
-        assert kept.fetch("a") is not None
+        assert opening.fetch_conversion("a") is not None
         owner = file.stat().st_uid
-        monkeypatch.setattr(kept.os, "geteuid", lambda: owner + 1)
-        assert (kept.fetch("a") is None) == (owner != 0)
+        monkeypatch.setattr(opening.os, "geteuid", lambda: owner + 1)
+        assert (opening.fetch_conversion("a") is None) == (owner != 0)
 
     def test_readers_see_one_or_the_other_of_two_writers_and_never_a_mixture(self, empty_cache):
         contents = [(bytes([n]) * 100_000, bytes([n]) * 300_000) for n in range(2)]
-        kept.keep("a", *contents[0])
+        opening.store_conversion("a", *contents[0])
         seen = []
 
         def write(content):
             for _ in range(30):
-                kept.keep("a", *content)
+                opening.store_conversion("a", *content)
 
         def read():
             for _ in range(100):
-                seen.append(kept.fetch("a"))
+                seen.append(opening.fetch_conversion("a"))
 
         threads = [threading.Thread(target=write, args=(content,)) for content in contents]
         threads += [threading.Thread(target=read) for _ in range(2)]
@@ -344,7 +344,7 @@ class TestOpenvino:
         """Its import would write an identifier into the home folder, and send events with it."""
         code = """
 import sys
-from tfdfd.runtime.with_openvino import identity
+from tfdfd.runtime.openvino import identity
 identity()
 print([name for name in sys.modules if name.startswith("openvino_telemetry")])
 """
@@ -375,7 +375,7 @@ class TestSinking:
 
     def graph(self, steps, axis=1):
         """A model of two inputs joined, with `steps(opset, joined) -> outputs` after them."""
-        from tfdfd.runtime.with_openvino import import_openvino
+        from tfdfd.runtime.openvino import import_openvino
 
         openvino = import_openvino()
         ops = openvino.opset14
@@ -387,8 +387,7 @@ class TestSinking:
 
     def sunk(self, graph):
         """The kinds of nodes before the results, after sinking; the numbers must be those of before."""
-        from tfdfd.runtime.sinking import sink_concatenations
-        from tfdfd.runtime.with_openvino import import_openvino
+        from tfdfd.runtime.openvino import import_openvino, sink_concatenations
 
         openvino = import_openvino()
         draw = np.random.default_rng(0)

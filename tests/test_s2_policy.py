@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from tfdfd.data.s2_policy import (
+from tfdfd.data.augment import (
     BRIGHTNESS,
     CONTRAST,
     GRAY,
-    HUE_SHIFT,
+    HUE,
+    POLICIES,
     SATURATION,
-    STEPS,
-    S2Policy,
+    CropAugmenter,
     erase_gray,
     jitter_colors,
     rotate_nearest,
 )
+
+STEPS = POLICIES["s2"]
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,14 @@ def test_hue_turns_the_color_circle(turn, crop):
     levels = np.array(Image.fromarray(np.uint8(np.rint(crop * 255))).convert("HSV"))
     levels[..., 0] = (levels[..., 0].astype(int) + round(turn * 255)) % 256
     expected = np.asarray(Image.fromarray(levels, "HSV").convert("RGB")) / 255
-    assert np.abs(jittered(crop, HUE_SHIFT, turn) - expected).mean() < 2 / 255
+    assert np.abs(jittered(crop, HUE, turn) - expected).mean() < 2 / 255
 
 
 def test_the_order_matters_and_is_drawn(crop):
     factors = (1.3, 0.7, 1.3, 0.1)
     one, other = (jitter_colors(crop, order, factors) for order in ((0, 1, 2, 3), (3, 2, 1, 0)))
     assert np.abs(one - other).max() > 0.02
-    draws = [STEPS[2][1](np.random.default_rng(seed)) for seed in range(400)]
+    draws = [STEPS[2].draw(np.random.default_rng(seed)) for seed in range(400)]
     assert len({order for order, _ in draws}) == 24
     values = np.array([factors for _, factors in draws])
     assert values[:, :3].min() > 0.7 and values[:, :3].max() < 1.3
@@ -78,7 +80,7 @@ def test_the_rectangle_is_gray(crop):
 
 
 def test_how_often_and_how_large(crop):
-    drawn = [STEPS[3][1](np.random.default_rng(seed)) for seed in range(2000)]
+    drawn = [STEPS[3].draw(np.random.default_rng(seed)) for seed in range(2000)]
     chosen = [one for one in drawn if one]
     assert len(chosen) / len(drawn) == pytest.approx(0.5, abs=0.04)
     areas, aspects = np.array([one[2][0] for one in chosen]).T
@@ -88,8 +90,11 @@ def test_how_often_and_how_large(crop):
 
 
 def test_a_crop_is_a_function_of_seed_epoch_and_position(crop):
-    made = {key: S2Policy(key[0])(crop, *key[1:]).tobytes() for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    made = {
+        key: CropAugmenter("s2", key[0])(crop, *key[1:]).tobytes()
+        for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    }
     assert len(set(made.values())) == 4
-    image = S2Policy(0)(crop, 0, 0)
+    image = CropAugmenter("s2", 0)(crop, 0, 0)
     assert image.tobytes() == made[0, 0, 0]
     assert image.dtype == np.float32 and image.shape == crop.shape and 0 <= image.min() <= image.max() <= 1

@@ -8,18 +8,16 @@ import pytest
 
 from tests.made_faces import make_faces
 from tests.test_training import Silent
-from tfdfd.data.crops import Faces, faces_of
-from tfdfd.data.frame_choice import equally_spaced
+from tfdfd.data.crops import Faces, equally_spaced, faces_of
 from tfdfd.data.tables import FaceRow
 from tfdfd.metrics.metrics import balanced_accuracy
 from tfdfd.metrics.scores import read_scores
 from tfdfd.models import build
 from tfdfd.recipes import find_recipe, list_recipes
-from tfdfd.training.crop_set import CropSet
+from tfdfd.training.crop_set import LAST_SCORES, CropSet, is_better, videos_of
 from tfdfd.training.optimizers import make_optimizer
 from tfdfd.training.procedures import train
 from tfdfd.training.schedules import schedule_of
-from tfdfd.training.validation import LAST_SCORES, is_better, videos_of
 
 S2 = {name: recipe for name, recipe in list_recipes().items() if name.startswith("s2-")}
 TINY = ("network=meso4", "size=64", "epochs=3", "weights=none", "limit=none", "batch_size=4", "calibration=none")
@@ -135,7 +133,7 @@ def test_pictures_of_gradients_and_kernels_are_in_the_run(trained):
 
 
 def test_the_report_of_a_run_has_the_pictures_of_its_training(trained, faces, tmp_path):
-    from tfdfd.evaluation.evaluating import Options, evaluate
+    from tfdfd.evaluation.evaluate import Options, evaluate
 
     evaluate(trained[0], [faces], tmp_path, Options(resamples=0, frames=2))
     assert {f"{name}.png" for name in ("curves", "gradient_flow", "first_kernels")} <= {
@@ -162,8 +160,8 @@ def test_a_short_video_says_which_extraction_is_needed(faces):
 
 
 def test_the_default_extraction_is_enough_for_thirty_epochs(faces):
-    from tfdfd.data.face_options import FaceOptions
-    from tfdfd.data.pairs import various_frame
+    from tfdfd.data.options import FaceOptions
+    from tfdfd.data.orders import various_frame
 
     frames = [various_frame(FaceOptions.frames, epoch, S2["s2-xception-radam"].epochs) for epoch in range(30)]
     assert min(frames) >= 0 and max(frames) < FaceOptions.frames
@@ -201,7 +199,7 @@ def test_validation_takes_seven_frames_and_the_test_twelve_of_one_extraction():
 
 
 def test_evaluate_takes_so_many_frames_of_a_video(faces):
-    from tfdfd.evaluation.opening_sets import open_set
+    from tfdfd.evaluation.sets import open_set
 
     everything = open_set(str(faces), "test", 64)
     some = open_set(str(faces), "test", 64, chosen_frames=2)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
+from tfdfd.media import InOrder, choose_in_order, frame_indices
 
 TOTALS = st.integers(0, 10**9)
 COUNTS = st.integers(1, 2000)

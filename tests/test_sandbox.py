@@ -15,12 +15,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from tfdfd.extract import pool, wire
-from tfdfd.extract.faces_of import MAX_CROPS, Extraction, FoundFace, FrameFaces, Request
+from tfdfd.extract import pool, worker
+from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.media.errors import MediaError
+from tfdfd.media import Limits, MediaError
 from tfdfd.media.inputs import Input, list_inputs
-from tfdfd.media.limits import Limits
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and resource limits of POSIX")
 
@@ -194,7 +193,7 @@ def test_more_frames_than_an_answer_holds_are_an_error_before_the_work(tmp_path,
 PARENT = """
 import sys
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.extract.faces_of import Request
+from tfdfd.extract.extraction import Request
 from tfdfd.media.inputs import Input
 extractor = FaceExtractor("haar", workers=1)
 list(extractor.extract([Input(sys.argv[1])], Request()))
@@ -255,17 +254,25 @@ out.write({answer!r})
 """
 STAY = "sys.stdin.buffer.read()"
 HUSH = "out.close(); os.close(1); sys.stdin.buffer.read()"
-READY = b"".join(wire.pack({"ready": True}))
+READY = b"".join(worker.pack({"ready": True}))
 
 
 @pytest.fixture
-def impostor(monkeypatch, children):
+def picture(tmp_path, monkeypatch):
+    """The input `a.png`."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32)).save("a.png")
+    return Input("a.png", "image")
+
+
+@pytest.fixture
+def impostor(monkeypatch, children, picture):
     """The outcome of an input whose decoding process answers `answer`."""
 
     def extract(answer, then=STAY, ready=READY, **limits):
         monkeypatch.setattr(pool, "_BOOT", IMPOSTOR.format(ready=ready, answer=answer, then=then))
         with FaceExtractor("none", limits=Limits(**limits), workers=1) as extractor:
-            (outcome,) = extractor.extract([Input("a.png", "image")], Request(size=8))
+            (outcome,) = extractor.extract([picture], Request(size=8))
         return outcome
 
     return extract
@@ -295,12 +302,12 @@ def test_a_well_formed_answer_is_taken(impostor):
 
 def test_what_is_packed_comes_out_again():
     crop = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    sent = Extraction("a", "video", "ok", "note", 2.5, [FrameFaces(3, 0.5, [FoundFace((1, 2, 3, 4), 0.9, None, crop)])])
-    data = b"".join(wire.pack(sent))
-    header_bytes, crop_bytes = wire.lengths(data[: wire.PREFIX_BYTES])
-    header = json.loads(data[wire.PREFIX_BYTES :][:header_bytes])
-    wire.check_crop_bytes(header, crop_bytes, 8)
-    received = wire.unpack("a", header, data[wire.PREFIX_BYTES + header_bytes :], 8)
+    sent = Extraction("a", "video", "ok", "note", 2.5, [FrameFaces(3, 0.5, [FaceCrop((1, 2, 3, 4), 0.9, None, crop)])])
+    data = b"".join(worker.pack(sent))
+    header_bytes, crop_bytes = worker.lengths(data[: worker.PREFIX_BYTES])
+    header = json.loads(data[worker.PREFIX_BYTES :][:header_bytes])
+    worker.check_crop_bytes(header, crop_bytes, 8)
+    received = worker.unpack("a", header, data[worker.PREFIX_BYTES + header_bytes :], 8)
     np.testing.assert_array_equal(received.frames[0].faces[0].crop, crop)
     received.frames[0].faces[0].crop = sent.frames[0].faces[0].crop = None
     assert received == sent
@@ -312,7 +319,7 @@ class Trap:
 
 
 NONSENSE = {
-    "oversize header": struct.pack("<II", wire.MAX_HEADER + 1, 0),
+    "oversize header": struct.pack("<II", worker.MAX_HEADER + 1, 0),
     "no JSON": framed(b"{"),
     "no UTF-8": framed(b'{"\xff": 1}'),
     "pickle": framed(pickle.dumps(Trap())),
@@ -357,7 +364,7 @@ NONSENSE = {
 def test_nonsense_from_a_process_is_a_typed_outcome(impostor, data):
     outcome = impostor(data, max_seconds=SOON)
     assert (outcome.path, outcome.kind, outcome.status) == ("a.png", "image", "decode_error")
-    assert "nonsense" in outcome.message
+    assert "malformed response" in outcome.message
     assert not outcome.frames
 
 
@@ -379,20 +386,20 @@ def test_a_process_that_says_no_more_is_given_up(impostor, monkeypatch, kept, th
 
 
 @pytest.mark.usefixtures("children")
-def test_a_process_that_does_not_listen_is_given_up(monkeypatch):
+def test_a_process_that_does_not_listen_is_given_up(monkeypatch, picture):
     monkeypatch.setattr(pool, "DYING_SECONDS", 0.3)
     deaf = f"import os, select; os.close(0); os.write(1, {READY!r}); select.select([], [], [])"
     monkeypatch.setattr(pool, "_BOOT", deaf)
     with FaceExtractor("none", workers=1) as extractor:
-        (outcome,) = extractor.extract([Input("a.png", "image")], Request())
+        (outcome,) = extractor.extract([picture], Request())
     assert outcome.status == "decode_error"
 
 
 @pytest.mark.parametrize(
     ("ready", "error"),
     [
-        (b"".join(wire.pack({"fatal": "why", "usage": True})), ValueError),
-        (b"".join(wire.pack({"fatal": "why", "usage": False})), RuntimeError),
+        (b"".join(worker.pack({"fatal": "why", "usage": True})), ValueError),
+        (b"".join(worker.pack({"fatal": "why", "usage": False})), RuntimeError),
         (framed(b"why"), RuntimeError),
         (framed([]), RuntimeError),
         (struct.pack("<II", 0xFFFFFFFF, 0), RuntimeError),
@@ -443,18 +450,21 @@ def test_a_run_over_bad_inputs_leaves_no_file(tmp_path, monkeypatch, endless):
     assert list(work.iterdir()) == []
 
 
-def test_file_descriptors_do_not_add_up(tmp_path, pictures, children, make_video):
+@pytest.mark.parametrize("failures", [pool.FAILURES, set()], ids=["renewed", "kept"])
+def test_file_descriptors_do_not_add_up(tmp_path, pictures, children, make_video, monkeypatch, failures):
     video = Input(str(make_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5)))
     bad = list_inputs(bad_inputs(tmp_path)[:1]).items
     good = pictures(3)
     me = psutil.Process()
+    monkeypatch.setattr(pool, "FAILURES", failures)
     with FaceExtractor("haar", workers=1) as extractor:
         list(extractor.extract([video, *good], Request()))
-        (child,) = children()
-        ours, theirs = me.num_fds(), child.num_fds()
+        (first,) = children()
+        ours, theirs = me.num_fds(), first.num_fds()
         outcomes = list(extractor.extract(([video, *bad, *good] * 4)[:50], Request()))
         assert len(outcomes) == 50
-        assert children() == [child]  # none of them was worth a new process
+        (child,) = children()
+        assert (child == first) == (not failures)
         assert me.num_fds() <= ours
         assert child.num_fds() <= theirs + 1
     assert me.num_fds() < ours

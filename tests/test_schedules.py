@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
 from tfdfd.training.optimizers import make_optimizer
 from tfdfd.training.schedules import SCHEDULES, DividedEvery, EpochDecay, Plateau, computed_decay, schedule_of
 

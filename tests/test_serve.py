@@ -267,3 +267,64 @@ def test_new_version_is_switched_to_and_a_broken_one_is_told(models, tmp_path):
         shutil.copytree(models / "1", folder / "3")
         until(lambda: server.available() == {3})
         assert server.states()[3].status.error_message == ""
+
+
+class TestOpenInference:
+    """The Open Inference Protocol (KServe's version 2) over REST."""
+
+    def infer(self, server, *inputs, path="/v2/models/tiny", **more):
+        status, answer = server.get(f"{path}/infer", json.dumps({"inputs": inputs, **more}).encode())
+        return status, json.loads(answer)
+
+    def test_server_and_model_are_told(self, server):
+        told = {path: server.get(f"/v2{path}") for path in ("", "/health/live", "/health/ready", "/models/tiny/ready")}
+        assert {status for status, _ in told.values()} == {200}
+        assert json.loads(told["/health/ready"][1]) == {"ready": True}
+        assert json.loads(told["/models/tiny/ready"][1]) == {"name": "tiny", "ready": True}
+        model = json.loads(server.get("/v2/models/tiny")[1])
+        assert model == {
+            "name": "tiny",
+            "versions": ["2", "1"],
+            "platform": "tensorflow_savedmodel",
+            "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, SIZE, SIZE, 3]}],
+            "outputs": [{"name": "fake_probability", "datatype": "FP32", "shape": [-1, 1]}],
+        }
+        assert server.get("/v2/models/other")[0] == 404 and server.get("/v2/models/tiny/versions/9/ready")[0] == 404
+
+    def test_images_and_encoded_pictures_are_scored(self, server):
+        image = {
+            "name": "image",
+            "datatype": "FP32",
+            "shape": [2, SIZE, SIZE, 3],
+            "data": [0.5] * (2 * SIZE * SIZE * 3),
+        }
+        status, answer = self.infer(server, image, id="7")
+        (output,) = answer.pop("outputs")
+        assert status == 200 and answer == {"model_name": "tiny", "model_version": "2", "id": "7"}
+        assert (output["name"], output["datatype"], output["shape"]) == ("fake_probability", "FP32", [2, 1])
+        assert output["data"] == pytest.approx([0.25, 0.25], abs=1e-3)
+        encoded = [base64.b64encode(picture()).decode()]
+        pictures = {"name": "image_bytes", "datatype": "BYTES", "shape": [1], "data": encoded}
+        pictures["parameters"] = {"content_type": "base64"}
+        status, answer = self.infer(server, pictures, path="/v2/models/tiny/versions/1")
+        assert status == 200 and answer["outputs"][0]["data"] == pytest.approx([1], abs=1e-3)
+        text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+        status, answer = self.infer(server, text, outputs=[{"name": "plain"}])
+        assert [(one["name"], one["data"]) for one in answer["outputs"]] == [("plain", ["a"])]
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"datatype": "FP64"}, "expects the datatype FP32; received FP64"),
+            ({"shape": [1, SIZE, SIZE]}, "192 values for the shape [1, 8, 8]"),
+            ({"shape": [1, 3, SIZE, SIZE]}, "expects the shape [any, 8, 8, 3]; received [1, 3, 8, 8]"),
+            ({"shape": [-1, 3]}, "shape of whole numbers"),
+            ({"data": None}, "does not make a tensor of DT_FLOAT"),
+            ({"name": "other"}, "has the inputs image; received other"),
+            ({"data": [128.0] * (SIZE * SIZE * 3)}, "expects RGB pixels in [0, 1]"),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_refused(self, server, change, words):
+        image = {"name": "image", "datatype": "FP32", "shape": [1, SIZE, SIZE, 3], "data": [0.5] * (SIZE * SIZE * 3)}
+        status, answer = self.infer(server, image | change)
+        assert status == 400 and words in answer["error"]

@@ -211,3 +211,27 @@ def test_limits_are_checked():
         Limits(max_batch=0)
     with pytest.raises(ValueError, match="max_wait"):
         Limits(max_wait=11)
+
+
+def test_a_request_in_several_parts_ends_at_its_deadline():
+    async def work(batcher, signature):
+        signature.run, slow = lambda arrays, seconds: (time.sleep(0.2), slow(arrays, seconds))[1], signature.run
+        with pytest.raises(ServingError, match="DEADLINE_EXCEEDED: the deadline passed between the parts"):
+            await batcher.run(signature, column(*range(40)), time.monotonic() + 0.5)
+        return signature.calls
+
+    assert len(run(work)) < 6
+
+
+def test_a_request_in_several_parts_ends_when_its_client_has_gone():
+    async def work(batcher, signature):
+        signature.may_go_on.clear()
+        task = asyncio.ensure_future(batcher.run(signature, column(*range(40))))
+        await settled()
+        task.cancel()
+        await settled()
+        signature.may_go_on.set()
+        await batcher.run(signature, column(1))
+        return signature.calls
+
+    assert run(work) == [4, 1]

@@ -1,10 +1,12 @@
 """What a server meets that nobody wants to send: each is told what is wrong, and everyone else is served as before."""
 
 import contextlib
+import http.client
 import io
 import json
 import socket
 import struct
+import threading
 import time
 import zlib
 
@@ -19,8 +21,7 @@ from tests.test_saved_model import small
 from tfdfd.publishing.saved_model import write_saved_model
 from tfdfd.serve.errors import ServingError
 from tfdfd.serve.loaded_model import LoadedModel
-from tfdfd.serve.prediction import arrays_of, check_inputs
-from tfdfd.serve.tensors import shape_of
+from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 
 MANY = 50
 
@@ -322,7 +323,7 @@ def test_half_open_connections_are_hung_up_on(server):
             stack.enter_context(connection)
         for number, connection in enumerate(silent):
             # Nothing, half a head, and a body that never comes.
-            head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+            head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
             connection.sendall((b"", b"POST /v1/models/ti", head)[number % 3])
             connection.settimeout(60)
         assert server.scores([picture()]) == pytest.approx([1], abs=1e-3)
@@ -364,7 +365,7 @@ def test_a_message_that_is_none(server):
 
 
 SECRET = b"U0VDUkVULUZBQ0UtQllURVM" * 200
-_HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n"
+_HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\n"
 _CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 _LENGTH = b"Content-Length: %d\r\n\r\n" % len(SECRET)
 # What is sent, and what the log then says; None: it is a request, though a bad one, and the log says nothing.
@@ -378,8 +379,8 @@ NO_REQUESTS = {
     "gRPC client": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SECRET, "a gRPC (HTTP/2) client, and this is the REST port"),
     "TLS client": (b"\x16\x03\x01\x02\x00" + SECRET, "encrypted (TLS)"),
     "JSON": (_HEAD + _LENGTH + SECRET, None),
-    "path": (b"GET /" + SECRET[:500] + b" HTTP/1.1\r\nHost: x\r\n\r\n", None),
-    "path of no text": (b"GET /v1/models/%ff%fe" + SECRET[:99] + b" HTTP/1.1\r\nHost: x\r\n\r\n", None),
+    "path": (b"GET /" + SECRET[:500] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", None),
+    "path of no text": (b"GET /v1/models/%ff%fe" + SECRET[:99] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", None),
 }
 
 
@@ -431,3 +432,178 @@ def test_two_servers_do_not_share_an_address(server, tmp_path):
     for ports, side in (({"port": server.port}, "gRPC"), ({"rest_port": server.rest_port}, "REST")):
         with pytest.raises(AssertionError, match=f"{side} cannot have the address"):
             Server(*words, **ports)
+
+
+def half_sent(port, size, head):
+    """A connection that has sent a part of a body, and no more comes."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(head + b" " * size)
+    return connection
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A server whose requests may have 8 MB altogether while they arrive."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(folder / "1")
+    words = ("--models", folder, "--allow-any-graph", "--rest-seconds", 60, "--max-message", "4M")
+    with Server(*words, "--max-receive", "8M") as started:
+        yield started
+
+
+def test_half_sent_bodies_share_a_budget_of_bytes(narrow):
+    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(24):  # 72 MB, of which no more than 8 are read
+            thread = threading.Thread(
+                target=lambda: stack.enter_context(half_sent(narrow.rest_port, 3_000_000, head)), daemon=True
+            )
+            thread.start()
+        until(lambda: narrow.metric("tfdfd_serve_bytes_being_received") > 4_000_000)
+        begun = time.monotonic()
+        body = json.dumps({"signature_name": "echo", "instances": ["a"]}).encode()
+        while time.monotonic() < begun + 3:
+            assert narrow.metric("tfdfd_serve_bytes_being_received") <= 8_200_000
+            assert narrow.get("/v1/models/tiny:predict", body)[0] == 200
+            assert narrow.scores([picture()]) == pytest.approx([1], abs=1e-3)
+    until(lambda: narrow.metric("tfdfd_serve_bytes_being_received") == 0)
+
+
+def test_half_sent_grpc_messages_share_it_too(narrow):
+    """A call that says a message comes, and sends none of it, is refused when others need its room."""
+    over = threading.Event()
+    waiting = [
+        narrow.channel.stream_unary("/tensorflow.serving.PredictionService/Predict").future(
+            iter(lambda: over.wait() and None, None), timeout=60
+        )
+        for _ in range(4)
+    ]
+    try:
+        until(lambda: narrow.metric("tfdfd_serve_bytes_being_received") == 8_000_000)
+        begun = time.monotonic()
+        assert narrow.scores([picture()] * 2) == pytest.approx([1, 1], abs=1e-3)
+        assert time.monotonic() - begun < 10
+        assert "RESOURCE_EXHAUSTED" in {call.code().name for call in waiting if call.done()}
+    finally:
+        over.set()
+        for call in waiting:
+            call.cancel()
+
+
+def test_json_of_many_values_stops_nobody(narrow):
+    """Its parser would hold Python, and with it the event loop, for seconds."""
+    body = b'{"instances": [' + b",".join([b"{}"] * 1_300_000) + b"]}"
+    answers = []
+    asked = [
+        threading.Thread(target=lambda: answers.append(narrow.get("/v1/models/tiny:predict", body))) for _ in "123"
+    ]
+    for each in asked:
+        each.start()
+    waits = []
+    while any(each.is_alive() for each in asked):
+        begun = time.monotonic()
+        assert narrow.get("/v1/models/tiny")[0] == 200
+        waits.append(time.monotonic() - begun)
+    assert [status for status, _ in answers] == [400] * 3 and b"Keys must be equal to: image" in answers[0][1]
+    assert max(waits) < 1
+
+
+def test_json_that_takes_too_long_ends_with_its_request(server):
+    deep = b"[" * 400 + b"1" + b"]" * 400
+    body = b'{"instances": [' + b",".join([deep] * 2400) + b"]}"
+    status, answer = server.get("/v1/models/tiny:predict", body)
+    assert status in (400, 504), answer
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "127.0.0.1:8501"}, 200),
+        ({"Host": "[::1]:8501"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "https://evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "null"}, 403),
+        ({"Host": "localhost", "Origin": "http://localhost:3000"}, 200),
+    ],
+)
+def test_web_pages_of_other_sites_are_refused(server, headers, status):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    body = json.dumps({"signature_name": "echo", "instances": ["a"]})
+    for method, path in (("POST", "/v1/models/tiny:predict"), ("GET", "/v1/models/tiny")):
+        connection.request(method, path, body if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (status, True)
+    connection.close()
+
+
+def test_a_host_may_be_allowed(tmp_path):
+    write_model(tmp_path / "tiny" / "1")
+    with Server("--models", tmp_path / "tiny", "--allow-any-graph", "--allow-host", "models.example") as started:
+        connection = http.client.HTTPConnection("127.0.0.1", started.rest_port, timeout=30)
+        for host, status in (("models.example", 200), ("evil.example", 403)):
+            connection.request("GET", "/v1/models/tiny", headers={"Host": host, "Origin": f"https://{host}"})
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, True)
+        connection.close()
+
+
+def zeros_png(side):
+    """49 kB for 4096 pixels a side, which decode to 50 MB."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes((side * 3 + 1) * side), 9)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def progressive(side, scans):
+    """A JPEG of grey with many scans over all its blocks, each a few bytes."""
+    blocks = (side // 8) ** 2
+
+    def segment(marker, data):
+        return bytes((0xFF, marker)) + struct.pack(">H", len(data) + 2) + data
+
+    def table(kind, *lengths_and_symbols):
+        bits = bytearray(16)
+        for length, _ in lengths_and_symbols:
+            bits[length - 1] += 1
+        return segment(0xC4, bytes((kind, *bits, *(symbol for _, symbol in lengths_and_symbols))))
+
+    def packed(bits):
+        bits += "1" * (-len(bits) % 8)
+        return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)).replace(b"\xff", b"\xff\0")
+
+    runs, left = "", blocks
+    while left >= 1 << 14:
+        run = min(left, (1 << 15) - 1)
+        runs, left = runs + "0" + format(run - (1 << 14), "014b"), left - run
+    scan = segment(0xDA, bytes((1, 1, 0, 1, 63, 0))) + packed(runs + "10" * left)
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, b"\0" + bytes([1]) * 64)
+        + segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+        + table(0x00, (1, 0))
+        + table(0x10, (1, 0xE0), (2, 0x00))
+        + segment(0xDA, bytes((1, 1, 0, 0, 0, 0)))
+        + packed("0" * blocks)
+        + scan * scans
+        + b"\xff\xd9"
+    )
+
+
+def test_pictures_that_take_long_to_decode_are_refused_at_once(server):
+    png, few = zeros_png(4096), progressive(1024, 9)
+    bombs = {
+        "more than 100 scans": [progressive(4096, 20_000)],
+        "more than 268,435,456 pixels in all": [png] * 17,
+        "(those of a progressive JPEG count for each scan)": [progressive(4096, 60)],
+    }
+    for words, pictures in bombs.items():
+        begun = time.monotonic()
+        code, message = refused(server.predict, request(pictures), timeout=60)
+        assert (code, time.monotonic() - begun < 5) == ("INVALID_ARGUMENT", True) and words in message
+    assert len(server.scores([few, png, picture()], timeout=60)) == 3

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -263,4 +264,81 @@ def test_wrong_usage(words, code, said, tmp_path, monkeypatch, run_tfdfd):
 def test_addresses_that_others_reach_are_told_of(tmp_path, run_tfdfd):
     code, _, err = run_tfdfd("serve", "--models", tmp_path, "--host", "0.0.0.0", "--port", 0, "--rest-port", -1)  # noqa: S104
     assert code == 1
-    assert "nobody is asked who they are" in err
+    assert "clients are not authenticated" in err
+
+
+def broken(folder, kind):
+    """A SavedModel of allowed operations alone that never finishes loading, or crashes the process that loads it."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        scale = v1.get_variable("scale", initializer=1.0)
+        image = v1.placeholder(tf.float32, [None, 8, 8, 3], name="image")
+        score = tf.reduce_mean(image, axis=(1, 2))[:, :1] * scale
+        session.run(v1.global_variables_initializer())
+        endless = v1.while_loop(lambda i: tf.constant(True), lambda i: (i + 1) % 7, [0])
+        builder = v1.saved_model.builder.SavedModelBuilder(str(folder))
+        signature = v1.saved_model.signature_def_utils.predict_signature_def(
+            {"image": image}, {"fake_probability": score}
+        )
+        start = tf.group(*tf.nest.flatten(endless)) if kind == "hang" else None
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=start)
+        builder.save()
+    if kind == "crash":  # a function that calls itself, when it is loaded
+        model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+        graph = model.meta_graphs[0].graph_def
+        function = graph.library.function.add()
+        function.signature.name = "again"
+        function.signature.output_arg.add(name="o", type=1)
+        function.ret["o"] = "call:output:0"
+        for node in (function.node_def.add(name="call"), graph.node.add(name="call")):
+            node.op = "PartitionedCall"
+            node.attr["Tin"].list.SetInParent()
+            node.attr["Tout"].list.type.append(1)
+            node.attr["f"].func.name = "again"
+        model.meta_graphs[0].signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name = "call:0"
+        (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("crash", "it crashed the process"), ("hang", "it did not load within 20 s")]
+)
+def test_a_version_that_crashes_or_hangs_its_loader_is_quarantined(models, tmp_path, monkeypatch, kind, why):
+    """The running version goes on, and is what a restart serves, without another try."""
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    words = ("--models", models, "--allow-any-graph", "--poll-seconds", 0.1, "--load-seconds", 20)
+    with Server(*words, trial=True) as server:
+        broken(tmp_path / "2", kind)
+        (tmp_path / "2").rename(models / "2")
+        until(lambda: 2 in server.states() and server.states()[2].state == State.END, 120)
+        message = server.states()[2].status.error_message
+        assert "quarantined: " + why in message
+        assert server.available() == {1} and server.scores([picture()]) == pytest.approx([1], abs=1e-3)
+    with Server(*words, trial=True) as server:
+        assert server.available() == {1} and server.states()[2].status.error_message == message
+        assert server.scores([picture()]) == pytest.approx([1], abs=1e-3)
+
+
+def test_a_pipe_among_the_files_is_refused(models):
+    with Server("--models", models, "--allow-any-graph", "--poll-seconds", 0.1, trial=True) as server:
+        shutil.copytree(models / "1", models / ".2")
+        (models / ".2" / "variables" / "variables.index").unlink()
+        os.mkfifo(models / ".2" / "variables" / "variables.index")
+        (models / ".2").rename(models / "2")
+        until(lambda: 2 in server.states() and server.states()[2].state == State.END, 60)
+        assert "is not a regular file" in server.states()[2].status.error_message
+        assert server.available() == {1}
+
+
+def test_a_stop_ends_within_its_grace_whatever_is_computed(models):
+    with Server("--models", models, "--allow-any-graph", "--max-seconds", 60, "--grace-seconds", 4) as server:
+        calls = [server.stub.Predict.future(request([10**9], "steps", "slow"), timeout=120) for _ in range(4)]
+        until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 4)
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code = server.wait()
+        assert time.monotonic() - begun < 8
+        assert code == 1 and any("the grace period is over" in note for note in server.notes)
+        assert {call.code().name for call in calls} <= {"UNAVAILABLE", "CANCELLED"}

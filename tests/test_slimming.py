@@ -11,8 +11,8 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, quick, run
 from tfdfd.models import build
+from tfdfd.weights.initial import SLIMMED, copy_shared_weights
 from tfdfd.weights.saving import named_weights, save_weights
-from tfdfd.weights.slimming import SLIMMED, take_over
 from tfdfd.weights.store import digest, locate
 
 
@@ -43,7 +43,7 @@ def saved(model, folder, name, **known):
 @pytest.mark.parametrize(("name", "rows"), list(zip(SLIMMED, [(10,), (9, 10), (7, 9, 10)], strict=True)))
 def test_every_weight_is_that_of_the_whole_network(whole, name, rows):
     slimmed = build(name, input_shape=(96, 96, 3))
-    taken, left_out = take_over(slimmed, whole)
+    taken, left_out = copy_shared_weights(slimmed, whole)
     expected, found = named_weights(whole), named_weights(slimmed)
     assert left_out == rows
     assert taken == len(found)
@@ -55,7 +55,7 @@ def test_every_weight_is_that_of_the_whole_network(whole, name, rows):
 
 def test_the_layers_before_the_first_row_that_goes_answer_as_in_the_whole_network(whole):
     slimmed = build("mobilenet_v3_r1", input_shape=(64, 64, 3))
-    take_over(slimmed, whole)
+    copy_shared_weights(slimmed, whole)
     images = np.random.default_rng(3).uniform(size=(2, 64, 64, 3)).astype("float32")
     maps = [keras.Model(model.input, model.get_layer("expanded_conv_9_add").output) for model in (whole, slimmed)]
     np.testing.assert_array_equal(*(np.asarray(model(images)) for model in maps))
@@ -66,9 +66,9 @@ def test_another_shape_takes_nothing(whole):
     other = keras.Model(image, keras.layers.Conv2D(8, 3, name="conv", use_bias=False)(image), name="other")
     before = other.get_layer("conv").get_weights()[0].copy()
     with pytest.raises(
-        ValueError, match=r"other is not slimmed of mobilenet_v3: conv/kernel has the shape \(3, 3, 3, 8"
+        ValueError, match=r"other is not slimmed from mobilenet_v3: conv/kernel has the shape \(3, 3, 3, 8"
     ):
-        take_over(other, whole)
+        copy_shared_weights(other, whole)
     np.testing.assert_array_equal(other.get_layer("conv").get_weights()[0], before)
 
 
@@ -78,8 +78,8 @@ def test_a_training_begins_with_them_and_says_so(whole, faces, tmp_path):
     # So small a rate that the weights stay those that they were.
     run(quick(*settings, "learning_rate=1e-30", "calibration=none"), faces, tmp_path / "run", report)
     assert report.notes == [
-        f"mobilenet_v3_r2 begins with {len(named_weights(build('mobilenet_v3_r2')))} weights of "
-        "tfdfd/mobilenet_v3.made; left out: rows 9, 10"
+        f"mobilenet_v3_r2 starts with {len(named_weights(build('mobilenet_v3_r2')))} weights of "
+        "tfdfd/mobilenet_v3.made; omitted: rows 9, 10"
     ]
     record, _ = locate(tmp_path / "run")
     assert record.model == "mobilenet_v3_r2"
@@ -92,9 +92,9 @@ def test_a_training_begins_with_them_and_says_so(whole, faces, tmp_path):
 
 
 def test_what_is_no_whole_network_is_refused_before_anything_is_made(faces, tmp_path):
-    with pytest.raises(ValueError, match="begins mobilenet_v3_r1, .*; received slim:tfdfd/meso4.df for meso4"):
+    with pytest.raises(ValueError, match="is for mobilenet_v3_r1, .*; received slim:tfdfd/meso4.df for meso4"):
         run(quick("weights=slim:tfdfd/meso4.df"), faces, tmp_path / "run")
-    with pytest.raises(ValueError, match="of meso_inception4; mobilenet_v3_r1 is slimmed of mobilenet_v3"):
+    with pytest.raises(ValueError, match="of meso_inception4; mobilenet_v3_r1 is slimmed from mobilenet_v3"):
         run(quick("weights=slim:tfdfd/meso_inception4", "network=mobilenet_v3_r1"), faces, tmp_path / "run")
     with pytest.raises(ValueError, match="there is no weights file '/nowhere'"):
         run(quick("weights=slim:/nowhere", "network=mobilenet_v3_r1"), faces, tmp_path / "run")

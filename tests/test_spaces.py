@@ -8,8 +8,8 @@ import pytest
 from tfdfd.models import build, list_models, spec
 from tfdfd.recipes import find_recipe
 from tfdfd.recipes.self_blended import MEMBERS_ONLY
-from tfdfd.training.config import assignment, read_config
-from tfdfd.tuning.space import Setting, read_space
+from tfdfd.training.recipe import assignment, read_config
+from tfdfd.tuning.search_space import Setting, read_space
 
 SEARCHED = [name for name in list_models() if name not in MEMBERS_ONLY]
 TUNING = Path(__file__).parent.parent / "tuning"
@@ -112,7 +112,7 @@ def test_other_keys(space_of):
     with pytest.raises(ValueError, match="a search space has network, recipe, search.*received nettwork"):
         read = dict(GOOD, nettwork="meso4")
         space_of(**read)
-    with pytest.raises(ValueError, match="'search' must say by key"):
+    with pytest.raises(ValueError, match="'search' must contain the varied settings by key"):
         space_of(search={})
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdfd.data.splitting import SHARES, balanced, deviations, groups, keys_of, name_of, split, split_as
-from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
+from tfdfd.data.splits import SHARES, balance_classes, deviations, groups, split, split_as
+from tfdfd.data.tables import FaceRow, IndexRow, keys_of, name_of, read_table, write_table
 
 
 def index_row(path, sources=(), identity=(), label=0, method=None, dataset="ffpp", split=None, original=None):
@@ -255,19 +255,19 @@ def test_balanced_drops_from_the_larger_class_only(rows, seed, shuffler):
     count = Counter((row.split, row.label) for row in done)
     if len(count) < 4:
         with pytest.raises(ValueError, match="balancing would leave none"):
-            balanced(done, seed)
+            balance_classes(done, seed)
         return
-    kept, dropped = balanced(done, seed)
+    kept, dropped = balance_classes(done, seed)
     assert sorted(kept + dropped, key=name_of) == sorted(done, key=name_of)
     for name in ("train", "test"):
         left = [sum(row.split == name and row.label == label for row in kept) for label in (0, 1)]
         assert left == [min(count[name, 0], count[name, 1])] * 2
     shuffler.shuffle(done)
-    assert sorted(balanced(done, seed)[0], key=name_of) == sorted(kept, key=name_of)
+    assert sorted(balance_classes(done, seed)[0], key=name_of) == sorted(kept, key=name_of)
 
 
 def test_balanced_takes_methods_and_videos_in_turns():
-    kept, dropped = balanced(split(ffpp(pairs=50, crops=8)))
+    kept, dropped = balance_classes(split(ffpp(pairs=50, crops=8)))
     for name in ("train", "val", "test"):
         fakes = [row for row in kept if row.split == name and row.label]
         assert len(fakes) == sum(row.split == name and row.label == 0 for row in kept)
@@ -290,7 +290,7 @@ def test_split_verb_writes_and_tells(tmp_path, run_tfdfd):
     done = read_table(tmp_path / "split.csv", FaceRow)
     assert all(row.file.startswith("faces/") for row in done)  # still the same crops, seen from the new table
     assert Counter(row.label for row in done) == {0: 160, 1: 160}
-    assert "320 rows left out" in out
+    assert "320 rows dropped" in out
     train = next(line.split() for line in out.splitlines() if line.startswith("train"))
     assert train[1:7] == ["224", "112", "28", "112", "112", "50.0%"]
 

@@ -17,13 +17,17 @@ import numpy as np
 import pytest
 
 from tfdfd.data import srm_set
-from tfdfd.data.srm_noise import residuals, residuals_of, stored
-from tfdfd.data.srm_options import SrmOptions
-from tfdfd.data.srm_set import SrmSet
+from tfdfd.data.options import SrmOptions
+from tfdfd.data.srm_set import SrmSet, residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table, write_table
 
 COUNT = 12
 EACH_KERNEL = [("KB", "KV", "second"), ("KB",), ("KV",), ("second",)]
+
+
+def from_levels(levels, truncate):
+    """The residuals that a file's grey levels stand for, as its `run.json` says."""
+    return (levels.astype(np.float32) - 128) * np.float32(truncate / 127)
 
 
 def read(path):
@@ -74,10 +78,10 @@ def test_a_file_read_back_is_the_layers_output_within_half_a_step(astronaut, ker
     image = astronaut[60:190, 150:300]
     options = SrmOptions(kernels, truncate)
     layer = np.asarray(SRM(kernels, options.combine, truncate=truncate)(image))
-    levels = stored(residuals(image, options), truncate)
+    levels = to_levels(residuals(image, options), truncate)
     assert levels.dtype == np.uint8 and levels.shape == image.shape and levels.min() >= 1
     half = truncate / 254
-    assert np.abs(residuals_of(levels, truncate) - layer).max() <= half + 1e-3
+    assert np.abs(from_levels(levels, truncate) - layer).max() <= half + 1e-3
     assert half <= 0.5  # of a grey level
     assert np.abs(layer).max() > truncate / 2  # the range is used
 
@@ -101,15 +105,15 @@ def test_residuals_are_filter2ds(astronaut, kernels):
 @pytest.mark.parametrize("truncate", [127, 2, 0.37, 3060])
 def test_storing_can_be_undone(truncate):
     levels = np.arange(1, 256, dtype=np.uint8)
-    back = residuals_of(levels, truncate)
+    back = from_levels(levels, truncate)
     assert back.dtype == np.float32 and back[127] == 0
-    np.testing.assert_array_equal(stored(back, truncate), levels)
+    np.testing.assert_array_equal(to_levels(back, truncate), levels)
     np.testing.assert_allclose(back[[0, -1]], [-truncate, truncate], rtol=1e-6)
 
 
 def test_a_network_sees_of_the_clone_what_a_noise_network_sees_of_the_crops(faces, tmp_path):
     from tfdfd.models import build
-    from tfdfd.pipelines.evaluation import eval_pipeline
+    from tfdfd.pipelines.datasets import eval_pipeline
 
     clone(faces, tmp_path / "noise")
     network = build("srm_mobilenet_v2", input_shape=(64, 64, 3), truncate=127 / 255)
@@ -133,7 +137,7 @@ def test_verb_clones_rows_and_tells_how(faces, tmp_path, run_tfdfd):
         file = tmp_path / "noise" / row.file
         assert hashlib.sha256(file.read_bytes()).hexdigest() == row.sha256
         expected = residuals(read(faces / row.file), SrmOptions())
-        assert np.abs(residuals_of(read(file), 127) - np.clip(expected, -127, 127)).max() <= 0.5
+        assert np.abs(from_levels(read(file), 127) - np.clip(expected, -127, 127)).max() <= 0.5
     run = json.loads((tmp_path / "noise" / "run.json").read_text())
     assert run["finished"] and run["counts"]["crops"] == COUNT and 0 <= run["counts"]["clipped"] < 0.05
     assert run["srm"]["kernels"] == ["KB", "KV", "second"] and run["srm"]["truncate"] == 127
@@ -146,7 +150,7 @@ def test_verb_with_one_kernel_and_a_small_range(faces, tmp_path, run_tfdfd):
     assert (code, err) == (0, "") and "% of the residuals reach 2 grey levels" in out
     row = read_table(tmp_path / "noise" / "faces.csv", FaceRow)[0]
     expected = np.clip(cv2.filter2D(read(faces / row.file).astype(np.float32), cv2.CV_32F, kv()), -2, 2)
-    assert np.abs(residuals_of(read(tmp_path / "noise" / row.file), 2) - expected).max() <= 2 / 254 + 1e-3
+    assert np.abs(from_levels(read(tmp_path / "noise" / row.file), 2) - expected).max() <= 2 / 254 + 1e-3
     told = json.loads((tmp_path / "noise" / "run.json").read_text())["counts"]["clipped"]
     assert told == pytest.approx(np.mean([clipped(faces / r.file) for r in rows_of(faces)]), abs=0.01)
 
@@ -236,7 +240,7 @@ def test_nothing_is_overwritten(faces, tmp_path, run_tfdfd, monkeypatch):
     monkeypatch.chdir(faces)
     for target in (faces, ".", faces / "crops" / ".."):
         code, _, err = run_tfdfd("srm", faces / "faces.csv", "-o", target)
-        assert code == 2 and "is where the crops are" in err
+        assert code == 2 and "is the folder of the crops" in err
     code, _, err = run_tfdfd("srm", faces, "-o", tmp_path)
     assert code == 2 and "is not empty and holds no SRM set" in err
     (tmp_path / "other").mkdir()
@@ -326,7 +330,7 @@ def test_a_crop_that_is_not_the_tables_is_refused(faces, tmp_path):
     rows = rows_of(faces)
     (faces / rows[3].file).write_bytes((faces / rows[4].file).read_bytes())
     with pytest.raises(
-        ValueError, match=rf"{rows[3].file} is not the one of the table: its SHA-256 is not {rows[3].sha256}"
+        ValueError, match=rf"{rows[3].file} has other bytes than its table says .sha256 {rows[3].sha256}"
     ):
         clone(faces, tmp_path / "noise")
 
@@ -343,7 +347,7 @@ def test_a_full_disk_says_so_and_what_was_done_stays(faces, tmp_path, run_tfdfd,
 
     monkeypatch.setattr(srm_set, "write_atomically", full)
     code, _, err = run_tfdfd("srm", faces, "-o", tmp_path / "noise")
-    assert code == 1 and "No space left on device" in err and "goes on with it" in err
+    assert code == 1 and "No space left on device" in err and "the same command resumes it" in err
     monkeypatch.setattr(srm_set, "write_atomically", write)
     assert run_tfdfd("srm", faces, "-o", tmp_path / "noise")[0] == 0
     assert bytes_of(tmp_path / "noise") == bytes_of(tmp_path / "whole")
@@ -355,7 +359,7 @@ def test_a_full_disk_says_so_and_what_was_done_stays(faces, tmp_path, run_tfdfd,
         (["--kernels", "KX"], "one of KB, KV, second, or all three, .* received KX"),
         (["--kernels", "KB", "KV"], "received KB KV"),
         (["--kernels", "KB", "KB", "KV"], "received KB KB KV"),
-        (["--truncate", "0"], "truncate must be above 0 and at most 3,060 grey levels; received 0.0"),
+        (["--truncate", "0"], "truncate must be above 0 and at most 3,060 gray levels; received 0.0"),
         (["--truncate", "nan"], "received nan"),
         (["--workers", "0"], "--workers must be at least 1; received 0"),
     ],
@@ -375,5 +379,5 @@ def test_real_crops(data, tmp_path):
     layer = SRM(truncate=127)
     for row in rows:
         image = read(data / "crops" / "dfdc" / row.file)
-        back = residuals_of(read(tmp_path / "noise" / row.file), 127)
+        back = from_levels(read(tmp_path / "noise" / row.file), 127)
         assert np.abs(back - np.asarray(layer(image))).max() <= 0.5 + 1e-3

@@ -1,5 +1,6 @@
 """What reaches the standard streams: readers that go, log lines of libraries, and which extras are missing."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from tests.made_faces import make_faces
 from tfdfd.cli.extras import NEEDS
 from tfdfd.log_lines import without_log_lines
+from tfdfd.publishing.formats import FORMATS
 
 TFDFD = [sys.executable, "-m", "tfdfd"]
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
@@ -92,11 +94,9 @@ def run(arguments):
     sys.stderr.write("our own words\\n")
     if {abort}: os.abort()
     raise ValueError("the reason")
-class Verb:
-    @staticmethod
-    def add_parser(verbs):
-        verbs.add_parser("loud").set_defaults(run=run)
-main.VERBS = (Verb,)
+def add_arguments(parser):
+    parser.set_defaults(run=run)
+main.VERBS = {{"loud": main.Verb("__main__:add_arguments", "logs")}}
 raise SystemExit(main.main(["loud"]))
 """
 
@@ -136,6 +136,7 @@ COMMANDS = {
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
+    "finetune": ("finetune", "real", "fake", "-o", "y"),
     "tune": ("tune", "meso4", "--data", "x", "-o", "y", "--tuner", "bayesian", "--backend", "jax"),
     "prune": ("prune", "x", "--data", "x", "-o", "y", "--int8"),
     "evaluate": ("evaluate", "x", "--data", "x", "-o", "y"),
@@ -144,17 +145,16 @@ COMMANDS = {
     "models": ("models", "table", "--runtime", "openvino"),
     "benchmark": ("benchmark", "slim", "--runtime", "openvino"),
 }
-FORMATS = {
-    "tensorflow_serving": "savedmodel",
-    "ai_edge_litert": "tflite",
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-}
+
+
+def format_that(need):
+    """The export format that has this need."""
+    return next(format for format in FORMATS if need.when(argparse.Namespace(verb="export", format=format)))
 
 
 @pytest.mark.parametrize("need", NEEDS, ids=lambda need: f"{need.verb} {need.modules[0]}")
 def test_a_missing_extra_is_told_at_once(need, tmp_path):
-    words = COMMANDS.get(need.verb) or ("export", "x", "-o", "y", "--format", FORMATS[need.modules[0]])
+    words = COMMANDS.get(need.verb) or ("export", "x", "-o", "y", "--format", format_that(need))
     program = BLOCKED.format(blocked=set(need.modules))
     best = 9.0
     for _ in range(5):  # the best counts: the machine may have other work

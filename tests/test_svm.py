@@ -437,7 +437,7 @@ def test_network_without_features():
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, -1), (2.0, 3), (True, 3)])
 def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="must be a whole number above 0; received"):
+    with pytest.raises(ValueError, match="must be a positive integer; received"):
         RbfSvm(*sizes)
 
 

@@ -7,11 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.data.crop_pixels import read_pixels
-from tfdfd.data.crops import Faces, faces_of
+from tfdfd.data.crops import Faces, faces_of, read_pixels
+from tfdfd.data.face_swapping import KINDS, swap_face
 from tfdfd.data.landmarks import FaceLandmarks, landmarks_of
-from tfdfd.data.swapped import KINDS, swap_face
-from tfdfd.data.swapped_set import CRFS, SwappedPairs, write_swapped_set
+from tfdfd.data.pair_sets import CRFS, SwappedPairs, write_swapped_set
 from tfdfd.data.tables import FaceRow, write_table
 
 pytest.importorskip("av")
@@ -207,7 +206,7 @@ def test_copies_of_one_photograph_are_no_donors(folder, tmp_path, target):
     ("words", "told"),
     [
         ({"size": 0}, "received 0"),
-        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be an integer"),
         ({"splits": []}, "no split was given"),
         ({"splits": ["val", "holdout"]}, "no crop of split 'holdout'"),
         ({"landmarks": {}}, r"none of the 11 real crops .* \{'missing': 11\}"),

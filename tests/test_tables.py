@@ -38,7 +38,7 @@ def test_any_file_name_comes_back(tmp_path_factory, name):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("label", "truth", r"lacks \['label'\], and has \['truth'\] besides; expected path,dataset,kind,label,"),
+        ("label", "truth", r"lacks \['label'\] and has additional \['truth'\]; expected path,dataset,kind,label,"),
         (",0,original", ",2,original", r"line 2: label must be 0 \(real\) or 1 \(fake\); received '2'"),
         (",val,", ",dev,", r"line 4: split must be one of train, val, test or empty; received 'dev'"),
         (",ok\n", ",ok,more\n", r"line 2: 13 cells; expected 12"),

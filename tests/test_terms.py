@@ -81,7 +81,7 @@ def test_terms_pass_through_a_chain_and_from_a_teacher(runs, run_tfdfd):
 
 
 def test_an_export_and_a_published_model_have_them(runs, tmp_path, monkeypatch):
-    from tfdfd.hub.publishing import publish
+    from tfdfd.hub.publish import publish
     from tfdfd.weights.store import locate
 
     done = publish(runs / "second", tmp_path / "hub", 1, "mine")

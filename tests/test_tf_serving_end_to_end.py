@@ -17,7 +17,7 @@ from tf_serving.load_test import main as load_test
 from tf_serving.models_config import models_config
 from tf_serving.scoring import ServingError, score_files
 from tfdfd.detect.detector import Detector
-from tfdfd.remote.scorer import Server as RemoteServer
+from tfdfd.remote import Server as RemoteServer
 
 ROOT = Path(__file__).parent.parent
 HUB = ROOT / "saved_models"

@@ -19,14 +19,24 @@ import pytest
 from keras_tuner.engine.trial import Trial
 
 from tests.made_faces import make_faces
-from tfdfd.training.errors import TrainingError
-from tfdfd.tuning import chief, oracles, outcome, roles
-from tfdfd.tuning.chief import Chief, Crew, SearchError
-from tfdfd.tuning.oracles import assignments, make_oracle
-from tfdfd.tuning.search import make_search, run_trials
-from tfdfd.tuning.space import Setting, Space
-from tfdfd.tuning.trial import MOST_DEATHS, read_record, run_trial
-from tfdfd.tuning.tuners import TUNERS
+from tfdfd.training import TrainingError
+from tfdfd.tuning import TUNERS, distributed, oracles, outcome
+from tfdfd.tuning.distributed import Chief, Crew, SearchError
+from tfdfd.tuning.hypermodel import assignments
+from tfdfd.tuning.oracles import make_oracle
+from tfdfd.tuning.search import (
+    ALONE,
+    CHIEF,
+    MOST_DEATHS,
+    WORKER,
+    make_search,
+    read_record,
+    role,
+    run_alone,
+    run_trial,
+    run_trials,
+)
+from tfdfd.tuning.search_space import Setting, Space
 
 SPACE = Space(
     network="meso4",
@@ -194,7 +204,9 @@ def test_a_damaged_record_of_a_trial_names_its_file(tmp_path, faces, text):
     record = search.folder / "trials" / "0.json"
     record.parent.mkdir()
     record.write_text(text)
-    with pytest.raises(ValueError, match=r"trials.0\.json is no record of a trial: .* Remove it, and the same command"):
+    with pytest.raises(
+        ValueError, match=r"trials.0\.json is no record of a trial: .* Remove it, then repeat the same command"
+    ):
         read_record(search, "0")
     record.unlink()
     assert read_record(search, "0")["begun"] == 0
@@ -220,7 +232,7 @@ def fails(trials, error):
 def test_a_search_with_a_trial_that_fails(faces, tmp_path):
     search, notes = search_in(tmp_path / "search", faces, max_trials=3), []
     error = TrainingError("the loss is nan at step 3")
-    rows, best = roles.run_alone(search, "tfdfd tune …", Silent, notes.append, fails(["1"], error))
+    rows, best = run_alone(search, "tfdfd tune …", Silent, notes.append, fails(["1"], error))
     assert [row["status"] for row in rows] == ["COMPLETED", "FAILED", "COMPLETED"]
     assert rows[1]["message"] == "TrainingError: the loss is nan at step 3"
     assert "Traceback" in read_record(search, "1")["failed"]["traceback"]
@@ -255,14 +267,14 @@ def test_a_search_with_a_trial_that_fails(faces, tmp_path):
     # The same again repeats nothing; a longer one goes on.
     before = os.stat(search.folder / "trials" / "0" / "run.json").st_mtime_ns
     longer = search_in(search.folder, faces, max_trials=4)
-    rows, _ = roles.run_alone(longer, "", Silent, notes.append, fails([], None))
+    rows, _ = run_alone(longer, "", Silent, notes.append, fails([], None))
     assert [row["status"] for row in rows] == ["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"]
     assert os.stat(search.folder / "trials" / "0" / "run.json").st_mtime_ns == before
     (tmp_path / "link").symlink_to(faces)
     again = search_in(search.folder, os.path.relpath(tmp_path / "link"), max_trials=4)
-    assert roles.run_alone(again, "", Silent, notes.append, fails([], None))[0] == rows
+    assert run_alone(again, "", Silent, notes.append, fails([], None))[0] == rows
     with pytest.raises(ValueError, match="was begun otherwise: .*seed was 0, now 5"):
-        roles.run_alone(search_in(search.folder, faces, seed=5), "", Silent, notes.append)
+        run_alone(search_in(search.folder, faces, seed=5), "", Silent, notes.append)
 
 
 def test_the_table_is_written_while_trials_come_and_go(faces, tmp_path):
@@ -279,7 +291,7 @@ def test_the_table_is_written_while_trials_come_and_go(faces, tmp_path):
 
 def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):
     search = search_in(tmp_path / "search", faces, max_trials=2)
-    rows, best = roles.run_alone(search, "", Silent, print, fails(["0", "1"], MemoryError("no room")))
+    rows, best = run_alone(search, "", Silent, print, fails(["0", "1"], MemoryError("no room")))
     assert [row["message"] for row in rows] == ["MemoryError: no room"] * 2
     assert best is None
     assert not (search.folder / "best.json").exists()
@@ -299,11 +311,11 @@ def test_a_file_of_published_weights_is_no_setting_for_others(faces, tmp_path, k
 def test_a_full_disk_ends_the_search_and_fails_no_trial(faces, tmp_path):
     search = search_in(tmp_path / "search", faces, max_trials=2)
     with pytest.raises(OSError, match="No space left"):
-        roles.run_alone(search, "", Silent, print, fails(["1"], OSError(28, "No space left on device")))
+        run_alone(search, "", Silent, print, fails(["1"], OSError(28, "No space left on device")))
     assert read_record(search, "1") | {"assignments": []} == {
         "assignments": [], "begun": 0, "epochs": 0, "failed": None,
     }  # fmt: skip
-    rows, _ = roles.run_alone(search, "", Silent, print)
+    rows, _ = run_alone(search, "", Silent, print)
     assert [row["status"] for row in rows] == ["COMPLETED"] * 2
 
 
@@ -341,7 +353,7 @@ def test_what_the_user_sets_is_not_searched(faces, tmp_path):
     assert [setting.key for setting in search.space.search] == ["learning_rate", "momentum"]
     assert (search.recipe.augment, search.recipe.arguments) == ("s1", {"dropout": 0.3})
     assert search.recipe.monitor == search.objective == "val_video_auc"
-    with pytest.raises(ValueError, match="all that the space of meso4 varies is set"):
+    with pytest.raises(ValueError, match="all settings of the space of meso4 are fixed"):
         keys = ("augment=s1", "arguments.dropout=0.3", "learning_rate=0.1", "momentum=0.9")
         search_in(tmp_path, faces, settings=keys)
     with pytest.raises(ValueError, match="no setting 'augmen'"):
@@ -354,28 +366,28 @@ def test_pictures_are_judged_one_by_one(tmp_path):
 
 
 def test_roles_by_kerastuners_variables(monkeypatch):
-    assert roles.role(None) == roles.ALONE
-    assert roles.role(0) == roles.role(2) == roles.CHIEF
+    assert role(None) == ALONE
+    assert role(0) == role(2) == CHIEF
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "10.0.0.1")
     with pytest.raises(ValueError, match="KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_PORT is not set"):
-        roles.role(None)
+        role(None)
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
-    assert roles.role(None) == roles.role(2) == roles.CHIEF
+    assert role(None) == role(2) == CHIEF
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "tuner3")
-    assert roles.role(None) == roles.WORKER
+    assert role(None) == WORKER
     with pytest.raises(ValueError, match="a worker has no --workers"):
-        roles.role(2)
+        role(2)
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "http")
     with pytest.raises(ValueError, match="must be a number; received 'http'"):
-        roles.role(None)
+        role(None)
 
 
 def test_without_keras_tuner(faces, tmp_path, monkeypatch):
     search = search_in(tmp_path / "search", faces)
     monkeypatch.setitem(sys.modules, "keras_tuner", None)
     with pytest.raises(ValueError, match=r"pip install 'tfdfd\[tune\]'"):
-        roles.run_alone(search, "", Silent, print)
+        run_alone(search, "", Silent, print)
 
 
 def crew_of(code, folder):
@@ -415,7 +427,7 @@ except grpc.RpcError:
 
 def test_an_address_that_cannot_be_had(tmp_path):
     oracle = oracle_in(tmp_path)
-    with pytest.raises(SearchError, match=r"cannot have the address 192.0.2.1:8000"):
+    with pytest.raises(SearchError, match=r"cannot listen on 192.0.2.1:8000"):
         Chief(oracle, "192.0.2.1", 8000)
 
 
@@ -424,14 +436,14 @@ def test_a_silent_worker_of_this_machine_is_killed(tmp_path, monkeypatch):
     crew = Crew([sys.executable, "-c", "import time; time.sleep(600)"], 1, tmp_path / "workers", notes.append)
     crew.look_after(oracle, "127.0.0.1", 1)
     oracle.create_trial("worker-1")
-    monkeypatch.setattr(chief, "LOST_AFTER", 0.01)
+    monkeypatch.setattr(distributed, "LOST_AFTER", 0.01)
     time.sleep(0.05)
     crew.look_after(oracle, "127.0.0.1", 1)
     crew.dismiss()
     assert not oracle.ongoing_trials
     assert oracle.create_trial("worker-2").trial_id == "0"
     assert notes == [
-        "worker-1 has not been heard of for 0 s at trial 0; killed",
+        "worker-1 sent no heartbeat for 0 s at trial 0; killed",
         "worker-1 died (signal 9) at trial 0, which goes on with another",
     ]
 
@@ -527,7 +539,7 @@ def test_a_killed_search_goes_on(space_file, faces, tmp_path, run_tfdfd):
         (["meso5"], "no network is known as 'meso5'"),
         (["meso4", "--tuner", "randm"], "did you mean random"),
         (["meso4", "--workers", "-1"], "--workers must be at least 0; received -1"),
-        (["meso4", "--max-trials", "0"], "a search needs one trial at least; received max_trials=0"),
+        (["meso4", "--max-trials", "0"], "a search needs at least one trial; received max_trials=0"),
         (["meso4", "--seed", "-1"], "--seed must be at least 0"),
         (["meso4", "--set", "epoch=3"], "did you mean epochs"),
         (["meso4", "--set", "data=crops", "--data", "nowhere"], "nowhere holds no face crops"),

@@ -22,7 +22,7 @@ def way(program):
 def test_a_turn_is_timed():
     with way(WAY) as counting:
         counting.ready()
-        assert counting.told == {"ready": True}
+        assert counting.info == {"ready": True}
         few, many = counting.turn(1), counting.turn(100)
     assert few["processor_seconds"] < many["processor_seconds"]
 

@@ -11,6 +11,7 @@ from PIL import Image
 from tfdfd import Detector
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.detect.verdict import verdict_of
+from tfdfd.evaluation import scoring
 from tfdfd.metrics.scores import ScoreRow
 from tools import validate as tool
 from tools.validate import ALL, PHOTOGRAPHS, TOGETHER, figures, summary, validate
@@ -196,7 +197,7 @@ def test_kept_scores_give_the_same_result(result, monkeypatch):
     first, arguments = result
     rows = score_rows(("a", "1", 0, [0.1]), ("b", "2", 1, [0.6]))
     monkeypatch.setattr(tool, "score_clips", lambda model, folder, cache: rows)  # not kept, as one has failed
-    monkeypatch.setattr(tool.Model, "scorer", None)
+    monkeypatch.setattr(scoring, "_score_part", None)
     again = validate(*arguments)
     for part in set(tool.PARTS) - {"clips", "genuine"}:
         assert again["models"][0]["parts"][part] == first["models"][0]["parts"][part]

@@ -5,9 +5,10 @@ import pytest
 
 from tests.test_blended_pairs import SIZE, folder  # noqa: F401
 from tests.test_self_blended import POINTS, rng
-from tfdfd.data import self_blended, varied_fakes
-from tfdfd.data.blended_pairs import BlendedPairs
-from tfdfd.data.varied_fakes import vary
+from tfdfd.data import self_blending
+from tfdfd.data.degrade import add_noise, degrade_pair
+from tfdfd.data.pair_sets import BlendedPairs
+from tfdfd.data.self_blending import vary
 
 EYES_APART = 41.0
 
@@ -26,10 +27,10 @@ def test_a_copy_is_altered_with_the_same_draws_alike(astronaut):
 def test_each_change_leaves_the_picture_recognisable(astronaut, seed):
     target = np.roll(astronaut, 40, axis=2)
     for change in (
-        lambda draw: varied_fakes._displace(astronaut, EYES_APART, draw),
-        lambda draw: varied_fakes._render(astronaut, draw),
-        lambda draw: varied_fakes._match_colours(astronaut, target, draw),
-        lambda draw: varied_fakes._add_grain(astronaut, draw),
+        lambda draw: self_blending._displace(astronaut, EYES_APART, draw),
+        lambda draw: self_blending._render(astronaut, draw),
+        lambda draw: self_blending._match_colors(astronaut, target, draw),
+        lambda draw: add_noise(astronaut, draw.uniform(1, 5), draw),
     ):
         changed = change(rng(seed))
         assert changed.dtype == np.uint8 and changed.shape == astronaut.shape
@@ -41,7 +42,7 @@ def test_colours_come_towards_the_targets(astronaut):
     target = np.clip(astronaut.astype(int) // 2 + 120, 0, 255).astype(np.uint8)
     apart = np.abs(astronaut.mean((0, 1)) - target.mean((0, 1))).mean()
     for seed in range(4):
-        matched = varied_fakes._match_colours(astronaut, target, rng(seed))
+        matched = self_blending._match_colors(astronaut, target, rng(seed))
         assert np.abs(matched.mean((0, 1)) - target.mean((0, 1))).mean() < apart / 2
 
 
@@ -54,9 +55,9 @@ def test_only_the_copy_is_varied(astronaut):
         return vary(source, target, eyes_apart, draw)
 
     for seed in range(6):
-        real, fake, mask = self_blended.self_blend(astronaut, POINTS, rng(seed), vary=watched)
+        real, fake, mask = self_blending.self_blend(astronaut, POINTS, rng(seed), vary=watched)
         np.testing.assert_array_equal(fake[mask == 0], real[mask == 0])
-        plain_real = self_blended.self_blend(astronaut, POINTS, rng(seed))[0]
+        plain_real = self_blending.self_blend(astronaut, POINTS, rng(seed))[0]
         np.testing.assert_array_equal(real, plain_real)
     assert calls == [pytest.approx(float(np.linalg.norm(POINTS[1] - POINTS[0])))] * 6
 
@@ -79,9 +80,9 @@ def test_a_video_frame_says_nothing_of_the_label(astronaut):
     pytest.importorskip("av", reason="pip install 'tfdfd[train]'")
     changed = 0
     for seed in range(8):
-        real, fake = self_blended.degrade_pair(astronaut, astronaut.copy(), rng(seed), video=True)
+        real, fake = degrade_pair(astronaut, astronaut.copy(), rng(seed), video=True)
         np.testing.assert_array_equal(real, fake)
-        changed += not np.array_equal(real, self_blended.degrade_pair(astronaut, astronaut.copy(), rng(seed))[0])
+        changed += not np.array_equal(real, degrade_pair(astronaut, astronaut.copy(), rng(seed))[0])
     assert changed >= 4
 
 

@@ -7,13 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from tfdfd.data import video_cut
-from tfdfd.extract.faces_of import MIN_WHOLE, Extraction, FoundFace, FrameFaces, Request, faces_of, too_damaged
-from tfdfd.media import video
+from tfdfd.data import cut_faces
+from tfdfd.extract.extraction import MIN_WHOLE, Extraction, FaceCrop, FrameFaces, Request, extract_faces, too_damaged
+from tfdfd.media import InOrder, Limits, MediaError, frame_indices, video
 from tfdfd.media.decode import read_media
-from tfdfd.media.errors import MediaError
-from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import InOrder, frame_indices
 
 PictureType = av.video.frame.PictureType
 
@@ -151,7 +148,7 @@ def test_a_start_between_keyframes_is_no_damage(tmp_path, options):
 
 
 def extraction(path, frames=8, **request):
-    return faces_of(str(path), None, Request(frames=frames, size=8, **request), Limits())
+    return extract_faces(str(path), None, Request(frames=frames, size=8, **request), Limits())
 
 
 def test_damaged_frames_are_left_out_and_said(tmp_path):
@@ -177,21 +174,21 @@ def test_a_quarter_of_the_frames_must_be_whole():
 def test_a_video_that_is_read_in_pieces_is_judged_as_a_whole(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(video_cut, "WINDOW", 4)
+    monkeypatch.setattr(cut_faces, "WINDOW", 4)
     asked = []
 
     def ask(request):
         """12 frames, of which the first 4 are damaged, and 2 of the last 4."""
         asked.append(request.skip)
         whole = {0: [], 4: [4, 5, 6, 7], 8: [8, 9]}.get(request.skip, [])
-        faces = [FoundFace((0, 0, 8, 8), 0.9, None, np.zeros((8, 8, 3), np.uint8)) for _ in whole]
+        faces = [FaceCrop((0, 0, 8, 8), 0.9, None, np.zeros((8, 8, 3), np.uint8)) for _ in whole]
         frames = [FrameFaces(i, i / 25, [face]) for i, face in zip(whole, faces, strict=True)]
         damaged = {0: 4, 8: 2}.get(request.skip, 0)
         return Extraction("a", "video", "ok" if whole else "no_face", None, 0.5, frames, damaged)
 
-    options = video_cut.FaceOptions(all=True, size=8)
+    options = cut_faces.FaceOptions(all=True, size=8)
     (tmp_path / "found").mkdir()
-    record = video_cut.VideoCut(options, tmp_path, ask).run(SimpleNamespace(path="a", kind="video"), None, None)
+    record = cut_faces.VideoCut(options, tmp_path, ask).run(SimpleNamespace(path="a", kind="video"), None, None)
     assert asked == [0, 4, 8, 12]
     assert (record.status, len(record.crops)) == ("ok", 6)
     assert "6 of the 12 frames looked at are damaged" in record.message

@@ -14,11 +14,20 @@ import numpy as np
 import pytest
 
 from tfdfd.faces.crop import resize_crop
-from tfdfd.hub.pulling import pull
+from tfdfd.hub.weights import pull
 from tfdfd.models import build
 from tfdfd.weights import records, store
 from tfdfd.weights.loading import load_weights
-from tfdfd.weights.records import WeightRecord, base_of, find_record, list_records
+from tfdfd.weights.records import (
+    CARRIED,
+    EVALUATION_KEYS,
+    WeightRecord,
+    base_of,
+    find_record,
+    list_records,
+    read_card,
+    write_card,
+)
 from tfdfd.weights.saving import named_weights, save_weights
 
 # P(fake) with the authors' weights, from the authors' own network in Keras 2 (their sigmoid is 1 minus this).
@@ -291,7 +300,8 @@ class Server:
 
 
 def one_record(monkeypatch, url, body):
-    card = dict(records._MESONET_CARD, handle="tfdfd/meso4.net", model="meso4", file="net.h5", training_data="none")
+    common = json.loads(records.PUBLISHED.read_bytes())["common"]
+    card = dict(common, handle="tfdfd/meso4.net", model="meso4", file="net.h5", training_data="none")
     card |= {"url": url, "sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
     monkeypatch.setattr(records, "_published", lambda: [WeightRecord.from_card(card)])
 
@@ -308,7 +318,9 @@ def test_pull_fetches_checks_and_stores_once(cache, monkeypatch):
 def test_pull_refuses_other_bytes_and_stores_nothing(cache, monkeypatch):
     with Server(b"replaced on the way") as server:
         one_record(monkeypatch, server.url, b"some weights, just as long as those")
-        with pytest.raises(ValueError, match=r"another file .* [0-9a-f]{64}, expected 35 with .*; nothing was stored"):
+        with pytest.raises(
+            ValueError, match=r"not the expected file.* [0-9a-f]{64}, expected 35 bytes with .*; nothing was stored"
+        ):
             pull("tfdfd/meso4.net")
     assert not cache.exists()
 
@@ -317,3 +329,27 @@ def test_pull_without_network_says_where_to_put_the_file(cache, monkeypatch):
     one_record(monkeypatch, "http://127.0.0.1:9/weights.h5", b"x")
     with pytest.raises(ValueError, match=r"could not be fetched.*run 'tfdfd models pull tfdfd/meso4.net --from FILE'"):
         pull("tfdfd/meso4.net")
+
+
+def test_records_are_small_and_evaluations_are_read_on_demand(monkeypatch):
+    files = sorted(CARRIED.glob("*.json"))
+    for file in files:
+        assert file.stat().st_size < 8_000
+        assert not set(json.loads(file.read_text("utf-8"))) & set(EVALUATION_KEYS)
+        assert (file.parent / "evaluations" / file.name).is_file()
+    read = []
+    monkeypatch.setattr(records, "_evaluation", lambda file: read.append(file) or {})
+    known = list_records()
+    assert len(known) > len(files) and not read
+    assert known["tfdfd/meso4"].card["handle"] == "tfdfd/meso4"
+    assert [file.name for file in read] == ["meso4.json"]
+
+
+def test_a_card_is_split_and_read_whole(tmp_path):
+    card = read_card(CARRIED / "meso4.json")
+    assert {"scores", "robustness", "protocol", "limits", "sha256"} <= set(card)
+    write_card(tmp_path / "meso4.json", card)
+    assert read_card(tmp_path / "meso4.json") == card
+    # A file with everything in it, as earlier versions had it, is a card, too.
+    (tmp_path / "whole.json").write_text(json.dumps(card), encoding="utf-8")
+    assert read_card(tmp_path / "whole.json") == card

@@ -11,7 +11,7 @@ import pytest
 
 from tests.made_faces import make_faces
 from tfdfd.cli.progress import tracked
-from tfdfd.data import blended_pairs, swapped_set
+from tfdfd.data import pair_sets
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import OK, FaceLandmarks
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
@@ -51,9 +51,9 @@ def whole_pairs(monkeypatch):
         return {row.file: FaceLandmarks(row.file, row.sha256, OK, 0.9, box, points) for row in faces.rows}
 
     pair = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    for module, kind in ((blended_pairs, "BlendedPairs"), (swapped_set, "SwappedPairs")):
-        monkeypatch.setattr(module, "landmarks_of", found)
-        monkeypatch.setattr(getattr(module, kind), "pair", lambda self, number, epoch=None: pair)
+    monkeypatch.setattr(pair_sets, "landmarks_of", found)
+    for kind in (pair_sets.BlendedPairs, pair_sets.SwappedPairs):
+        monkeypatch.setattr(kind, "pair", lambda self, number, epoch=None: pair)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -207,7 +207,7 @@ def test_a_work_folder_holds_one_request(tmp_path):
     with WorkDir(tmp_path / "w", "tfdfd x", again, holds="x", places={"data.folder"}) as work:
         assert work.before["data"]["folder"] == "f" and os.listdir(work.path) == ["run.json"]
     with pytest.raises(
-        ValueError, match="was begun otherwise: data.sha was '0', now '1'. Give the same again to go on"
+        ValueError, match="was begun otherwise: data.sha was '0', now '1'. Repeat the former settings to resume"
     ):
         WorkDir(tmp_path / "w", "tfdfd x", {"data": {"sha": "1"}}, holds="x", places={"data.folder"})
     for content, words in ((b"{", "JSONDecodeError"), (b"[]", "a list where an object is expected")):

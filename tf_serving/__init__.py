@@ -1,1 +1,1 @@
-"""What it takes to serve published models with TensorFlow Serving, and clients that need nothing but its protocol."""
+"""Deployment of published models with TensorFlow Serving, and clients that need only its protocol."""

@@ -166,7 +166,7 @@ def _decoded(response, answer):
         decoded = json.loads(answer)
     except ValueError as error:
         if response.status == 200:
-            raise ServingError("INTERNAL", f"the answer is no JSON: {error}") from error
+            raise ServingError("INTERNAL", f"the answer is not JSON: {error}") from error
         decoded = None
     if response.status == 200:
         return decoded

@@ -6,7 +6,7 @@
 In the closed loop each client sends its next request when the last is answered: it finds the throughput. In the open
 loop requests are due at times of a Poisson process that does not care how the server does, and a latency counts from
 the time its request was due, sent or not: a server that stalls for a second delays all requests of that second, where
-a closed loop would see a single slow one. What was begun in the warm-up does not count. No request is sent twice.
+a closed loop would see a single slow one. Requests of the warm-up do not count. No request is sent twice.
 """
 
 from __future__ import annotations

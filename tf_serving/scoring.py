@@ -1,4 +1,4 @@
-"""What both clients share: files into requests, answers into scores. Nothing here knows a protocol."""
+"""Scoring of files for both clients, independent of the protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 SIGNATURE, INPUT, OUTPUT = "image_bytes", "image_bytes", "fake_probability"
 MAX_BATCH = 32
-# A gRPC server that was told nothing else takes messages of 4 MiB; base64 over REST makes three bytes into four.
+# A gRPC server accepts 4 MiB per message by default; base64 over REST turns three bytes into four.
 MAX_REQUEST_BYTES = 3 << 20
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
@@ -47,8 +47,8 @@ def score_files(
         predict: P(fake) of encoded crops, or `ServingError`; a client's `predict`.
         most: crops in one request.
 
-    A server refuses a whole request for one broken crop, so a request that it calls invalid is sent crop by crop.
-    Any other error is no matter of a file: what has not been scored then stays so, and nothing more is sent.
+    A server refuses a whole request for one broken crop, so an invalid request is sent again crop by crop. Any other
+    error does not depend on a file: the remaining files are not sent and get its message.
     """
     away = None
     for batch in _batches(paths, most):
@@ -115,7 +115,7 @@ def _batches(paths, most):
 
 
 def _read(path):
-    """The file's bytes, or in words why they are not sent."""
+    """The file's bytes, or a message why they are not sent."""
     try:
         with Path(path).open("rb") as file:
             crop = file.read(MAX_REQUEST_BYTES + 1)

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from tfdfd.hub.registering import register as _register
+from tfdfd.hub.tf_hub import register as _register
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector, detect
     from tfdfd.detect.results import Detection
     from tfdfd.hub.layer import HubLayer
-    from tfdfd.media.limits import Limits
+    from tfdfd.media import Limits
 
 __all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__", "detect", "models", "tuning"]
 
-_HOMES = {
+_MODULES = {
     "Detector": "tfdfd.detect.detector",
     "Detection": "tfdfd.detect.results",
     "HubLayer": "tfdfd.hub.layer",
-    "Limits": "tfdfd.media.limits",
+    "Limits": "tfdfd.media",
 }
 _PACKAGES = ("detect", "models", "tuning")
-# hub.load and hub.KerasLayer take "tfdfd/..." from here on.
+# From here on, hub.load and hub.KerasLayer take "tfdfd/...".
 _register()
 
 
-def __getattr__(name):
-    # Imported when asked for: `tfdfd --help` must not wait for OpenCV, and nothing but scoring for TensorFlow.
+def __getattr__(name: str) -> object:
+    # Imported on first use: `tfdfd --help` does not wait for OpenCV, and only scoring waits for TensorFlow.
     if name in _PACKAGES:
         return importlib.import_module(f"tfdfd.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'tfdfd' has no attribute {name!r}; it has {', '.join(__all__)}.")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return list(__all__)

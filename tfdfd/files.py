@@ -1,5 +1,4 @@
-"""Files and folders that several processes may be at: a reader finds the old file or the new one, never half of one,
-and a folder in the making belongs to one process."""
+"""Atomic writes, digests and folder locks for files that several processes use at once."""
 
 from __future__ import annotations
 
@@ -16,12 +15,12 @@ _BLOCK = 1 << 20
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes under a temporary name in the same folder, then renames; nothing is left behind.
+    """Writes text (UTF-8) or bytes to a temporary file in the same folder, then renames it; leaves no partial file.
 
     Raises:
-        OSError: the file cannot be written; what was there before is left as it was.
+        OSError: the file cannot be written; an existing file stays unchanged.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link, and what it leads to is written
+    path = Path(os.path.realpath(path))  # a link stays a link, and its target is written
     partial = path.with_name(f".tfdfd-{secrets.token_hex(8)}.tmp")
     try:
         with open(partial, "xb") as file:
@@ -35,10 +34,10 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The digest of a file's bytes, as hex.
+    """Returns the SHA-256 digest of a file's bytes, as hex.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     value = hashlib.sha256()
     with open(path, "rb") as file:
@@ -48,16 +47,16 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Waits until the files in a folder, and their names, are on the disk, where a power cut leaves them as they are.
+    """Flushes the files in a folder, and their names, to the disk, so that they survive a power failure.
 
-    Many at once take a file system a fraction of the time that one after another does.
+    File systems flush many files at once in a fraction of the time of one after another.
 
     Raises:
         OSError: the disk is full or broken.
     """
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(_sync, [entry.path for entry in os.scandir(folder) if entry.is_file()]))
-    if os.name == "posix":  # Windows has no such thing for folders
+    if os.name == "posix":  # Windows cannot flush folders
         _sync(folder, os.O_RDONLY)
 
 
@@ -70,19 +69,19 @@ def _sync(path, mode=os.O_RDWR):
 
 
 def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> int | None:
-    """Makes the folder and keeps others out of it for as long as the descriptor is open, which a kill ends, too.
+    """Creates the folder and locks it for as long as the descriptor is open; a killed process releases the lock.
 
     Args:
-        folder: where the work is done.
-        work: what is done, for the error of whoever comes second.
-        wait: whether whoever comes second waits instead.
+        folder: the folder.
+        work: the command, for the error that a second process gets.
+        wait: whether a second process waits instead.
 
     Returns:
-        The descriptor, for `os.close`; None where the system or the file system has no locks.
+        The descriptor, for `os.close`; None if the system or the file system has no locks.
 
     Raises:
-        ValueError: another process has it.
-        OSError: it cannot be made.
+        ValueError: another process has the lock.
+        OSError: the folder cannot be created.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
@@ -102,7 +101,7 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
 
 
 def code_digest(*parts: str) -> str:
-    """SHA-256 of the code of these parts of the package: of what is kept, whether it would be made the same today."""
+    """Returns the SHA-256 of the source code of these parts of the package, to detect outdated stored results."""
     value = hashlib.sha256()
     for part in parts:
         for path in sorted((PACKAGE / part).rglob("*.py")):

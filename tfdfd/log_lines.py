@@ -1,24 +1,47 @@
-"""Log lines of TensorFlow and other C++ libraries, which are told from everything else on standard error."""
+"""Log lines of TensorFlow and other C++ libraries: recognized among other text, and kept off standard error."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
+import time
 
 # TensorFlow's own variable: 1 drops INFO, 2 also WARNING, 3 also ERROR.
 LEVEL, QUIET = "TF_CPP_MIN_LOG_LEVEL", "3"
-# Where TensorFlow begins to quote what it was given, such as the bytes of a picture: of no use in any log.
+# Start of a quotation of the input, such as the bytes of a picture, which belongs in no log.
 CONTENT = r"(?: starting with|,? ?(?:value|input|string):)[^\n]*"
+# The filter starts when one of these is imported, so that verbs without them do not pay for it.
+_LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
+# A process rather than a thread: it still passes on the last lines of a process that aborts.
+_FILTER = """\
+import re, sys
+is_noise, is_log, content = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
+within = False
+for line in sys.stdin.buffer:
+    within = bool(is_noise.match(line)) or within and line[:1] in b" \\t"
+    if within:
+        continue
+    if is_log.match(line):
+        line = content.sub(b"", line)
+    try:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+    except OSError:
+        pass
+"""
+_SECONDS_FOR_LAST_LINES = 1
 
 
 def pattern(letters: str) -> str:
-    """A pattern for the beginnings of absl's and TensorFlow's log lines of some severities, of I, W, E and F."""
+    """A pattern for the starts of absl's and TensorFlow's log lines of the given severities: some of I, W, E and F."""
     absl = rf"[{letters}]\d{{4}} \d\d:\d\d:[\d.]+ +\d+ \S+:\d+\] "
     return rf"{absl}|\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [{letters}] "
 
 
 def noise(level: str) -> str:
-    """A pattern for the beginnings of lines that are not wanted at a level; what follows indented belongs to them."""
+    """A pattern for the starts of lines to remove at a log level; indented lines that follow belong to them."""
     letters = "IWE"[: int(level)] if level in ("0", "1", "2", "3") else "IWE"
     if not letters:
         return r"(?!)"
@@ -36,6 +59,51 @@ def noise(level: str) -> str:
 
 
 def without_log_lines(text: str) -> str:
-    """What a process wrote to standard error, without the lines that are not wanted."""
+    """The standard error of a process without the log lines that are to be removed."""
     is_noise = re.compile(noise(os.environ.get(LEVEL, QUIET))).match
     return "".join(line for line in text.splitlines(keepends=True) if not is_noise(line))
+
+
+class LogFilter:
+    """A module finder that finds nothing. When a loud library is imported, it filters file descriptor 2 from then on.
+
+    Args:
+        level: log level, as `TF_CPP_MIN_LOG_LEVEL`.
+    """
+
+    def __init__(self, level: str):
+        self._level, self._process, self._kept = level, None, None
+
+    def find_spec(self, name: str, path=None, target=None) -> None:
+        if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:
+            with contextlib.suppress(OSError):  # without a filter, log lines are shown
+                self._start()
+
+    def _start(self):
+        import subprocess
+
+        self._kept = os.dup(2)
+        reader, writer = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _FILTER, noise(self._level), pattern("IWEF"), CONTENT],
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                stderr=self._kept,
+                start_new_session=True,  # the filter ignores Ctrl-C
+            )
+            os.dup2(writer, 2)
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def stop(self) -> None:
+        """Restores file descriptor 2 and waits for the last lines."""
+        if self._kept is not None:
+            os.dup2(self._kept, 2)
+            os.close(self._kept)
+        if self._process is not None:
+            # A child that outlives this process may still write to it.
+            end = time.monotonic() + _SECONDS_FOR_LAST_LINES
+            while self._process.poll() is None and time.monotonic() < end:
+                time.sleep(0.005)

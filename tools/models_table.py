@@ -1,18 +1,17 @@
-"""What the carried models are worth, as Markdown made from their cards.
+"""Markdown tables of the bundled models, made from their cards.
 
-    python -m tools.models_table            the table of the README: a row a model
-    python -m tools.models_table --write    docs/models.md: a section a model, all figures
+    python -m tools.models_table            the table of the README: one row per model
+    python -m tools.models_table --write    docs/models.md: one section per model, all figures
 
-Every number is the card's: `python -m tools.carry_model` wrote it.
+All numbers come from the cards, which `python -m tools.make_card` writes.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from tfdfd.evaluation.table import NOTHING, Table, as_markdown, figure, number
+from tfdfd.evaluation.tables import NOTHING, Table, as_markdown, format_number, format_value
 from tfdfd.files import write_atomically
-from tfdfd.weights.records import CARRIED
+from tfdfd.weights.records import CARRIED, read_card
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 AUTHORS = "tfdfd/meso_inception4.df"
@@ -21,7 +20,7 @@ _CHANGED = "Robustness: the blended test split, changed"
 _HEAD = """# Carried models
 
 What each set of weights that the repository carries is worth, from its model card (`tfdfd models show HANDLE`).
-Made by `python -m tools.models_table --write`; the cards are made by `python -m tools.carry_model`, whose head says
+Made by `python -m tools.models_table --write`; the cards are made by `python -m tools.make_card`, whose head says
 how. Nothing here is forensic proof.
 
 **Blended photographs are not deepfakes**: all networks but the default were trained on self-blended photographs alone,
@@ -32,27 +31,27 @@ default by domain, on validation, are in its card (`domains`); so are all of `tf
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cards", type=Path, default=CARRIED, help="folder of the cards (default: the carried ones)")
+    parser.add_argument("--cards", type=Path, default=CARRIED, help="folder of the cards (default: the bundled ones)")
     parser.add_argument("--write", action="store_true", help="write the page instead of showing the table")
     parser.add_argument("--page", type=Path, default=PAGE, help="where to (default: docs/models.md)")
     arguments = parser.parse_args(argv)
-    cards = judged_cards(arguments.cards)
+    cards = evaluated_cards(arguments.cards)
     if not cards:
-        raise SystemExit(f"{arguments.cards} has no card that tools.carry_model wrote")
+        raise SystemExit(f"{arguments.cards} has no card that tools.make_card wrote")
     if arguments.write:
         write_atomically(arguments.page, page(cards))
     else:
         print("\n".join(lines_of(summary(cards))))
 
 
-def judged_cards(folder):
-    """The cards that say what was judged, by handle."""
-    cards = [json.loads(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+def evaluated_cards(folder):
+    """The cards with an evaluation."""
+    cards = [read_card(path) for path in sorted(Path(folder).glob("*.json"))]
     return [card for card in cards if "card" in card]
 
 
 def summary(cards):
-    """A row a model: parameters, size, and its AUC on each judged set, the authors' weights beside it."""
+    """One row per model: parameters, size and AUC on each set, with the MesoNet authors' weights for comparison."""
     sets = list(dict.fromkeys(row["set"] for card in cards for row in card["scores"]))
     rows = [
         (f"`{card['handle']}`", size_of(card), f"{card['parameters']:,}", file_of(card),
@@ -80,7 +79,7 @@ def page(cards):
 
 
 def beside(cards):
-    """Lines on what was judged beside all models on the same images, told once."""
+    """Lines on the weights that every card compares with, once."""
     handles = {card["handle"] for card in cards}
     card = cards[0]
     names = [name for name in card["robustness"][0]["auc_of"] if name.partition(" ")[0] not in handles]
@@ -121,7 +120,7 @@ def section(card):
 
 
 def tables(card):
-    """All its figures."""
+    """All tables of a card."""
     yield _figures(card, [THESE])
     yield _table(
         "AUC, less that of others on the same examples",
@@ -169,21 +168,21 @@ def _table(title, rows, columns):
 def _cell(row, key):
     value = row.get(key)
     if isinstance(value, float):
-        return figure({"value": value, "interval": row.get(f"{key}_ci95")})
+        return format_value({"value": value, "interval": row.get(f"{key}_ci95")})
     return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def lines_of(table):
-    """Lines of Markdown in which code is left as code, without a heading where there is no title."""
+    """Lines of Markdown with code left as code; without a heading if there is no title."""
     lines = [line.replace("\\`", "`").replace("\\_", "_") for line in as_markdown(table)]
     return lines if table.title else lines[2:]
 
 
 def verdict_of(outcome):
-    """`0.734 fake`, or why there is none."""
+    """`0.734 fake`, or the status without a score."""
     if outcome["fake_probability"] is None:
         return outcome["status"]
-    return f"{number(outcome['fake_probability'])} {outcome['verdict']}"
+    return f"{format_number(outcome['fake_probability'])} {outcome['verdict']}"
 
 
 def auc_of(card, name, weights):
@@ -192,7 +191,7 @@ def auc_of(card, name, weights):
 
 
 def mean_of(card, weights):
-    return number(next((row["mean_auc"] for row in card["mean_auc"] if row["weights"] == weights), None))
+    return format_number(next((row["mean_auc"] for row in card["mean_auc"] if row["weights"] == weights), None))
 
 
 def counted(card, name):

@@ -1,9 +1,9 @@
-"""Tells in the card of each carried set of weights what its network answers for the crops of the proof.
+"""Writes the scores of the proof crops into the card of each bundled set of weights.
 
     python -m tools.proof_scores
 
-`tfdfd detect --server` asks the server for the same crops, and so finds out whether it has these weights. To be run
-again when carried weights change; a test compares.
+`tfdfd detect --server` sends the same crops to the server to verify that it serves these weights. Run it again when
+bundled weights change; a test compares.
 """
 
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from tfdfd.files import write_atomically
 from tfdfd.models import load
+from tfdfd.runtime.network import KerasNetwork
 from tfdfd.runtime.opening import proof_crops
-from tfdfd.runtime.with_keras import KerasNetwork
 from tfdfd.weights.records import CARRIED, WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 
 def proof_scores(record: WeightRecord, path: Path) -> list[float]:
-    """P(fake) of the crops of the proof, by the Keras model of located weights, to six digits."""
+    """P(fake) of the proof crops by the Keras model of these weights, rounded to six digits."""
     network = KerasNetwork(load(record, path))
     return [round(float(score), 6) for score in network(proof_crops(network.size))]
 

@@ -1,9 +1,9 @@
-"""The table of docs/pruning.md: zeros and sizes of each network, pruned once. It says nothing of accuracy.
+"""Table of docs/pruning.md: zeros and file sizes of each pruned network, without accuracy.
 
     python -m tools.pruning_table --data SET [NAME...]
 
-Weights are random, at the smallest size that a network takes (but for MesoNet, whose dense layer depends on it); four
-steps on crops of SET with tfmot's ConstantSparsity. Zeros and what gzip makes of them depend on neither.
+Weights are random, at the smallest input size of a network (except MesoNet, whose dense layer depends on it), after
+four steps on crops of SET with tfmot's ConstantSparsity. Zeros and their compression depend on neither.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import keras
 import numpy as np
 
 from tfdfd.models import build, list_models, spec
-from tfdfd.pruning.child import give, run_twin
-from tfdfd.pruning.options import CONSTANT, PruneOptions
-from tfdfd.pruning.zeros import prunable, sizes, zeros
+from tfdfd.pruning.child import run_twin, write_work
+from tfdfd.pruning.sparsity import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.weights.loading import read_safetensors
@@ -49,7 +48,7 @@ def row_of(name: str, data: str, sparsity: float) -> str:
     model = build(name, input_shape=(size, size, 3))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        give(model, np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32), work)
+        write_work(model, np.random.default_rng(0).random((2, size, size, 3), dtype=np.float32), work)
         job = {"recipe": recipe.settings(), "options": PruneOptions(sparsity, CONSTANT).settings()}
         job |= {"data": data, "size": size, "digests": CropSet(data, recipe, size).digests()}
         (work / "job.json").write_text(json.dumps(job), encoding="utf-8")

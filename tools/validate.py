@@ -1,27 +1,24 @@
-"""Validation table by which detectors are chosen: real deepfakes, clips, blended and swapped fakes, genuine faces.
+"""Validation of detectors by domain: real deepfakes, clips, blended and swapped fakes, genuine faces.
 
     python -m tools.validate MODEL … --data ../shared/data --photographs utk/split.csv --swaps swapped/faces.csv \
         -o validation.json
 
-With `--parts genuine --write-tails`, what thresholds for several faces are read from goes into the cards of carried
-models.
+With `--parts genuine --write-tails` it writes the tails of genuine scores, from which the thresholds for several faces
+derive, into the cards of bundled models.
 
-No test set is opened. MODEL is a handle, a weights file with its card, or the folder of a run. Verdicts are given at
-the threshold and inconclusive band of each model's own card. Intervals are 95 % percentile bootstrap intervals over
-videos; videos and pictures of one source are drawn together. Scores and the faces of clips are kept in `--cache`.
+No test set is opened. MODEL is a handle, a weights file with its card, or the folder of a run. Verdicts use the
+threshold and inconclusive band of each model's card. Intervals are 95 % percentile bootstrap intervals over videos;
+videos and pictures of one source are resampled together. Scores and the faces of clips are kept in `--cache`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,35 +26,34 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data import blended_pairs, crop_pixels, h264, self_blended
-from tfdfd.data.blended_pairs import BlendedPairs, blended_row
+from tfdfd import media
+from tfdfd.data import crops as crop_sets
+from tfdfd.data import degrade, pair_sets, self_blending
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.index import INDEXERS
-from tfdfd.data.landmarks import TABLE, landmarks_of
-from tfdfd.data.splitting import SOURCE, groups
-from tfdfd.data.tables import FAKE, REAL
+from tfdfd.data.landmarks import TABLE
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
-from tfdfd.detect.scorer import Scorer
 from tfdfd.detect.verdict import verdict_of
-from tfdfd.evaluation import degradations
-from tfdfd.evaluation.degradations import CONDITIONS, UNCHANGED
-from tfdfd.extract import faces_of as extraction
-from tfdfd.extract import wire
-from tfdfd.faces import bounded, crop, mtcnn
+from tfdfd.evaluation import robustness
+from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
+from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
+from tfdfd.evaluation.sets import BlendedSet, EvalSet
+from tfdfd.extract import extraction, worker
+from tfdfd.faces import crop, mtcnn, search
 from tfdfd.files import sha256, write_atomically
-from tfdfd.media import decode, sampling
-from tfdfd.metrics.coverage import filled
-from tfdfd.metrics.inconclusive import genuine_tails
+from tfdfd.media import decode
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
 from tfdfd.metrics.metrics import auc
-from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
-from tfdfd.metrics.videos import videos_of
-from tfdfd.models import CLIPS, spec
+from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
+from tfdfd.metrics.thresholds import genuine_tails
+from tfdfd.models import CLIPS
+from tfdfd.runtime.network import Scorer
 from tfdfd.runtime.opening import open_network
 from tfdfd.version import __version__
 from tfdfd.weights.records import CARRIED, cache_folder
-from tfdfd.weights.store import locate
 from tools.packed.pack import hold_out
 
 SCHEMA = 1
@@ -69,13 +65,12 @@ DEGRADED = (
     "H.264, CRF 23", "H.264, CRF 32", "H.264, CRF 40", "resized to 1/2 and back", "JPEG quality 50",
     "JPEG quality 30", "Gaussian blur, sigma 2",
 )  # fmt: skip
-# Self-blended pairs differ from those by which a training chooses its epoch.
+# Self-blended pairs differ from those by which training chooses its epoch.
 SEED = 7
-# Genuine sources of fewer videos count toward the worst source only together.
+# Genuine sources with fewer videos count toward the worst source only together.
 MIN_GENUINE = 20
 TOGETHER = "talking_heads, grid, voxceleb2 and clips together"
-_BATCH = 32
-_ANY_SIZE = 32  # of pairs that are made for their rows alone
+_ANY_SIZE = 32  # of a set that is opened before the network's size is known
 _DIGITS = 4
 ALL = "all"
 _VERDICTS = FAKE_VERDICT, OPEN, REAL_VERDICT = "fake", "inconclusive", "real"
@@ -155,10 +150,10 @@ def validate(
     for model in opened:
         say(f"{model.name}: figures")
         entry = model.info()
-        rows = {part: found if isinstance(found, str) else found[model] for part, found in scored.items()}
+        rows = {part: each if isinstance(each, str) else each[model] for part, each in scored.items()}
         entry["parts"] = {
-            part: {"skipped": found} if isinstance(found, str) else _part(part, found, model)
-            for part, found in rows.items()
+            part: {"skipped": each} if isinstance(each, str) else _part(part, each, model)
+            for part, each in rows.items()
         }
         for part in ("blended", "genuine") if photographs is None else ():
             if "skipped" not in entry["parts"][part]:
@@ -169,14 +164,14 @@ def validate(
 
 
 def write_tails(entry: dict, cards: Path) -> None:
-    """Writes the tails of genuine faces by domain into a model card: the threshold for several faces is read from them.
+    """Writes the tails of genuine scores by domain into a model card, for the thresholds for several faces.
 
     Args:
-        entry: of `validate(...)["models"]`, with the part `genuine`.
-        cards: folder that holds the card.
+        entry: an entry of `validate(...)["models"]` with the part `genuine`.
+        cards: folder of the cards.
 
     Raises:
-        ValueError: no card there is of these weights, or nothing was validated.
+        ValueError: no card there is of these weights, or there are no genuine scores.
     """
     for file in sorted(cards.glob("*.json")):
         card = json.loads(file.read_text("utf-8"))
@@ -196,13 +191,12 @@ def write_tails(entry: dict, cards: Path) -> None:
 
 
 def summary(result: dict) -> dict:
-    """Figures of one model by which it is chosen; None where a part was skipped.
+    """The figures by which a model is chosen; None if a part was skipped.
 
-    The worst shares are over genuine sources of at least `MIN_GENUINE` videos. `mean` is the mean of the AUCs that
-    there are.
+    The worst shares are over genuine sources of at least `MIN_GENUINE` videos; `mean` is the mean of the known AUCs.
 
     Args:
-        result: entry of `validate(...)["models"]`.
+        result: an entry of `validate(...)["models"]`.
     """
     parts = {part: content.get("figures", {}) for part, content in result["parts"].items()}
     aucs = {
@@ -210,7 +204,7 @@ def summary(result: dict) -> dict:
         "clips_auc": parts["clips"].get(ALL, {}).get("auc"),
         "swapped_auc": parts["swapped"].get(ALL, {}).get("auc"),
     }
-    large = [found["real"] for found in parts["genuine"].values() if found["real"]["n"] >= MIN_GENUINE]
+    large = [each["real"] for each in parts["genuine"].values() if each["real"]["n"] >= MIN_GENUINE]
     known = [value for value in aucs.values() if value is not None]
     return aucs | {
         "worst_genuine_fake_share": max((one["fake"] for one in large), default=None),
@@ -226,22 +220,19 @@ class Model:
         name: handle, weights file or run folder.
 
     Raises:
-        ValueError: it cannot be opened, or takes clips in place of single crops.
+        ValueError: it cannot be opened, or takes clips instead of single crops.
     """
 
     def __init__(self, name: str):
         self.name = str(name)
-        self.record, self.path = locate(name)
+        self.opened: OpenedModel = open_model(name)
+        self.record, self.path, self.size = self.opened.record, self.opened.path, self.opened.size
         if self.record.model == CLIPS:
             raise ValueError(f"{name} scores clips of several crops; tools.validate takes networks of single crops.")
-        self.size = (self.record.input_shape or spec(self.record.model).input_shape)[0]
-        record = self.record
-        known = (record.sha256, record.model, record.arguments, self.size, record.polarity, record.members, record.base)
-        self.key = _digest(known)[:16]
 
     @cached_property
     def scorer(self) -> Scorer:
-        """What `tfdfd detect` scores with."""
+        """The scorer of `tfdfd detect`."""
         return Scorer(open_network(self.record, self.path)[0])
 
     def verdict(self, score: float) -> str:
@@ -254,140 +245,53 @@ class Model:
         )
 
     def info(self) -> dict:
-        record = self.record
-        return {
-            "model": self.name, "handle": record.handle, "network": record.model, "sha256": record.sha256,
-            "size": self.size, "threshold": record.threshold,
-            "inconclusive_band": list(record.inconclusive_band) if record.inconclusive_band else None,
-        }  # fmt: skip
+        known = self.opened.info()
+        names = ("handle", "network", "sha256", "size", "threshold", "inconclusive_band")
+        return {"model": self.name} | {name: known[name] for name in names}
 
-
-# Sets of crops -------------------------------------------------------------------------------------------------------
-
-
-class Stored:
-    """Crops as they are stored, changed by a condition of `CONDITIONS` before they are scaled."""
-
-    per_item = 1
-
-    def __init__(self, faces: Faces, condition: str = UNCHANGED):
-        self._faces, self.rows, self._condition = faces, faces.rows, condition
-        code = [crop, crop_pixels] + ([degradations, h264, self_blended] if condition != UNCHANGED else [])
-        self.key = _digest(["stored", condition, _files_digest(faces), _code(*code)])
-
-    def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:
-        """RGB uint8 `(1, size, size, 3)` of each size."""
-        names = self._condition, self.rows[number].file
-        seed = [zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names]
-        image = crop_pixels.read_pixels(self._faces.path(number))
-        image = CONDITIONS[self._condition](image, np.random.default_rng(seed))
-        return [crop.resize_crop(image, size)[None] for size in sizes]
-
-
-class Blended:
-    """Genuine crops that have landmarks, each with a self-blended fake, as `tfdfd evaluate --blend` makes them."""
-
-    per_item = 2
-
-    def __init__(self, faces: Faces, cache: Path):
-        beside = Path(faces.root) / TABLE
-        cache.mkdir(parents=True, exist_ok=True)
-        table = beside if beside.is_file() else cache / f"landmarks-{_files_digest(faces)[:16]}.csv"
-        self._faces, self._landmarks = faces, landmarks_of(faces, table)
-        self._pairs = {_ANY_SIZE: self._made(_ANY_SIZE)}
-        genuine = self._pairs[_ANY_SIZE].rows
-        self.rows = tuple(row for real in genuine for row in (real, blended_row(real)))
-        self.without_landmarks = Counter(row.dataset for row in faces.rows if self._landmarks[row.file].status != OK)
-        points = [self._landmarks[row.file].points for row in genuine]
-        code = _code(crop, crop_pixels, self_blended, blended_pairs)
-        self.key = _digest(["blended", SEED, _files_digest(Faces(faces.root, genuine)), points, code])
-
-    def pictures(self, number: int, sizes: Sequence[int]) -> list[np.ndarray]:
-        """RGB uint8 `(2, size, size, 3)` of each size, real first."""
-        for size in sizes:
-            if size not in self._pairs:
-                self._pairs[size] = self._made(size)
-        return [self._pairs[size].pair(number, None) for size in sizes]
-
-    def _made(self, size):
-        return BlendedPairs(self._faces, size, split=None, seed=SEED, landmarks=self._landmarks)
-
-
-def score_crops(
-    models: Sequence[Model], crops: Stored | Blended, cache: Path, say: Callable[[str], None] = lambda text: None
-) -> dict[Model, list[ScoreRow]]:
-    """Scores the crops of a set by each model; scores are kept and reused.
-
-    Args:
-        models: that score.
-        crops: the set; its `per_item` rows are made together.
-        cache: folder for scores.
-        say: receives progress messages.
-    """
-    files = {model: cache / "scores" / model.key / f"{crops.key[:16]}.npy" for model in models}
-    waiting = [model for model in models if not files[model].exists()]
-    found = {model: [] for model in waiting}
-    items, step = len(crops.rows) // crops.per_item, _BATCH // crops.per_item
-    sizes = sorted({model.size for model in waiting})
-    if waiting:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, items, step):
-                numbers = range(start, min(start + step, items))
-                made = list(pool.map(lambda number: crops.pictures(number, sizes), numbers))
-                for place, size in enumerate(sizes):
-                    pixels = np.concatenate([pictures[place] for pictures in made])
-                    for model in waiting:
-                        if model.size == size:
-                            found[model].append(model.scorer(pixels))
-                if start // step % 16 == 15:
-                    say(f"  {numbers.stop * crops.per_item:,} of {len(crops.rows):,}")
-    for model, scores in found.items():
-        kept = io.BytesIO()
-        np.save(kept, np.concatenate(scores).astype(np.float64))
-        files[model].parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(files[model], kept.getvalue())
-    return {model: _score_rows(crops.rows, np.load(files[model])) for model in models}
-
-
-def _score_rows(rows, scores):
-    return [
-        ScoreRow(
-            row.file, row.dataset, row.video, row.frame, row.track, row.label, row.method, row.source_id,
-            row.compression, row.split, float(score),
-        )
-        for row, score in zip(rows, scores, strict=True)
-    ]  # fmt: skip
+    def scores(self, one: EvalSet, cache: Path, condition: str = UNCHANGED, *identity: str) -> list[ScoreRow]:
+        """Cached scores of a set, degraded before its crops are scaled; crops without a score are left out."""
+        changed = condition != UNCHANGED
+        # Crops that are not square are scaled whole, as tfdfd detect scales its crops.
+        sized = one.resized(self.size) if one.blended else DegradedSet(one, condition, self.size, by_file=True)
+        # Scores of changed code are not reused.
+        modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((robustness,) if changed else ()))
+        rows = cached_scores(self.opened, sized, cache / "scores", [*identity, *_code(*modules)])
+        return [row for row in rows if row.status == OK]
 
 
 # Clips ---------------------------------------------------------------------------------------------------------------
 
 
 class KeptFaces:
-    """Face extractor that keeps the faces of each file, by the file's digest and the size of the crops.
+    """Face extractor with a cache, by the file's digest and the size of the crops.
 
     Args:
-        extractor: `tfdfd.extract.pool.FaceExtractor` that finds them.
-        folder: where they are kept.
+        extractor: the `tfdfd.extract.pool.FaceExtractor`.
+        folder: of the cache.
     """
+
+    sandbox_note = None
 
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
-        self._code = _code(extraction, wire, bounded, crop, mtcnn, decode, sampling)
+        self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)
 
     def extract_one(self, item, request):
-        """As of `FaceExtractor`. Failures are not kept: a timeout says little about the file."""
+        """As in `FaceExtractor`. Failures are not cached: a timeout says little about the file."""
         file = self._file(item, request)
         if file is not None and file.exists():
             return _unpacked(item.path, file.read_bytes(), request.size)
         answer = self._extractor.extract_one(item, request)
         if file is not None and answer.status in (OK, NO_FACE):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, b"".join(wire.pack(answer)))
+            write_atomically(file, b"".join(worker.pack(answer)))
         return answer
 
-    def map(self, work, items, processes):
+    def extract(self, items, request):
         """As of `FaceExtractor`."""
-        return self._extractor.map(work, items, processes)
+        processes = sum(item.error is None for item in items)
+        return self._extractor.map(lambda item: self.extract_one(item, request), items, processes)
 
     def close(self):
         self._extractor.close()
@@ -399,16 +303,16 @@ class KeptFaces:
 
 
 def _unpacked(path, data, size):
-    header, _ = wire.lengths(data[: wire.PREFIX_BYTES])
-    end = wire.PREFIX_BYTES + header
-    return wire.unpack(path, wire.parse(data[wire.PREFIX_BYTES : end]), data[end:], size)
+    header, _ = worker.lengths(data[: worker.PREFIX_BYTES])
+    end = worker.PREFIX_BYTES + header
+    return worker.unpack(path, worker.parse(data[worker.PREFIX_BYTES : end]), data[end:], size)
 
 
 def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
     """Scores the clips of a folder in FaceForensics++'s layout with `tfdfd.Detector`; one row a clip.
 
     Args:
-        model: that scores.
+        model: the model.
         folder: of the clips.
         cache: folder for scores and faces.
     """
@@ -417,21 +321,21 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
         detector._extractor = KeptFaces(detector._extractor, cache / "faces")
         contents = [sha256(folder / row.path) for row in rows]
         key = _digest([asdict(detector._request), detector._extractor._code, _code(verdict_code), contents])
-        file = cache / "clips" / model.key / f"{key[:16]}.json"
-        found = json.loads(file.read_text("utf-8")) if file.exists() else None
-        if found is None:
+        file = cache / "clips" / model.opened.key / f"{key[:16]}.json"
+        outcomes = json.loads(file.read_text("utf-8")) if file.exists() else None
+        if outcomes is None:
             detector._loaded = model.scorer
-            outcomes = detector.detect_many([folder / row.path for row in rows])
-            found = [[outcome.status, outcome.fake_probability] for outcome in outcomes]
-            if all(status in (OK, NO_FACE) for status, _ in found):
+            results = detector.detect_many([folder / row.path for row in rows])
+            outcomes = [[outcome.status, outcome.fake_probability] for outcome in results]
+            if all(status in (OK, NO_FACE) for status, _ in outcomes):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, json.dumps(found) + "\n")
+                write_atomically(file, json.dumps(outcomes) + "\n")
     return [
         ScoreRow(
             row.path, CLIPS_NAME, row.path, 0, 0, row.label, row.method, row.source_id, row.compression, row.split,
             score, status,
         )
-        for row, (status, score) in zip(rows, found, strict=True)
+        for row, (status, score) in zip(rows, outcomes, strict=True)
     ]  # fmt: skip
 
 
@@ -439,11 +343,11 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
 
 
 class _Run:
-    """The scores of each part: for each model rows, or rows by name; or the reason why the part is skipped."""
+    """Scores of each part: rows, or rows by name, for each model; or the reason why the part is skipped."""
 
     def __init__(self, models, root, photographs, swaps, cache, say):
         self._models, self._root, self._cache, self._say = models, root, cache, say
-        # Sets are opened before anything takes long.
+        # Sets are opened before anything that takes long.
         self._real = _validation(root) if (root / "faces.csv").is_file() else None
         self._photographs = _photographs(photographs) if photographs else None
         self._swaps = _swaps(swaps) if swaps else None
@@ -457,14 +361,19 @@ class _Run:
         return self._scored_clips
 
     def blended(self):
-        found = {model: {} for model in self._models}
+        result = {model: {} for model in self._models}
         for faces in filter(None, (self._of(*HELD_OUT), self._photographs)):
             self._say(f"self-blended fakes of {len(faces.rows):,} crops")
-            crops = Blended(faces, self._cache)
-            for model, rows in score_crops(self._models, crops, self._cache, self._say).items():
-                for name, part in _by_dataset(rows).items():
-                    found[model][name] = part, crops.without_landmarks[name]
-        return found if any(found.values()) else self._no_faces
+            self._cache.mkdir(parents=True, exist_ok=True)
+            beside = Path(faces.root) / TABLE
+            key = _digest([[row.file, row.sha256] for row in faces.rows])[:16]
+            table = beside if beside.is_file() else self._cache / f"landmarks-{key}.csv"
+            one = BlendedSet(str(faces.root), faces, _ANY_SIZE, seed=SEED, landmarks=table)
+            without = Counter(row.dataset for row in one.absent)
+            for model in self._models:
+                for name, part in _by_dataset(model.scores(one, self._cache, UNCHANGED, sha256(table))).items():
+                    result[model][name] = part, without[name]
+        return result if any(result.values()) else self._no_faces
 
     def swapped(self):
         return self._score("swapped faces", self._swaps) if self._swaps else "no --swaps given"
@@ -473,57 +382,60 @@ class _Run:
         faces = self._of(FFPP)
         if not faces:
             return self._no_faces
-        found = {condition: self._score(condition, faces, condition) for condition in DEGRADED}
-        return {model: {name: rows[model] for name, rows in found.items()} for model in self._models}
+        scored = {condition: self._score(condition, faces, condition) for condition in DEGRADED}
+        return {model: {name: rows[model] for name, rows in scored.items()} for model in self._models}
 
     def genuine(self):
-        found = {model: {} for model in self._models}
+        result = {model: {} for model in self._models}
         for faces in filter(None, (self._of(FFPP), self._of(*HELD_OUT), self._photographs)):
             for model, rows in self._score("genuine faces", faces).items():
-                found[model] |= _by_dataset([row for row in rows if row.label == REAL])
+                result[model] |= _by_dataset([row for row in rows if row.label == REAL])
         if not isinstance(self._scored_clips, str):
             for model, rows in self._scored_clips.items():
-                found[model][CLIPS_NAME] = [row for row in rows if row.label == REAL]
-        return found if any(found.values()) else self._no_faces
+                result[model][CLIPS_NAME] = [row for row in rows if row.label == REAL]
+        return result if any(result.values()) else self._no_faces
 
     @cached_property
     def _scored_clips(self):
         folder = self._root / "val_clips"
         if not folder.is_dir():
             return f"there is no {folder}"
-        found = {}
+        result = {}
         for model in self._models:
             self._say(f"clips by {model.name}")
-            found[model] = score_clips(model, folder, self._cache)
-        return found
+            result[model] = score_clips(model, folder, self._cache)
+        return result
 
     def _score(self, name, faces, condition=UNCHANGED):
         self._say(f"{name}: {len(faces.rows):,} crops")
-        return score_crops(self._models, Stored(faces, condition), self._cache, self._say)
+        one = EvalSet(str(faces.root), faces, _ANY_SIZE)
+        return {model: model.scores(one, self._cache, condition) for model in self._models}
 
     def _of(self, *datasets):
-        """Validation crops of these data sets of `real_deepfakes`; None where there are none."""
+        """Validation crops of these data sets of `real_deepfakes`; None without any."""
         rows = tuple(row for row in self._real.rows if row.dataset in datasets) if self._real else ()
         return Faces(self._real.root, rows) if rows else None
 
 
-def _validation(where):
-    """Validation rows of `real_deepfakes`, with what packed training holds out of sets that have none."""
-    faces = faces_of(where)
+def _validation(folder):
+    """Validation rows of `real_deepfakes`, and those that packed training holds out of sets without a split."""
+    faces = faces_of(folder)
     splits = [row["split"] for row in hold_out([asdict(row) for row in faces.rows], HOLD_OUT)]
-    return Faces(faces.root, tuple(row for row, split in zip(faces.rows, splits, strict=True) if split == "val"))
+    rows = tuple(row for row, split in zip(faces.rows, splits, strict=True) if split == "val")
+    return Faces(faces.root, rows).with_digests()
 
 
-def _photographs(where):
-    faces = faces_of(where, "val")
+def _photographs(table):
+    faces = faces_of(table, "val")
     real = tuple(replace(row, dataset=PHOTOGRAPHS) for row in faces.rows if row.label == REAL)
-    return Faces(faces.root, real)
+    return Faces(faces.root, real).with_digests()
 
 
-def _swaps(where):
-    faces = faces_of(where, "val")
-    # A fake shows two photographs. By both, all photographs would hang together; the covered one counts.
-    return Faces(faces.root, tuple(replace(row, source_id=(row.video.partition("#")[0],)) for row in faces.rows))
+def _swaps(table):
+    faces = faces_of(table, "val")
+    # A fake shows two photographs; by both, all photographs would be one cluster. The target photograph counts.
+    rows = tuple(replace(row, source_id=(row.video.partition("#")[0],)) for row in faces.rows)
+    return Faces(faces.root, rows).with_digests()
 
 
 def _by_dataset(rows):
@@ -538,14 +450,14 @@ def figures(rows: Sequence[ScoreRow], model: Model, level: str = "video") -> dic
 
     Args:
         rows: scores of one set.
-        model: whose threshold and band give the verdicts.
+        model: its threshold and band give the verdicts.
         level: `video`, the mean of its crops, or `crop`.
 
     Returns:
         `auc`, `auc_ci95`, and for each class, `real` and `fake`, `{n, fake, fake_ci95, inconclusive,
-        inconclusive_ci95, real, failed}`: the number of examples, the shares of each verdict, and the number without.
+        inconclusive_ci95, real, failed}`: the number of examples, the share of each verdict, the number without one.
     """
-    videos = filled(videos_of(rows), "as-chance")
+    videos = filled(aggregate_videos(rows), "as-chance")
     sources = groups(videos, by=(SOURCE,))
     if level == "crop":
         pairs = [(each, source) for video, source in zip(videos, sources, strict=True) for each in video.crops]
@@ -587,7 +499,7 @@ def _interval(metric, labels, scores, sources):
 
 
 def _per_method(rows, model, level="video", ending=""):
-    """The fakes of each method against all reals."""
+    """Figures of the fakes of each method against all reals."""
     real = [row for row in rows if row.label == REAL]
     methods = sorted({row.method for row in rows if row.label == FAKE})
     return {
@@ -664,7 +576,7 @@ def _part(part, rows, model):
 
 
 def _domains(rows):
-    """P(fake) of the genuine and of the fake videos by domain, as `tools.packed.finish` sets the band by."""
+    """P(fake) of the genuine and of the fake videos by domain, from which `tools.packed.finish` sets the band."""
     genuine = rows["genuine"]
     fakes = {part: rows[part] for part in ("ffpp", "clips") if not isinstance(rows[part], str)}
     kinds = {
@@ -675,23 +587,23 @@ def _domains(rows):
             fakes.get("clips", ()),
         ),
     }
-    found = {}
+    domains = {}
     for name, (sources, fake) in kinds.items():
         real = [row for source in sources for row in genuine.get(source, ())]
         if real:
-            found[name] = [_video_scores(real), _video_scores([row for row in fake if row.label == FAKE])]
-    return found
+            domains[name] = [_video_scores(real), _video_scores([row for row in fake if row.label == FAKE])]
+    return domains
 
 
 def _video_scores(rows):
-    return [video.fake_probability for video in videos_of(rows) if video.status == OK]
+    return [video.fake_probability for video in aggregate_videos(rows) if video.status == OK]
 
 
 # Table ---------------------------------------------------------------------------------------------------------------
 
 
 def print_table(result: dict) -> None:
-    """Prints a row for each figure and a column for each model."""
+    """Prints one row per figure and one column per model."""
     from rich.console import Console
     from rich.table import Table
 
@@ -720,13 +632,13 @@ def table_rows(entry: dict) -> list[tuple[tuple[str, str], str]]:
     for part, content in entry["parts"].items():
         title = _PARTS[part][0]
         rows += [((title, key), content[key]) for key in ("skipped", "without") if key in content]
-        for name, found in content.get("figures", {}).items():
+        for name, figure in content.get("figures", {}).items():
             if name.endswith(", by crop"):
                 continue
-            if found["auc"] is not None:
-                counts = f"{found['real']['n']:,} real, {found['fake']['n']:,} fake"
-                rows.append(((title, f"AUC {name} ({counts})"), _with_interval(found, "auc", "{:.3f}")))
-            for label, shares in _shown(part, name, found):
+            if figure["auc"] is not None:
+                counts = f"{figure['real']['n']:,} real, {figure['fake']['n']:,} fake"
+                rows.append(((title, f"AUC {name} ({counts})"), _with_interval(figure, "auc", "{:.3f}")))
+            for label, shares in _shown(part, name, figure):
                 start = f"{name}, {label} (n {shares['n']:,})"
                 for verdict in _VERDICTS if part == "clips" else _VERDICTS[:2]:
                     said = verdict if verdict == OPEN else f"called {verdict}"
@@ -738,35 +650,30 @@ def table_rows(entry: dict) -> list[tuple[tuple[str, str], str]]:
     return rows
 
 
-def _shown(part, name, found):
-    """The classes whose shares of verdicts the table has; the JSON has all."""
+def _shown(part, name, figure):
+    """The classes whose shares of verdicts the table shows; the JSON has all."""
     classes = {"degraded": ("real",), "genuine": ("real",), "blended": ()}.get(part, ("real", "fake"))
     if part in ("ffpp", "clips", "swapped") and name not in ("by video", ALL):
         classes = ()
-    return [(label, found[label]) for label in classes]
+    return [(label, figure[label]) for label in classes]
 
 
-def _with_interval(found, name, form):
-    if found.get(name) is None:
+def _with_interval(figure, name, form):
+    if figure.get(name) is None:
         return "–"
-    interval = found.get(f"{name}_ci95")
-    return form.format(found[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
+    interval = figure.get(f"{name}_ci95")
+    return form.format(figure[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
 
 
-# Keys of what is kept ------------------------------------------------------------------------------------------------
+# Cache keys ----------------------------------------------------------------------------------------------------------
 
 
 def _digest(value) -> str:
     return hashlib.sha256(json.dumps([cv2.__version__, value], sort_keys=True).encode()).hexdigest()
 
 
-def _files_digest(faces) -> str:
-    contents = (row.sha256 or sha256(faces.path(number)) for number, row in enumerate(faces.rows))
-    return _digest([[row.file, content] for row, content in zip(faces.rows, contents, strict=True)])
-
-
 def _code(*modules) -> list[str]:
-    return [sha256(module.__file__) for module in modules]
+    return [cv2.__version__, *(sha256(module.__file__) for module in modules)]
 
 
 def _say(text: str) -> None:

@@ -1,61 +1,68 @@
-"""`tfdfd benchmark`: measurements of the source documents, made again on this machine."""
+"""`tfdfd benchmark`: measurements of the source documents, repeated on this machine."""
 
 from __future__ import annotations
 
-from tfdfd.cli.outcome import check_writable, exit_code, write_json
+from argparse import Namespace
+
+from tfdfd.cli.options import add_json, add_quiet
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.cli.progress import StepLine
+from tfdfd.cli.text import plural, table_lines, write_json
 
 _SLIM = """\
-CPU time, cycles, wall time and memory of scoring the same images, as ratios against the first network: S0's Table 3.
+CPU time, cycles, wall time and memory of scoring the same images, relative to the first network: S0's Table 3.
 
-Each network scores in a process of its own, in turns, with random weights (seeded; the cost does not depend on them).
-Measured is the way from uint8 crops in memory at the network's own size to P(fake): gathering a batch, scaling to
-[0, 1], the network. Start of Python and TensorFlow, building, converting and compiling come before and are told apart.
-CPU s is user + system time of all threads; each network takes its best round by it. Cycles come from 'perf stat', where
-the machine counts them. The paper's percentages are of cycles on its own machine and runtime. Peak memory is of the
-process, libraries included (with openvino also TensorFlow, which converts).
+Each network scores in its own process, in turns, with random weights (seeded; the cost does not depend on them). The
+measurement covers the path from uint8 crops in memory, at the size of the network, to P(fake): gathering a batch,
+scaling to [0, 1], the network. The start of Python and TensorFlow, building, converting and compiling are not part of
+it; their CPU time is a separate column. CPU s is user + system time of all threads; the best round of each network
+counts. Cycles come from 'perf stat' if the machine can count them. The percentages of the paper are of cycles on its
+own machine and runtime. Peak memory is that of the process with its libraries (with openvino this includes TensorFlow,
+which converts).
 
-Exit code: 0 every network measured, whether or not it saves what the paper's does; 1 none could be; 3 some could not;
-2 wrong usage."""
+Exit code: 0 every network measured, whether or not it saves as much as in the paper; 1 none could be; 3 some could
+not; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.cost.defaults import BATCH, IMAGES, ROUNDS, RUNTIME
-    from tfdfd.runtime.names import RUNTIMES
-
-    parser = verbs.add_parser("benchmark", help="measurements of the source documents, made again here")
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd benchmark`."""
     actions = parser.add_subparsers(title="measurements", metavar="MEASUREMENT", required=True)
-    slim = actions.add_parser("slim", help="what slimmed MobileNets save against MesoInception4", description=_SLIM)
-    slim.add_argument(
-        "--networks", nargs="+", metavar="NAME", help="the first is compared with (default: those of the paper)"
+    actions.add_parser(
+        "slim", help="compare slimmed MobileNets with MesoInception4", add_arguments=_add_slim, description=_SLIM
     )
-    slim.add_argument("--images", type=int, default=IMAGES, metavar="N", help="default: %(default)s")
-    slim.add_argument(
-        "--batch", type=int, default=BATCH, metavar="N", help="images a call (default: %(default)s, as detect)"
-    )
-    slim.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
-    slim.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="default: %(default)s")
-    slim.add_argument("--json", metavar="FILE|-", help="write rows and all rounds as JSON; - for standard output")
-    slim.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    slim.set_defaults(run=_slim)
 
 
-def _slim(arguments) -> int:
-    from tfdfd.cli.waiting import Waiting
-    from tfdfd.cost.cycles import why_no_cycles
-    from tfdfd.cost.hardware import hardware, hardware_line
+def _add_slim(parser: Parser) -> None:
+    from tfdfd.cost import BATCH, IMAGES, ROUNDS, RUNTIME
+    from tfdfd.runtime import RUNTIMES
+
+    parser.add_argument(
+        "--networks", nargs="+", metavar="NAME", help="the first is the reference (default: those of the paper)"
+    )
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--batch", type=int, default=BATCH, metavar="N", help="images per call (default: %(default)s, as in detect)"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="default: %(default)s")
+    add_json(parser, "rows and all rounds")
+    add_quiet(parser)
+    parser.set_defaults(run=_slim)
+
+
+def _slim(arguments: Namespace) -> int:
+    from tfdfd.cost import hardware, hardware_line, why_no_cycles
     from tfdfd.cost.slim import NETWORKS, compare, rounds_of
 
     names = list(dict.fromkeys(arguments.networks or NETWORKS))
-    measuring = rounds_of(names, arguments.images, arguments.batch, arguments.rounds, arguments.runtime)
-    if arguments.json not in (None, "-"):
-        check_writable(arguments.json)
-    waiting = Waiting(len(names) * arguments.rounds, arguments.quiet)
+    rounds = rounds_of(names, arguments.images, arguments.batch, arguments.rounds, arguments.runtime)
+    steps = StepLine(len(names) * arguments.rounds, arguments.quiet)
     measured = []
     for number in range(arguments.rounds):
         for name in names:
-            waiting.begin(f"{name}, round {number + 1}")
-            measured.append(next(measuring))
-            waiting.end()
+            steps.begin(f"{name}, round {number + 1}")
+            measured.append(next(rounds))
+            steps.end()
     rows = compare(measured)
     settings = {"images": arguments.images, "batch": arguments.batch, "runtime": arguments.runtime}
     if arguments.json:
@@ -63,8 +70,8 @@ def _slim(arguments) -> int:
         write_json(answer, arguments.json)
     if arguments.json != "-":
         print(hardware_line())
-        rounds = f"best of {arguments.rounds} round{'' if arguments.rounds == 1 else 's'}"
-        print(f"{arguments.images:,} images, {arguments.batch} a call, {arguments.runtime}, {rounds}")
+        best_of = f"best of {plural(arguments.rounds, 'round')}"
+        print(f"{arguments.images:,} images, {arguments.batch} per call, {arguments.runtime}, {best_of}")
         for line in slim_lines(rows, why_no_cycles()):
             print(line)
     return exit_code(sum("error" not in row for row in rows), len(rows))
@@ -86,28 +93,23 @@ _COLUMNS = (
 
 
 def slim_lines(rows: list[dict], no_cycles: str | None) -> list[str]:
-    """The rows of `tfdfd.cost.slim.compare` as aligned lines, and in words what misses the paper and why no cycles."""
-    first = rows[0]["name"]
-    name_width = max(len(row["name"]) for row in [*rows, {"name": "network"}])
-    table = [[title for title, _ in _COLUMNS]]
-    table += [[cell(row) for _, cell in _COLUMNS] for row in rows if "error" not in row]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    names = ["network", *(row["name"] for row in rows if "error" not in row)]
-    lines = [
-        f"{name:{name_width}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in zip(names, table, strict=True)
-    ]
-    lines = [line.rstrip() for line in lines]
-    lines += [f"{row['name']:{name_width}}  not measured: {row['error']}" for row in rows if "error" in row]
+    """The rows of `tfdfd.cost.slim.compare` as a table.
+
+    Sentences below it name the networks that miss the saving of the paper, and say why there are no cycles.
+    """
+    width = max(len("network"), *(len(row["name"]) for row in rows))
+    measured = [[row["name"].ljust(width), *(cell(row) for _, cell in _COLUMNS)] for row in rows if "error" not in row]
+    lines = table_lines([["network".ljust(width), *(title for title, _ in _COLUMNS)], *measured])
+    lines += [f"{row['name']:{width}}  not measured: {row['error']}" for row in rows if "error" in row]
     if no_cycles:
         lines.append(f"cycles: not available, {no_cycles}; CPU time stands in for them")
     for row in rows:
         if row.get("holds") is False:
-            what = "CPU time" if row["saves_cycles"] is None else "cycles"
-            ours = row["saves_cpu"] if row["saves_cycles"] is None else row["saves_cycles"]
-            more = f"{ours:.2f} % less" if ours >= 0 else f"{-ours:.2f} % more"
-            told = f"needs {more} {what} than {first}; the paper's needs {row['paper_saves']:.2f} % fewer cycles"
-            lines.append(f"{row['name']} {told}: missed")
+            unit = "CPU time" if row["saves_cycles"] is None else "cycles"
+            saved = row["saves_cpu"] if row["saves_cycles"] is None else row["saves_cycles"]
+            more = f"{saved:.2f} % less" if saved >= 0 else f"{-saved:.2f} % more"
+            paper = f"the paper's needs {row['paper_saves']:.2f} % fewer cycles"
+            lines.append(f"{row['name']} needs {more} {unit} than {rows[0]['name']}; {paper}: missed")
     return lines
 
 

@@ -4,53 +4,52 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
+from collections import Counter
 
-from tfdfd.cli.options import add_detector, add_limits, add_model, detector_options, limits_of
-from tfdfd.cli.outcome import check_writable, exit_code, write_json
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.cli.progress import detection_text, tracked, tracked_detections
+from tfdfd.cli.text import path_text, plural, warn, write_json, write_text
 from tfdfd.version import __version__
 
 _DESCRIPTION = """\
-P(fake) and a verdict for each image, video and folder (walked in sorted order).
+Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
+
+With -o DIR, each result is written to DIR/results.jsonl as soon as it is done: one JSON object per line, in the order
+of the inputs. A run that was stopped in any way resumes with the same command, and ends in the same bytes as one that
+was not stopped. Other inputs or settings for the same folder are refused.
 
 Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.media.sampling import FRAMES
-    from tfdfd.runtime.names import AUTO, RUNTIMES
-
-    parser = verbs.add_parser("detect", help="verdicts for images, videos and folders", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd detect`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
-    add_model(parser)
-    add_detector(parser)
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=FRAMES,
-        metavar="N",
-        help="equally spaced frames of a video (default: %(default)s)",
-    )
+    add_detection(parser, "equally spaced frames of a video")
     parser.add_argument(
         "--threshold",
         type=float,
         metavar="T",
-        help="P(fake) from which the verdict is fake, a face (default: the model's, corrected for several)",
+        help="P(fake) from which a face is fake (default: the model's, corrected for several faces)",
     )
-    parser.add_argument("--json", metavar="FILE|-", help="write the results as JSON; - for standard output")
-    parser.add_argument("--report", metavar="FILE.html", help="write one self-contained page")
+    add_json(parser, "the results")
     parser.add_argument(
-        "--explain", metavar="METHOD", help="heat-maps of faces in the report, by a method of 'tfdfd explain'"
+        "-o", "--output", metavar="DIR", help="write results as they are done; a new folder, or one to resume"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
     parser.add_argument(
-        "--runtime",
-        default=AUTO,
-        choices=(AUTO, *RUNTIMES),
-        help="what runs the network (default: %(default)s, the fastest installed; openvino: pip install 'tfdfd[edge]')",
+        "--csv",
+        type=output_or_stdout,
+        metavar="FILE|-",
+        help="write a table for spreadsheets, one row per input; - for standard output",
+    )
+    parser.add_argument("--report", type=OutputFile, metavar="FILE.html", help="write one self-contained page")
+    parser.add_argument(
+        "--explain", metavar="METHOD", help="add heat maps of faces to the report, by a method of 'tfdfd explain'"
     )
     remote = parser.add_argument_group(
-        "scores from a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found here)"
+        "scoring by a model server (TensorFlow Serving or 'tfdfd serve'; faces are still found on this machine)"
     )
     remote.add_argument(
         "--server",
@@ -59,84 +58,108 @@ def add_parser(verbs) -> None:
         "published beside the model",
     )
     remote.add_argument(
-        "--server-timeout", type=float, metavar="S", help="of a request, retries included (default: 30)"
+        "--server-timeout",
+        dest="timeout_s",
+        type=float,
+        metavar="S",
+        help="time for a request, retries included (default: 30)",
     )
-    remote.add_argument("--server-ca", metavar="PEM", help="encrypted: the authority of the server's certificate")
-    remote.add_argument("--server-cert", metavar="PEM", help="this side's certificate, where one is wanted")
-    remote.add_argument("--server-key", metavar="PEM", help="its private key")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    add_limits(parser)
+    remote.add_argument("--server-ca", dest="ca", metavar="PEM", help="use TLS; authority of the server's certificate")
+    remote.add_argument(
+        "--server-cert", dest="cert", metavar="PEM", help="certificate of this client, if the server asks for one"
+    )
+    remote.add_argument("--server-key", dest="key", metavar="PEM", help="its private key")
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
-    from tfdfd.cli.progress import tracked
-    from tfdfd.detect.detector import Detector
+def run(arguments: Namespace) -> int:
     from tfdfd.media.inputs import list_inputs
 
-    if arguments.json not in (None, "-"):
-        check_writable(arguments.json)
     if arguments.report == "-":
-        raise ValueError("the report is a page, not text for standard output; give the name of a file.")
-    if arguments.report is not None:
-        check_writable(arguments.report)
-    limits = limits_of(arguments)
+        raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
+    if arguments.json == arguments.csv == "-":
+        raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
+    if arguments.output is not None:
+        return _run_to_folder(arguments)
     explain = _explain(arguments)
-    options = detector_options(arguments)
-    with Detector(
-        arguments.model,
-        arguments.detector,
-        frames=arguments.frames,
-        threshold=arguments.threshold,
-        limits=limits,
-        detector_options=options,
-        workers=arguments.workers,
-        runtime=arguments.runtime,
-        server=_server(arguments),
-    ) as detector:
+    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
         inputs = list_inputs(arguments.inputs)
-        found = detector.iter_detect(inputs)
-        label = lambda detection: f"{_in_one_line(detection.path)}: {detection.verdict or detection.status}"  # noqa: E731
         detections = []
-        pictures = _pictures(arguments)
-        for detection in tracked(found, len(inputs.items), label, arguments.quiet):
+        kept = _crops_in_report(arguments)
+        for detection in tracked_detections(detector, inputs, arguments.quiet):
             detections.append(detection)
-            pictures -= detection.status == "ok"
-            if pictures < 0:
+            kept -= detection.status == "ok"
+            if kept < 0:
                 detection.drop_crops()
             elif explain:
                 explain(detection)
-        if detector.runtime_note:
-            sys.stderr.write(f"{detector.runtime_note}\n")
-        if inputs.skipped and not arguments.quiet:
-            sys.stderr.write(f"{inputs.skipped} files in folders are no media and were not looked at\n")
-        _write(arguments, detector, detections, limits)
+        _print_notes(detector, inputs, arguments.quiet)
+        _write(arguments, detector, inputs, detections)
     scored = sum(detection.status == "ok" for detection in detections)
     return exit_code(scored, len(detections))
 
 
+def _run_to_folder(arguments):
+    for option in ("json", "report", "explain"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"--{option} cannot be combined with -o; results.jsonl has all results.")
+    from tfdfd.detect.result_folder import ResultFolder, csv_text
+    from tfdfd.detect.results import VERDICTS
+    from tfdfd.media.inputs import list_inputs
+
+    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
+        inputs = list_inputs(arguments.inputs)
+        with ResultFolder(arguments.output, detector, inputs) as folder:
+            if folder.done and not arguments.quiet:
+                warn(f"{folder.done} of {folder.total} were done before")
+            try:
+                for _ in tracked(
+                    folder.detect(), folder.total, detection_text, arguments.quiet, done=folder.done, rate=True
+                ):
+                    pass
+            except OSError as error:
+                raise OSError(
+                    f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
+                ) from error
+            _print_notes(detector, inputs, arguments.quiet)
+            if arguments.csv:
+                write_text(csv_text(folder.results()), arguments.csv)
+            counts = Counter(result["verdict"] or result["status"] for result in folder.results())
+            scored = sum(counts[verdict] for verdict in VERDICTS)
+            if arguments.csv != "-":
+                outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
+                print(f"{plural(folder.total, 'input')}: {outcomes}: {folder.file}")
+    return exit_code(scored, folder.total)
+
+
+def _print_notes(detector, inputs, quiet):
+    for note in filter(None, (detector.runtime_note, detector.sandbox_note)):
+        warn(note)
+    if inputs.skipped and not quiet:
+        warn(f"{inputs.skipped} files in folders are no media and were skipped")
+
+
 def _server(arguments):
-    options = {name: getattr(arguments, f"server_{name}") for name in ("timeout", "ca", "cert", "key")}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = values_of(arguments, "timeout_s", "ca", "cert", "key")
     if arguments.server is None:
         if given:
-            raise ValueError(f"--server-{next(iter(given))} is for --server HOST:PORT, which is not given.")
+            raise ValueError(
+                f"--server-{next(iter(given)).removesuffix('_s')} is for --server HOST:PORT, which is missing."
+            )
         return None
-    from tfdfd.remote.scorer import Server
+    from tfdfd.remote import Server
 
-    if "timeout" in given:
-        given["timeout_s"] = given.pop("timeout")
     return Server(arguments.server, **given)
 
 
 def _explain(arguments):
-    """What adds heat-maps to the faces of a detection, or None."""
+    """A function that adds heat maps to the faces of a detection, or None."""
     if arguments.explain is None:
         return None
     if not arguments.report:
-        raise ValueError("--explain puts heat-maps into the report: give --report FILE.html, too.")
+        raise ValueError("--explain adds heat maps to the report: give --report FILE.html, too.")
     if arguments.server:
-        raise ValueError("--explain needs the weights on this machine; leave --server or --explain out.")
+        raise ValueError("--explain needs the weights on this machine; omit --server or --explain.")
     from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
 
     methods = check_methods(arguments.explain, OF_CROPS)
@@ -147,13 +170,13 @@ def _explain(arguments):
 
     def explain(detection):
         for message in explain_tracks(detection, explainer, *methods):
-            sys.stderr.write(f"{_in_one_line(detection.path)}: not explained: {message}\n")
+            sys.stderr.write(f"{path_text(detection.path)}: not explained: {message}\n")
 
     return explain
 
 
-def _pictures(arguments):
-    """Of how many scored inputs the crops are kept: as many as the report shows."""
+def _crops_in_report(arguments):
+    """The number of scored inputs whose crops the report shows."""
     if not arguments.report:
         return 0
     from tfdfd.report.page import DETAILED_INPUTS
@@ -161,7 +184,7 @@ def _pictures(arguments):
     return DETAILED_INPUTS
 
 
-def _write(arguments, detector, detections, limits):
+def _write(arguments, detector, inputs, detections):
     if arguments.report:
         from tfdfd.report.page import write_report
 
@@ -172,28 +195,32 @@ def _write(arguments, detector, detections, limits):
         settings = {"tfdfd": __version__, "detector": arguments.detector, "frames": arguments.frames}
         if arguments.server:
             settings["scored by"] = arguments.server
-        settings |= limits.to_dict()
+        settings |= limits_of(arguments).to_dict()
         write_report(arguments.report, detections, model, settings=settings)
         sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
-        if arguments.json == "-":
-            return
-    for line in summary(detections):
-        sys.stdout.write(line + "\n")
+    if arguments.csv:
+        from tfdfd.detect.result_folder import csv_text, fingerprint
+
+        pairs = zip(inputs.items, detections, strict=True)
+        results = (detection.to_dict() | fingerprint(item, detection) for item, detection in pairs)
+        write_text(csv_text(results), arguments.csv)
+    if "-" not in (arguments.json, arguments.csv):
+        for line in summary(detections):
+            print(line)
 
 
 def summary(detections) -> list[str]:
-    """One line an input: verdict or status, P(fake), name, and what it rests on or why there is none."""
-    names = [_in_one_line(detection.path) for detection in detections]
+    """One line per input: verdict or status, P(fake), name, and the evidence or the reason why there is none."""
+    names = [path_text(detection.path) for detection in detections]
     width = min(max(map(len, names), default=0), 60)
     lines = []
     for detection, name in zip(detections, names, strict=True):
         if detection.status == "ok":
-            shown_faces, judged = len(detection.faces), detection.faces_judged
-            faces = f"{shown_faces} face{'' if shown_faces == 1 else 's'}"
-            if judged not in (None, shown_faces):
-                faces = f"{judged} of {faces}"
+            faces = plural(len(detection.faces), "face")
+            if detection.faces_judged not in (None, len(detection.faces)):
+                faces = f"{detection.faces_judged} of {faces}"
             basis = f"{faces}, {detection.frames_scored} of {detection.frames_requested} frames"
             basis += f"; {detection.message}" if detection.message else ""
             score = f"{detection.fake_probability:.3f}"
@@ -201,9 +228,3 @@ def summary(detections) -> list[str]:
             basis, score = detection.message, "-"
         lines.append(f"{detection.verdict or detection.status:12}  {score:>5}  {name:{width}}  {basis}")
     return lines
-
-
-def _in_one_line(path):
-    from tfdfd.detect.results import printable_path
-
-    return shown(printable_path(path))

@@ -1,88 +1,71 @@
-"""`tfdfd explain`: why a network scores a face as it does, as a page; and how far such a page is to be believed."""
+"""`tfdfd explain`: heat maps of a network's scores on a page, and measurements of how faithful they are."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
-from tfdfd.cli.options import add_detector, add_limits, add_model, detector_options, limits_of
-from tfdfd.cli.outcome import check_writable, exit_code, write_json
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.cli.progress import tracked_detections
+from tfdfd.cli.text import table_lines, write_json
+from tfdfd.safe_text import escape_control_chars, printable_path
 from tfdfd.version import __version__
 
 _DESCRIPTION = """\
-Heat-maps of faces on one page: red speaks for fake, green for real. Of each face found, the frame that speaks most for
-its side of the threshold is explained. Several methods, between commas, stand side by side.
+Writes heat maps of faces on one page: red means fake, green means real. For each face, the frame with the strongest
+evidence for its side of the threshold is explained. Several methods, separated by commas, are shown side by side.
 
-lime                  which segments move P(fake) (2,000 samples, ten features); any network
+lime                  segments that change P(fake) (2,000 samples, ten features); any network
 occlusion             how far the score falls when a square is painted over; any network
-gradcam               the last spatial maps by their gradients; networks with such maps
-integrated-gradients  contributions of the pixels against a black picture; any network
+gradcam               the last spatial maps, weighted by their gradients; networks with such maps
+integrated-gradients  contributions of the pixels relative to a black picture; any network
 activation            pictures that maximize neurons of the last hidden layer; without INPUT
 kernels               the kernels of the first layer; without INPUT
 
-With --measure FACES no page of inputs is made: fakes are made from real crops of a face set, so that their masks are
-known, and each method's maps are judged on them beside an ellipse in the middle of the crop.
+With --measure FACES, no page is written. Fakes with known masks are made from the real crops of a face set, and the
+maps of each method are measured on them, with an ellipse in the middle of the crop as a baseline.
 
 lime needs scikit-image and scikit-learn: pip install 'tfdfd[explain]'.
 
 Exit code: 0 every input explained, or measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
-# Faces of one input that are explained, the most fake first.
-_FACES = 4
+_MOST_FACES = 4  # of one input, the highest P(fake) first
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.media.sampling import FRAMES
-    from tfdfd.runtime.names import AUTO, RUNTIMES
-
-    parser = verbs.add_parser("explain", help="heat-maps of faces, and how well they point", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd explain`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
-    add_model(parser)
+    add_detection(parser, "frames of a video to choose from")
     parser.add_argument("--method", metavar="METHOD[,METHOD]", help="see above (default: lime; with --measure all)")
-    parser.add_argument("-o", "--output", metavar="PAGE.html", help="one self-contained page")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
-    parser.add_argument("--samples", type=int, metavar="N", help="of LIME (default: 2000)")
-    parser.add_argument("--features", type=int, metavar="N", help="of LIME, how many are shown (default: 10)")
-    parser.add_argument(
-        "--neurons", type=int, default=4, metavar="N", help="of 'activation', for each sign (default: %(default)s)"
-    )
-    add_detector(parser)
-    parser.add_argument(
-        "--frames",
-        type=int,
-        default=FRAMES,
-        metavar="N",
-        help="frames of a video to choose from (default: %(default)s)",
-    )
-    parser.add_argument("--runtime", default=AUTO, choices=(AUTO, *RUNTIMES), help="what scores (default: %(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core, up to 4)")
-    measure = parser.add_argument_group("measuring on fakes with known masks")
+    parser.add_argument("-o", "--output", type=OutputFile, metavar="PAGE.html", help="self-contained page to write")
+    add_seed(parser, "all random choices")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples of LIME (default: 2000)")
+    parser.add_argument("--features", type=int, metavar="N", help="segments of LIME to show (default: 10)")
+    parser.add_argument("--neurons", type=int, default=4, metavar="N", help="neurons of 'activation', for each sign")
+    measure = parser.add_argument_group("measurements on fakes with known masks")
     measure.add_argument("--measure", metavar="FACES", help="faces.csv, its folder, or a folder with real/")
     measure.add_argument("--fakes", default="blended", choices=("blended", "swapped"), help="default: %(default)s")
-    measure.add_argument("--count", type=int, default=200, metavar="N", help="how many (default: %(default)s)")
-    measure.add_argument(
-        "--split", default="test", choices=("train", "val", "test", "none"), help="which crops (default: %(default)s)"
-    )
-    measure.add_argument("--landmarks", metavar="FILE.csv", help="where they are kept (default: beside the crops)")
-    measure.add_argument("--json", metavar="FILE|-", help="write the figures as JSON; - for standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    add_limits(parser)
+    measure.add_argument("--count", type=int, default=200, metavar="N", help="number of fakes")
+    measure.add_argument("--split", default="test", choices=("train", "val", "test", "none"), help="split to use")
+    measure.add_argument("--landmarks", metavar="FILE.csv", help="file of the landmarks (default: beside the crops)")
+    add_json(measure, "the measurements")
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     return _measure(arguments) if arguments.measure else _explain(arguments)
 
 
-def _explain(arguments) -> int:
+def _explain(arguments: Namespace) -> int:
     from tfdfd.explain.methods import LIME, OF_CROPS, OF_NETWORKS, check_methods
 
     methods = check_methods(arguments.method or LIME)
     of_crops = [method for method in methods if method in OF_CROPS]
     if arguments.output is None:
-        raise ValueError("give the page to write: -o PAGE.html.")
-    check_writable(arguments.output)
+        raise ValueError("-o PAGE.html is missing: the page to write.")
     if arguments.json:
         raise ValueError("--json is for --measure FACES, which is not given.")
     if of_crops and not arguments.inputs:
@@ -100,7 +83,7 @@ def _explain(arguments) -> int:
     subjects, failed = _subjects(arguments, explainer, of_crops) if of_crops else ([], [])
     pictures = [_network_pictures(explainer, method, arguments) for method in methods if method in OF_NETWORKS]
     for path, message in failed:
-        sys.stderr.write(f"{shown(path)}: {message}\n")
+        sys.stderr.write(f"{escape_control_chars(path)}: {message}\n")
     if of_crops and not any(isinstance(subject, Subject) for subject in subjects):
         sys.stderr.write("tfdfd: no face could be explained; no page was written.\n")
         return exit_code(0, len(failed))
@@ -110,8 +93,8 @@ def _explain(arguments) -> int:
     write_page(arguments.output, subjects, pictures, explainer.record, methods, failed=failed, settings=settings)
     sys.stderr.write(f"page: {os.path.abspath(arguments.output)}\n")
     for subject in subjects:
-        told = ", ".join(f"{one.method} {one.seconds:.1f} s" for one in subject.explanations)
-        print(f"{subject.fake_probability:.3f}  {shown(subject.path)}  {subject.where}: {told}")
+        times = ", ".join(f"{one.method} {one.seconds:.1f} s" for one in subject.explanations)
+        print(f"{subject.fake_probability:.3f}  {escape_control_chars(subject.path)}  {subject.where}: {times}")
     explained = len({subject.path for subject in subjects})
     return exit_code(explained, explained + len(failed)) if of_crops else 0
 
@@ -119,37 +102,16 @@ def _explain(arguments) -> int:
 def _explainer(arguments, methods):
     from tfdfd.explain.methods import Explainer
 
-    return Explainer(
-        arguments.model,
-        methods,
-        runtime=arguments.runtime,
-        seed=arguments.seed,
-        samples=arguments.samples,
-        features=arguments.features,
-    )
+    return Explainer(arguments.model, methods, **values_of(arguments, "runtime", "seed", "samples", "features"))
 
 
 def _subjects(arguments, explainer, methods):
     """The explained faces, and `(path, message)` of inputs without one."""
-    from tfdfd.cli.progress import tracked
-    from tfdfd.detect.detector import Detector
-    from tfdfd.detect.results import printable_path
     from tfdfd.media.inputs import list_inputs
 
-    options = detector_options(arguments)
     subjects, failed = [], []
-    with Detector(
-        arguments.model,
-        arguments.detector,
-        frames=arguments.frames,
-        limits=limits_of(arguments),
-        detector_options=options,
-        workers=arguments.workers,
-        runtime=arguments.runtime,
-    ) as detector:
-        inputs = list_inputs(arguments.inputs)
-        label = lambda detection: f"{shown(printable_path(detection.path))}: {detection.verdict or detection.status}"  # noqa: E731
-        for detection in tracked(detector.iter_detect(inputs), len(inputs.items), label, arguments.quiet):
+    with open_detector(arguments) as detector:
+        for detection in tracked_detections(detector, list_inputs(arguments.inputs), arguments.quiet):
             if detection.status != "ok":
                 failed.append((printable_path(detection.path), detection.message or detection.status))
                 continue
@@ -161,13 +123,12 @@ def _subjects(arguments, explainer, methods):
 
 
 def _of_detection(detection, explainer, methods):
-    """The explained faces of an input, a list."""
-    from tfdfd.detect.results import printable_path
+    """A list of the explained faces of an input."""
     from tfdfd.explain.methods import telling_frame
     from tfdfd.explain.page import Subject
 
     subjects = []
-    worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)[:_FACES]
+    worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)[:_MOST_FACES]
     for track in worst_first:
         frame = telling_frame(track, explainer.record.threshold)
         where = "face" if len(detection.faces) == 1 else f"face {track.track + 1}"
@@ -182,25 +143,23 @@ def _network_pictures(explainer, method, arguments):
     from tfdfd.explain.methods import ACTIVATION
 
     if method == ACTIVATION:
-        from tfdfd.explain.activation import choose_neurons, maximize
+        from tfdfd.explain.gradients import choose_neurons, maximize
 
         neurons = choose_neurons(explainer.model, arguments.neurons)
         return method, maximize(explainer.model, neurons, seed=arguments.seed)
-    from tfdfd.explain.activation import first_kernels
+    from tfdfd.explain.gradients import first_kernels
 
     return method, first_kernels(explainer.model)
 
 
-def _measure(arguments) -> int:
+def _measure(arguments: Namespace) -> int:
     from tfdfd.explain.methods import OF_CROPS, check_methods
 
     methods = check_methods(arguments.method or ",".join(OF_CROPS), OF_CROPS)
     if arguments.inputs:
-        raise ValueError(f"--measure makes its fakes from FACES and takes no INPUT; received {arguments.inputs[0]!r}.")
+        raise ValueError(f"--measure makes fakes from FACES and takes no INPUT; received {arguments.inputs[0]!r}.")
     if arguments.output:
-        raise ValueError("--measure writes figures, not a page: give --json FILE in the place of -o.")
-    if arguments.json not in (None, "-"):
-        check_writable(arguments.json)
+        raise ValueError("--measure writes no page: give --json FILE in place of -o.")
 
     from tfdfd.explain.measure import choose_faces, masked_pairs, measure, write_figures
 
@@ -215,7 +174,7 @@ def _measure(arguments) -> int:
         seed=arguments.seed,
         landmarks=arguments.landmarks,
     )
-    progress = (lambda number, method: None) if arguments.quiet else _tell(arguments.count)
+    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
     figures = {
         "schema": 1,
         "tfdfd": __version__,
@@ -231,12 +190,12 @@ def _measure(arguments) -> int:
         return 0
     if arguments.json:
         write_figures(figures, arguments.json)
-    for line in table(figures):
+    for line in measurement_lines(figures):
         print(line)
     return 0
 
 
-def _tell(count):
+def _report_to(count):
     def progress(number, method):
         if method == "ellipse":
             sys.stderr.write(f"[{number + 1}/{count}] measured\n")
@@ -244,19 +203,19 @@ def _tell(count):
     return progress
 
 
-def table(figures: dict) -> list[str]:
-    """The figures as lines of text; * marks what is better than the ellipse."""
+def measurement_lines(figures: dict) -> list[str]:
+    """The measurements as a table; * marks values that are better than those of the ellipse."""
     names = ("pointing", "iou", "insertion", "deletion")
-    lines = [
-        f"{figures['crops']} {figures['fakes']} faces, {figures['called_fake']} called fake by "
-        f"{figures['model']['handle']}; * better than the ellipse (95 %)",
-        f"{'method':22}" + "".join(f"{name:>11}" for name in (*names, "stability", "seconds", "CPU s")),
-    ]
+    rows = [["method", *(f"{name} " for name in (*names, "stability", "seconds", "CPU s"))]]
     for method, row in figures["methods"].items():
         cells = []
         for name in names:
             better = row.get("against_ellipse", {}).get(name, {}).get("better")
             cells.append(f"{row[name]:.3f}{'*' if better else ' '}")
         cells += [f"{row['stability']:.3f} ", f"{row['seconds']:.2f} ", f"{row['cpu_seconds']:.2f} "]
-        lines.append(f"{method:22}" + "".join(f"{cell:>11}" for cell in cells))
-    return lines
+        rows.append([method, *cells])
+    return [
+        f"{figures['crops']} {figures['fakes']} faces, {figures['called_fake']} called fake by "
+        f"{figures['model']['handle']}; * better than the ellipse (95 %)",
+        *table_lines(rows),
+    ]

@@ -1,58 +1,103 @@
-"""`tfdfd export`: a trained network in a format that others run."""
+"""`tfdfd export` and `tfdfd publish`: a trained network in a format that others run, or in a hub."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
-_DESCRIPTION = """\
-Writes a trained network as a SavedModel (for tensorflow_hub and TensorFlow Serving; with the network without its head
-in feature_vector/), or for LiteRT, ONNX or OpenVINO. Its answers are compared with the Keras model's before the folder
-appears: on noise, on faces of the carried clips, and on the crops of --data. The difference stands in model_card.json.
+from tfdfd.cli.options import add_quiet
+from tfdfd.cli.parser import Parser
 
-Exit code: 0 written and proved; 1 it could not be written; 2 wrong usage, weights of no use, or other answers."""
+_EXPORT = """\
+Writes a trained network as a SavedModel (for TensorFlow Hub and TensorFlow Serving; feature_vector/ holds the network
+without its head), or for LiteRT, ONNX or OpenVINO. Before the folder appears, its outputs are compared with those of
+the Keras model: on noise, on faces of the sample clips, and on the crops of --data. model_card.json records the
+difference.
 
-# As `tfdfd.publishing.formats` has them, which imports NumPy.
-FORMATS = ("savedmodel", "litert", "onnx", "openvino")
-# LiteRT is the later name of TensorFlow Lite.
-_LATER_NAMES = {"tflite": "litert"}
+Exit code: 0 written and verified; 1 it could not be written; 2 wrong usage, invalid weights, or different outputs."""
+
+_PUBLISH = """\
+Exports a trained network as a SavedModel, verified against the Keras model, to DIR/MODEL/N, with its weights file and
+its model card, and adds it with the sha256 of every file to DIR/manifest.json. DIR can be read by TF Serving, offered
+by any web server, and named by TFDFD_HUB for hub.KerasLayer("tfdfd/MODEL/N"), tfdfd.HubLayer and
+'tfdfd detect --model tfdfd/MODEL'.
+
+MODEL is --name. Without it, MODEL is taken from the handle, or from the model card of a run or file, such as
+meso4.s1-meso4. A run is not published under a handle that tfdfd includes unless --name asks for it.
+
+A version is never overwritten. Several processes may publish at once; a killed one leaves the hub as it was.
+
+Exit code: 0 published; 1 it could not be written; 2 wrong usage, invalid weights, or a version that exists."""
 
 
 def _format(text):
-    return _LATER_NAMES.get(text.lower(), text.lower())
+    # LiteRT is the new name of TensorFlow Lite.
+    return {"tflite": "litert"}.get(text.lower(), text.lower())
 
 
-def add_parser(verbs) -> None:
-    parser = verbs.add_parser("export", help="a trained network for TF Hub, TF Serving, LiteRT, ONNX or OpenVINO",
-                              description=_DESCRIPTION)  # fmt: skip
+def add_export_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd export`."""
+    from tfdfd.publishing.formats import FORMATS
+
+    parser.description = _EXPORT
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; a new one")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="new folder to write")
     parser.add_argument(
-        "--format", type=_format, choices=FORMATS, default="savedmodel", help="default: savedmodel; tflite is litert"
+        "--format",
+        type=_format,
+        choices=tuple(FORMATS),
+        default="savedmodel",
+        help="default: savedmodel; tflite is the same as litert",
     )
     parser.add_argument("--data", metavar="SET", help="a face set whose crops are compared, too")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    parser.set_defaults(run=run)
+    add_quiet(parser)
+    parser.set_defaults(run=run_export)
 
 
-def run(arguments) -> int:
+def add_publish_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd publish`."""
+    parser.description = _PUBLISH
+    parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle or weights file")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder of the hub; made if it is missing")
+    parser.add_argument("--version", required=True, type=int, metavar="N", help="1 or more; the highest is the default")
+    parser.add_argument("--name", metavar="MODEL", help="default: from the handle, or from the model card of a run")
+    parser.add_argument("--kaggle", metavar="DIR", help="also prepare an upload to Kaggle Models, which you then run")
+    parser.set_defaults(run=run_publish)
+
+
+def run_export(arguments: Namespace) -> int:
     from tfdfd.publishing.exporting import export
 
     if not arguments.quiet:
-        sys.stderr.write(f"tfdfd export: {arguments.model} as {arguments.format}, and the proof\n")
+        sys.stderr.write(f"tfdfd export: writing and verifying {arguments.model} as {arguments.format}\n")
     card = export(arguments.model, arguments.output, arguments.format, arguments.data)
-    for line in summary(card, arguments.output):
-        print(line)
+    for name, difference in card["max_difference"].items():
+        print(f"{name}: {difference:.1e} from Keras at most")
+    files = card["files"].values()
+    print(f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed")
+    print(f"files: {len(files)}, {sum(file['bytes'] for file in files):,} bytes: {arguments.output}")
+    print(f"model card: {os.path.join(arguments.output, 'model_card.json')}")
     return 0
 
 
-def summary(card: dict, folder: str) -> list[str]:
-    """What a person wants to know at the end."""
-    files = card["files"]
-    lines = [f"{name}: {apart:.1e} from Keras at most" for name, apart in card["max_difference"].items()]
-    return [
-        *lines,
-        f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed",
-        f"files: {len(files)}, of {sum(file['bytes'] for file in files.values()):,} bytes: {folder}",
-        f"model card: {os.path.join(folder, 'model_card.json')}",
-    ]
+def run_publish(arguments: Namespace) -> int:
+    from tfdfd.hub.handles import HubError
+    from tfdfd.hub.kaggle import prepare_kaggle
+    from tfdfd.hub.publish import publish
+
+    if arguments.kaggle and os.path.lexists(arguments.kaggle):
+        raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")
+    done = publish(arguments.model, arguments.to, arguments.version, arguments.name)
+    size = sum(file.bytes for file in done.version.files)
+    print(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
+    if done.hides:
+        sys.stderr.write(
+            f"tfdfd publish: tfdfd includes other weights as {done.hides}, which --model {done.hides} still means; "
+            f"--model {done.handle} means the published ones\n"
+        )
+    print(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
+    print(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
+    if arguments.kaggle:
+        print(prepare_kaggle(done.handle, done.folder, arguments.kaggle))
+    return 0

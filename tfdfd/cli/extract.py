@@ -1,40 +1,43 @@
-"""`tfdfd extract`: from the index of a data set to its face crops."""
+"""`tfdfd extract`: face crops of the videos and images of an index."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
-from tfdfd.cli.options import add_detector_files, add_limits, detector_options, limits_of
-from tfdfd.cli.outcome import exit_code
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.safe_text import escape_control_chars
 
 LOCAL, RAY = "local", "ray"
 
 _DESCRIPTION = """\
 Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
 
-A run that was stopped, in whatever way, goes on where it was when it is started again with the same arguments, and
-ends in the same bytes as one that was not. Other arguments for the same folder are refused.
+A run that was stopped in any way resumes with the same command, and ends in the same bytes as one that was not stopped.
+Other arguments for the same folder are refused.
 
-Exit code: 0 every video gave crops or was left out by --multiple-faces drop; 1 none did; 3 some did not (status.csv
-says why); 2 wrong usage."""
+Exit code: 0 every video gave crops or was left out by --multiple-faces drop; 1 none did; 3 some did not (see
+status.csv); 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.data.face_options import DROP, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
-    from tfdfd.data.face_record import FAILED
-    from tfdfd.faces.detectors import DETECTORS, NO_DETECTOR
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd extract`."""
+    from tfdfd.data.options import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
+    from tfdfd.faces import DETECTORS, NO_DETECTOR
 
-    parser = verbs.add_parser("extract", help="face crops of a data set's videos", description=_DESCRIPTION)
+    parser.description = _DESCRIPTION
     parser.add_argument("index", metavar="INDEX.csv", help="the videos and images, as 'tfdfd index' writes them")
-    parser.add_argument("--root", required=True, metavar="ROOT", help="the folder that its paths are relative to")
-    parser.add_argument("-o", "--output", required=True, metavar="FACES", help="a new folder, or one to go on with")
+    parser.add_argument("--root", required=True, metavar="ROOT", help="folder that the paths of the index start from")
+    parser.add_argument("-o", "--output", required=True, metavar="FACES", help="a new folder, or one to resume")
     frames = parser.add_argument_group("frames of a video").add_mutually_exclusive_group()
-    frames.add_argument("--frames", type=int, metavar="N", help=f"equally spaced (default: {FaceOptions.frames})")
-    frames.add_argument("--every", type=float, metavar="S", help="the first of each S seconds")
-    frames.add_argument("--first", action="store_true", help="the first")
-    frames.add_argument("--all", action="store_true", help="every one")
+    frames.add_argument(
+        "--frames", type=int, metavar="N", help=f"N equally spaced ones (default: {FaceOptions.frames})"
+    )
+    frames.add_argument("--every", type=float, dest="every_s", metavar="S", help="the first one of every S seconds")
+    frames.add_argument("--first", action="store_true", help="the first one")
+    frames.add_argument("--all", action="store_true", help="all")
     faces = parser.add_argument_group("faces")
     faces.add_argument(
         "--detector",
@@ -47,41 +50,36 @@ def add_parser(verbs) -> None:
         type=float,
         default=FaceOptions.min_score,
         metavar="P",
-        help="a frame's best face is kept always, others above this score (default: %(default)s)",
+        help="lowest score of a face; the best face of a frame is always kept",
     )
-    faces.add_argument("--max-faces", type=int, metavar="N", help="so many of a frame at most (default: all)")
-    faces.add_argument("--drop-frames-above", type=int, metavar="N", help="leave out frames with more faces than N")
+    faces.add_argument("--max-faces", type=int, metavar="N", help="most faces of a frame (default: all)")
+    faces.add_argument("--drop-frames-above", type=int, metavar="N", help="leave out frames with more than N faces")
     faces.add_argument(
         "--multiple-faces",
         default=KEEP,
         choices=(KEEP, DROP),
-        help="videos with a second face in more than 10 %% of the frames (default: %(default)s)",
+        help="videos with a second face in more than 10 %% of the frames",
     )
     faces.add_argument(
         "--boxes-from",
         choices=(OWN, ORIGINAL),
-        help=f"{ORIGINAL}: cut a fake by the boxes of its original, where the index has it (default: {OWN})",
+        help=f"{ORIGINAL}: cut a fake by the boxes of its original if the index has it (default: {OWN})",
     )
     faces.add_argument(
         "--boxes", metavar="FACES", help="cut by the boxes of this face set of the same index; nothing is detected"
     )
     crops = parser.add_argument_group("crops")
-    crops.add_argument("--size", type=int, default=FaceOptions.size, metavar="PX", help="side (default: %(default)s)")
-    crops.add_argument(
-        "--margin", type=float, default=FaceOptions.margin, metavar="F", help="times the box (default: %(default)s)"
-    )
+    crops.add_argument("--size", type=int, default=FaceOptions.size, metavar="PX", help="side")
+    crops.add_argument("--margin", type=float, default=FaceOptions.margin, metavar="F", help="times the box")
     crops.add_argument("--format", default=FORMATS[0], choices=FORMATS, help="default: %(default)s")
     crops.add_argument("--quality", type=int, metavar="Q", help=f"of jpg (default: {FaceOptions.quality})")
     crops.add_argument(
-        "--mirror", action="store_true", help="one crop a video, named like it; needs --first --max-faces 1"
+        "--mirror", action="store_true", help="one crop per video, with its name; needs --first --max-faces 1"
     )
-    work = parser.add_argument_group("who does it (the bytes are the same)")
-    work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+    work = parser.add_argument_group("execution (the bytes are the same)")
+    work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core)")
     work.add_argument(
-        "--engine",
-        default=LOCAL,
-        choices=(LOCAL, RAY),
-        help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES (default: %(default)s)",
+        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES"
     )
     work.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
     parser.add_argument(
@@ -90,18 +88,18 @@ def add_parser(verbs) -> None:
         default=(),
         choices=FAILED,
         metavar="STATUS",
-        help=f"do the videos again that ended so before: {', '.join(FAILED)}",
+        help=f"process videos that ended in this status again: {', '.join(FAILED)}",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_quiet(parser)
     add_limits(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 
-    label = lambda record: f"{shown(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
+    label = lambda record: f"{escape_control_chars(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
     source = arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes
     with FaceSet(*source, _engine(arguments), arguments.retry) as faces:
         done_before = len(faces.rows) - len(faces.pending)
@@ -113,7 +111,7 @@ def run(arguments) -> int:
             counts = faces.finish()
         except OSError as error:
             raise OSError(
-                f"{arguments.output}: {error}. What was done stays; the same command goes on with it."
+                f"{arguments.output}: {error}. Finished work is kept; the same command resumes it."
             ) from error
     statuses = ", ".join(f"{count} {status}" for status, count in counts["statuses"].items())
     print(f"{counts['videos']} videos and images: {statuses or 'none'}")
@@ -125,52 +123,29 @@ def run(arguments) -> int:
 
 def _engine(arguments):
     if arguments.engine == RAY:
-        from tfdfd.data.ray_engine import RayEngine
+        from tfdfd.data.engines import RayEngine
 
         return RayEngine(arguments.workers, arguments.address)
     if arguments.address is not None:
-        raise ValueError(f"--address is of a Ray cluster; add --engine {RAY}.")
-    from tfdfd.data.local_engine import LocalEngine
+        raise ValueError(f"--address is for a Ray cluster; add --engine {RAY}.")
+    from tfdfd.data.engines import LocalEngine
 
     return LocalEngine(arguments.workers)
 
 
 def _options(arguments):
-    from tfdfd.data.face_options import FaceOptions
+    from tfdfd.data.options import FaceOptions
 
-    of_boxes = {
-        "frames": arguments.frames,
-        "every_s": arguments.every,
-        "first": arguments.first or None,
-        "all": arguments.all or None,
-        "detector": arguments.detector,
-        "boxes_from": arguments.boxes_from,
-    }
-    given = {name: value for name, value in of_boxes.items() if value is not None}
+    of_boxes = {"frames", "every_s", "first", "all", "detector", "boxes_from"}
+    given = {name for name in of_boxes if getattr(arguments, name) not in (None, False)}
     options = detector_options(arguments)
     if arguments.boxes and options:
-        raise ValueError("--boxes brings its own faces; leave out --min-face and --ssd.")
-    # A mirrored tree needs to be told that there is one frame, also where the boxes say so.
-    if arguments.boxes and set(given) - ({"first"} if arguments.mirror else set()):
+        raise ValueError("--boxes determines the faces; omit --min-face and --ssd.")
+    # A mirrored tree needs --first even though the boxes imply it.
+    if arguments.boxes and given - ({"first"} if arguments.mirror else set()):
         raise ValueError(
-            "--boxes brings its own frames and faces; leave out --frames, --every, --first, --all, --detector, "
-            "--boxes-from."
+            "--boxes determines frames and faces; omit --frames, --every, --first, --all, --detector and --boxes-from."
         )
     if arguments.quality is not None and arguments.format != "jpg":
-        raise ValueError("--quality is for --format jpg; png loses nothing.")
-    if arguments.quality is not None:
-        given["quality"] = arguments.quality
-    if options:
-        given["detector_options"] = options
-    return FaceOptions(
-        **given,
-        size=arguments.size,
-        margin=arguments.margin,
-        format=arguments.format,
-        min_score=arguments.min_score,
-        max_faces=arguments.max_faces,
-        drop_frames_above=arguments.drop_frames_above,
-        multiple_faces=arguments.multiple_faces,
-        mirror=arguments.mirror,
-        limits=limits_of(arguments),
-    )
+        raise ValueError("--quality is for --format jpg; png is lossless.")
+    return from_options(FaceOptions, arguments, detector_options=options, limits=limits_of(arguments))

@@ -1,4 +1,4 @@
-"""Which optional libraries a verb needs, checked before anything heavy is imported."""
+"""Optional libraries that a verb needs, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _fits_svm(arguments):
 
 _TRAINING = ("matplotlib", "scipy", "tensorboard")
 _PUBLISHING = ("tensorflow_serving",)
-# setup.cfg says which versions an extra brings.
+# The versions that an extra installs are in setup.cfg.
 NEEDS = (
     _Need("detect", ("openvino",), "edge", _is("runtime", "openvino")),
     _Need("extract", ("ray",), "cluster", _is("engine", "ray")),
@@ -40,6 +40,7 @@ NEEDS = (
     _Need("train", _TRAINING, "train"),
     _Need("train", ("sklearn",), "train", _fits_svm),
     _Need("train", ("jax",), None, _is_on_jax),
+    _Need("finetune", _TRAINING, "train"),
     _Need("reproduce", (*_TRAINING, "sklearn"), "train"),
     _Need("tune", ("keras_tuner", *_TRAINING), "tune"),
     _Need("tune", ("sklearn",), "tune", _is("tuner", "bayesian")),
@@ -59,7 +60,7 @@ NEEDS = (
 
 
 def check_extras(arguments: argparse.Namespace) -> None:
-    """Checks that the libraries that a command needs can be imported, and imports none of them.
+    """Checks that the libraries that a command needs are installed, without importing them.
 
     Args:
         arguments: a parsed command; `verb` is its verb.
@@ -67,23 +68,20 @@ def check_extras(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: some are missing; the message ends in the command that installs them.
     """
-    missing, wanted = [], []
+    missing = {}  # extra -> modules
     for need in NEEDS:
         if need.verb == arguments.verb and need.when(arguments):
             absent = [name for name in need.modules if not _is_installed(name)]
-            missing += absent
-            wanted += [need.extra] if need.extra and absent else []
-    if not missing:
+            missing.setdefault(need.extra, []).extend(absent)
+    names = list(dict.fromkeys(name for absent in missing.values() for name in absent))
+    if not names:
         return
-    names = list(dict.fromkeys(missing))
-    extras = ",".join(sorted(set(wanted)))
-    parts = [f"'tfdfd[{extras}]'"] if extras else []
-    parts += [need.modules[0] for need in NEEDS if need.extra is None and need.modules[0] in names]
-    command = f"pip install {' '.join(dict.fromkeys(parts))}"
-    without = " Or leave the plots out: --no-plots." if arguments.verb == "evaluate" else ""
-    is_are = "is" if len(names) == 1 else "are"
+    extras = ",".join(sorted(extra for extra, absent in missing.items() if extra and absent))
+    packages = ([f"'tfdfd[{extras}]'"] if extras else []) + missing.get(None, [])
+    without = " Or omit the plots: --no-plots." if arguments.verb == "evaluate" else ""
     raise ValueError(
-        f"'tfdfd {arguments.verb}' needs {', '.join(names)}, which {is_are} not installed: run {command}.{without}"
+        f"'tfdfd {arguments.verb}' needs {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not "
+        f"installed: run pip install {' '.join(packages)}.{without}"
     )
 
 
@@ -92,5 +90,5 @@ def _is_installed(name):
         return importlib.util.find_spec(name) is not None
     except ImportError:
         return False
-    except ValueError:  # imported already, by other means than a spec
+    except ValueError:  # imported already, without a spec
         return True

@@ -1,82 +1,88 @@
-"""The command `tfdfd`: parses, then calls one function. Nothing heavy is imported before a verb needs it."""
+"""Entry point of the command `tfdfd`: parses the command line and calls one function of the verb."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import os
 import sys
+from typing import NamedTuple
 
-from tfdfd.cli import (
-    benchmark,
-    check_leaks,
-    data,
-    detect,
-    evaluate,
-    explain,
-    export,
-    extract,
-    index,
-    merge,
-    models,
-    pack,
-    prune,
-    publish,
-    recipes,
-    reproduce,
-    serve,
-    split,
-    srm,
-    train,
-    tune,
-)
-from tfdfd.cli.extras import check_extras
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.cli.streams import standard_streams
 from tfdfd.version import __version__
 
-VERBS = (
-    detect,
-    index,
-    extract,
-    split,
-    check_leaks,
-    merge,
-    srm,
-    pack,
-    data,
-    recipes,
-    train,
-    tune,
-    prune,
-    evaluate,
-    reproduce,
-    explain,
-    export,
-    publish,
-    serve,
-    models,
-    benchmark,
-)
+
+class Verb(NamedTuple):
+    """A row of the table of verbs.
+
+    Attributes:
+        target: `module:function`; the function adds the arguments of the verb, and its `run`, to a parser.
+        help: one line for `tfdfd --help`.
+    """
+
+    target: str
+    help: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Imports the module of the verb and adds its arguments."""
+        module, function = self.target.split(":")
+        getattr(importlib.import_module(module), function)(parser)
+
+
+VERBS = {
+    "detect": Verb("tfdfd.cli.detect:add_arguments", "detect deepfakes in images, videos and folders"),
+    "index": Verb("tfdfd.cli.index:add_arguments", "list and check the files of a data set"),
+    "extract": Verb("tfdfd.cli.extract:add_arguments", "cut face crops out of the videos of a data set"),
+    "split": Verb("tfdfd.cli.split:add_split_arguments", "split a table into train, val and test without leaks"),
+    "check-leaks": Verb("tfdfd.cli.split:add_check_leaks_arguments", "look for leaks between splits"),
+    "merge": Verb("tfdfd.cli.merge:add_arguments", "merge the tables of several data sets"),
+    "srm": Verb("tfdfd.cli.data:add_srm_arguments", "write the SRM noise residuals of a face set"),
+    "pack": Verb("tfdfd.cli.data:add_pack_arguments", "pack face crops into TFRecord shards"),
+    "data": Verb("tfdfd.cli.data:add_data_arguments", "prepare and preview training data"),
+    "recipes": Verb("tfdfd.cli.train:add_recipes_arguments", "list the training recipes"),
+    "train": Verb("tfdfd.cli.train:add_train_arguments", "train a network by a recipe"),
+    "finetune": Verb("tfdfd.cli.finetune:add_arguments", "fine-tune a model on folders of real and fake media"),
+    "tune": Verb("tfdfd.cli.tune:add_arguments", "search the hyperparameters of a network"),
+    "prune": Verb("tfdfd.cli.prune:add_arguments", "prune the weights of a network"),
+    "evaluate": Verb("tfdfd.cli.evaluate:add_arguments", "evaluate a model on a test set"),
+    "reproduce": Verb("tfdfd.cli.reproduce:add_arguments", "reproduce the tables of a source document on your data"),
+    "explain": Verb("tfdfd.cli.explain:add_arguments", "explain scores by heat maps of faces"),
+    "export": Verb(
+        "tfdfd.cli.export:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
+    ),
+    "publish": Verb("tfdfd.cli.export:add_publish_arguments", "publish a trained network in a hub"),
+    "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
+    "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
+    "benchmark": Verb("tfdfd.cli.benchmark:add_arguments", "repeat the measurements of the source documents"),
+}
+
+
+def build_parser() -> Parser:
+    """The parser of the command line. A verb's own arguments are added when the verb is parsed."""
+    parser = Parser(prog="tfdfd", description="Deepfake detection: P(fake) for faces in images and videos.")
+    parser.add_argument("--version", action="version", version=f"tfdfd {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.help, add_arguments=verb.add_arguments)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     with standard_streams() as reader_has_gone:
         code, arguments = _run(argv)
-        # What was to be read is lost, unless the verb's result is a file.
+        # Output that nobody read is lost, unless the result of the verb is a file.
         return 1 if code == 0 and reader_has_gone() and not getattr(arguments, "output", None) else code
 
 
 def _run(argv):
-    """The exit code, and the parsed arguments where there are any."""
-    parser = Parser(prog="tfdfd", description="Deepfake detection: P(fake) for faces in images and videos.")
-    parser.add_argument("--version", action="version", version=f"tfdfd {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, dest="verb")
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    """The exit code, and the parsed arguments if there are any."""
     arguments = None
     try:
         try:
-            arguments = parser.parse_args(argv)
-            check_extras(arguments)
+            arguments = build_parser().parse_args(argv)
+            check(arguments)
             return arguments.run(arguments), arguments
         except SystemExit as stop:  # of --help, --version and wrong usage
             return stop.code, arguments
@@ -91,6 +97,20 @@ def _run(argv):
     except KeyboardInterrupt:
         sys.stderr.write("tfdfd: interrupted\n")
         return 130, arguments
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises `ValueError` before any work if a library is missing or an output file cannot be written."""
+    from tfdfd.cli.extras import check_extras
+    from tfdfd.cli.options import OutputFile, check_writable
+
+    check_extras(arguments)
+    folder = os.path.abspath(getattr(arguments, "output", None) or "")
+    for value in vars(arguments).values():
+        # A file in the folder that the verb makes cannot be checked yet.
+        in_new_folder = not os.path.exists(folder) and os.path.dirname(os.path.abspath(str(value))) == folder
+        if isinstance(value, OutputFile) and not in_new_folder:
+            check_writable(value)
 
 
 if __name__ == "__main__":

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
 
-from tfdfd.cli.outcome import check_writable
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import OutputFile
+from tfdfd.cli.parser import Parser
+from tfdfd.safe_text import escape_control_chars
 
 _DESCRIPTION = """\
-Writes one table of several of one kind. The column `dataset` stays, and nothing is copied: paths are written as seen
-from the new table's folder. Of a faces.csv they start at its own folder; of an index.csv at the data set's root, which
---roots gives.
+Merges several tables of one kind. The column `dataset` stays, and no file is copied: paths are rewritten relative to
+the folder of the new table. The paths of a faces.csv are relative to its own folder, those of an index.csv to the root
+of the data set, which --roots gives.
 
-Told on standard error: crops that are the same to the byte, and names that two tables share. Names of one data set are
-the same video or person in both; where they are not, --as renames the data sets.
+Standard error lists crops with the same bytes, and names that two tables share. A name within one data set is the same
+video or person in both tables; if it is not, rename the data sets with --as.
 
 Exit code: 0 merged; 1 could not be written; 2 wrong usage, or tables that do not fit together."""
 
-_SHOWN = 3
+_EXAMPLES = 3
 
 
-def add_parser(verbs) -> None:
-    parser = verbs.add_parser("merge", help="one table of several data sets", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd merge`."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("tables", nargs="+", metavar="CSV", help="per data set: faces.csv, its folder, or index.csv")
+    parser.add_argument("-o", "--output", type=OutputFile, required=True, metavar="ALL.csv", help="merged table")
     parser.add_argument(
-        "tables", nargs="+", metavar="CSV", help="of each data set: faces.csv or its folder, or index.csv"
+        "--roots", nargs="+", metavar="FOLDER", help="root of each table's paths (index.csv: needed to move them)"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="ALL.csv", help="the merged table")
-    parser.add_argument(
-        "--roots", nargs="+", metavar="FOLDER", help="where each table's paths start (index.csv: needed to move them)"
-    )
-    parser.add_argument("--as", nargs="+", dest="names", metavar="NAME", help="a data set's name for each table")
+    parser.add_argument("--as", nargs="+", dest="names", metavar="NAME", help="data set name for each table")
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from tfdfd.data.crops import table_file
-    from tfdfd.data.merging import merged, relocated, renamed
-    from tfdfd.data.tables import FaceRow, read_either, write_table
+    from tfdfd.data.tables import FaceRow, merge_tables, read_either, relocate, rename_dataset, write_table
 
-    check_writable(arguments.output)
     for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):
         if given and len(given) != len(arguments.tables):
             raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
@@ -54,43 +53,44 @@ def run(arguments) -> int:
                 f"{kinds[FaceRow]} is a table of crops, but {next(p for k, p in kinds.items() if k is not FaceRow)} "
                 "one of videos; merge tables of one kind."
             )
-        beside = os.path.dirname(os.path.abspath(path)) if kind is FaceRow else None
-        root = arguments.roots[number] if arguments.roots else beside
+        own_root = os.path.dirname(os.path.abspath(path)) if kind is FaceRow else None
+        root = arguments.roots[number] if arguments.roots else own_root
         if root is not None:
             if not os.path.isdir(root):
-                raise ValueError(f"{root} is no folder; --roots gives where each table's paths start.")
-            rows = relocated(rows, root, here)
-        tables.append(renamed(rows, arguments.names[number]) if arguments.names else rows)
-    answer = merged(tables, arguments.tables)
+                raise ValueError(f"{root} is not a folder; --roots gives the root of each table's paths.")
+            rows = relocate(rows, root, here)
+        tables.append(rename_dataset(rows, arguments.names[number]) if arguments.names else rows)
+    answer = merge_tables(tables, arguments.tables)
     write_table(arguments.output, answer.rows, kind)
     for path, rows in zip(arguments.tables, tables, strict=True):
         sets = ", ".join(f"{count:,} of {name}" for name, count in Counter(row.dataset for row in rows).items())
-        print(shown(f"{path}: {len(rows):,} rows ({sets})"))
+        print(escape_control_chars(f"{path}: {len(rows):,} rows ({sets})"))
     fake = sum(row.label for row in answer.rows)
-    print(shown(f"{arguments.output}: {len(answer.rows):,} rows, {len(answer.rows) - fake:,} real and {fake:,} fake"))
+    total = f"{len(answer.rows):,} rows, {len(answer.rows) - fake:,} real and {fake:,} fake"
+    print(escape_control_chars(f"{arguments.output}: {total}"))
     for note in _notes(answer):
-        sys.stderr.write(f"tfdfd merge: {shown(note)}\n")
+        sys.stderr.write(f"tfdfd merge: {escape_control_chars(note)}\n")
     return 0
 
 
 def _notes(answer):
-    from tfdfd.data.splitting import name_of
+    from tfdfd.data.tables import name_of
 
     if answer.repeated:
         yield f"rows in more than one table, written once: {answer.repeated:,}"
-    for text, some in (
+    for text, groups in (
         ("same crop", answer.same_content),
-        ("same crop called real here and fake there", answer.contradictions),
+        ("same crop labeled real here and fake there", answer.contradictions),
     ):
-        if some:
-            yield f"{text}: {len(some):,}{_such_as([' = '.join(map(name_of, rows)) for rows in some])}"
+        if groups:
+            yield f"{text}: {len(groups):,}{_such_as([' = '.join(map(name_of, rows)) for rows in groups])}"
     names = [" ".join(key) for key in answer.shared_names]
     if names:
         yield (
-            f"names in several tables, which count as the same: {len(names):,}{_such_as(names)}. If they are others, "
-            "rename the data sets with --as"
+            f"names in several tables, which count as the same: {len(names):,}{_such_as(names)}. If they are "
+            "different, rename the data sets with --as"
         )
 
 
 def _such_as(items):
-    return f", such as {'; '.join(items[:_SHOWN])}{'; …' * (len(items) > _SHOWN)}"
+    return f", such as {'; '.join(items[:_EXAMPLES])}{'; …' * (len(items) > _EXAMPLES)}"

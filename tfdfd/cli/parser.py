@@ -1,27 +1,41 @@
-"""argparse that names near matches for a mistyped option or verb, and guesses nothing."""
+"""Argument parser that suggests near matches, builds only the verb that was asked for, and never guesses."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+from collections.abc import Callable, Sequence
 
 from tfdfd.near_matches import did_you_mean
 
-USAGE_ERROR = 2
+# Exit codes.
+ALL, NONE, USAGE_ERROR, SOME = 0, 1, 2, 3
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser without abbreviations whose errors end in the near matches."""
+    """An argument parser without abbreviations; its errors end in the near matches.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        add_arguments: adds the arguments. It is called when the parser parses for the first time, so that a verb that
+            was not asked for costs nothing.
+    """
+
+    def __init__(self, *args, add_arguments: Callable[[Parser], None] | None = None, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
+        self._add_arguments = add_arguments
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
         self._given = sys.argv[1:] if args is None else list(args)
         return super().parse_args(args, namespace)
 
-    def error(self, message):
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        add_arguments, self._add_arguments = self._add_arguments, None
+        if add_arguments:
+            add_arguments(self)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str):
         received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         if received:
             word = received[1] or received[2]
@@ -42,14 +56,19 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions and appends default values to the help of options."""
+
     def __init__(self, prog):
         super().__init__(prog, max_help_position=30, width=110)
 
+    def _get_help_string(self, action):
+        value = action.default
+        hidden = "default" in action.help or value in (argparse.SUPPRESS, "") or isinstance(value, bool)
+        if hidden or not action.option_strings or not isinstance(value, str | int | float):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
-def size(text: str) -> int:
-    """An argparse type: a count such as 50000000, 50M or 2G (powers of 1000), or 2GiB (powers of 1024)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?B?)", text.strip())
-    if not match:
-        raise argparse.ArgumentTypeError(f"expected a number such as 50000000, 50M or 2GiB; received {text!r}")
-    base = 1024 if match[3].startswith("i") else 1000
-    return int(float(match[1]) * base ** " kmg".index(match[2].lower() or " "))
+
+def exit_code(done: int, total: int) -> int:
+    """The exit code of a verb over many inputs: 0 for all, 1 for none, 3 for some."""
+    return ALL if done == total else SOME if done else NONE

@@ -1,117 +1,110 @@
-"""`tfdfd prune`: a trained network with most of its kernels' values zero, and what that gave and took."""
+"""`tfdfd prune`: a trained network with most of its kernels' values set to zero, and the effect on size and AUC."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
+
+from tfdfd.cli.options import add_training, values_of
+from tfdfd.cli.parser import Parser
 
 _DESCRIPTION = """\
-Sets the smallest values of a network's kernels to zero while it is fine-tuned on a face set with splits, and writes it
-as a run folder, which 'detect', 'evaluate' and 'export' take as that of 'train', with pruning.json: zeros of each
-kernel, sizes as they are and compressed, and AUC before and after on validation with the interval of the difference.
+Sets the smallest values of a network's kernels to zero while it is fine-tuned on a face set with splits. The result is
+a run folder, which 'detect', 'evaluate' and 'export' take like that of 'train', with pruning.json: the zeros of each
+kernel, plain and compressed sizes, and the AUC before and after on validation with the interval of the difference.
 
-A file gets smaller by zeros only when it is compressed, and no faster: that takes a runtime for sparse networks.
-A pruning that was stopped, however, goes on with the same command.
+Zeros make a file smaller only when it is compressed, and make a network faster only in a runtime for sparse networks.
+A run that was stopped in any way resumes with the same command.
 
-Exit code: 0 pruned; 1 it could not go on, and says where; 2 wrong usage, or a model or set of no use."""
+Exit code: 0 pruned; 1 it could not go on, and says where; 2 wrong usage, or an invalid model or set."""
 
 
-def add_parser(verbs) -> None:
-    parser = verbs.add_parser("prune", help="set most of a network's values to zero", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd prune`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("model", metavar="RUN|HANDLE", help="folder of 'train', weights file, or handle")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv, or its folder")
     parser.add_argument("-o", "--output", required=True, metavar="RUN2", help="folder of the pruned run")
-    parser.add_argument("--sparsity", type=float, metavar="S", help="share of zeros of each kernel (default: 0.8)")
+    parser.add_argument("--sparsity", type=float, metavar="S", help="share of zeros in each kernel (default: 0.8)")
     parser.add_argument(
         "--schedule",
         choices=("polynomial", "constant"),
-        help="rising over half of the steps, or at once (default: polynomial)",
+        help="the share rises over half of the steps, or is constant (default: polynomial)",
     )
     parser.add_argument(
-        "--2-4", action="store_true", dest="two_of_four", help="two zeros in each four values of a kernel instead"
+        "--2-4", action="store_true", dest="two_of_four", help="instead, two zeros in every four values of a kernel"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning (default: 10)")
-    parser.add_argument("--steps", type=int, metavar="N", help="of fine-tuning, instead of epochs")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="of fine-tuning, such as data=self-blended, limit=1000 or learning_rate=0.0003; repeat it",
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of fine-tuning (default: 10)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of fine-tuning, instead of epochs")
+    add_training(
+        parser,
+        "changes a setting of fine-tuning, such as data=self-blended, limit=1000 or learning_rate=0.0003; repeatable",
     )
     parser.add_argument(
-        "--int8", action="store_true", help="write the pruned network for LiteRT besides, in whole numbers of 8 bits"
+        "--int8", action="store_true", help="also write the pruned network for LiteRT, in 8-bit integers"
     )
-    parser.add_argument("--allow-leaks", action="store_true", help="take a set whose splits share people or files")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
-    from tfdfd.cli.training_progress import TrainingProgress
-    from tfdfd.pruning.options import CONSTANT, PruneOptions
+def run(arguments: Namespace) -> int:
+    from tfdfd.cli.progress import TrainingProgress
+    from tfdfd.pruning.sparsity import CONSTANT, PruneOptions
 
-    given = {name: getattr(arguments, name) for name in ("sparsity", "schedule")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = values_of(arguments, "sparsity", "schedule")
     if arguments.two_of_four:
         given = {"sparsity": 0.5, "schedule": CONSTANT} | given | {"two_of_four": True}
     options = PruneOptions(**given)
-    numbers = {name: getattr(arguments, name) for name in ("epochs", "steps")}
-    settings = [*arguments.settings, *(f"{name}={value}" for name, value in numbers.items() if value is not None)]
+    numbers = values_of(arguments, "epochs", "steps")
+    settings = [*arguments.settings, *(f"{name}={value}" for name, value in numbers.items())]
     with TrainingProgress(arguments.quiet) as report:
-        from tfdfd.pruning.pruned_run import prune
+        from tfdfd.pruning.prune import prune
 
-        told = prune(
+        result = prune(
             arguments.model, arguments.data, arguments.output, report, options, settings, arguments.allow_leaks
         )
         if arguments.int8:
-            from tfdfd.pruning.int8_run import quantise_run
+            from tfdfd.pruning.int8 import quantize_run
 
-            told["int8"] = quantise_run(arguments.output, arguments.data)
-    for line in summary(told, arguments.output):
+            result["int8"] = quantize_run(arguments.output, arguments.data)
+    for line in summary(result, arguments.output):
         print(line)
-    for warning in told["warnings"]:
+    for warning in result["warnings"]:
         sys.stderr.write(f"tfdfd prune: {warning}\n")
     return 0
 
 
-def summary(told: dict, folder: str) -> list[str]:
-    """What a person wants to know at the end."""
-    zeros, sizes = told["zeros"], told["sizes"]
+def summary(result: dict, folder: str) -> list[str]:
+    """The result of a pruning as lines of text."""
+    zeros, sizes, equality = result["zeros"], result["sizes"], result["proof"]
     lines = [
         f"zeros: {zeros['share']:.4f} of {zeros['values']:,} values in {len(zeros['kernels'])} prunable kernels",
         f"size: {sizes['dense']['bytes']:,} bytes, gzip {sizes['dense']['gzip_bytes']:,}; pruned gzip "
         f"{sizes['pruned']['gzip_bytes']:,} ({sizes['gzip_to_dense']:.3f} of the dense file, "
         f"{sizes['gzip_to_gzip']:.3f} of it compressed)",
-        *_auc(told["auc"]),
-        f"twin: equal to {told['proof']['before']['fake_probability']:.1e} before, "
-        f"{told['proof']['after']['fake_probability']:.1e} after, on {told['proof']['after']['crops']} crops",
+        *_auc_lines(result["auc"]),
+        f"twin: equal to {equality['before']['fake_probability']:.1e} before, "
+        f"{equality['after']['fake_probability']:.1e} after, on {equality['after']['crops']} crops",
     ]
-    if "int8" in told:
-        lines += int8_lines(told["int8"])
+    if int8 := result.get("int8"):
+        lines += [
+            f"int8: {int8['bytes']:,} bytes, gzip {int8['gzip_bytes']:,}; P(fake) at most {int8['apart']:.3f} apart, "
+            f"{int8['apart_mean']:.4f} on average, on {int8['crops']:,} crops",
+            *(f"int8: {line}" for line in _auc_lines(int8["auc"])),
+            f"int8: {int8['file']}",
+        ]
     return [*lines, f"weights: {os.path.join(folder, 'weights.safetensors')}"]
 
 
-def int8_lines(told: dict) -> list[str]:
-    """Of the network in 8 bits."""
-    return [
-        f"int8: {told['bytes']:,} bytes, gzip {told['gzip_bytes']:,}; P(fake) at most {told['apart']:.3f} apart, "
-        f"{told['apart_mean']:.4f} on average, on {told['crops']:,} crops",
-        *(f"int8: {line}" for line in _auc(told["auc"])),
-        f"int8: {told['file']}",
-    ]
-
-
-def _auc(told):
+def _auc_lines(auc):
     for name in ("delong", "auc"):
-        if told[name] is None:
-            yield f"AUC on validation: no {name}: {told[f'{name}_reason']}"
+        if auc[name] is None:
+            yield f"AUC on validation: no {name}: {auc[f'{name}_reason']}"
             continue
-        before, after = told[name]["auc" if name == "delong" else "values"]
-        low, high = told[name]["interval"]
-        how = "DeLong" if name == "delong" else "paired bootstrap"
+        before, after = auc[name]["auc" if name == "delong" else "values"]
+        low, high = auc[name]["interval"]
+        method = "DeLong" if name == "delong" else "paired bootstrap"
         yield (
             f"AUC on validation: {before:.4f} before, {after:.4f} after; loss {before - after:+.4f} "
-            f"[{low:+.4f}, {high:+.4f}] ({how}, 95 %)"
+            f"[{low:+.4f}, {high:+.4f}] ({method}, 95 %)"
         )

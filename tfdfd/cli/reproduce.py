@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
+
+from tfdfd.cli.options import add_quiet, add_seed
+from tfdfd.cli.parser import Parser
+from tfdfd.faces import DETECTORS, NO_DETECTOR
+from tfdfd.safe_text import escape_control_chars
 
 _DESCRIPTION = """\
 Runs every experiment of a source document: index, faces, split, training and evaluation of each network. Writes
@@ -20,8 +26,9 @@ stopped goes on with the same command; other experiments may be added with anoth
 Exit code: 0 every network asked for was trained and evaluated; 1 none; 3 some failed or were skipped; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    parser = verbs.add_parser("reproduce", help="a source document's tables beside ours", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd reproduce`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("document", choices=("s0", "s1", "s2", "s3", "s4"), help="the document")
     parser.add_argument("data", nargs="+", metavar="DATA", help="crops or data sets; several are merged")
     parser.add_argument("-o", "--output", required=True, metavar="REPORT", help="a new folder, or one to go on with")
@@ -37,16 +44,15 @@ def add_parser(verbs) -> None:
     parser.add_argument("--no-costs", action="store_true", help="s0: do not measure CPU cost")
     faces = parser.add_argument_group("faces of videos (default: as the document)")
     faces.add_argument("--frames", type=int, metavar="N", help="equally spaced frames of a video")
-    faces.add_argument("--detector", choices=("mtcnn", "haar", "ssd", "none"))
+    faces.add_argument("--detector", choices=(*DETECTORS, NO_DETECTOR))
     faces.add_argument("--ssd", metavar="GRAPH", help="network for --detector ssd")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_seed(parser, "the split")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
-    from tfdfd.cli.shown import shown
-    from tfdfd.cli.training_progress import TrainingProgress
+def run(arguments: Namespace) -> int:
+    from tfdfd.cli.progress import TrainingProgress
     from tfdfd.reproduce.runner import Request, plan, reproduce
 
     request = Request(
@@ -63,11 +69,11 @@ def run(arguments) -> int:
     )
     todo = plan(request)
     for line in todo.lines():
-        sys.stderr.write(f"tfdfd reproduce: {shown(line)}\n")
+        sys.stderr.write(f"tfdfd reproduce: {escape_control_chars(line)}\n")
     with TrainingProgress(arguments.quiet) as report:
         answer = reproduce(request, arguments.output, report, todo)
     for line in _lines(answer):
-        print(shown(line))
+        print(escape_control_chars(line))
     sys.stderr.write(f"report: {os.path.join(os.path.abspath(arguments.output), 'report.html')}\n")
     done = sum(one["problem"] is None for one in answer["experiments"].values())
     asked = [name for name, why in todo.skipped.items() if why != "not among --only"]

@@ -3,72 +3,94 @@
 from __future__ import annotations
 
 import os
-import sys
+from argparse import Namespace
 from pathlib import Path
 
-from tfdfd.cli.parser import size
+from tfdfd.cli.options import from_options, size
+from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import warn
 
 _DESCRIPTION = """\
 Serves SavedModels over gRPC and REST as TensorFlow Serving does: Predict, Classify, Regress, metadata, states, health,
-metrics for Prometheus. For one machine, tests and demonstrations; README.md says when to move to the real one.
+metrics for Prometheus. It is meant for one machine, tests and demonstrations; README.md says when to use TensorFlow
+Serving itself.
 
-A model is a folder with a folder for each version, named by its number (as 'tfdfd publish' writes them), NAME=FOLDER,
-or a handle. The highest version that can be loaded is served; folders are followed: a new version is loaded, warmed up
-and switched to without a failed request, and a broken one is told in its state while the old one goes on.
+A model is a folder with a folder per version, named by its number (as 'tfdfd publish' writes them), NAME=FOLDER, or a
+handle. The highest version that loads is served. Folders are watched: a new version is loaded, warmed up and switched
+to without a failed request; a broken one is reported in its state while the previous one goes on.
 
-SIGTERM ends the server once accepted requests are answered.
+SIGTERM stops the server once accepted requests are answered.
 
-Exit code: 0 ended as asked; 1 an address or a model could not be had; 2 wrong usage."""
+Exit code: 0 stopped as asked; 1 an address or a model was not available; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    parser = verbs.add_parser("serve", help="serve models to clients of TensorFlow Serving", description=_DESCRIPTION)
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd serve`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
-    parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's own; followed")
-    parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all (default: 1)")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's config file; watched")
+    parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all")
     parser.add_argument(
-        "--label", action="append", default=[], metavar="MODEL:LABEL=VERSION", help="such as meso:stable=1; repeat it"
+        "--label", action="append", default=[], metavar="MODEL:LABEL=VERSION", help="such as meso:stable=1; repeatable"
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=int, default=8500, metavar="N", help="of gRPC; 0 for any (default: 8500)")
+    parser.add_argument("--port", type=int, default=8500, metavar="N", help="gRPC port; 0 for any (default: 8500)")
     parser.add_argument("--rest-port", type=int, default=8501, metavar="N", help="0 any, -1 none (default: 8501)")
-    parser.add_argument("--rest-seconds", type=float, default=30.0, metavar="S", help="of one request to REST")
-    parser.add_argument("--poll-seconds", type=float, default=1.0, metavar="S", help="between looks into the folders")
-    parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="that a stop waits for requests")
-    parser.add_argument("--allow-reload", action="store_true", help="clients may say which models are served")
-    parser.add_argument("--allow-any-graph", action="store_true", help="SavedModels need not be harmless")
-    parser.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
-    limits = parser.add_argument_group("limits (bytes as a number, or such as 50M or 2GiB)")
-    limits.add_argument(
-        "--max-batch", type=int, default=4, metavar="N", help="rows of one call (default: 4; more for a GPU)"
+    parser.add_argument("--rest-seconds", type=float, default=30.0, metavar="S", help="time for a REST request")
+    parser.add_argument(
+        "--poll-seconds", type=float, default=1.0, metavar="S", help="time between checks of the folders"
     )
-    limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch (default: 0)")
-    limits.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N", help="calls at a time (default: all)"
+    parser.add_argument(
+        "--load-seconds", type=float, default=300.0, metavar="S", help="time to try a version (default: 300)"
     )
-    limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows of one request (default: 256)")
-    limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="waiting at a time (default: 512)")
-    limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="of those (default: 1GiB)")
-    limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="of one call (default: 60)")
-    limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="of one (default: 32MiB)")
-    limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="of each side (default: 512)")
-    tls = parser.add_argument_group("TLS, for both sides (PEM files)")
-    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate")
+    parser.add_argument(
+        "--no-trial", action="store_true", help="load versions without trying them in their own process first"
+    )
+    parser.add_argument("--grace-seconds", type=float, default=30.0, metavar="S", help="time to answer before stopping")
+    parser.add_argument("--allow-reload", action="store_true", help="let clients change which models are served")
+    parser.add_argument("--allow-any-graph", action="store_true", help="also serve SavedModels with unsafe operations")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also serve REST requests with this Host or Origin, such as those of a proxy (repeatable)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing on standard error but errors")
+    limits = parser.add_argument_group("limits (bytes as a number, or with a suffix: 50M, 2GiB)")
+    limits.add_argument(
+        "--max-batch", type=int, default=4, metavar="N", help="rows per call (default: 4; more for a GPU)"
+    )
+    limits.add_argument("--max-wait-ms", type=float, default=0.0, metavar="MS", help="for a fuller batch")
+    limits.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="calls at a time (default: one per core)"
+    )
+    limits.add_argument("--max-rows", type=int, default=256, metavar="N", help="rows per request")
+    limits.add_argument("--max-requests", type=int, default=512, metavar="N", help="requests waiting")
+    limits.add_argument("--max-bytes", type=size, default=1 << 30, metavar="N", help="their bytes (default: 1GiB)")
+    limits.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="time for a call")
+    limits.add_argument("--max-message", type=size, default=32 << 20, metavar="N", help="bytes of one (default: 32MiB)")
+    limits.add_argument(
+        "--max-receive", type=size, default=256 << 20, metavar="N", help="bytes being received (default: 256MiB)"
+    )
+    limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="per interface")
+    tls = parser.add_argument_group("TLS, for both interfaces (PEM files)")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of the server")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
-    tls.add_argument("--client-ca", type=Path, metavar="FILE", help="clients must show a certificate of this authority")
+    tls.add_argument("--client-ca", type=Path, metavar="FILE", help="clients need a certificate of this authority")
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     import asyncio
 
     from tfdfd.serve import server
 
     configs, settings = _configs(arguments), _settings(arguments)
     if not server.is_loopback(settings.host) and (settings.tls is None or settings.tls.client_authority is None):
-        sys.stderr.write(
-            f"tfdfd serve: {settings.host} is reached from other machines, and nobody is asked who they are; "
-            "put a gateway before it that asks, or use --client-ca.\n"
+        warn(
+            f"tfdfd serve: {settings.host} is reachable from other machines, and clients are not authenticated; "
+            "put an authenticating gateway in front of it, or use --client-ca."
         )
 
     def ready(port, rest_port):
@@ -77,8 +99,7 @@ def run(arguments) -> int:
 
     def note(text):
         if not arguments.quiet:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            warn(text)
 
     asyncio.run(server.serve(configs, settings, ready, note))
     return 0
@@ -93,7 +114,7 @@ def _configs(arguments):
         raise ValueError("expected --models or --model-config, and not both.")
     if arguments.model_config:
         if arguments.label or arguments.versions != "1":
-            raise ValueError("--versions and --label stand in the file of --model-config.")
+            raise ValueError("--versions and --label are part of the file of --model-config.")
         return read_configs(arguments.model_config)
     latest = None
     if arguments.versions != "all":
@@ -104,7 +125,7 @@ def _configs(arguments):
     for word in arguments.models:
         config = config_of(word, latest)
         if config.name in configs:
-            raise ValueError(f"two models have the name {config.name!r}; name one of them: OTHER={word}.")
+            raise ValueError(f"two models have the name {config.name!r}; rename one of them: OTHER={word}.")
         configs[config.name] = config
     for label in arguments.label:
         name, _, rest = label.partition(":")
@@ -124,25 +145,14 @@ def _settings(arguments):
     if bool(arguments.tls_cert) != bool(arguments.tls_key) or (arguments.client_ca and not arguments.tls_cert):
         raise ValueError("--tls-cert and --tls-key belong together, and --client-ca needs them.")
     tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.client_ca) if arguments.tls_cert else None
-    return Settings(
-        host=arguments.host,
-        port=arguments.port,
+    return from_options(
+        Settings,
+        arguments,
         rest_port=None if arguments.rest_port == -1 else arguments.rest_port,
-        limits=Limits(
-            max_batch=arguments.max_batch,
-            max_wait=arguments.max_wait_ms / 1000,
-            threads=arguments.threads,
-            max_rows=arguments.max_rows,
-            max_requests=arguments.max_requests,
-            max_bytes=arguments.max_bytes,
-            max_seconds=arguments.max_seconds,
-        ),
-        max_message=arguments.max_message,
-        max_connections=arguments.max_connections,
-        rest_seconds=arguments.rest_seconds,
-        poll_seconds=arguments.poll_seconds,
-        grace_seconds=arguments.grace_seconds,
+        limits=from_options(Limits, arguments, max_wait=arguments.max_wait_ms / 1000),
         may_reload=arguments.allow_reload,
+        allow_hosts=tuple(arguments.allow_host),
+        trial=not arguments.no_trial,
         any_graph=arguments.allow_any_graph,
         tls=tls,
         config_file=arguments.model_config,

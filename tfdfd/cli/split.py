@@ -1,41 +1,58 @@
-"""`tfdfd split`: training, validation and test sets in which no video and no person meets again."""
+"""`tfdfd split` and `tfdfd check-leaks`: splits that share no video and no person, and a search for leaks."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections import Counter, defaultdict
+from dataclasses import asdict
 
-from tfdfd.cli.crops import add_crops, crossing, looks_of, tell_unread
-from tfdfd.cli.outcome import check_writable
-from tfdfd.cli.shown import shown
+from tfdfd.cli.options import OutputFile, add_json, add_seed
+from tfdfd.cli.parser import SOME, Parser
+from tfdfd.cli.text import table_lines, write_json
+from tfdfd.safe_text import escape_control_chars
 
-_DESCRIPTION = """\
-Sets the column `split` of a table and tells what is in each split.
+_SPLIT = """\
+Sets the column `split` of a table and prints the content of each split.
 
-Rows that share a source or a person go to one split together, and so do rows connected over others (a fake joins its
-two originals), or by pictures that are the same but for encoding, size, blur, brightness, a little shift, or mirrored:
-what check-leaks would find in two splits. Pictures are compared where the crops can be read: a faces.csv has them
-beside it.
+Rows that share a source or a person go to the same split. So do rows that are connected through others (a fake connects
+its two originals), and rows whose pictures are the same but for encoding, size, blur, brightness, a small shift or
+mirroring: everything that check-leaks would find in two splits. Pictures are compared where the crops can be read; a
+faces.csv has them beside it.
 
-Each method is spread over the splits as evenly as that allows. The same table and seed give the same splits. Crops stay
-where they are: if the new table lies elsewhere, their paths are written as seen from there.
+Each method is spread over the splits as evenly as these groups allow. The same table and seed give the same splits. The
+crops are not moved: if the new table is in another folder, their paths are rewritten relative to it.
 
-Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that cannot be split so."""
+Exit code: 0 split; 1 could not be written; 2 wrong usage, or a table that cannot be split like this."""
+
+_CHECK_LEAKS = """\
+Looks for what is in more than one split: a source, a person, a file with the same bytes, or a picture that is the same
+but for encoding, size, blur, brightness, a small shift or mirroring.
+
+Names and digests come from the table. Pictures are compared when the crops can be read; a faces.csv has them beside it.
+
+Exit code: 0 no leak; 1 a leak; 3 no leak found, but some crops could not be read; 2 wrong usage."""
+
+_LEAKS = 1
+_MOST_UNREAD = 10  # files that are named on standard error
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.data.splitting import BY, PRESETS, SHARES
+def add_split_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd split`."""
+    from tfdfd.data.splits import BY, PRESETS, SHARES
 
-    parser = verbs.add_parser("split", help="train, val and test without leaks", description=_DESCRIPTION)
+    parser.description = _SPLIT
     parser.add_argument("table", metavar="CSV", help="faces.csv of 'extract' or its folder, or index.csv of 'index'")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.csv", help="the table with its splits")
+    parser.add_argument(
+        "-o", "--output", type=OutputFile, required=True, metavar="OUT.csv", help="the table with its splits"
+    )
     for name, share in SHARES.items():
         parser.add_argument(
             f"--{name}",
             type=float,
             metavar="SHARE",
-            help=f"share of the rows (default: {share}; 0 if another is given)",
+            help=f"share of the rows (default: {share}; 0 if another share is given)",
         )
     about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     parser.add_argument("--preset", choices=tuple(PRESETS), help=about.replace("%", "%%"))
@@ -45,21 +62,45 @@ def add_parser(verbs) -> None:
         choices=BY,
         help="what stays together: videos with their fakes (source), people (identity) (default: both; s2, s4: source)",
     )
-    add_crops(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another one, other splits (default: 0)")
+    _add_crops(parser)
+    add_seed(parser, "the choice")
     parser.add_argument(
-        "--balance", action="store_true", help="as many real as fake rows in each split; what is too many is left out"
+        "--balance", action="store_true", help="as many real as fake rows in each split; surplus rows are dropped"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_split)
 
 
-def run(arguments) -> int:
+def add_check_leaks_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd check-leaks`."""
+    from tfdfd.data.leaks import NEAR
+
+    parser.description = _CHECK_LEAKS
+    parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")
+    _add_crops(parser)
+    parser.add_argument(
+        "--near",
+        type=int,
+        default=NEAR,
+        metavar="N",
+        help="bits of 64 in which near-duplicates may differ (default: %(default)s; 0 to 15)",
+    )
+    parser.add_argument("--list", type=int, default=10, metavar="N", help="leaks per kind to print")
+    add_json(parser, "all leaks")
+    parser.set_defaults(run=run_check_leaks)
+
+
+def _add_crops(parser: Parser) -> None:
+    parser.add_argument(
+        "--crops", metavar="FOLDER", help="folder that the table's paths are relative to (default: that of faces.csv)"
+    )
+    parser.add_argument("--no-crops", action="store_true", help="compare names and digests only; no file is read")
+
+
+def run_split(arguments: Namespace) -> int:
     from tfdfd.data.crops import table_file
-    from tfdfd.data.merging import relocated
-    from tfdfd.data.splitting import BY, PRESETS, SHARES, balanced, deviations, split, split_as
-    from tfdfd.data.tables import FaceRow, read_either, write_table
+    from tfdfd.data.splits import BY, PRESETS, SHARES, balance_classes, deviations, split, split_as
+    from tfdfd.data.tables import FaceRow, read_either, relocate, write_table
 
-    check_writable(arguments.output)
     given = {name: share for name in SHARES if (share := getattr(arguments, name)) is not None}
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} has shares of its own; give it or --train, --val and --test.")
@@ -68,7 +109,7 @@ def run(arguments) -> int:
     rows, kind = read_either(arguments.table)
     rule = PRESETS[arguments.preset] if arguments.preset else None
     by = by or (rule.by if rule else BY)
-    numbers, looks = ([], None) if rule and rule.shares is None else looks_of(arguments, rows, kind)
+    numbers, looks = ([], None) if rule and rule.shares is None else _looks_of(arguments, rows, kind)
     joined = _joined(rows, numbers if looks else range(len(rows)), looks, by)
     if rule:
         rows = split_as(rows, arguments.preset, arguments.seed, by if arguments.by else None, joined)
@@ -77,44 +118,145 @@ def run(arguments) -> int:
         shares = given or SHARES
         rows = split(rows, shares, arguments.seed, by, joined)
     notes = deviations(rows, shares, by, joined) if shares else []
-    leaks = crossing(rows, numbers, looks)
+    leaks = _leaks(rows, numbers, looks)
     dropped = []
     if arguments.balance:
-        rows, dropped = balanced(rows, arguments.seed)
-    for line in table_of(rows):
+        rows, dropped = balance_classes(rows, arguments.seed)
+    for line in split_lines(rows):
         print(line)
     if dropped:
-        told = ", ".join(f"{count:,} {name}" for name, count in Counter(row.method for row in dropped).most_common())
-        print(f"balanced: {len(dropped):,} rows left out ({told})")
-    gone = sum(getattr(row, "status", "ok") != "ok" for row in rows)
-    if gone:
-        notes.append(f"{gone:,} of {len(rows):,} rows are of missing or empty files; they count in the shares")
+        counts = ", ".join(f"{count:,} {name}" for name, count in Counter(row.method for row in dropped).most_common())
+        print(f"balanced: {len(dropped):,} rows dropped ({counts})")
+    absent = sum(getattr(row, "status", "ok") != "ok" for row in rows)
+    if absent:
+        notes.append(f"{absent:,} of {len(rows):,} rows are of missing or empty files; they count in the shares")
     if leaks:
         kinds = ", ".join(f"{count:,} of kind {kind}" for kind, count in Counter(leak.kind for leak in leaks).items())
         notes.append(f"in several splits, so that check-leaks fails: {kinds}, such as {leaks[0]}")
     for note in notes:
-        sys.stderr.write(f"tfdfd split: {shown(note)}\n")
-    tell_unread("split", looks)
+        sys.stderr.write(f"tfdfd split: {escape_control_chars(note)}\n")
+    _print_unread("split", looks)
     if kind is FaceRow:
         folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
-        rows = relocated(rows, *folders)
+        rows = relocate(rows, *folders)
     write_table(arguments.output, rows, kind)
     return 0
 
 
+def run_check_leaks(arguments: Namespace) -> int:
+    from tfdfd.data.crops import table_file
+    from tfdfd.data.tables import read_either
+
+    if not 0 <= arguments.near <= 15 or arguments.list < 0:
+        raise ValueError(f"--near is {arguments.near}, --list {arguments.list}; expected 0 to 15, and at least 0.")
+    arguments.table = table_file(arguments.table)
+    rows, kind = read_either(arguments.table)
+    with_split = [row for row in rows if row.split is not None]
+    if not with_split:
+        raise ValueError(f"no row of {arguments.table} has a split. Set them with 'tfdfd split'.")
+    numbers, looks = _looks_of(arguments, with_split, kind)
+    leaks = _leaks(with_split, numbers, looks, arguments.near)
+    answer = {
+        "schema": 1,
+        "rows": len(rows),
+        "without_split": len(rows) - len(with_split),
+        "pictures_compared": len(looks.numbers) if looks else 0,
+        "unread": looks.unread if looks else [],
+        "totals": dict(Counter(leak.kind for leak in leaks)),
+        "leaks": [
+            asdict(leak)
+            | {"where": [{"split": split, "rows": count, "file": file} for split, count, file in leak.where]}
+            for leak in leaks
+        ],
+    }
+    if arguments.json:
+        write_json(answer, arguments.json)
+    if arguments.json != "-":
+        _print_leaks(leaks, answer, arguments.list)
+    _print_unread("check-leaks", looks, arguments.list)
+    return _LEAKS if leaks else SOME if looks and looks.unread else 0
+
+
+def _looks_of(arguments, rows, kind):
+    """The numbers of the rows that are pictures, and their `Fingerprints`; `([], None)` if none are to be read.
+
+    Raises:
+        ValueError: the options contradict each other or name no folder, or no picture can be read.
+    """
+    from tfdfd.data.leaks import fingerprint_files
+    from tfdfd.data.tables import FaceRow
+
+    if arguments.crops and arguments.no_crops:
+        raise ValueError("--crops and --no-crops exclude each other.")
+    if arguments.crops and not os.path.isdir(arguments.crops):
+        raise ValueError(f"--crops {arguments.crops} is not a folder.")
+    own_folder = os.path.dirname(os.path.abspath(arguments.table)) if kind is FaceRow else None
+    folder = None if arguments.no_crops else arguments.crops or own_folder
+    if folder is None or not rows:
+        return [], None
+    numbers = [number for number, row in enumerate(rows) if getattr(row, "kind", "image") == "image"]
+    looks = fingerprint_files([rows[number] for number in numbers], folder)
+    if len(looks.unread) == len(numbers):
+        raise ValueError(
+            f"none of the {len(numbers):,} files of {arguments.table} can be read in {folder} "
+            f"({'; '.join(looks.unread[:1]) or 'it has no pictures'}). Give their folder with --crops, or compare "
+            "names and digests only with --no-crops."
+        )
+    return numbers, looks
+
+
+def _leaks(rows, numbers, looks, near=None):
+    """Leaks of all rows by name; by the bytes and pictures of the files where `looks` has them, else by digest."""
+    from tfdfd.data.leaks import FILE, NEAR, PICTURE, find_leaks
+
+    found = find_leaks(rows)
+    if looks:
+        of_files = find_leaks([rows[number] for number in numbers], looks, NEAR if near is None else near)
+        found = [leak for leak in found if leak.kind != FILE]
+        found += [leak for leak in of_files if leak.kind in (FILE, PICTURE)]
+    return found
+
+
 def _joined(rows, numbers, looks, by):
-    """Pairs of rows of different groups whose pictures are the same; `looks` are of the rows `numbers`."""
+    """Pairs of rows of different groups whose pictures are the same; `looks` describes the rows `numbers`."""
     from tfdfd.data.leaks import same_pictures
-    from tfdfd.data.splitting import groups
+    from tfdfd.data.splits import groups
 
     names = groups(rows, by)
     pairs = same_pictures([rows[number] for number in numbers], [names[number] for number in numbers], looks)
     return [(numbers[one], numbers[other]) for one, other in pairs]
 
 
-def table_of(rows) -> list[str]:
-    """The lines that tell what each split holds, in all and by method."""
-    from tfdfd.data.tables import SPLITS
+def _print_unread(verb, looks, most=_MOST_UNREAD):
+    unread = looks.unread if looks else []
+    for line in unread[:most]:
+        sys.stderr.write(f"tfdfd {verb}: not compared: {escape_control_chars(line)}\n")
+    if len(unread) > most:
+        sys.stderr.write(f"tfdfd {verb}: not compared: {len(unread) - most:,} more\n")
+
+
+def _print_leaks(leaks, answer, most):
+    by_kind = defaultdict(list)
+    for leak in leaks:
+        by_kind[leak.kind].append(leak)
+    for kind, of_kind in by_kind.items():
+        for leak in of_kind[:most]:
+            print(escape_control_chars(str(leak)))
+        if len(of_kind) > most:
+            print(f"… and {len(of_kind) - most:,} more of kind {kind}")
+    compared = f"{answer['rows']:,} rows"
+    if answer["without_split"]:
+        compared += f", {answer['without_split']:,} of them in no split"
+    compared += f", {answer['pictures_compared']:,} pictures compared"
+    if answer["unread"]:
+        compared += f", {len(answer['unread']):,} not readable"
+    totals = ", ".join(f"{count:,} of kind {kind}" for kind, count in answer["totals"].items())
+    print(f"{'LEAKS: ' + totals if leaks else 'no leaks'} ({compared})")
+
+
+def split_lines(rows: list) -> list[str]:
+    """A table of the content of each split, in all and by method."""
+    from tfdfd.data.tables import SPLITS, video_of
 
     parts, sizes = defaultdict(list), Counter()
     for row in rows:
@@ -122,29 +264,24 @@ def table_of(rows) -> list[str]:
         parts[row.split, None].append(row)
         parts[row.split, method].append(row)
         sizes[method] += 1
-    width = max([18, *(len(shown(f"  {dataset} {method}")) for dataset, method in sizes)])
-    lines = [f"{'split':{width}}{'rows':>10}{'videos':>9}{'sources':>9}{'real':>10}{'fake':>10}  majority    share"]
-    for name in SPLITS:
-        if (name, None) in parts:
-            here = parts[name, None]
-            lines.append(f"{name:{width}}{_cells(here)}{_majority(here)}{len(here) / len(rows):9.1%}")
+
+    def cells(name, part, total, with_majority=False):
+        fake = sum(row.label for row in part)
+        counts = (
+            len(part),
+            len({(row.dataset, video_of(row)) for row in part}),
+            len({(row.dataset, source) for row in part for source in row.source_id}),
+            len(part) - fake,
+            fake,
+        )
+        majority = f"{max(fake, len(part) - fake) / len(part):.1%}" if with_majority else ""
+        return [escape_control_chars(name), *(f"{count:,}" for count in counts), majority, f"{len(part) / total:.1%}"]
+
+    table = [["split", "rows", "videos", "sources", "real", "fake", "majority", "share"]]
+    for split in SPLITS:
+        if (split, None) in parts:
+            table.append(cells(split, parts[split, None], len(rows), with_majority=True))
             for dataset, method in sorted(sizes):
-                some = parts.get((name, (dataset, method)), [])
-                label = shown(f"  {dataset} {method}")
-                share = len(some) / sizes[dataset, method]
-                lines.append(f"{label:{width}}{_cells(some)}{'':10}{share:9.1%}")
-    return lines
-
-
-def _cells(rows):
-    from tfdfd.data.splitting import video_of
-
-    videos = {(row.dataset, video_of(row)) for row in rows}
-    sources = {(row.dataset, source) for row in rows for source in row.source_id}
-    fake = sum(row.label for row in rows)
-    return f"{len(rows):10,}{len(videos):9,}{len(sources):9,}{len(rows) - fake:10,}{fake:10,}"
-
-
-def _majority(rows):
-    fake = sum(row.label for row in rows)
-    return f"{max(fake, len(rows) - fake) / len(rows):10.1%}"
+                part = parts.get((split, (dataset, method)), [])
+                table.append(cells(f"  {dataset} {method}", part, sizes[dataset, method]))
+    return table_lines(table)

@@ -1,8 +1,8 @@
 """Standard output and standard error of the command line.
 
-A reader that has gone, such as `head`, does not stop the work. Log lines of TensorFlow and other C++ libraries are kept
-out: some are written before any setting is read, so they are filtered at file descriptor 2, which child processes
-inherit. Everything else that is written there, such as the reason for a crash, comes through.
+A reader that has closed its end, such as `head`, does not stop the work. Log lines of TensorFlow and other C++
+libraries are removed. Some are written before any setting is read, so they are filtered at file descriptor 2, which
+child processes inherit. Everything else that is written there, such as the reason for a crash, is passed on.
 """
 
 from __future__ import annotations
@@ -12,43 +12,21 @@ import io
 import logging
 import os
 import sys
-import time
 import warnings
 
-from tfdfd.hub.errors import HubWarning
-from tfdfd.log_lines import CONTENT, LEVEL, QUIET, noise, pattern
-
-# The filter starts when one of these is imported; verbs without them do not pay for it.
-_LOUD = ("tensorflow", "jax", "ai_edge_litert", "grpc")
-# A process rather than a thread: it still passes on the last words of a process that aborts.
-_FILTER = """\
-import re, sys
-is_noise, is_log, content = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
-within = False
-for line in sys.stdin.buffer:
-    within = bool(is_noise.match(line)) or within and line[:1] in b" \\t"
-    if within:
-        continue
-    if is_log.match(line):
-        line = content.sub(b"", line)
-    try:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
-    except OSError:
-        pass
-"""
-_SECONDS_FOR_LAST_LINES = 1
+from tfdfd.hub.handles import HubWarning
+from tfdfd.log_lines import LEVEL, QUIET, LogFilter
 
 
 @contextlib.contextmanager
 def standard_streams():
-    """Within, `sys.stdout` and `sys.stderr` outlive their readers, and only tfdfd's own messages are shown.
+    """A context in which `sys.stdout` and `sys.stderr` outlive their readers and show only tfdfd's own messages.
 
-    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected: with level 0 all log lines are shown, without the input that
+    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected. With level 0, all log lines are shown, without the input that
     some of them quote.
 
     Yields:
-        A function that tells whether the reader of standard output has gone.
+        A function that returns whether the reader of standard output has closed its end.
     """
     level = os.environ.setdefault(LEVEL, QUIET)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -56,7 +34,7 @@ def standard_streams():
     sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
     buffer = getattr(sys.stdout, "buffer", None)
     pipe = getattr(buffer, "raw", buffer)
-    log_filter = _LogFilter(level)
+    log_filter = LogFilter(level)
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
@@ -78,7 +56,7 @@ def standard_streams():
 
 
 class _Pipe(io.FileIO):
-    """A descriptor that takes everything once its reader has gone."""
+    """A file descriptor that discards everything once its reader has closed its end."""
 
     gone = False
 
@@ -92,8 +70,8 @@ class _Pipe(io.FileIO):
 
 
 def _outliving(stream, number):
-    """The stream over a `_Pipe`, if it is descriptor `number`; else the stream, as a test or an embedder has set it."""
-    if stream is None:  # closed by whoever started the process
+    """The stream over a `_Pipe` if it is descriptor `number`; else the stream as a test or an embedder has set it."""
+    if stream is None:  # closed by the parent process
         return open(os.devnull, "w", encoding="utf-8")
     try:
         if stream.fileno() != number:
@@ -101,11 +79,11 @@ def _outliving(stream, number):
     except (AttributeError, OSError, ValueError):
         return stream
     stream.flush()
-    pipe = _Pipe(os.dup(number), "wb")  # a copy: descriptor 2 itself becomes that of the filter
+    pipe = _Pipe(os.dup(number), "wb")  # a copy: descriptor 2 itself becomes the filter's
     return io.TextIOWrapper(
-        pipe if stream.write_through else io.BufferedWriter(pipe),  # as `python -u` and without
+        pipe if stream.write_through else io.BufferedWriter(pipe),  # with and without `python -u`
         encoding=stream.encoding,
-        errors="backslashreplace",  # a terminal may not know every letter of a name
+        errors="backslashreplace",  # the encoding of a terminal may lack letters of a name
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
@@ -113,44 +91,3 @@ def _outliving(stream, number):
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     sys.stderr.write(f"tfdfd: {message}\n")
-
-
-class _LogFilter:
-    """A finder of modules that finds none, and starts the filter once a loud library is imported."""
-
-    def __init__(self, level: str):
-        self._level, self._process, self._kept = level, None, None
-
-    def find_spec(self, name, path=None, target=None):
-        if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:
-            with contextlib.suppress(OSError):  # without a filter there is noise, and the work goes on
-                self._start()
-        return None
-
-    def _start(self):
-        import subprocess
-
-        self._kept = os.dup(2)
-        reader, writer = os.pipe()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _FILTER, noise(self._level), pattern("IWEF"), CONTENT],
-                stdin=reader,
-                stdout=subprocess.DEVNULL,
-                stderr=self._kept,
-                start_new_session=True,  # the terminal's Ctrl-C is not for it
-            )
-            os.dup2(writer, 2)
-        finally:
-            os.close(reader)
-            os.close(writer)
-
-    def stop(self):
-        if self._kept is not None:
-            os.dup2(self._kept, 2)
-            os.close(self._kept)
-        if self._process is not None:
-            # A child that outlives this process may still write to it.
-            end = time.monotonic() + _SECONDS_FOR_LAST_LINES
-            while self._process.poll() is None and time.monotonic() < end:
-                time.sleep(0.005)

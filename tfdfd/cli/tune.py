@@ -1,4 +1,4 @@
-"""`tfdfd tune`: which settings of a network and its training are best on validation."""
+"""`tfdfd tune`: a search for the hyperparameters of a network and its training that are best on validation."""
 
 from __future__ import annotations
 
@@ -6,105 +6,88 @@ import functools
 import os
 import shlex
 import sys
+from argparse import Namespace
 
-from tfdfd.cli.outcome import exit_code
+from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
+from tfdfd.cli.parser import Parser, exit_code
+from tfdfd.cli.text import table_lines
 
 _DESCRIPTION = """\
-Searches the settings of a network with KerasTuner: builder, optimizer, augmentation, as the space of the network says
-or a file of yours. Each trial is a training in a run folder of its own; what is compared is the AUC on validation, of
-videos where a video has several crops. Test data are never opened.
+Searches hyperparameters of a network with KerasTuner: builder, optimizer, augmentation, as defined by the search space
+of the network or by a file. Each trial is a training in a run folder of its own. The objective is the AUC on
+validation, over videos if any video has several crops. Test data are never opened.
 
 SEARCH holds trials.csv, TensorBoard's HParams log, and at the end best.json for 'tfdfd train --config'. A search that
-was stopped, however, goes on with the same command: ended trials are kept, those under way go on where they were. A
-larger --max-trials makes it longer. A trial that fails is told as failed, and does not end the search.
+was stopped in any way resumes with the same command: finished trials are kept, running ones continue. A larger
+--max-trials extends a search. A failed trial is listed as failed and does not end the search.
 
---workers N starts N processes on this machine; one that is killed is replaced, and its trial goes on. Workers on other
-machines, which see SEARCH and SET under the same names, join with the same command without --workers and KerasTuner's
-variables KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT; the chief is whose id holds "chief".
-The chief asks nobody who they are: only on a network that you trust.
+--workers N starts N processes on this machine; a killed process is replaced and its trial resumes. Workers on other
+machines, where SEARCH and SET have the same paths, join with the same command without --workers and with KerasTuner's
+variables KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT; the chief is the process whose id
+contains "chief". The chief does not authenticate workers: use it only on a network that you trust.
 
-hyperband trains each round anew, with the epochs of its round; at most those of the recipe.
+hyperband trains from scratch in each round, with the epochs of that round, at most those of the recipe.
 
 Exit code: 0 every trial has a score; 1 none has, or the search could not go on; 3 some failed; 2 wrong usage."""
 
 
-def add_parser(verbs) -> None:
-    from tfdfd.tuning.tuners import TUNERS
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of `tfdfd tune`."""
+    from tfdfd.tuning import TUNERS
 
-    parser = verbs.add_parser("tune", help="search the settings of a network", description=_DESCRIPTION)
-    parser.add_argument("space", metavar="SPACE", help="a network by name, such as meso4, or a space: FILE.json")
+    parser.description = _DESCRIPTION
+    parser.add_argument("space", metavar="SPACE", help="name of a network, such as meso4, or a space: FILE.json")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv with splits, or its folder")
     parser.add_argument("-o", "--output", required=True, metavar="SEARCH", help="folder of the search")
-    parser.add_argument("--tuner", choices=TUNERS, default="random", help="what chooses values (default: random)")
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="search algorithm")
     parser.add_argument("--max-trials", type=int, default=20, metavar="N", help="default: 20")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes of this machine (default: this one alone)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="a setting of all trials, which is then not searched; repeat it",
-    )
-    parser.add_argument("--quick", action="store_true", help="trials of one epoch of few small crops: whether it runs")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of search and trainings (default: 0)")
-    parser.add_argument("--allow-leaks", action="store_true", help="take a set whose splits share people or files")
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), help="of Keras (default: $KERAS_BACKEND)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: only this one)")
+    add_training(parser, "fixes a setting for all trials, so that it is not searched; repeatable")
+    parser.add_argument("--quick", action="store_true", help="smoke test: trials of one epoch of few small crops")
+    add_seed(parser, "search and training")
+    add_backend(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments) -> int:
-    if arguments.workers is not None and arguments.workers < 0:
-        raise ValueError(f"--workers must be at least 0; received {arguments.workers}.")
-    if arguments.seed < 0:
-        raise ValueError(f"--seed must be at least 0; received {arguments.seed}.")
-    if arguments.backend:
-        os.environ["KERAS_BACKEND"] = arguments.backend
-    from tfdfd.cli.training_progress import TrainingProgress
-    from tfdfd.tuning.roles import CHIEF, WORKER, role, run_alone, run_chief, run_worker
-    from tfdfd.tuning.search import make_search
-    from tfdfd.tuning.space import read_space
+def run(arguments: Namespace) -> int:
+    check_at_least(arguments, "workers", 0)
+    check_at_least(arguments, "seed", 0)
+    select_backend(arguments)
+    from tfdfd.cli.progress import Progress, TrainingProgress
+    from tfdfd.tuning.search import CHIEF, WORKER, make_search, role, run_alone, run_chief, run_worker
+    from tfdfd.tuning.search_space import read_space
 
     space = read_space(arguments.space)
-    part = role(arguments.workers)
-    search = make_search(
-        space,
-        arguments.data,
-        arguments.output,
-        tuner=arguments.tuner,
-        max_trials=arguments.max_trials,
-        seed=arguments.seed,
-        settings=tuple(arguments.settings),
-        quick=arguments.quick,
-        allow_leaks=arguments.allow_leaks,
-    )
-    words = _words(arguments)
+    own_role = role(arguments.workers)
+    options = values_of(arguments, "tuner", "max_trials", "seed", "quick", "allow_leaks")
+    search = make_search(space, arguments.data, arguments.output, settings=tuple(arguments.settings), **options)
+    words = _worker_command(arguments)
     command = shlex.join(["tfdfd", *words, *(["--workers", str(arguments.workers)] if arguments.workers else [])])
-    note = functools.partial(_note, arguments.quiet)
+    note = Progress(arguments.quiet).line
     reports = functools.partial(TrainingProgress, arguments.quiet)
-    if part == WORKER:
+    if own_role == WORKER:
         run_worker(search, reports, note)
         return 0
-    if part == CHIEF:
+    if own_role == CHIEF:
         worker = [sys.executable, "-m", "tfdfd", *words]
         rows, best = run_chief(search, command, worker, arguments.workers or 0, note)
     else:
         rows, best = run_alone(search, command, reports, note)
-    for line in table_of(rows, search.objective):
+    for line in trial_lines(rows, search.objective):
         print(line)
     if best is None:
-        sys.stderr.write(f"tfdfd tune: no trial has a score; {os.path.join(arguments.output, 'trials.csv')} says why\n")
+        table = os.path.join(arguments.output, "trials.csv")
+        sys.stderr.write(f"tfdfd tune: no trial has a score; see the messages in {table}\n")
     else:
         low, high = best["score"]["interval"] or (None, None)
-        between = f" (95 % interval {low:.4f} to {high:.4f}, not corrected for the choice)" if low is not None else ""
-        print(f"best {search.objective} {best['score']['value']:.4f}{between}")
+        interval = f" (95 % interval {low:.4f} to {high:.4f}, not corrected for the choice)" if low is not None else ""
+        print(f"best {search.objective} {best['score']['value']:.4f}{interval}")
         print(_train_command(space.recipe, arguments))
     return exit_code(sum(row["status"] == "COMPLETED" for row in rows), len(rows))
 
 
 def _train_command(recipe, arguments):
-    """What trains the network with the best settings, to be pasted as it is."""
+    """The command that trains the network with the best settings."""
     run = f"{os.path.normpath(arguments.output)}-best"
     words = ["tfdfd", "train", recipe, "--config", os.path.join(arguments.output, "best.json")]
     words += ["--data", arguments.data, "-o", run]
@@ -112,27 +95,8 @@ def _train_command(recipe, arguments):
     return shlex.join([*words, *(["--backend", arguments.backend] if arguments.backend else [])])
 
 
-def table_of(rows: list[dict], objective: str) -> list[str]:
-    """The trials, the best first, the failed last."""
-    rows = sorted(rows, key=lambda row: (row[objective] is None, -(row[objective] or 0)))
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("status", "message")))
-    cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    return [
-        lines[0],
-        *(f"{line}  {row.get('message', '')}".rstrip() for line, row in zip(lines[1:], rows, strict=True)),
-    ]
-
-
-def _cell(value):
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _words(arguments):
-    """The command without --workers: what a worker of this machine is started with."""
+def _worker_command(arguments):
+    """The command without --workers, with which the workers on this machine are started."""
     words = ["tune", arguments.space, "--data", arguments.data, "-o", arguments.output]
     words += ["--tuner", arguments.tuner, "--max-trials", str(arguments.max_trials), "--seed", str(arguments.seed)]
     for setting in arguments.settings:
@@ -141,7 +105,15 @@ def _words(arguments):
     return [*words, *(["--backend", arguments.backend] if arguments.backend else [])]
 
 
-def _note(quiet, text):
-    if not quiet:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+def trial_lines(rows: list[dict], objective: str) -> list[str]:
+    """A table of the trials, the best first, the failed last."""
+    rows = sorted(rows, key=lambda row: (row[objective] is None, -(row[objective] or 0)))
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("status", "message")))
+    head, *lines = table_lines([names, *([_cell(row.get(name)) for name in names] for row in rows)], left=0)
+    return [head, *(f"{line}  {row.get('message', '')}".rstrip() for line, row in zip(lines, rows, strict=True))]
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

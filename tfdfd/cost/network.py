@@ -1,4 +1,4 @@
-"""The cost of a network: counts from its graph, size on disk, latency on this machine, memory."""
+"""Cost of a network: counts from its graph, size on disk, latency on this machine, memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdfd.cost.defaults import BATCHES, RUNTIME, SECONDS
-from tfdfd.cost.hardware import peak_memory
-from tfdfd.cost.process import MeasuringFailed, in_process_of_its_own
-from tfdfd.cost.runtime import check_measurable, network_on
+from tfdfd.cost import BATCHES, RUNTIME, SECONDS, MeasurementError, check_measurable, peak_memory, run_isolated
 from tfdfd.models import build, spec
+from tfdfd.runtime.opening import network_on
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
@@ -22,19 +20,19 @@ MIN_ROUNDS, MAX_ROUNDS = 3, 50
 def network_costs(
     names: Sequence[str], batches: Sequence[int] = BATCHES, seconds: float = SECONDS, runtime: str = RUNTIME
 ) -> Iterator[dict]:
-    """One dict a network, each measured in a process of its own, as they are done.
+    """Yields one dict per network, each measured in a process of its own.
 
     Args:
         names: of `tfdfd.models.list_models()`.
-        batches: sizes of the batches that latency is measured at; none for counts alone.
-        seconds: time for each latency, which ends earlier after 50 rounds and never before 3.
-        runtime: what runs the networks.
+        batches: batch sizes at which latency is measured; none gives counts alone.
+        seconds: duration of each latency measurement; it has at least 3 rounds and at most 50.
+        runtime: one of `tfdfd.runtime.RUNTIMES`.
 
     Yields:
-        `name` with what `measure` returns; or `name` with `error`, a message.
+        `name` and the keys of `measure`; or `name` and `error`, a message.
 
     Raises:
-        ValueError: an unknown name or runtime, or sizes or seconds that are not positive; before anything is measured.
+        ValueError: a name or runtime is unknown, or a size or the seconds are not positive; before any measurement.
     """
     for name in names:
         spec(name)
@@ -49,25 +47,25 @@ def network_costs(
 def _costs(names, arguments):
     for name in names:
         try:
-            found = in_process_of_its_own(f"{__name__}:measure", name=name, **arguments)
-        except MeasuringFailed as error:
-            found = {"error": str(error)}
-        yield {"name": name, **found}
+            result = run_isolated(f"{__name__}:measure", name=name, **arguments)
+        except MeasurementError as error:
+            result = {"error": str(error)}
+        yield {"name": name, **result}
 
 
 def measure(name: str, batches: Sequence[int], seconds: float, runtime: str) -> dict:
-    """Builds the network with random weights, which its cost does not depend on, and measures it in this process.
+    """Builds the network with random weights, which do not affect its cost, and measures it in this process.
 
     Returns:
-        `input`: `[height, width, 3]`; `learned`, `trainable` (as frozen by default), `parameters` (all weights);
-        `macs` and `thesis_macs` of one image; `file_bytes`: of the weights as safetensors; `latency`: for each batch
-        `{"batch", "seconds" (median of a call, from uint8 crops to scores), "rounds"}`; `peak_memory_bytes`: of the
-        whole process up to the last call, libraries included; None without latency.
+        `input`: `[height, width, 3]`; `learned`, `trainable` (with the default freezing), `parameters` (all weights);
+        `macs` and `thesis_macs` of one image; `file_bytes` of the weights as safetensors; `latency`, for each batch
+        size `{"batch", "seconds" (median of a call, from uint8 crops to scores), "rounds"}`; `peak_memory_bytes` of
+        the whole process up to the last call, libraries included; None without latency.
     """
     from tfdfd.models import counting
 
     model = build(name)
-    # First, while the peak holds nothing but the network at work.
+    # First, while the peak includes nothing but the running network.
     score = network_on(runtime, model) if batches else None
     latency = [_latency(score, (size, *model.input_shape[1:]), seconds) for size in batches]
     peak = peak_memory() if batches else None
@@ -85,7 +83,7 @@ def measure(name: str, batches: Sequence[int], seconds: float, runtime: str) -> 
 
 
 def layers_of(name: str) -> list[dict]:
-    """`tfdfd.models.counting.layer_rows` of a network at its published size."""
+    """Rows of `tfdfd.models.counting.layer_rows` for a network at its published size."""
     from tfdfd.models.counting import layer_rows
 
     return layer_rows(build(name))
@@ -96,16 +94,16 @@ def _latency(score, shape, seconds):
     score(crops)  # compiles
     times = [_seconds(score, crops)]
     if times[0] < seconds / MIN_ROUNDS:
-        times.clear()  # one more to warm up, where it costs little
+        times.clear()  # one more warm-up call, where it costs little
     while len(times) < MIN_ROUNDS or (len(times) < MAX_ROUNDS and sum(times) < seconds):
         times.append(_seconds(score, crops))
     return {"batch": shape[0], "seconds": statistics.median(times), "rounds": len(times)}
 
 
 def _seconds(score, crops):
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     score(crops)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_time
 
 
 def _file_bytes(model):

@@ -1,4 +1,4 @@
-"""What S0's slimmed networks save: CPU time and cycles for the same images, beside the paper's Table 3.
+"""Savings of the slimmed networks of document S0: CPU time and cycles for the same images, beside its Table 3.
 
 S0 is Wang and Wu, "Lighten the Face Forgery Detection Network by using MobileNet"; its table gives the CPU cycles that
 MobileNetV3 and its reductions R1, R2, R3 need less than MesoInception4 to score 1,000 images.
@@ -11,12 +11,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfdfd.cost.cycles import count_cycles, why_no_cycles
-from tfdfd.cost.defaults import BATCH, IMAGES, ROUNDS, RUNTIME
-from tfdfd.cost.hardware import cpu_seconds, peak_memory
-from tfdfd.cost.process import MeasuringFailed, in_process_of_its_own
-from tfdfd.cost.runtime import check_measurable, network_on
+from tfdfd.cost import (
+    BATCH,
+    IMAGES,
+    ROUNDS,
+    RUNTIME,
+    MeasurementError,
+    check_measurable,
+    count_cycles,
+    cpu_seconds,
+    peak_memory,
+    run_isolated,
+    why_no_cycles,
+)
 from tfdfd.models import build, spec
+from tfdfd.runtime.opening import network_on
 
 REFERENCE = "meso_inception4"
 # Percent of the reference's cycles.
@@ -28,19 +37,20 @@ TEXTURE = 512
 def rounds_of(
     names: Sequence[str], images: int = IMAGES, batch: int = BATCH, rounds: int = ROUNDS, runtime: str = RUNTIME
 ) -> Iterator[dict]:
-    """One dict a network and round, each in a process of its own; the networks take turns, so that drift meets all.
+    """Yields one dict per network and round, each from a process of its own. The networks alternate, so that drift
+    affects all of them.
 
     Yields:
-        `name`, `round` (from 1) and what `measure` returns; or `name`, `round` and `error`, a message.
+        `name`, `round` (from 1) and the keys of `measure`; or `name`, `round` and `error`, a message.
 
     Raises:
-        ValueError: an unknown name or runtime, or counts below 1; before anything is measured.
+        ValueError: a name or runtime is unknown, or a count is below 1; before any measurement.
     """
     for name in names:
         spec(name)
-    for what, value in {"images": images, "batch": batch, "rounds": rounds}.items():
+    for option, value in {"images": images, "batch": batch, "rounds": rounds}.items():
         if value < 1:
-            raise ValueError(f"{what} must be at least 1; received {value}.")
+            raise ValueError(f"{option} must be at least 1; received {value}.")
     check_measurable(runtime)
     arguments = {"images": images, "batch": batch, "runtime": runtime, "cycles": why_no_cycles() is None}
     return _rounds(names, rounds, arguments)
@@ -49,24 +59,25 @@ def rounds_of(
 def _rounds(names, rounds, arguments):
     for number in range(1, rounds + 1):
         for name in names:
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             try:
-                found = in_process_of_its_own(f"{__name__}:measure", name=name, **arguments)
-                found["start_wall_s"] = time.perf_counter() - begun - found["wall_s"]
-            except MeasuringFailed as error:
-                found = {"error": str(error)}
-            yield {"name": name, "round": number, **found}
+                result = run_isolated(f"{__name__}:measure", name=name, **arguments)
+                result["start_wall_s"] = time.perf_counter() - start_time - result["wall_s"]
+            except MeasurementError as error:
+                result = {"error": str(error)}
+            yield {"name": name, "round": number, **result}
 
 
 def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> dict:
-    """Scores the images in this process with random weights (seeded), which the cost does not depend on.
+    """Scores the images in this process with random weights (seeded), which do not affect the cost.
 
-    Measured is the way from uint8 crops at the network's size to P(fake): gathering a batch, scaling it to [0, 1], the
-    network. Not in it: Python's and TensorFlow's start, building, converting, compiling, and the procedural images.
+    The measurement covers the steps from uint8 crops at the network's size to P(fake): gathering a batch, scaling it to
+    [0, 1], the network. It excludes the start of Python and TensorFlow, building, converting, compiling, and the
+    generation of the images.
 
     Returns:
-        `user_s`, `system_s`: CPU time of all threads; `wall_s`; `cycles`, or None; `start_cpu_s`: CPU time before;
-        `peak_memory_bytes`: of the whole process, libraries included.
+        `user_s` and `system_s`, CPU time of all threads; `wall_s`; `cycles`, or None; `start_cpu_s`, CPU time before;
+        `peak_memory_bytes` of the whole process, libraries included.
     """
     import keras
 
@@ -77,16 +88,16 @@ def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> d
     for size in {min(batch, images), images % batch or batch}:  # the last batch may be smaller
         for _ in range(2):
             score(crops.batch(0, size))
-    found = {}
+    result = {}
 
     def work():
         user, system = cpu_seconds()
-        found["start_cpu_s"] = user + system
-        begun = time.perf_counter()
+        result["start_cpu_s"] = user + system
+        start_time = time.perf_counter()
         for start in range(0, images, batch):
             score(crops.batch(start, min(start + batch, images)))
-        found["wall_s"] = time.perf_counter() - begun
-        found["user_s"], found["system_s"] = (
+        result["wall_s"] = time.perf_counter() - start_time
+        result["user_s"], result["system_s"] = (
             now - then for now, then in zip(cpu_seconds(), (user, system), strict=True)
         )
 
@@ -95,14 +106,14 @@ def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> d
     else:
         counted = None
         work()
-    return {**found, "cycles": counted, "peak_memory_bytes": peak_memory()}
+    return {**result, "cycles": counted, "peak_memory_bytes": peak_memory()}
 
 
 class Crops:
-    """Images of any size without their memory: windows of one texture, at places that are the same at every size.
+    """Images of any size without their memory: windows of one texture, at the same relative positions at every size.
 
     Args:
-        count: how many images there are.
+        count: number of images.
         height: of an image in pixels.
         width: of an image in pixels.
     """
@@ -116,32 +127,32 @@ class Crops:
         rows, columns = (np.arange(2 * side) * TEXTURE // (2 * side) for side in (height, width))
         self._texture = texture[rows][:, columns]
         self._size = height, width
-        self._places = (rng.random((count, 2)) * (height, width)).astype(int)
+        self._corners = (rng.random((count, 2)) * (height, width)).astype(int)
 
     def batch(self, start: int, stop: int) -> np.ndarray:
         """Images `start` to `stop`, uint8 `(n, height, width, 3)`."""
         height, width = self._size
-        return np.stack([self._texture[y : y + height, x : x + width] for y, x in self._places[start:stop]])
+        return np.stack([self._texture[y : y + height, x : x + width] for y, x in self._corners[start:stop]])
 
 
 def compare(measured: Sequence[dict]) -> list[dict]:
-    """The best round of each network by CPU time, with what it saves against the first one.
+    """The best round of each network by CPU time, with its savings relative to the first network.
 
     Args:
-        measured: what `rounds_of` yields, or a part of it.
+        measured: the dicts of `rounds_of`, or some of them.
 
     Returns:
-        One dict a network in order of appearance: `name`, `cpu_s` and what `measure` returns, of the best round;
-        `saves_cpu` and `saves_cycles`: percent of the first network's (None where unknown); `paper_saves`: the
-        paper's percent of cycles, or None; `holds`: whether ours reach the paper's (by cycles where they are counted,
-        else by CPU time), or None where there is nothing to compare. A network without any round: `name`, `error`.
+        One dict per network in order of appearance: `name`, `cpu_s` and the keys of `measure`, of the best round;
+        `saves_cpu` and `saves_cycles`, percent of the first network's (None if unknown); `paper_saves`, the paper's
+        percent of cycles, or None; `holds`, whether the savings reach the paper's (by cycles if they are counted, else
+        by CPU time), or None if there is nothing to compare. A network without a round: `name` and `error`.
     """
-    best = {}
+    best: dict[str, list[dict]] = {}
     for row in measured:
         rounds = best.setdefault(row["name"], [])
         rounds.append(row)
-    found = [_best(name, rounds) for name, rounds in best.items()]
-    return [_against(row, found[0]) for row in found]
+    result = [_best(name, rounds) for name, rounds in best.items()]
+    return [_against(row, result[0]) for row in result]
 
 
 def _best(name, rounds):

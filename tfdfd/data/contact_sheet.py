@@ -1,4 +1,4 @@
-"""A contact sheet of self-blended pairs, for a person to see what a network is to learn from."""
+"""Contact sheets of self-blended pairs, to inspect what a network trains on."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.crops import TABLE, faces_of
-from tfdfd.data.self_blended import crop_alike, degrade_pair, self_blend
+from tfdfd.data.crops import TABLE, crop_alike, faces_of
+from tfdfd.data.degrade import degrade_pair
+from tfdfd.data.pair_sets import MARGIN
+from tfdfd.data.self_blending import self_blend
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import Face, FaceDetector
+from tfdfd.faces import Face, FaceDetector
+from tfdfd.media import Limits, MediaError
 from tfdfd.media.decode import Frame, read_media
-from tfdfd.media.errors import MediaError
 from tfdfd.media.inputs import list_inputs
-from tfdfd.media.limits import Limits
 
 COLUMNS = ("real", "blended", "mask", "difference x4")
 AMPLIFIED = 4
-# Crops of photographs that are crops already: wider ones would mirror a second pair of eyes into the picture.
-MARGIN = (0.95, 1.4)
-ROWS = 8  # of pairs one below the other; what is more goes beside them
-_LARGEST_SIDE = 1024  # of a photograph; more is lost on a crop of this size
+ROWS = 8  # pairs in a column of the sheet; further ones are placed beside them
+_LARGEST_SIDE = 1024  # of a photograph in pixels; more is lost on a crop of this size
 _GAP, _HEADING = 2, 22
 
 
 @dataclass
-class Pair:
-    """One real picture and the fake made from it.
+class PreviewPair:
+    """A real picture and the fake made from it.
 
     Attributes:
         path: of the photograph.
         real: RGB uint8 `(size, size, 3)`.
         fake: the same.
-        mask: float32 `(size, size)` in [0, 1]: share of the altered face in the fake.
+        mask: float32 `(size, size)` in [0, 1]: weight of the altered face in the fake.
     """
 
     path: str
@@ -47,47 +46,49 @@ class Pair:
 
 @dataclass
 class Refusal:
-    """A photograph that no pair can be made from, and why."""
+    """A photograph that no pair can be made from, and the reason."""
 
     path: str
     message: str
 
 
 def genuine_images(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """Images among files and folders; of a `faces.csv`, or a folder with one, its real crops only.
+    """Images among files and folders; of a `faces.csv`, or a folder with one, only its real crops.
 
     Raises:
         ValueError: there is none.
     """
-    found, refused = [], []
+    images, refused = [], []
     for path in paths:
         if Path(path, TABLE).is_file() or (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
             faces = faces_of(path)
-            found += [faces.path(number) for number, row in enumerate(faces.rows) if row.label == REAL]
+            images += [faces.path(number) for number, row in enumerate(faces.rows) if row.label == REAL]
         else:
             items = list_inputs([path]).items
-            found += [item.path for item in items if item.kind == "image" and not item.error]
+            images += [item.path for item in items if item.kind == "image" and not item.error]
             refused += [f" {item.path}: {item.error.message}." for item in items if item.error]
-    if not found:
+    if not images:
         named = ", ".join(map(str, paths))
         raise ValueError(
             f"no genuine image in {named}; give photographs, or a folder of them or of `tfdfd extract`."
             f"{''.join(refused[:3])}"
         )
-    return found
+    return images
 
 
-def pairs(images: list[str], count: int, seed: int, size: int, detector: FaceDetector) -> Iterator[Pair | Refusal]:
-    """`count` pairs from images in random order, and a `Refusal` for each image passed over on the way.
+def preview_pairs(
+    images: list[str], count: int, seed: int, size: int, detector: FaceDetector
+) -> Iterator[PreviewPair | Refusal]:
+    """`count` pairs from images in random order, and a `Refusal` for each image skipped on the way.
 
-    The images are gone through again, with other draws, when there are fewer than `count`; not those without a face.
+    If there are fewer images than `count`, those with a face are used again, with other draws.
 
     Args:
         images: names of files.
-        count: how many pairs, at least 1.
-        seed: the same one gives the same pairs.
+        count: number of pairs, at least 1.
+        seed: the same seed gives the same pairs.
         size: side of the crops in pixels.
-        detector: one that finds landmarks.
+        detector: one that detects landmarks.
 
     Raises:
         ValueError: `count` or `size` is less than 1.
@@ -100,7 +101,7 @@ def pairs(images: list[str], count: int, seed: int, size: int, detector: FaceDet
         usable = []
         for path in order:
             try:
-                pixels, face = _face(path, detector)
+                pixels, face = _best_face(path, detector)
                 pair = _pair(path, pixels, face, np.random.default_rng([seed, made]), size)
             except (MediaError, ValueError) as error:
                 yield Refusal(path, str(error))
@@ -113,7 +114,7 @@ def pairs(images: list[str], count: int, seed: int, size: int, detector: FaceDet
         order = usable
 
 
-def contact_sheet(pairs: list[Pair], rows: int = ROWS) -> np.ndarray:
+def contact_sheet(pairs: list[PreviewPair], rows: int = ROWS) -> np.ndarray:
     """Pairs as rows of real, blended, mask and difference, RGB uint8; more than `rows` of them stand side by side."""
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair; received none.")
@@ -128,14 +129,12 @@ def contact_sheet(pairs: list[Pair], rows: int = ROWS) -> np.ndarray:
             sheet[:_HEADING, left + column * step :][:, :size] = _heading(title, size)
         for row, pair in enumerate(block):
             top = _HEADING + row * step
-            for column, picture in enumerate(_pictures(pair)):
+            mask = np.rint(255 * pair.mask).astype(np.uint8)[..., None].repeat(3, axis=2)
+            # The multiplication saturates at white.
+            difference = cv2.multiply(cv2.absdiff(pair.real, pair.fake), (AMPLIFIED,) * 3)
+            for column, picture in enumerate((pair.real, pair.fake, mask, difference)):
                 sheet[top : top + size, left + column * step :][:, :size] = picture
     return sheet[: height - _GAP]
-
-
-def _heading(title, width):
-    field = np.full((_HEADING, width, 3), 255, np.uint8)
-    return cv2.putText(field, title, (0, _HEADING - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def as_png(image: np.ndarray) -> bytes:
@@ -143,20 +142,19 @@ def as_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
-def _pictures(pair):
-    mask = np.rint(255 * pair.mask).astype(np.uint8)[..., None].repeat(3, axis=2)
-    # Saturates at white.
-    return pair.real, pair.fake, mask, cv2.multiply(cv2.absdiff(pair.real, pair.fake), (AMPLIFIED,) * 3)
+def _heading(title, width):
+    strip = np.full((_HEADING, width, 3), 255, np.uint8)
+    return cv2.putText(strip, title, (0, _HEADING - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _pair(path, pixels, face, rng, size):
     real, fake, mask = self_blend(pixels, face.landmarks, rng)
     real, fake = degrade_pair(real, fake, rng)
-    return Pair(path, *crop_alike((real, fake, mask), face.box, rng, MARGIN, size=size))
+    return PreviewPair(path, *crop_alike((real, fake, mask), face.box, rng, MARGIN, size=size))
 
 
-def _face(path, detector) -> tuple[np.ndarray, Face]:
-    """The photograph, at most 1024 pixels long, and the face in it that the detector is surest of."""
+def _best_face(path, detector) -> tuple[np.ndarray, Face]:
+    """The photograph, at most 1024 pixels long, and its face with the highest detector score."""
     pixels = next(part.pixels for part in read_media(path, 1, Limits()) if isinstance(part, Frame))
     factor = _LARGEST_SIDE / max(pixels.shape)
     if factor < 1:

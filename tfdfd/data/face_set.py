@@ -1,16 +1,15 @@
-"""From an index of videos to a set of face crops: resumable, bounded in memory, the same bytes however often it stops.
+"""Face sets: the face crops of an index of videos, resumable and bounded in memory.
 
 A folder holds
     crops/      the crops of each video in a folder of its own (or, mirrored, one file each)
-    boxes/      the detected faces of each video (`tfdfd.data.boxes`)
-    records/    what became of each video; written last, so that a video with a record is done
-    faces.csv   a row a crop (`FaceRow`), sorted by video, frame and track
-    status.csv  a row a video (`StatusRow`)
+    boxes/      the detected faces of each video (`tfdfd.data.cut_faces`)
+    records/    the result for each video; written last, so that a video with a record is done
+    faces.csv   a row per crop (`FaceRow`), sorted by video, frame and track
+    status.csv  a row per video (`StatusRow`)
     run.json    versions, arguments, digest of the index; in the end the counts
 
-Whatever is not whole lies in `.partial`, which the next run clears. The work on a video (`tfdfd.data.face_work`) is a
-function of its job that any engine may run: `tfdfd.data.local_engine` on this machine, `tfdfd.data.ray_engine` on a
-cluster.
+Incomplete files lie in `.partial`, which the next run clears. The work on a video is a function of its job that any
+engine of `tfdfd.data.engines` may run. However often a run is interrupted, the bytes are the same.
 """
 
 from __future__ import annotations
@@ -20,30 +19,31 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar, Protocol
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
-from tfdfd.data.face_options import ORIGINAL, FaceOptions
-from tfdfd.data.face_record import FAILED, MULTIPLE, OF_ORIGINAL, READ, Record
-from tfdfd.data.face_work import VERSIONS, FaceWork, VideoJob
-from tfdfd.data.local_engine import LocalEngine
-from tfdfd.data.safe_names import safe_names
+from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
+from tfdfd.data.engines import Engine, LocalEngine
+from tfdfd.data.options import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
-from tfdfd.faces.detectors import NO_DETECTOR
+from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sha256
 from tfdfd.workdir import RUN, WorkDir
 
 SCHEMA = 1
-# Where the boxes are stored ones, these are of the run that stored them.
+# With stored boxes, these arguments are those of the run that stored them.
 _OF_BOXES = ("frames", "every_s", "first", "all", "detector", "detector_options", "boxes_from")
+_LONGEST = 100
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class StatusRow:
-    """One row of `status.csv`: a `Record` with its crops counted."""
+    """One row of `status.csv`: a `VideoRecord` with its crops counted."""
 
     video: str
     kind: str | None
@@ -60,40 +60,26 @@ class StatusRow:
     }  # fmt: skip
 
 
-class Engine(Protocol):
-    """What has the work on videos done."""
-
-    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[Record]:
-        """`work.do` for each job, at most once at a time; gives the records in the order of the jobs.
-
-        Args:
-            work: what is done, by any process that sees the folders.
-            phases: the jobs; those of a phase need those of all before it done.
-        """
-
-
 class FaceSet:
-    """A face set in the making, or a finished one.
+    """A new, interrupted or finished face set. Use as a context manager: it locks the folder against other runs.
 
     Args:
         index: an `index.csv`.
         root: the folder that its paths are relative to.
-        folder: where the set is or will be.
-        options: how it is cut.
-        stored: another face set of the same index whose boxes are used: nothing is detected, its choice of frames
-            and its detector hold.
-        engine: what has the work done; None: processes of this machine, one a core.
-        retry: statuses of `FAILED`; videos that ended in one of them are done again, and so are the fakes that would
-            have been cut by their boxes.
+        folder: of the set.
+        options: of the set.
+        stored: another face set of the same index whose boxes are used: nothing is detected, and its frames and
+            detector apply.
+        engine: runs the work; None: processes of this machine, one per core.
+        retry: statuses of `FAILED`; videos with one of them are done again, and so are the fakes that would have been
+            cut by their boxes.
 
     Attributes:
         rows: of the index.
-        pending: those that are still to be done.
-
-    Use as a context manager: it keeps other runs out of the folder.
+        pending: rows that are not done yet.
 
     Raises:
-        ValueError: the index, `stored` or `retry` is of no use, or the folder holds something else.
+        ValueError: the index, `stored` or `retry` is invalid, or the folder holds something else.
         OSError: the folder cannot be written.
     """
 
@@ -112,12 +98,12 @@ class FaceSet:
         self._root, self._folder = Path(root), Path(folder)
         if not self._root.is_dir():
             raise ValueError(
-                f"{root} is no folder; give the folder that the paths of {index} are relative to (--root)."
+                f"{root} is not a folder; give the folder that the paths of {index} are relative to (--root)."
             )
         self._by_path = {row.path: row for row in self.rows}
         if len(self._by_path) < len(self.rows):
             twice = next(a.path for a, b in zip(self.rows, self.rows[1:], strict=False) if a.path == b.path)
-            raise ValueError(f"{index} lists {twice!r} more than once; every path may be there once only.")
+            raise ValueError(f"{index} lists {twice!r} more than once; paths must be unique.")
         self._names = safe_names(self._by_path)
         self._stored = Path(stored) if stored is not None else None
         self._request = {
@@ -132,19 +118,18 @@ class FaceSet:
         if unknown:
             raise ValueError(f"retry takes {', '.join(FAILED)}; received {', '.join(map(repr, unknown))}.")
         options = replace(self.options, detector_options=self.options.detector_options | self._detector_files())
-        places = [None if place is None else Path(os.path.abspath(place)) for place in (root, folder, stored)]
-        self._work = FaceWork(options, *places, VERSIONS)
+        folders = [None if path is None else Path(os.path.abspath(path)) for path in (root, folder, stored)]
+        self._work = FaceWork(options, *folders, VERSIONS)
         self._engine = engine or LocalEngine()
         self._running = None
-        # What is not whole belongs to a run that is gone, or this folder would be locked.
-        partial = self._work.partial
         self._set = WorkDir(
-            self._folder, "tfdfd extract", self._request, holds="face set", state=_state(None), upgrade=_face_set
+            self._folder, "tfdfd extract", self._request, holds="face set", state=_state(None), upgrade=_check_run
         )
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            # It may be there still: a worker that outlives a killed run by a moment writes into it.
-            partial.mkdir(exist_ok=True)
+            # The folder is locked, so its incomplete files belong to a run that has ended.
+            shutil.rmtree(self._work.partial, ignore_errors=True)
+            # It may exist again: a worker can outlive a killed run for a moment and write into it.
+            self._work.partial.mkdir(exist_ok=True)
             self.pending = self._begin(retry, bool(self._set.before and self._set.before["finished"]))
         except BaseException:
             self.close()
@@ -155,20 +140,20 @@ class FaceSet:
 
     def __exit__(self, *error):
         if self._running is not None:
-            self._running.close()  # whoever is at work would write into the folder
+            self._running.close()  # workers would still write into the folder
         self.close()
 
     def close(self) -> None:
-        """Lets others into the folder."""
+        """Releases the folder."""
         shutil.rmtree(self._work.partial, ignore_errors=True)
         self._set.close()
 
-    def extract(self) -> Iterator[Record]:
-        """Does what is pending, originals before the fakes that use their boxes, and gives each record as it is done.
+    def extract(self) -> Iterator[VideoRecord]:
+        """Processes pending rows, originals before the fakes that use their boxes; yields each record as it is done.
 
         Raises:
-            OSError: the folder cannot be written (a full disk); what was done stays.
-            ValueError, RuntimeError: the detector or the engine cannot be had as asked for.
+            OSError: the folder cannot be written (a full disk); finished videos stay.
+            ValueError, RuntimeError: the detector or the engine is not available as configured.
         """
         jobs = [VideoJob(row, self._names[row.path], self._original_of(row)) for row in self.pending]
         phases = [[job for job in jobs if job.original is None], [job for job in jobs if job.original is not None]]
@@ -191,27 +176,28 @@ class FaceSet:
         self._set.write(_state(counts))
         return counts
 
-    def _face_rows(self, tell):
-        """The rows of `faces.csv`; `tell` is given that of `status.csv` of each video, so that it is read once."""
+    def _face_rows(self, add_status):
+        """The rows of `faces.csv`; `add_status` gets the row of `status.csv` of each video, read at the same time."""
         for row in self.rows:
             record = self._record(row)
             if record is None:
                 raise RuntimeError(
-                    f"{self._folder} has no record of {row.path!r}, though its work is done; all who work on the set "
-                    "must see the same folder."
+                    f"{self._folder} has no record of {row.path!r}, though its work is done; all machines that work on "
+                    "the set must see the same folder."
                 )
-            tell(_status_row(record))
+            counts = record.frames, len(record.crops), int(record.multiple_faces)
+            add_status(StatusRow(record.video, record.kind, record.status, *counts, record.boxes, record.message))
             of_video = {"dataset": row.dataset, "video": row.path, "label": row.label, "method": row.method}
             of_video |= {"source_id": row.source_id, "identity": row.identity, "compression": row.compression}
             for crop in record.crops:
                 yield FaceRow(**crop | {"box": tuple(crop["box"])}, **of_video, split=row.split)
 
     def _digests(self):
-        """The detector's options, files among them by what is in them."""
+        """The detector's options, files represented by their digests."""
         return self.options.detector_options | {name: sha256(file) for name, file in self._detector_files().items()}
 
     def _detector_files(self):
-        """Those of the detector's options that are files, by their absolute names."""
+        """The absolute paths of the detector's options that are files."""
         options = self.options.detector_options.items()
         return {name: os.path.abspath(value) for name, value in options if value and os.path.isfile(str(value))}
 
@@ -219,55 +205,55 @@ class FaceSet:
         run = self._stored / RUN
         try:
             data = run.read_bytes()
-            told = json.loads(data)
-            finished, arguments = told["finished"], told["arguments"]
-            same_index = told["index_sha256"] == self._request["index_sha256"]
+            before = json.loads(data)
+            finished, arguments = before["finished"], before["arguments"]
+            same_index = before["index_sha256"] == self._request["index_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._stored} is no face set whose boxes could be used: {error}.") from error
         if not finished:
             raise ValueError(f"the face set {self._stored} is not finished; run its 'tfdfd extract' to the end first.")
         if not same_index:
             raise ValueError(
-                f"the face set {self._stored} was made of another index (SHA-256 {told['index_sha256']}, here "
+                f"the face set {self._stored} was made of another index (SHA-256 {before['index_sha256']}, here "
                 f"{self._request['index_sha256']}); its boxes fit no other."
             )
         if arguments["detector"] == NO_DETECTOR:
             raise ValueError(f"the face set {self._stored} has whole frames for faces; it has no boxes to cut by.")
         if self.options.mirror and not arguments["first"]:
             raise ValueError(
-                f"a mirrored tree has one crop a video; {self._stored} has the boxes of more than one frame."
+                f"a mirrored tree has one crop per video; {self._stored} has the boxes of more than one frame."
             )
         return {key: arguments[key] for key in _OF_BOXES} | {"stored": hashlib.sha256(data).hexdigest()}
 
     def _begin(self, retry, finished):
-        """Drops the records of what is to be done again; returns the rows that are to be done."""
+        """Removes the records of videos to be repeated; returns the pending rows."""
         records = ((row.path, self._record(row)) for row in self.rows)
         ends = {path: (record.status, record.boxes) for path, record in records if record is not None}
         again = {path for path, (status, _) in ends.items() if status in retry}
         names = {self._names[path] for path in again}
         for row in self.rows:
-            # A fake was done by itself where its original could not be.
+            # A fake was cut by its own boxes where its original failed.
             if self._original_of(row) in names and ends.get(row.path, (None, OF_ORIGINAL))[1] != OF_ORIGINAL:
                 again.add(row.path)
-        # What failed may have been replaced by what can be read.
+        # A failed file may have been replaced by a readable one.
         self._refuse_other_files(path for path, (status, _) in ends.items() if status in READ and path not in again)
         pending = [row for row in self.rows if row.path not in ends or row.path in again]
         if pending and finished:
             self._set.write(_state(None))
         for path in again:
-            self._work.place("records", self._names[path]).unlink()
+            self._work.file_of("records", self._names[path]).unlink()
         return pending
 
     def _refuse_other_files(self, paths):
-        """Crops of one data set are not gone on with from another one of the same index; files may be gone by now."""
+        """Raises `ValueError` for files of another size than the index has; missing files are accepted."""
         for path in paths:
             file, known = self._root / path, self._by_path[path].bytes
             with contextlib.suppress(OSError):
-                found = file.stat().st_size
-                if known not in (None, found):
+                size = file.stat().st_size
+                if known not in (None, size):
                     raise ValueError(
                         f"{self._folder} has crops of {path!r} as the index knows it, with {known:,} bytes; {file} has "
-                        f"{found:,}: another data set (--root), or the file was changed. Give the same again to go on, "
+                        f"{size:,}: another data set (--root), or the file was changed. Give the same again to resume, "
                         "or index it anew and give another folder."
                     )
 
@@ -275,7 +261,7 @@ class FaceSet:
         return self._work.record(self._names[row.path])
 
     def _original_of(self, row):
-        """The name of the row whose boxes are to be used for this one."""
+        """The name of the row whose boxes are used for this one, or None."""
         if self.options.boxes_from != ORIGINAL or self._stored or row.label != FAKE:
             return None
         original = self._by_path.get(row.original)
@@ -286,20 +272,39 @@ def _state(counts):
     return {"finished": counts is not None, "counts": counts}
 
 
-def _face_set(told):
-    if not {"schema", "index_sha256", "arguments", "finished"} <= told.keys():
+def _check_run(before):
+    if not {"schema", "index_sha256", "arguments", "finished"} <= before.keys():
         raise ValueError(f"the folder holds other work than a face set (see its {RUN}); give another folder.")
-    return told
+    return before
 
 
-def _status_row(record):
-    return StatusRow(
-        record.video,
-        record.kind,
-        record.status,
-        record.frames,
-        len(record.crops),
-        int(record.multiple_faces),
-        record.boxes,
-        record.message,
-    )
+def safe_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names for the paths of an index that every file system accepts, one per path.
+
+    Names are relative, without suffix, in the tree of the paths: ASCII letters, digits, `_`, `-`, and dots inside. A
+    path that is no such name itself, differs from another in suffix or case only, or equals a folder of another, gets
+    digits of its SHA-256 appended. No name is another's folder, and no folder has a dot in its name.
+    """
+    paths = list(dict.fromkeys(paths))
+    plain = {path: _plain_name(path) for path in paths}
+    count = collections.Counter(name.lower() for name, _ in plain.values())
+    folders = {str(folder).lower() for name, _ in plain.values() for folder in PurePosixPath(name).parents}
+    for digits in (_DIGITS, 64):
+        names = {
+            path: name
+            if same and count[name.lower()] == 1 and name.lower() not in folders
+            else f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:digits]}"
+            for path, (name, same) in plain.items()
+        }
+        if len({name.lower() for name in names.values()}) == len(names):
+            break
+    return names
+
+
+def _plain_name(path):
+    """The name with unsafe characters replaced, and whether there were none."""
+    pure = PurePosixPath(path)
+    wanted = [*pure.parts[:-1], pure.stem]
+    safe = [re.sub(r"[^A-Za-z0-9_-]", "_", part)[:_LONGEST] for part in wanted[:-1]]
+    safe.append(re.sub(r"[^A-Za-z0-9_.-]|^\.|\.$", "_", wanted[-1])[:_LONGEST])
+    return "/".join(safe), safe == wanted

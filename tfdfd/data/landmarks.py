@@ -1,7 +1,8 @@
-"""Five landmarks of each real crop, which self-blending needs: found once, kept in `landmarks.csv` beside the crops.
+"""Five landmarks of each real crop, as self-blending needs them: detected once, stored in `landmarks.csv`.
 
-CSV, UTF-8 (bytes of a file name that are none survive), a row a crop; rows are added as they are found, and of several
-rows of one file the last one counts. A row whose digest is no longer the crop's is found anew.
+The table is CSV in UTF-8 (undecodable bytes of file names survive), a row per crop. Rows are appended as they are
+detected; of several rows of one file the last one counts. A row whose digest no longer matches the crop is detected
+anew.
 """
 
 from __future__ import annotations
@@ -17,35 +18,34 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.crop_pixels import decoded
-from tfdfd.data.crops import Faces
-from tfdfd.data.self_blended import check_landmarks
+from tfdfd.data.crops import Faces, decode_pixels
+from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
-from tfdfd.faces.face import FaceDetector
+from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
 
 TABLE = "landmarks.csv"
 OK, NO_FACE, PARTIAL, DECODE_ERROR, NOT_FOUND = STATUSES = ("ok", "no_face", "partial", "decode_error", "not_found")
 _COLUMNS = ("file", "sha256", "status", "score", "box", "points")
-# In a crop the face is large. At one size for all, a quarter of which is the smallest face looked for, it is found
-# three times as fast as among all sizes from 20 pixels.
+# In a crop the face is large. Resized to one size for all, a quarter of which is the smallest face searched for, crops
+# are processed three times as fast as with all face sizes from 20 pixels.
 _SIDE = 192
-_BLOCK = 64  # crops that go through the detector together; that many are lost when a run is stopped
+_BLOCK = 64  # crops per detector call; the results of one block are lost when a run is interrupted
 
 
 @dataclass(frozen=True)
 class FaceLandmarks:
-    """Where the face is in a crop.
+    """The face in a crop.
 
     Attributes:
         file: of the crop, as in its table.
-        sha256: of the file when the face was looked for; None where it could not be read.
+        sha256: of the file when the face was detected; None where it could not be read.
         status: `ok`; `no_face`; `partial`: a face whose landmarks leave the crop or lie too close together for
             self-blending; `decode_error`; `not_found`.
         score: of the detector, in [0, 1]; None without a face.
         box: `(x, y, width, height)` in pixels of the crop; None without a face.
-        points: `(5, 2)` x, y in pixels of the crop: left eye, right eye (as seen), nose, left and right corner of the
-            mouth; None without a face.
+        points: `(5, 2)` x, y in pixels of the crop: left eye, right eye (as seen), nose, left and right mouth corner;
+            None without a face.
     """
 
     file: str
@@ -59,68 +59,66 @@ class FaceLandmarks:
 def landmarks_of(
     faces: Faces, table: str | os.PathLike | None = None, detector: FaceDetector | None = None
 ) -> dict[str, FaceLandmarks]:
-    """The landmarks of each real crop, by file, whatever their status; arguments and errors as of `find_landmarks`."""
-    return {found.file: found for found in find_landmarks(faces, table, detector)}
+    """The landmarks of each real crop, by file, whatever their status; for arguments see `find_landmarks`."""
+    return {entry.file: entry for entry in find_landmarks(faces, table, detector)}
 
 
 def find_landmarks(
     faces: Faces, table: str | os.PathLike | None = None, detector: FaceDetector | None = None
 ) -> Iterator[FaceLandmarks]:
-    """Reads the landmarks of the real crops, and finds those that are missing or of other bytes.
+    """Reads the landmarks of the real crops, and detects those that are missing or of other bytes.
 
-    What is found is written a block at a time: a run that was stopped goes on. Of several faces the largest counts.
-    Crops whose table says their digest are opened only if their landmarks are not known.
+    Results are written a block at a time: an interrupted run resumes. Of several faces the largest is taken. Crops with
+    a digest in their table are opened only if their landmarks are unknown.
 
     Args:
-        faces: which crops; fakes are passed over.
-        table: where landmarks are kept; None: `landmarks.csv` in the folder of the crops.
-        detector: one that finds landmarks; None: MTCNN.
+        faces: the crops; fakes are ignored.
+        table: the file that stores landmarks; None: `landmarks.csv` in the folder of the crops.
+        detector: one that detects landmarks; None: MTCNN.
 
     Yields:
-        One for each real crop, in their order; each one is on disk.
+        One entry per real crop, in their order; each one is already on disk.
 
     Raises:
-        ValueError: the table has another form, or a crop is not the one that its `faces.csv` tells of.
+        ValueError: the table has another form, or a crop differs from the digest in its `faces.csv`.
         OSError: the table cannot be written.
     """
     table = Path(faces.root / TABLE if table is None else table)
-    known = _opened(table)
-    real = [(row, faces.path(position)) for position, row in enumerate(faces.rows) if row.label == REAL]
+    known = _open_table(table)
+    real = [position for position, row in enumerate(faces.rows) if row.label == REAL]
     for start in range(0, len(real), _BLOCK):
-        block, found, pictures = real[start : start + _BLOCK], {}, {}
-        for row, path in block:
+        block, entries, pictures = real[start : start + _BLOCK], {}, {}
+        for position in block:
+            row = faces.rows[position]
             entry = known.get(row.file)
             if entry is None or entry.sha256 is None or entry.sha256 != row.sha256:
-                entry, pixels = _looked_at(row, path, entry)
+                entry, pixels = _read_crop(faces, position, entry)
                 if pixels is not None:
                     pictures[row.file] = entry, pixels
-            found[row.file] = entry
+            entries[row.file] = entry
         if pictures:
             detector = detector or _mtcnn()
-            entries, pixels = zip(*pictures.values(), strict=True)
-            found |= {entry.file: entry for entry in _detected(entries, pixels, detector)}
-        new = [entry for entry in found.values() if known.get(entry.file) != entry]
+            entries |= {entry.file: entry for entry in _detect(*zip(*pictures.values(), strict=True), detector)}
+        new = [entry for entry in entries.values() if known.get(entry.file) != entry]
         if new:
             _append(table, new)
-        yield from found.values()
+        yield from entries.values()
 
 
-def _looked_at(row, path, entry):
-    """What is known of a crop by its bytes, and its pixels if it must be gone through the detector."""
+def _read_crop(faces, position, entry):
+    """The entry of a crop as far as its bytes determine it, and its pixels if detection is needed."""
+    file = faces.rows[position].file
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = faces.read(position)
     except FileNotFoundError:
-        return FaceLandmarks(row.file, None, NOT_FOUND), None
+        return FaceLandmarks(file, None, NOT_FOUND), None
     digest = hashlib.sha256(data).hexdigest()
-    if row.sha256 not in (None, digest):
-        raise ValueError(f"{path} has other bytes than its table says (sha256 {row.sha256}); extract it again.")
     if entry is not None and entry.sha256 == digest:
         return entry, None
     try:
-        return FaceLandmarks(row.file, digest, OK), decoded(data, path)
+        return FaceLandmarks(file, digest, OK), decode_pixels(data, file)
     except ValueError:
-        return FaceLandmarks(row.file, digest, DECODE_ERROR), None
+        return FaceLandmarks(file, digest, DECODE_ERROR), None
 
 
 def _mtcnn():
@@ -129,9 +127,9 @@ def _mtcnn():
     return MtcnnDetector(min_face_size=_SIDE // 4)
 
 
-def _detected(entries, pictures, detector):
+def _detect(entries, pictures, detector):
     factors = [_SIDE / max(picture.shape[:2]) for picture in pictures]
-    scaled = [_scaled(picture, factor) for picture, factor in zip(pictures, factors, strict=True)]
+    scaled = [_scale(picture, factor) for picture, factor in zip(pictures, factors, strict=True)]
     answers = detector.detect(scaled, [min(factor, 1.0) for factor in factors])
     for entry, picture, factor, answer in zip(entries, pictures, factors, answers, strict=True):
         faces = [face.scaled(1 / factor) for face in answer if face.landmarks is not None]
@@ -150,14 +148,14 @@ def _detected(entries, pictures, detector):
         yield FaceLandmarks(entry.file, entry.sha256, status, score, box, points)
 
 
-def _scaled(picture, factor):
-    # Rounded, long and thin pictures would lose their short side.
+def _scale(picture, factor):
+    # The short side of a very narrow picture would round to 0.
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
-def _opened(table):
-    """Rows by file. The end of a row that a stopped run left behind is cut off."""
+def _open_table(table):
+    """Rows by file. A partial last row of an interrupted run is removed."""
     if not table.exists():
         write_atomically(table, ",".join(_COLUMNS) + "\n")
         return {}
@@ -165,28 +163,28 @@ def _opened(table):
     lines = list(csv.reader(io.StringIO(text, newline="")))
     if not lines or lines[0] != list(_COLUMNS):
         raise ValueError(
-            f"{table} is no table of landmarks: its columns are {lines[0] if lines else []}, expected "
+            f"{table} is no table of landmarks: its columns are {lines[0] if lines else []}; expected "
             f"{','.join(_COLUMNS)}. Move it away and run 'tfdfd data landmarks' again."
         )
     rows = []
     for number, cells in enumerate(lines[1:], 2):
         try:
-            rows.append(_parsed(cells))
+            rows.append(_parse(cells))
         except (ValueError, TypeError) as error:
             if number < len(lines):
                 raise ValueError(f"{table}, row {number}: {error}; remove the row, or the table.") from error
     if len(rows) < len(lines) - 1 or not text.endswith("\n"):
-        # A row without its line's end may be cut within a number.
+        # A row without a line end may be truncated within a number.
         rows = rows[: len(lines) - 2]
-        write_atomically(table, _written([_COLUMNS, *map(_cells, rows)]))
+        write_atomically(table, _csv([_COLUMNS, *map(_cells, rows)]))
     return {row.file: row for row in rows}
 
 
 def _append(table, rows):
-    # In one call, so that the rows of two processes do not mix.
+    # In one call, so that rows of two processes do not interleave.
     descriptor = os.open(table, os.O_WRONLY | os.O_APPEND)
     try:
-        data = _written(map(_cells, rows))
+        data = _csv(map(_cells, rows))
         while data:
             data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
@@ -194,7 +192,7 @@ def _append(table, rows):
         os.close(descriptor)
 
 
-def _written(lines):
+def _csv(lines):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().encode("utf-8", "surrogateescape")
@@ -206,7 +204,7 @@ def _cells(row):
     return row.file, row.sha256 or "", row.status, "" if row.score is None else repr(row.score), *numbers
 
 
-def _parsed(cells):
+def _parse(cells):
     if len(cells) != len(_COLUMNS):
         raise ValueError(f"{len(cells)} cells; expected {len(_COLUMNS)}")
     file, sha256, status, score, box, points = cells

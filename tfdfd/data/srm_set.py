@@ -1,8 +1,12 @@
-"""A face set cloned through SRM: the same crops with their noise in the place of the colours (document S4).
+"""SRM sets: face sets cloned with their SRM noise residuals in place of the colors (document S4).
 
-The new folder holds the noise of each crop as PNG under the crop's name, `faces.csv` with the rows of the old one, and
-`run.json`, which says how the noise is stored (`tfdfd.data.srm_noise`). A crop's file is there whole or not at all, so
-that a run that was stopped goes on; a finished set is the same however often it was.
+The new folder holds the noise of each crop as PNG under the crop's name, `faces.csv` with the rows of the original, and
+`run.json`, which describes the storage. Files are written atomically, so an interrupted run resumes; a finished set is
+the same however often that happened.
+
+A residual r is negative as often as positive. `filter2D` on 8 bits, as in document S4, loses the negative half; here r,
+clipped to [-T, T], is stored as the gray level `128 + round(127 r / T)`, 1 to 255, and no noise is mid-gray. It is read
+back as `(level - 128) T / 127`, at most `T / 254` off: half a gray level at T = 127, where levels equal residuals.
 """
 
 from __future__ import annotations
@@ -19,30 +23,61 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from tfdfd.data.crop_pixels import decoded
-from tfdfd.data.crops import TABLE, Faces, faces_of
-from tfdfd.data.srm_noise import NO_NOISE, residuals, stored
-from tfdfd.data.srm_options import STEPS, SrmOptions
+from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
+from tfdfd.data.options import SRM_STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.files import write_atomically
+from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.version import __version__
 from tfdfd.workdir import RUN, WorkDir, read_description
 
 SCHEMA = 1
 WORK = "tfdfd srm"
-BLOCK = 256  # crops between two reports
+BLOCK = 256  # crops between two progress reports
+NO_NOISE = SRM_STEPS + 1
+SMALLEST = 3
 _MADE_BY = "srm"
 _PNG_END = b"IEND\xaeB`\x82"
 
 
+def residuals(image: np.ndarray, options: SrmOptions) -> np.ndarray:
+    """Residuals of the picture as `SRM(options.kernels, options.combine)` computes them, not clipped.
+
+    Args:
+        image: RGB uint8 `(height, width, 3)`, both sides at least 3.
+        options: the kernels.
+
+    Returns:
+        float64 `(height, width, 3)` in gray levels. Sums are of integers, so that every machine gives the same.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < SMALLEST:
+        raise ValueError(
+            f"image is {image.dtype} {image.shape}; expected RGB uint8 (height, width, 3), sides at least {SMALLEST}"
+        )
+    levels = image.astype(np.float32)
+    if options.combine == "sum":
+        levels = levels.sum(axis=2)
+    planes = [cv2.filter2D(levels, cv2.CV_32F, np.array(WHOLE[name], np.float32)) for name in options.kernels]
+    divided = [plane.astype(np.float64) / DIVISORS[name] for plane, name in zip(planes, options.kernels, strict=True)]
+    return divided[0] if options.combine == "each" else np.stack(divided, axis=-1)
+
+
+def to_levels(residual: np.ndarray, truncate: float) -> np.ndarray:
+    """Residuals in gray levels as the levels 1 to 255 of a file, uint8 of the same shape."""
+    return (NO_NOISE + np.rint(np.clip(residual, -truncate, truncate) * (SRM_STEPS / truncate))).astype(np.uint8)
+
+
 class SrmSet:
-    """A cloned set in the making, or a finished one. Use as a context manager: it keeps other runs out of the folder.
+    """A new, interrupted or finished SRM set. Use as a context manager: it locks the folder against other runs.
 
     Args:
         faces: `faces.csv` (or the table of `tfdfd split`), its folder, a folder with `real/` and `fake/`, or `Faces`.
-        folder: where the clone is or will be.
-        options: which noise.
-        threads: crops at work at once; None: one a core.
+        folder: of the clone.
+        options: kernels and truncation.
+        threads: number of crops processed at once; None: one per core.
 
     Raises:
         ValueError: there are no crops, they are noise already, two would get the same name, or the folder holds
@@ -60,8 +95,9 @@ class SrmSet:
         self.faces = faces_of(faces)
         self._folder, self._options, self._threads = Path(folder), options or SrmOptions(), threads or os.cpu_count()
         if os.path.realpath(self._folder) == os.path.realpath(self.faces.root):
-            raise ValueError(f"{folder} is where the crops are; give another folder for their noise.")
-        before = _run_of(self.faces.root)
+            raise ValueError(f"{folder} is the folder of the crops; give another folder for their noise.")
+        run = self.faces.root / RUN
+        before = read_description(run, "face set") if os.path.lexists(run) else None
         if before and _MADE_BY in before:
             raise ValueError(f"{self.faces.root} holds noise already ('{WORK}'); give the face set it was made of.")
         self._names = _names(self.faces.rows)
@@ -73,15 +109,15 @@ class SrmSet:
                 "kernels": list(self._options.kernels),
                 "combine": self._options.combine,
                 "truncate": self._options.truncate,
-                "stored": f"level = {NO_NOISE} + round({STEPS} * residual / truncate), residuals in grey levels",
+                "stored": f"level = {NO_NOISE} + round({SRM_STEPS} * residual / truncate), residuals in grey levels",
             },
             "crops_sha256": _digest(self.faces.rows),
             "of": before,
         }
         self._rows: list[FaceRow] = []
-        self._clipped = self._whole = 0
+        self._clipped = self._total = 0
         state = {"finished": False, "counts": None}
-        self._work = WorkDir(self._folder, WORK, request, holds="SRM set", state=state, upgrade=_srm_set)
+        self._work = WorkDir(self._folder, WORK, request, holds="SRM set", state=state, upgrade=_check_run)
         for left_over in self._folder.rglob(".tfdfd-*.tmp"):
             left_over.unlink()
 
@@ -92,48 +128,48 @@ class SrmSet:
         self.close()
 
     def close(self) -> None:
-        """Lets others into the folder."""
+        """Releases the folder."""
         self._work.close()
 
     @property
     def blocks(self) -> int:
-        """How many times `clone` reports."""
+        """Number of progress reports of `clone`."""
         return -(-len(self._names) // BLOCK)
 
     def clone(self) -> Iterator[int]:
-        """Makes what is not there yet, and tells after each `BLOCK` of crops how many are done.
+        """Writes missing files, and yields the number of finished crops after each `BLOCK` of them.
 
         Raises:
-            ValueError: a crop cannot be read or decoded, is too small, or is another than the table's (digest); names
+            ValueError: a crop cannot be read or decoded, is too small, or differs from its digest in the table; names
                 it.
-            OSError: the folder cannot be written; what was done stays.
+            OSError: the folder cannot be written; finished files stay.
         """
-        self._rows, self._clipped, self._whole = [], 0, 0
+        self._rows, self._clipped, self._total = [], 0, 0
         with ThreadPoolExecutor(self._threads) as pool:
             for start in range(0, len(self._names), BLOCK):
                 numbers = range(start, min(start + BLOCK, len(self._names)))
-                for number, (digest, clipped, whole) in zip(numbers, pool.map(self._noise, numbers), strict=True):
+                for number, (digest, clipped, total) in zip(numbers, pool.map(self._write, numbers), strict=True):
                     self._rows.append(replace(self.faces.rows[number], file=self._names[number], sha256=digest))
                     self._clipped += clipped
-                    self._whole += whole
+                    self._total += total
                 yield len(self._rows)
 
     def finish(self) -> dict:
-        """Writes the table and the counts, once `clone` has come to its end; returns the counts.
+        """Writes the table and the counts after `clone` has finished; returns the counts.
 
         `clipped` is the share of residuals that reached the truncation.
         """
         if len(self._rows) < len(self._names):
             raise RuntimeError(f"{len(self._rows)} of {len(self._names)} crops are cloned; finish comes after clone.")
         write_table(self._folder / TABLE, self._rows, FaceRow)
-        counts = {"crops": len(self._rows), "clipped": round(self._clipped / (self._clipped + self._whole), 6)}
+        counts = {"crops": len(self._rows), "clipped": round(self._clipped / self._total, 6)}
         self._work.write({"finished": True, "counts": counts})
         return counts
 
-    def _noise(self, number):
-        """Makes one crop's noise unless it is there: its file's SHA-256, how many values are clipped, how many not.
+    def _write(self, number):
+        """Writes one crop's noise unless it exists: SHA-256 of its file, number of clipped values, number of values.
 
-        Only the digest of a table tells that what is there is of this crop; without one it is made again.
+        An existing file is trusted only if the table has the crop's digest; otherwise it is computed again.
         """
         target = self._folder / self._names[number]
         levels = None
@@ -143,64 +179,50 @@ class SrmSet:
         if data is not None and self.faces.rows[number].sha256:
             levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data.endswith(_PNG_END) else None
         if levels is None:
-            before, levels = data, cv2.cvtColor(self._made(number), cv2.COLOR_RGB2BGR)
+            before, levels = data, cv2.cvtColor(self._compute(number), cv2.COLOR_RGB2BGR)
             data = cv2.imencode(".png", levels)[1].tobytes()
             if data != before:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, data)
-        clipped = np.count_nonzero((levels == NO_NOISE - STEPS) | (levels == NO_NOISE + STEPS))
-        return hashlib.sha256(data).hexdigest(), clipped, levels.size - clipped
+        clipped = np.count_nonzero((levels == NO_NOISE - SRM_STEPS) | (levels == NO_NOISE + SRM_STEPS))
+        return hashlib.sha256(data).hexdigest(), clipped, levels.size
 
-    def _made(self, number):
-        path, row = self.faces.path(number), self.faces.rows[number]
+    def _compute(self, number):
+        path = self.faces.path(number)
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            data = self.faces.read(number)
+            return to_levels(residuals(decode_pixels(data, path), self._options), self._options.truncate)
         except OSError as error:
             raise ValueError(f"the crop {path} cannot be read: {error.strerror}.") from error
-        if row.sha256 and hashlib.sha256(data).hexdigest() != row.sha256:
-            raise ValueError(f"the crop {path} is not the one of the table: its SHA-256 is not {row.sha256}.")
-        try:
-            return stored(residuals(decoded(data, path), self._options), self._options.truncate)
         except ValueError as error:
             raise ValueError(f"the crop {path} cannot be filtered: {error}") from error
 
 
 def _digest(rows):
-    """SHA-256 of all that the table tells of the crops."""
+    """SHA-256 of the table's rows."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _run_of(folder):
-    """What the `run.json` of a folder holds; None where there is none.
-
-    Raises:
-        ValueError: it is no record of a run.
-    """
-    file = Path(folder) / RUN
-    return read_description(file, "face set") if os.path.lexists(file) else None
-
-
-def _srm_set(told):
-    if _MADE_BY not in told:
+def _check_run(before):
+    if _MADE_BY not in before:
         raise ValueError(f"the folder holds other work than an SRM set (see its {RUN}); give another folder.")
-    return told
+    return before
 
 
 def _names(rows):
-    """Where each crop's noise goes: the crop's path below the new folder, as PNG.
+    """The file of each crop's noise: the crop's path below the new folder, as PNG.
 
     Raises:
-        ValueError: two crops would be one file.
+        ValueError: two crops would share a file.
     """
     names = []
     for row in rows:
         parts = [part for part in PurePosixPath(row.file).parts if part not in ("..", "/")]
         names.append(str(PurePosixPath(*parts).with_suffix(".png")))
-    # Some file systems know one case only.
+    # Some file systems ignore case.
     twice = {name for name, count in Counter(map(str.lower, names)).items() if count > 1}
     if twice:
         both = [row.file for row, name in zip(rows, names, strict=True) if name.lower() in twice][:2]

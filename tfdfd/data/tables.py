@@ -1,6 +1,6 @@
-"""The two tables that data preparation passes on: `index.csv`, a row a video or image, and `faces.csv`, a row a crop.
+"""Tables of data preparation: `index.csv`, a row per video or image, and `faces.csv`, a row per crop.
 
-CSV, UTF-8 (bytes of a file name that are none survive), with a header; columns are the fields below, in their order.
+CSV in UTF-8 (undecodable bytes of file names survive), with a header; columns are the fields below, in their order.
 Several names in one cell (`source_id`, `identity`) are joined by ";". An empty cell is None or no name. Paths have "/".
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from tfdfd.files import write_atomically
@@ -19,6 +20,8 @@ REAL, FAKE = 0, 1
 ORIGINAL = "original"
 SPLITS = ("train", "val", "test")
 SEPARATOR = ";"
+SOURCE, IDENTITY, VIDEO = "source", "identity", "video"
+_COMPRESSIONS = {"raw", "c0", "c23", "c40"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class IndexRow:
         kind: `video` or `image`.
         label: 0 real, 1 fake.
         method: `original`, or the manipulation as the data set calls it.
-        source_id: names of the original videos that it shows (both of a pair `519_515`); people are in `identity`. What
-            shares either stays together in a split.
+        source_id: names of the original videos that it shows (both of a pair `519_515`); people are in `identity`. Rows
+            that share either stay together in a split.
         compression: `c0`, `c23`, `c40`; None where the data set has one version only.
         original: path of the real video that a fake was made from; None where it is unknown or the row is real.
-        identity: names of the people in it, where the data set tells.
+        identity: names of the people in it, where the data set has them.
         split: `train`, `val`, `test` of the data set's own, or None.
         bytes: size of the file; None where it is missing.
         status: `ok`, `missing`, `empty` (0 bytes).
@@ -61,7 +64,6 @@ class FaceRow:
 
     Attributes:
         file: path of the crop, relative to the folder of `faces.csv`.
-        dataset: as of its video.
         video: `path` of its video or image in the index.
         frame: number of the frame, from 0.
         time_s: its time in the video; 0 for an image.
@@ -69,11 +71,8 @@ class FaceRow:
         box: `(x, y, width, height)` of the detected face in the upright frame, pixels.
         score: of the detector; None where it gives none.
         label: 0 real, 1 fake.
-        method: as of its video.
-        source_id: as of its video.
-        identity: as of its video.
-        compression: as of its video.
-        split: as of its video, or as `tfdfd split` has set it.
+        dataset, method, source_id, identity, compression: those of its video.
+        split: that of its video, or set by `tfdfd split`.
         sha256: of the crop's file.
     """
 
@@ -94,8 +93,12 @@ class FaceRow:
     sha256: str | None = None
 
 
-def write_table(path: str | os.PathLike, rows: Iterable[IndexRow] | Iterable[FaceRow], kind: type) -> None:
-    """Writes rows of `kind` (`IndexRow`, `FaceRow` or another dataclass), at once or not at all."""
+Row = IndexRow | FaceRow
+Key = tuple[str, str, str]
+
+
+def write_table(path: str | os.PathLike, rows: Iterable, kind: type) -> None:
+    """Writes rows of `kind` (`IndexRow`, `FaceRow` or another dataclass) atomically."""
     names = [field.name for field in fields(kind)]
     text = io.StringIO()
     plain, quoting = (
@@ -103,17 +106,17 @@ def write_table(path: str | os.PathLike, rows: Iterable[IndexRow] | Iterable[Fac
     )
     plain.writerow(names)
     for row in rows:
-        cells = [_written(getattr(row, name)) for name in names]
-        # Left to itself the writer takes a carriage return for an ordinary letter; the reader does not.
+        cells = [_to_cell(getattr(row, name)) for name in names]
+        # The writer does not quote a bare carriage return by itself; the reader would break the line there.
         (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read_table(path: str | os.PathLike, kind: type) -> list:
-    """The rows of a table as `kind`, which may have a `READ`: for some of its columns, what makes a value of a cell.
+    """The rows of a table as `kind`, whose attribute `READ`, if any, maps column names to cell parsers.
 
     Raises:
-        ValueError: no such file, other columns, or a cell that is none of its values; names file and line.
+        ValueError: no such file, other columns, or an invalid cell; names file and line.
     """
     path = Path(path)
     try:
@@ -126,7 +129,7 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
     if header != names:
         missing, extra = [n for n in names if n not in header], [n for n in header if n not in names]
         raise ValueError(
-            f"{path} has other columns than expected: it lacks {missing}, and has {extra} besides; expected "
+            f"{path} has other columns than expected: it lacks {missing} and has additional {extra}; expected "
             f"{','.join(names)}, in this order."
         )
     rows, read = [], _READ | getattr(kind, "READ", {})
@@ -155,7 +158,135 @@ def read_either(path: str | os.PathLike) -> tuple[list, type]:
     return read_table(path, kind), kind
 
 
-def _written(value):
+def video_of(row: Row) -> str:
+    """The video or image in the index that a row of either table belongs to."""
+    return row.video if hasattr(row, "video") else row.path
+
+
+def name_of(row: Row) -> str:
+    """The file of a row of either table: the crop's, or the video's path."""
+    return row.file if hasattr(row, "file") else row.path
+
+
+def keys_of(row: Row) -> list[Key]:
+    """The keys that tie a row to others: `(data set, kind, name)`, of kinds `SOURCE`, `IDENTITY` and `VIDEO`."""
+    keys = [(row.dataset, VIDEO, _recording(row, video_of(row)))]
+    keys += [(row.dataset, SOURCE, name) for name in row.source_id]
+    keys += [(row.dataset, IDENTITY, name) for name in row.identity]
+    if getattr(row, "original", None):
+        keys.append((row.dataset, VIDEO, _recording(row, row.original)))
+    return keys
+
+
+@dataclass(frozen=True)
+class MergedTable:
+    """One table made of several.
+
+    Attributes:
+        rows: of all tables, in their order.
+        repeated: number of rows left out because an equal row of the same file came before.
+        same_content: crops with one sha256, each a tuple of rows; they are in `rows`.
+        shared_names: `(data set, kind, name)` that more than one table has: they count as one.
+    """
+
+    rows: list
+    repeated: int
+    same_content: list[tuple]
+    shared_names: list[Key]
+
+    @property
+    def contradictions(self) -> list[tuple]:
+        """Those of `same_content` with both a real and a fake row."""
+        return [rows for rows in self.same_content if len({row.label for row in rows}) > 1]
+
+
+def merge_tables(tables: Sequence[Iterable], labels: Sequence[str]) -> MergedTable:
+    """Merges tables whose paths are relative to the same folder.
+
+    Args:
+        tables: rows of each table, all of one kind.
+        labels: names of the tables in errors.
+
+    Raises:
+        ValueError: kinds differ, or two different rows describe the same file.
+    """
+    tables = [list(table) for table in tables]
+    kinds = {type(row): label for table, label in zip(tables, labels, strict=True) for row in table[:1]}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{label} of {'crops' if kind is FaceRow else 'videos'}" for kind, label in kinds.items())
+        raise ValueError(f"the tables are of different kinds: {listed}. Merge indexes, or faces, not both.")
+    rows, owner, repeated = {}, {}, 0
+    for table, label in zip(tables, labels, strict=True):
+        for row in table:
+            name = name_of(row)
+            if rows.setdefault(name, row) != row:
+                raise ValueError(
+                    f"{name} is in {owner[name]} and in {label}; the rows differ in {_differences(rows[name], row)}. "
+                    "If these are two files, give the folder that each table's paths are relative to (--roots); if it "
+                    "is one, keep one row."
+                )
+            repeated += name in owner
+            owner.setdefault(name, label)
+    by_digest = defaultdict(list)
+    for row in rows.values():
+        if getattr(row, "sha256", None):
+            by_digest[row.sha256].append(row)
+    same_content = [tuple(same) for same in by_digest.values() if len(same) > 1]
+    return MergedTable(list(rows.values()), repeated, same_content, _shared_keys(tables))
+
+
+def relocate(rows: Iterable, folder: str | os.PathLike, target: str | os.PathLike) -> list:
+    """Rows with paths relative to `folder` as rows of the same files with paths relative to `target`.
+
+    Of an index, the folder is the data set's root.
+    """
+    here, there = os.path.realpath(folder), os.path.realpath(target)
+    if here == there:
+        return list(rows)
+
+    def moved(path):
+        return None if path is None else os.path.relpath(os.path.join(here, path), there).replace(os.sep, "/")
+
+    return [
+        replace(row, file=moved(row.file))
+        if isinstance(row, FaceRow)
+        else replace(row, path=moved(row.path), original=moved(row.original))
+        for row in rows
+    ]
+
+
+def rename_dataset(rows: Iterable, dataset: str) -> list:
+    """The rows as rows of another data set, whose names of people and videos are then its own."""
+    if not dataset:
+        raise ValueError("the name of a data set is empty; give one, such as mine.")
+    return [replace(row, dataset=dataset) for row in rows]
+
+
+def _recording(row, path):
+    """The path without its folder of compression: FaceForensics++ has each video up to three times."""
+    if row.compression is None:
+        return path
+    return "/".join(part for part in path.split("/") if part not in _COMPRESSIONS)
+
+
+def _differences(one, other):
+    return ", ".join(
+        f"{field.name} ({getattr(one, field.name)!r}, {getattr(other, field.name)!r})"
+        for field in fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    )
+
+
+def _shared_keys(tables):
+    seen, shared = set(), {}
+    for table in tables:
+        here = {key for row in table for key in keys_of(row)}
+        shared |= dict.fromkeys(sorted(here & seen))
+        seen |= here
+    return list(shared)
+
+
+def _to_cell(value):
     if value is None:
         return ""
     if isinstance(value, tuple):
@@ -193,13 +324,13 @@ def _box(cell):
     return box
 
 
-def _maybe(read):
+def _optional(read):
     return lambda cell: read(cell) if cell else None
 
 
 _READ = {
     "path": _text, "file": _text, "video": _text, "dataset": _text, "kind": _text, "method": _text, "status": _text,
     "label": _label, "split": _split, "box": _box, "source_id": _names, "identity": _names,
-    "compression": _maybe(str), "original": _maybe(str), "sha256": _maybe(str),
-    "bytes": _maybe(int), "score": _maybe(float), "frame": int, "track": int, "time_s": float,
+    "compression": _optional(str), "original": _optional(str), "sha256": _optional(str),
+    "bytes": _optional(int), "score": _optional(float), "frame": int, "track": int, "time_s": float,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Detection: files, arrays and images in, verdicts out. The package is callable: `tfdfd.detect("clip.mp4").verdict`."""
+"""Detection: verdicts for files, arrays and images. The package is callable: `tfdfd.detect("clip.mp4").verdict`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 
 
 class _Package(types.ModuleType):
-    """A package that can be called, since it bears the name of the function that people want of it."""
+    """A callable package: it has the name of the function that users expect."""
 
     def __call__(self, media, **options):
         from tfdfd.detect.detector import detect

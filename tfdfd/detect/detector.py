@@ -1,4 +1,4 @@
-"""The main job: files in, verdicts out."""
+"""`Detector`: files in, verdicts out; and `detect`, the same in one call."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
 from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
 from tfdfd.detect.verdict import choose_deciding, clip_score, rule_for, track_score
-from tfdfd.extract.faces_of import Extraction, Request
+from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.faces.detectors import check_detector
+from tfdfd.extract.sandbox import AUTO as SANDBOX_AUTO
+from tfdfd.faces import check_detector
 from tfdfd.faces.tracks import link_faces
-from tfdfd.media.held import HeldInput, held_input
-from tfdfd.media.inputs import Input, Inputs, list_inputs
-from tfdfd.media.limits import Limits
-from tfdfd.media.sampling import FRAMES
+from tfdfd.files import sha256
+from tfdfd.media import FRAMES, Limits
+from tfdfd.media.inputs import Inputs, list_inputs, memory_input
 from tfdfd.models import spec
-from tfdfd.remote.scorer import RemoteScorer, Server
-from tfdfd.remote.served import check_served, find_served
-from tfdfd.runtime.names import AUTO, check_runtime
+from tfdfd.remote import RemoteScorer, Server, check_served, find_served
+from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
+from tfdfd.version import __version__
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
-# The same bytes and model must print the same JSON; the last bits of float32 are not worth that promise.
+# Decimals of a probability. The same bytes and model must give the same JSON, which the last bits of float32 may not.
 DIGITS = 6
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,30 +38,35 @@ Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 
 class Detector:
-    """Tells deepfaked faces from genuine ones in local images and videos.
+    """Detects deepfaked faces in local images and videos. Use as a context manager, or call `close`.
 
     Args:
         model: handle (`tfdfd/meso4.df`) or weights file; its record gives network, polarity and threshold.
         detector: `mtcnn`, `haar` or `ssd`; `none` takes each image as a face crop already.
-        frames: how many equally spaced frames of a video are scored.
+        frames: number of evenly spaced frames of a video that are scored.
         threshold: P(fake) from which the verdict is "fake", for each face, without an inconclusive band; None: the
             record's, with its band, and corrected for the number of faces (`tfdfd.detect.verdict.rule_for`).
-        limits: what one input may cost.
-        detector_options: arguments of the face detector, such as `{"graph": "face.pb"}` for `ssd`.
-        workers: decoding processes; None: as many as help.
-        runtime: what runs the network: `tensorflow`, `openvino` (extra `edge`) or `auto`, the fastest installed.
-            Their scores agree to 1e-4; the same runtime gives the same scores each time.
-        server: a model server that scores the crops in place of this machine; `model` then is as
-            `tfdfd.remote.served.find_served` takes it, and scoring may raise `tfdfd.remote.scorer.RemoteError`.
+        limits: budget of one input.
+        detector_options: keyword arguments of the face detector, such as `{"graph": "face.pb"}` for `ssd`.
+        workers: number of decoding processes; None: as many as are useful.
+        runtime: `tensorflow`, `openvino` (extra `edge`) or `auto`, the fastest installed. Their scores agree to 1e-4;
+            the same runtime gives the same scores each time.
+        server: a model server that scores the crops in place of this machine; `model` is then as for
+            `tfdfd.remote.find_served`, and scoring may raise `tfdfd.remote.RemoteError`.
+        sandbox: `auto` seals the decoding processes where the kernel can (Landlock and seccomp of Linux), `require`
+            refuses to decode without, `off` does not seal.
 
     Attributes:
+        record: record of the weights.
+        threshold: as given, or the record's.
+        inconclusive_band: the record's; None with a given threshold.
         runtime_note: why `auto` did not use the fastest runtime that is installed, or why nothing proves that the
-            server has these weights, known after the first score; else None. It is a `RuntimeWarning`, too.
+            server has these weights; known after the first score; else None. It is also a `RuntimeWarning`.
+        sandbox_note: why the decoding processes are not sealed, known after the first input; else None. It is also a
+            `RuntimeWarning`.
 
     Raises:
-        ValueError: an argument is of no use, or the weights are unknown, absent or altered.
-
-    Decoding processes live until `close` (or the end of a `with` block, or of the object).
+        ValueError: an argument is invalid, or the weights are unknown, absent or altered.
     """
 
     def __init__(
@@ -72,10 +77,11 @@ class Detector:
         frames: int = FRAMES,
         threshold: float | None = None,
         limits: Limits | None = None,
-        detector_options: dict | None = None,
+        detector_options: dict[str, Any] | None = None,
         workers: int | None = None,
         runtime: str = AUTO,
         server: Server | None = None,
+        sandbox: str = SANDBOX_AUTO,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
@@ -89,58 +95,59 @@ class Detector:
         else:
             self._served = find_served(model)
             self.record = self._served.record
-        self._given = threshold
+        self._given_threshold = threshold
         self.threshold = self.record.threshold if threshold is None else threshold
-        # A threshold of one's own leaves nothing open.
+        # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
-        self._extractor = FaceExtractor(detector, detector_options, limits, workers)
-        self._runtime, self._server = runtime, server
+        self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
+        self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
+        self.sandbox_note: str | None = None
         self._loaded = None
         self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
         weakref.finalize(self, self._extractor.close)
 
-    def __enter__(self):
+    def __enter__(self) -> Detector:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the decoding processes, and the connection to a server."""
+        """Ends the decoding processes and the connection to a server."""
         self._extractor.close()
         if self._server and self._loaded:
             self._loaded.close()
             self._loaded = None
 
     def detect(self, media: Media) -> Detection:
-        """The outcome of one image or video (for a folder use `detect_many`).
+        """The outcome for one image or video (for a folder, use `detect_many`).
 
         Args:
-            media: a path; an RGB uint8 array `(height, width, 3)` (of OpenCV's BGR give `array[..., ::-1]`); `bytes`
-                with the content of an image or video file; or a Pillow image. The last three are read by the same
-                processes within the same limits as files; `Detection.path` is then `<array>`, `<bytes>` or `<image>`.
+            media: a path; an RGB uint8 array `(height, width, 3)` (for OpenCV's BGR, give `array[..., ::-1]`); `bytes`
+                with the content of an image or video file; or a Pillow image. The same processes read all of them,
+                within the same limits; `Detection.path` is `<array>`, `<bytes>` or `<image>` for an input in memory.
 
         Raises:
-            ValueError: a folder of several files, or an array of another shape or type.
-            TypeError: nothing of these.
+            ValueError: the path is a folder of several files, or the array has another shape or dtype.
+            TypeError: the input is none of these.
         """
         inputs = self._inputs([media])
         if len(inputs.items) != 1:
             raise ValueError(
-                f"{os.fspath(media)} is a folder with {len(inputs.items)} media files; use detect_many, or "
+                f"{media!s} is a folder with {len(inputs.items)} media files; use detect_many, or "
                 "tfdfd.detect with a list."
             )
         (outcome,) = self.iter_detect(inputs)
         return outcome
 
     def detect_many(self, media: Iterable[Media]) -> list[Detection]:
-        """The outcomes of images, videos and (walked, sorted) folders, one an input.
+        """The outcomes for images, videos and folders (walked in sorted order), one per input.
 
-        Without the crops, which would fill the memory over a large folder; `detect` and `iter_detect` give them.
+        They come without crops, which would fill the memory for a large folder; `detect` and `iter_detect` keep them.
 
         Raises:
-            ValueError, TypeError: as `detect`; or one input instead of a list of them.
+            ValueError, TypeError: as `detect`; or `media` is one input instead of a list.
         """
         if isinstance(media, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(media, "__array__"):
             raise TypeError(f"detect_many takes a list of inputs; received one {type(media).__name__}: use detect.")
@@ -151,21 +158,39 @@ class Detector:
         return outcomes
 
     def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
-        """The same one by one, as they are done, in order."""
+        """Yields the outcomes in order, as they are done, with their crops."""
         items = inputs.items
-        extractions = self._extractor.map(self._extract, items, sum(item.error is None for item in items))
-        if any(item.error is None for item in inputs.items):
-            # While the processes decode: importing TensorFlow, where it runs, takes longer than reading a clip.
+        extractions = self._extractor.extract(items, self._request)
+        if any(item.error is None for item in items):
+            # Meanwhile the processes decode: importing TensorFlow takes longer than reading a clip.
             self._scorer  # noqa: B018
         for extraction in extractions:
+            if self._extractor.sandbox_note and not self.sandbox_note:
+                self.sandbox_note = self._extractor.sandbox_note
+                warnings.warn(self.sandbox_note, RuntimeWarning, stacklevel=2)
             yield self._score(extraction)
 
-    def model_info(self) -> dict:
-        """The contract's `model` object."""
+    def model_info(self) -> dict[str, Any]:
+        """The `model` object of the JSON document."""
         return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}
 
-    def to_json(self, detections: Iterable[Detection]) -> dict:
-        """The contract's JSON document."""
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the results besides the inputs, for JSON; files by their digests."""
+        files = {name: sha256(file) for name, file in self._detector_options.items() if file and os.path.isfile(file)}
+        runtime = self._runtime
+        if runtime == AUTO:
+            runtime = next(name for name in RUNTIMES if is_installed(name))
+        return {
+            "tfdfd": __version__,
+            "model": self.model_info() | {"inconclusive_band": self.inconclusive_band},
+            "detector": {"name": self._detector, **self._detector_options, **files},
+            "frames": self._request.frames,
+            "limits": self._extractor.limits.to_dict(),
+            "runtime": "server" if self._server else runtime,
+        }
+
+    def to_json(self, detections: Iterable[Detection]) -> dict[str, Any]:
+        """The JSON document of `--json` (schema: `detect.schema.json`)."""
         results = [detection.to_dict() for detection in detections]
         return {"schema": SCHEMA_VERSION, "model": self.model_info(), "results": results}
 
@@ -178,7 +203,7 @@ class Detector:
         return self._loaded
 
     def _open(self):
-        from tfdfd.detect.scorer import Scorer
+        from tfdfd.runtime.network import Scorer
         from tfdfd.runtime.opening import open_network
 
         network, note = open_network(self.record, self._weights, self._runtime)
@@ -196,23 +221,15 @@ class Detector:
         inputs = Inputs()
         for one in media:
             if isinstance(one, (str, os.PathLike)):
-                named = list_inputs([one])
-                inputs.items += named.items
-                inputs.skipped += named.skipped
+                files = list_inputs([one])
+                inputs.items += files.items
+                inputs.skipped += files.skipped
             else:
-                inputs.items.append(held_input(one, self._extractor.limits))
+                inputs.items.append(memory_input(one, self._extractor.limits))
         return inputs
 
-    def _extract(self, item: Input) -> Extraction:
-        if not isinstance(item, HeldInput) or item.error is not None:
-            return self._extractor.extract_one(item, self._request)
-        with item.as_file() as file:
-            extraction = self._extractor.extract_one(file, self._request)
-        extraction.path = item.path
-        return extraction
-
     def _score(self, extraction: Extraction) -> Detection:
-        begun = time.monotonic()
+        start = time.monotonic()
         if extraction.status != "ok":
             return Detection(extraction.path, extraction.kind, extraction.status, message=extraction.message)
         crops = np.stack([face.crop for frame in extraction.frames for face in frame.faces])
@@ -230,7 +247,7 @@ class Detector:
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
-        rule = rule_for(self.record, len(deciding), self._given)
+        rule = rule_for(self.record, len(deciding), self._given_threshold)
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
@@ -241,7 +258,7 @@ class Detector:
             frames_requested=self._request.frames if extraction.kind == "video" else 1,
             frames_scored=len({frame.index for track in deciding or faces for frame in track.frames}),
             duration_s=extraction.duration_s,
-            elapsed_s=round(extraction.elapsed_s + time.monotonic() - begun, 3),
+            elapsed_s=round(extraction.elapsed_s + time.monotonic() - start, 3),
             faces=faces,
             faces_judged=len(deciding),
             threshold=rule.threshold,
@@ -251,32 +268,31 @@ class Detector:
         )
 
 
-# Loaded detectors by their options, the one used last at the end. A detector holds processes and a network.
+# Loaded detectors by their options, the most recently used last. Each holds processes and a network.
 _MOST_LOADED = 2
 _loaded: collections.OrderedDict[tuple, Detector] = collections.OrderedDict()
 _inherited: list = []
-_turn = threading.Lock()
+_lock = threading.Lock()
 
 
-def detect(media: Media | list[Media], **options) -> Detection | list[Detection]:
-    """Tells deepfaked faces from genuine ones in one line: `tfdfd.detect("clip.mp4").verdict`.
+def detect(media: Media | list[Media], **options: Any) -> Detection | list[Detection]:
+    """Detects deepfaked faces in one line: `tfdfd.detect("clip.mp4").verdict`.
 
-    The detector stays loaded for later calls with the same options, the last two of them until the program ends; calls
-    of several threads take turns.
+    The detector stays loaded for later calls with the same options; the two most recent ones stay until the program
+    ends. Calls from several threads run one after another.
 
     Args:
-        media: as `Detector.detect` takes it, or a list of such: its folders are walked.
+        media: an input as for `Detector.detect`, or a list of inputs and folders.
         **options: those of `Detector`, such as `model="tfdfd/meso4"`, `detector="none"` or `threshold=0.7`.
 
     Returns:
-        The outcome; for a list the outcomes in order, without crops.
+        The outcome; for a list, the outcomes in order, without crops.
 
     Raises:
-        ValueError: an option, weights or an array that is of no use; or a folder outside of a list.
-        TypeError: an input or option of a kind that does not exist.
+        ValueError: an option, weights or an array is invalid; or a folder is given outside a list.
+        TypeError: an option is unknown, or an input has an unknown type.
     """
-    several = isinstance(media, (list, tuple))
-    with _turn:
+    with _lock:
         key = _key(options)
         if key not in _loaded:
             _loaded[key] = Detector(**options)
@@ -284,26 +300,26 @@ def detect(media: Media | list[Media], **options) -> Detection | list[Detection]
         detector = _loaded[key]
         while len(_loaded) > _MOST_LOADED:
             _loaded.popitem(last=False)[1].close()
-        return detector.detect_many(media) if several else detector.detect(media)
+        return detector.detect_many(media) if isinstance(media, (list, tuple)) else detector.detect(media)
 
 
 def _key(options):
-    """Options as a key; a file of weights that has changed is another one."""
-    found = []
+    """Hashable options; a weights file that has changed gives another key."""
+    items = []
     for name, value in sorted(options.items()):
         if name == "model" and os.path.exists(value):
             status = os.stat(value)
             value = os.path.abspath(value), status.st_mtime_ns, status.st_size
-        found.append((name, tuple(sorted(value.items())) if isinstance(value, dict) else value))
-    return tuple(found)
+        items.append((name, tuple(sorted(value.items())) if isinstance(value, dict) else value))
+    return tuple(items)
 
 
 def _after_fork():
-    # The processes of these detectors are the parent's: they are neither used nor ended here.
-    global _turn
+    # The processes of these detectors belong to the parent: this one neither uses nor ends them.
+    global _lock
     _inherited.extend(_loaded.values())
     _loaded.clear()
-    _turn = threading.Lock()
+    _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -313,6 +329,6 @@ if hasattr(os, "register_at_fork"):
 def _link(extraction):
     frames = [[(face.box, face.crop) for face in frame.faces] for frame in extraction.frames]
     if extraction.kind == "image":
-        # Faces of one image are different people, however alike.
+        # Faces in one image are different people, however alike.
         return [list(range(len(faces))) for faces in frames]
     return link_faces(frames)

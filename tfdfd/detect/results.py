@@ -1,13 +1,14 @@
-"""What `detect` answers: the contract's JSON fields as dataclasses (schema: `detect.schema.json` beside this file)."""
+"""Results of detection as dataclasses, and their JSON (schema: `detect.schema.json` beside this file)."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from tfdfd.media.errors import STATUSES
+from tfdfd.media import STATUSES
+from tfdfd.safe_text import printable_path
 
 SCHEMA_VERSION = 1
 
@@ -19,14 +20,14 @@ class FrameScore:
     """One face in one frame.
 
     Attributes:
-        index: number of the frame in decoding order, from 0 (0 for an image).
+        index: frame number in presentation order, from 0 (0 for an image).
         time_s: presentation time in seconds (0.0 for an image).
-        box: `(x, y, width, height)` of the face in pixels of the upright frame; where a video's pixels are not
-            square, of the frame as it is displayed.
-        detector_score: the face detector's own confidence; None where it has none (Haar).
+        box: `(x, y, width, height)` of the face in pixels of the upright frame; for a video whose pixels are not
+            square, of the frame as displayed.
+        detector_score: the face detector's confidence; None if it has none (Haar).
         fake_probability: in [0, 1], 1 = fake.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
-        explained: pictures that explain the score, RGB uint8, by title; not part of the JSON.
+        explained: heat maps that explain the score, RGB uint8, by title; not part of the JSON.
     """
 
     index: int
@@ -37,7 +38,7 @@ class FrameScore:
     crop: np.ndarray | None = field(default=None, repr=False, compare=False)
     explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "index": self.index,
             "time_s": self.time_s,
@@ -52,11 +53,11 @@ class FaceTrack:
     """One person's face over the frames of a clip.
 
     Attributes:
-        track: its number, from 0.
+        track: track number, from 0.
         fake_probability: mean over its frames.
-        frames: in which it was found.
-        decides: whether the verdict rests on it, too.
-        left_out: why it does not decide: `small`, `doubtful` or `passing`, see `tfdfd.detect.verdict`.
+        frames: its frames, in ascending order.
+        decides: whether it contributes to the verdict.
+        left_out: the reason it does not: `small`, `doubtful` or `passing`, see `tfdfd.detect.verdict`.
     """
 
     track: int
@@ -65,8 +66,12 @@ class FaceTrack:
     decides: bool = True
     left_out: str | None = None
 
-    def to_dict(self) -> dict:
-        answer = {"track": self.track, "fake_probability": self.fake_probability, "decides": self.decides}
+    def to_dict(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "track": self.track,
+            "fake_probability": self.fake_probability,
+            "decides": self.decides,
+        }
         if self.left_out:
             answer["left_out"] = self.left_out
         return answer | {"frames": [frame.to_dict() for frame in self.frames]}
@@ -74,12 +79,26 @@ class FaceTrack:
 
 @dataclass
 class Detection:
-    """The one typed outcome of one input. Any status but `ok` has no probability and no verdict.
+    """The outcome for one input. Any status but `ok` comes without probability and verdict.
 
-    `faces_judged` counts the faces that decide; `threshold`, `inconclusive_band` and `correction` are what the worst of
-    them was held against, see `tfdfd.detect.verdict.Rule`.
-    `frames_damaged` counts frames that were looked at and left out of the score, since the decoder had to make up
-    parts of them.
+    Attributes:
+        path: path of the input, or `<array>`, `<bytes>` or `<image>`.
+        kind: `image`, `video`, `folder`, or None if unknown.
+        status: one of `tfdfd.media.STATUSES`.
+        fake_probability: P(fake) of the highest-scoring deciding face, in [0, 1].
+        verdict: one of `VERDICTS`.
+        message: reason for a status other than `ok`, or notes on the score.
+        frames_requested: number of frames to sample (1 for an image).
+        frames_scored: number of frames with a deciding face.
+        duration_s: duration of a video in seconds, if known.
+        elapsed_s: wall clock in seconds.
+        faces: all faces, as tracks.
+        faces_judged: number of faces that decide.
+        threshold, inconclusive_band, correction: the rule that gave the verdict, see `tfdfd.detect.verdict.Rule`.
+        frames_damaged: number of sampled frames that were left out because the decoder had to conceal parts of them.
+
+    Raises:
+        ValueError: the status is unknown, or does not agree with the probability.
     """
 
     path: str
@@ -109,15 +128,15 @@ class Detection:
             )
 
     def drop_crops(self) -> None:
-        """Forgets the pixels, some 200 kB a face, and keeps all else: for calls over many files."""
+        """Drops the pixels, about 200 kB per face and frame, and keeps the rest; for calls over many files."""
         for track in self.faces:
             for frame in track.frames:
                 frame.crop = None
                 frame.explained.clear()
 
-    def to_dict(self) -> dict:
-        """The contract's JSON object; `path` is made valid Unicode (undecodable bytes as `\\xNN`)."""
-        answer = {
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; undecodable bytes of `path` become `\\xNN`."""
+        answer: dict[str, Any] = {
             "path": printable_path(self.path),
             "kind": self.kind,
             "status": self.status,
@@ -140,11 +159,3 @@ class Detection:
         if self.message:
             answer["message"] = self.message
         return answer
-
-
-def printable_path(path: str) -> str:
-    """A file name as text that any terminal, JSON parser and HTML page takes, whatever bytes it is made of."""
-    try:
-        return os.fsencode(path).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a surrogate pair: the name of no file, but somebody may ask for it
-        return path.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""From the scores of single faces to the score of a clip and its verdict."""
+"""Verdicts: which faces decide, the score of a clip, and the threshold for several faces."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ def verdict_of(fake_probability: float, threshold: float, band: tuple[float, flo
     return "fake" if fake_probability >= threshold else "real"
 
 
-# Which faces decide --------------------------------------------------------------------------------------------------
+# Deciding faces --------------------------------------------------------------------------------------------------
 
-# Mean confidence from which a second face is taken for one. Measured on clips with a background that MTCNN takes for
-# a face now and then: such tracks have 0.89 to 0.99, people 0.997 and more; a person is found in most frames, too.
+# Minimum mean confidence of a face besides the main one. Measured on clips with a background that MTCNN sometimes
+# mistakes for a face: such tracks have 0.89 to 0.99, people 0.997 and more; people are also found in most frames.
 SURE = {"mtcnn": 0.95, "ssd": 0.8}
-# The same for the main face: all of some 540 genuine photographs of one person have 0.81 and more.
+# The same for the main face: each of some 540 genuine photographs of one person has 0.81 or more.
 SURE_ENOUGH = {"mtcnn": 0.8, "ssd": 0.6}
 MIN_PRESENCE = 0.5
-# Shorter side of a face's box in pixels. FaceForensics++ validation crops reduced to this width keep an AUC of 0.78 of
-# 0.93, and 15 % of the fakes are still called fake; at 32 px 3 % are, and most score as genuine faces do.
+# Minimum shorter side of a face's box in pixels. FaceForensics++ validation crops reduced to this width keep an AUC of
+# 0.78 (of 0.93), and 15 % of the fakes are still called fake; at 32 px 3 % are, and most score like genuine faces.
 MIN_SIDE = 40
-# A face below this side that is small beside the largest one, too, is a bystander or a patch of background.
+# A face below this side, and below this share of the largest face, is a bystander or a patch of background.
 BYSTANDER_SIDE, BYSTANDER_SHARE = 64, 1 / 3
 SMALL, DOUBTFUL, PASSING = "small", "doubtful", "passing"
 
 
 def choose_deciding(tracks: list[FaceTrack], sampled: list[int], detector: str) -> str | None:
-    """Sets `decides` and `left_out` of each track; returns a note on those left out, or None.
+    """Sets `decides` and `left_out` of each track.
 
-    The main track is the longest (in an image, the surest) that is not small; it decides if the detector is fairly sure
-    of it. Another decides if it is not small, if the detector is sure of it, and, in a clip, if it was found in more
-    than one frame and in at least half of those between its first and its last. Otherwise one mistaken patch of
-    background would decide.
+    The main track is the longest one (in an image, the one of highest confidence) that is not small; it decides if its
+    confidence reaches `SURE_ENOUGH`. Another track decides if it is not small, if its confidence reaches `SURE`, and,
+    in a clip, if it was found in more than one frame and in at least half of the frames from its first to its last.
+    Otherwise a single patch of background could decide.
 
     Args:
         tracks: all tracks of the input.
-        sampled: numbers of the frames that were looked at, ascending.
-        detector: name of the face detector, for what "sure" means; one without confidences is believed.
+        sampled: indices of the sampled frames, ascending.
+        detector: name of the face detector, which selects the confidences; a detector without any is trusted.
+
+    Returns:
+        A note on the tracks that do not decide, or None.
     """
     sides = [_side(track) for track in tracks]
     for track, side in zip(tracks, sides, strict=True):
@@ -93,7 +96,7 @@ def _note(left_out, total):
 
 
 def clip_score(tracks: list[FaceTrack]) -> float:
-    """The score of the worst track: one forged person makes a forged clip."""
+    """The highest score of a track: one forged person makes a forged clip."""
     return max(track.fake_probability for track in tracks)
 
 
@@ -102,9 +105,9 @@ def track_score(scores: list[float]) -> float:
     return float(np.mean(scores))
 
 
-# What the worst of several faces is held against ---------------------------------------------------------------------
+# Threshold for several faces ---------------------------------------------------------------------
 
-# At most this share of genuine inputs is called fake, however many faces they show.
+# Maximum share of genuine inputs that are called fake, whatever their number of faces.
 BOUND = 0.05
 _DIGITS = 6
 NONE, VALIDATION, OPERATING_POINTS, ODDS, GIVEN = CORRECTIONS = (
@@ -119,14 +122,14 @@ _BY = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What the worst of some faces is held against.
+    """The rule that turns the highest score of some faces into a verdict.
 
     Attributes:
-        threshold: a score above it is fake; without a band, a score from it up.
-        band: of `verdict_of`; its upper end is the threshold.
-        correction: where the threshold comes from: `none`, the model card's, of one face; `validation`, `odds` and
-            `operating_points`, see `rule_for`; `given` by the caller, and the same for any number of faces.
-        note: what to tell of it, or None.
+        threshold: a score above it is fake; without a band, a score at or above it.
+        band: inconclusive band of `verdict_of`; its upper end is the threshold.
+        correction: source of the threshold: `none`, the model card's, for one face; `validation`, `odds` and
+            `operating_points`, see `rule_for`; `given` by the caller, the same for any number of faces.
+        note: note for the user, or None.
     """
 
     threshold: float
@@ -139,25 +142,25 @@ class Rule:
 
 
 def rule_for(record: WeightRecord, faces: int, given: float | None = None) -> Rule:
-    """What the worst of `faces` faces is held against.
+    """The rule for the highest score of `faces` faces.
 
-    The worst of several genuine faces scores higher than one. With N faces each may be called fake at a rate of
-    1 - (1 - BOUND)^(1/N) only (Šidák); faces of one clip resemble each other, which makes that safe. The threshold for
-    this rate is, by what the model card has:
+    The highest score of several genuine faces exceeds that of one. With N faces, each may be called fake at a rate of
+    only 1 - (1 - BOUND)^(1/N) (Šidák); faces of one clip are correlated, which errs on the safe side. The threshold
+    for this rate depends on the contents of the model card:
 
-    - `validation`: the highest that any of its `genuine_tails` asks for, see `tail_threshold`.
-    - `operating_points`: on the line through `fpr_5` and `fpr_1`, of logits against the logarithm of the rate.
-    - `odds`: N times the odds of the threshold for one face. It is Bayes' rule for an input whose chance of showing
-      a fake does not grow with its faces, and a tail that falls by e with each unit of the logit.
+    - `validation`: the highest threshold of its `genuine_tails`, see `tail_threshold`.
+    - `operating_points`: on the line through `fpr_5` and `fpr_1`, of logits over the logarithm of the rate.
+    - `odds`: N times the odds of the threshold for one face. This is Bayes' rule for an input whose prior probability
+      of a fake does not grow with its faces, and a tail that falls by e with each unit of the logit.
 
-    It is never below the threshold for one face. The low end of the band stays: an input is called real if all faces
-    are, and a fake among them is called real no more often than if it was alone. A record without a band gets one,
-    from its threshold up, so that no score is called real that would be called fake on a face alone.
+    The threshold is never below that for one face. The lower end of the band stays: an input is called real if all its
+    faces are, and a fake among them is called real no more often than alone. A record without a band gets one, from
+    its threshold up, so that no score is called real that would be called fake for one face.
 
     Args:
-        record: of the weights.
-        faces: that decide; 0 counts as 1.
-        given: the caller's own threshold.
+        record: record of the weights.
+        faces: number of deciding faces; 0 counts as 1.
+        given: the caller's threshold, or None.
     """
     if given is not None:
         note = f"{faces} faces are held against the given threshold without a correction" if faces > 1 else None
@@ -177,15 +180,14 @@ def rule_for(record: WeightRecord, faces: int, given: float | None = None) -> Ru
 def tail_threshold(tail: dict, rate: float) -> float:
     """The logit that at most a share `rate` of genuine faces exceeds.
 
-    Of n + 1 faces of one kind each is as likely as any to be among the highest i, so that a new one exceeds the i-th
-    of n measured scores with probability i / (n + 1), whatever their distribution. For rates below 1 / (n + 1) the
-    tail beyond the highest score is taken for exponential in logits. Its mean excess m was measured on k faces only,
-    so what a new face exceeds with probability q is not -m log(q) but k m (q^(-1/k) - 1), which is exact for such a
-    tail.
+    Each of n + 1 exchangeable faces is equally likely to be among the highest i, so that a new one exceeds the i-th of
+    n measured scores with probability i / (n + 1), whatever their distribution. For rates below 1 / (n + 1), the tail
+    beyond the highest score is modeled as exponential in logits. Its mean excess m was estimated from k faces, so that
+    a new face exceeds k m (q^(-1/k) - 1), not -m log(q), with probability q; this is exact for such a tail.
 
     Args:
-        tail: of `WeightRecord.genuine_tails`.
-        rate: above 0.
+        tail: an item of `WeightRecord.genuine_tails`.
+        rate: share in (0, 1).
     """
     highest, count = tail["highest"], tail["n_above"]
     exceeded = int(rate * (tail["n"] + 1) + 1e-9)
@@ -207,7 +209,7 @@ def _raised(record, single, faces):
 
 
 def _line(points):
-    """Logit and rate of `fpr_5`, and by how much the logit rises with each e-th part of the rate; None without one."""
+    """Logit and rate at `fpr_5`, and the rise of the logit per factor e of the rate; None without these points."""
     try:
         (low, low_rate), (high, high_rate) = [
             (_logit(float(points[name]["threshold"])), float(points[name]["fpr"])) for name in ("fpr_5", "fpr_1")
@@ -220,7 +222,7 @@ def _line(points):
 
 
 def _logit(probability):
-    # Float32 sigmoids end in exact 0 and 1, whose logits are infinite.
+    # Float32 sigmoids saturate at exactly 0 and 1, whose logits are infinite.
     probability = min(max(probability, 1e-7), 1 - 1e-7)
     return math.log(probability) - math.log1p(-probability)
 

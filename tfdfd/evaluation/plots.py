@@ -1,15 +1,14 @@
-"""The pictures of a report: ROC, precision and recall, reliability, confusion, and the scores of real and fake."""
+"""Plots of a report: ROC, precision-recall, reliability, confusion matrices, and histograms of the scores."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 
-from tfdfd.metrics.judge import FRAME, VIDEO
+from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 
-_LEVELS = (VIDEO, FRAME)
 _REAL, _FAKE = "#0b6b8a", "#b42318"
-# Where each video has one crop the lines are the same; both are to be seen then.
+# If each video has one crop the lines coincide; both must stay visible.
 _LINES = {
     VIDEO: {"color": "#4f46e5", "linewidth": 1.4, "zorder": 3},
     FRAME: {"color": "#f59e0b", "linewidth": 3.6, "alpha": 0.6},
@@ -17,16 +16,16 @@ _LINES = {
 
 
 def check_matplotlib() -> None:
-    """Raises `ValueError` where pictures cannot be drawn, before an hour of scoring ends in it."""
+    """Raises `ValueError` if matplotlib is missing: call it before scoring, not after an hour of it."""
     _pyplot()
 
 
-def draw_plots(judged: dict, histogram: dict) -> dict[str, bytes]:
-    """PNGs by name; one that there are no figures for is absent.
+def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
+    """PNGs by name; plots without data are left out.
 
     Args:
-        judged: of `tfdfd.metrics.judge.judge`.
-        histogram: of `tfdfd.evaluation.report_json.histogram_of`.
+        report: of `tfdfd.metrics.report.compute_report`.
+        histogram: of `tfdfd.evaluation.report.score_histogram`.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -35,51 +34,51 @@ def draw_plots(judged: dict, histogram: dict) -> dict[str, bytes]:
     pictures = {}
     for name, draw in _PLOTS.items():
         with pyplot.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-            figure = draw(pyplot, judged, histogram)
+            figure = draw(pyplot, report, histogram)
             if figure is None:
                 continue
             target = io.BytesIO()
-            # No version and no date in it: the same scores give the same bytes.
+            # Without version and date the same scores give the same bytes.
             figure.savefig(target, format="png", dpi=110, metadata={"Software": None})
             pyplot.close(figure)
             pictures[name] = target.getvalue()
     return pictures
 
 
-def _roc(pyplot, judged, histogram):
+def _roc(pyplot, report, histogram):
     def draw(axis, level):
-        curve = judged["curves"][level]["roc"]
-        axis.plot(curve["fpr"], curve["tpr"], label=_label(judged, level, "auc", "AUC"), **_LINES[level])
+        curve = report["curves"][level]["roc"]
+        axis.plot(curve["fpr"], curve["tpr"], label=_label(report, level, "auc", "AUC"), **_LINES[level])
 
     def decorate(axis):
         axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-        axis.set(xlabel="real ones called fake (FPR)", ylabel="fake ones found (TPR)", title="ROC")
+        axis.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
         axis.legend(loc="lower right")
 
-    return _of_levels(pyplot, judged, "roc", draw, decorate)
+    return _of_levels(pyplot, report, "roc", draw, decorate)
 
 
-def _precision_recall(pyplot, judged, histogram):
+def _precision_recall(pyplot, report, histogram):
     def draw(axis, level):
-        curve = judged["curves"][level]["precision_recall"]
-        label = _label(judged, level, "average_precision", "AP")
+        curve = report["curves"][level]["precision_recall"]
+        label = _label(report, level, "average_precision", "AP")
         axis.step(curve["recall"], curve["precision"], where="pre", label=label, **_LINES[level])
-        found = judged[level]
-        axis.axhline(found["n_fake"] / found["n"], color=_LINES[level]["color"], linestyle=":", linewidth=1)
+        metrics = report[level]
+        axis.axhline(metrics["n_fake"] / metrics["n"], color=_LINES[level]["color"], linestyle=":", linewidth=1)
 
     def decorate(axis):
         axis.set(xlabel="recall of fakes", ylabel="precision of fakes", title="Precision and recall (dotted: chance)")
         axis.set_ylim(0, 1.02)
         axis.legend(loc="lower left")
 
-    return _of_levels(pyplot, judged, "precision_recall", draw, decorate)
+    return _of_levels(pyplot, report, "precision_recall", draw, decorate)
 
 
-def _reliability(pyplot, judged, histogram):
+def _reliability(pyplot, report, histogram):
     def draw(axis, level):
-        bins = judged["curves"][level]["reliability"]
+        bins = report["curves"][level]["reliability"]
         columns = [one["score"] for one in bins], [one["fakes"] for one in bins]
-        label = _label(judged, level, "ece", "ECE")
+        label = _label(report, level, "ece", "ECE")
         axis.plot(*columns, marker="o", markersize=4, label=label, **_LINES[level])
 
     def decorate(axis):
@@ -87,17 +86,17 @@ def _reliability(pyplot, judged, histogram):
         axis.set(xlabel="mean P(fake) of the bin", ylabel="share of fakes in it", title="Reliability")
         axis.legend()
 
-    return _of_levels(pyplot, judged, "reliability", draw, decorate)
+    return _of_levels(pyplot, report, "reliability", draw, decorate)
 
 
-def _confusion(pyplot, judged, histogram):
-    figure, axes = pyplot.subplots(1, len(_LEVELS), figsize=(7.6, 3.7), layout="constrained")
-    for axis, level in zip(axes, _LEVELS, strict=True):
-        found = judged[level]["confusion"]
-        if found is None:
+def _confusion(pyplot, report, histogram):
+    figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.7), layout="constrained")
+    for axis, level in zip(axes, LEVELS, strict=True):
+        counts = report[level]["confusion"]
+        if counts is None:
             axis.set_axis_off()
             continue
-        rows = [[found[f"{kind}_as_{verdict}"] for verdict in ("real", "fake")] for kind in ("real", "fake")]
+        rows = [[counts[f"{kind}_as_{verdict}"] for verdict in ("real", "fake")] for kind in ("real", "fake")]
         shares = [[value / max(1, sum(row)) for value in row] for row in rows]
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for y, row in enumerate(rows):
@@ -106,20 +105,20 @@ def _confusion(pyplot, judged, histogram):
                 axis.text(x, y, f"{value:,}\n{shares[y][x]:.1%}", ha="center", va="center", color=color)
         axis.set_xticks([0, 1], ["called real", "called fake"])
         axis.set_yticks([0, 1], ["real", "fake"])
-        axis.set_title(f"{level}s at {judged['protocol']['threshold']:.4g}")
+        axis.set_title(f"{level}s at {report['protocol']['threshold']:.4g}")
         axis.grid(False)
     return figure
 
 
-def _scores(pyplot, judged, histogram):
-    figure, axes = pyplot.subplots(1, len(_LEVELS), figsize=(7.6, 3.2), layout="constrained")
+def _scores(pyplot, report, histogram):
+    figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.2), layout="constrained")
     edges = histogram["edges"]
-    for axis, level in zip(axes, _LEVELS, strict=True):
+    for axis, level in zip(axes, LEVELS, strict=True):
         for kind, color in (("real", _REAL), ("fake", _FAKE)):
             counts = histogram[level][kind]
             shares = [count / max(1, sum(counts)) for count in counts]
             axis.stairs(shares, edges, fill=True, alpha=0.45, color=color, label=f"{kind} ({sum(counts):,})")
-        axis.axvline(judged["protocol"]["threshold"], color="black", linestyle="--", linewidth=1, label="threshold")
+        axis.axvline(report["protocol"]["threshold"], color="black", linestyle="--", linewidth=1, label="threshold")
         axis.set(xlabel="P(fake)", ylabel="share of the class", title=f"Scores of {level}s")
         axis.set_xlim(0, 1)
         axis.legend()
@@ -135,8 +134,8 @@ _PLOTS: dict[str, Callable] = {
 }
 
 
-def _of_levels(pyplot, judged, curve, draw, decorate):
-    levels = [level for level in _LEVELS if judged["curves"][level][curve]]
+def _of_levels(pyplot, report, curve, draw, decorate):
+    levels = [level for level in LEVELS if report["curves"][level][curve]]
     if not levels:
         return None
     figure, axis = pyplot.subplots(figsize=(4.6, 4.2), layout="constrained")
@@ -147,8 +146,8 @@ def _of_levels(pyplot, judged, curve, draw, decorate):
     return figure
 
 
-def _label(judged, level, name, title):
-    value = judged[level][name]["value"]
+def _label(report, level, name, title):
+    value = report[level][name]["value"]
     return f"{level}s" if value is None else f"{level}s, {title} {value:.3f}"
 
 
@@ -157,8 +156,7 @@ def _pyplot():
         import matplotlib
     except ImportError as error:
         raise ValueError(
-            "plots are drawn with matplotlib, which is not installed: run pip install 'tfdfd[train]', or leave them "
-            "out with --no-plots."
+            "plots need matplotlib, which is not installed: run pip install 'tfdfd[train]', or use --no-plots."
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -1,51 +1,132 @@
-"""The tables of a report from what was judged."""
+"""Tables of an evaluation report, and their form in a terminal and in Markdown."""
 
 from __future__ import annotations
 
-from tfdfd.evaluation.table import NOTHING, Table, counted, figure, number, percent
-from tfdfd.metrics.judge import FRAME, VIDEO
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-LEVELS = (VIDEO, FRAME)
-_FIGURES = {
-    "auc": "AUC",
-    "eer": "EER",
-    "average_precision": "average precision",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "tpr_at_fpr_1": "TPR at 1 % FPR",
-    "tpr_at_fpr_5": "TPR at 5 % FPR",
-    "log_loss": "log-loss",
-    "brier": "Brier",
-    "ece": "ECE, 15 equal-mass bins",
-    "ece_debiased": "ECE, debiased",
-}
-_COMPARED = {"auc": "AUC", "eer": "EER", "log_loss": "log-loss", "brier": "Brier"}
-_CELLS_OF_A_PART = ("auc", "eer", "average_precision", "balanced_accuracy", "tpr_at_fpr_5", "log_loss")
+from tfdfd.metrics.metrics import METRICS
+from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
+
+NOTHING = "–"
 _MISSING = {
-    "exclude": "videos without a score are in no figure",
+    "exclude": "videos without a score are excluded",
     "as-real": "videos without a score count as P(fake) 0",
     "as-fake": "videos without a score count as P(fake) 1",
     "as-chance": "videos without a score count as P(fake) 0.5",
 }
 
 
-def protocol_line(judged: dict, level: str | None = None, part: dict | None = None) -> str:
-    """Data, split, counts, level, threshold, aggregation: what stands beside each figure.
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells.
+
+    Attributes:
+        title: heading.
+        protocol: how the values were computed: data, split, level, threshold, aggregation.
+        columns: headings; the first column names the rows.
+        rows: cells, as many as columns.
+        notes: remarks below the table.
+    """
+
+    title: str
+    protocol: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict:
+        """The table for JSON."""
+        return {
+            "title": self.title,
+            "protocol": self.protocol,
+            "columns": list(self.columns),
+            "rows": [list(row) for row in self.rows],
+            "notes": list(self.notes),
+        }
+
+
+def as_text(table: Table) -> Iterator[str]:
+    """Lines for a terminal: the first column is left-aligned, the others are right-aligned."""
+    rows = [tuple(map(escape_control_chars, row)) for row in (table.columns, *table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    yield escape_control_chars(table.title)
+    for first, *others in rows:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+    yield from (f"  {escape_control_chars(line)}" for line in (table.protocol, *table.notes) if line)
+
+
+def as_markdown(table: Table) -> Iterator[str]:
+    """Lines of GitHub Flavored Markdown."""
+    yield from (f"### {_escape_markdown(table.title)}", "")
+    if table.protocol:
+        yield from (f"*{_escape_markdown(table.protocol)}*", "")
+    yield _markdown_row(table.columns)
+    yield _markdown_row("---:" if number else "---" for number, _ in enumerate(table.columns))
+    yield from map(_markdown_row, table.rows)
+    yield ""
+    for note in table.notes:
+        yield from (f"- {_escape_markdown(note)}", "")
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """A rounded number; a dash for None."""
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def format_percent(value: float | None, digits: int = 2) -> str:
+    """A share as a percentage; a dash for None."""
+    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def format_count(value: int) -> str:
+    """A count with thousands separators."""
+    return f"{value:,}"
+
+
+def format_value(metric: dict, digits: int = 3) -> str:
+    """A metric of `tfdfd.metrics.report.compute_metrics` with its interval: `0.912 [0.880, 0.941]`."""
+    text = format_number(metric["value"], digits)
+    interval = metric.get("interval")
+    return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else text
+
+
+def escape_control_chars(text: str) -> str:
+    """Escapes unprintable characters, so that file names cannot add lines or control a terminal or a page."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _markdown_row(cells):
+    return f"| {' | '.join(map(_escape_markdown, cells))} |"
+
+
+def _escape_markdown(text):
+    return "".join(
+        f"\\{c}" if c in "\\`*_[]|#!" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in escape_control_chars(text)
+    )
+
+
+# Tables of a report --------------------------------------------------------------------------------------------------
+
+
+def protocol_line(report: dict, level: str | None = None, part: dict | None = None) -> str:
+    """Data, split, counts, threshold and aggregation: the line that accompanies every table.
 
     Args:
-        judged: of `tfdfd.metrics.judge.judge`.
-        level: `video` or `frame`; None for both, with how intervals were made.
-        part: of `judged["per_dataset"]`, where the figures are of one data set only.
+        report: of `tfdfd.metrics.report.compute_report`.
+        level: `video` or `frame`; None for both, with the protocol of the intervals.
+        part: of `report["per_dataset"]`, for metrics of one data set only.
     """
-    told, counts = judged["protocol"], part or judged
-    data = [part["dataset"]] if part else told["datasets"]
-    parts = [f"data {', '.join(data) or 'none'}", f"split {', '.join(told['splits']) or 'none'}"]
+    protocol, counts = report["protocol"], part or report
+    data = [part["dataset"]] if part else protocol["datasets"]
+    parts = [f"data {', '.join(data) or 'none'}", f"split {', '.join(protocol['splits']) or 'none'}"]
     sizes = [f"{counts[each]['n_real']:,} real and {counts[each]['n_fake']:,} fake {each}s" for each in LEVELS]
     parts.append(sizes[LEVELS.index(level)] if level else "; ".join(sizes))
-    parts.append(f"threshold {told['threshold']:.6g}")
+    parts.append(f"threshold {protocol['threshold']:.6g}")
     if level != FRAME:
-        parts.append(f"video score: {told['aggregation']} of its crops; {_MISSING[told['missing']]}")
-    drawn = told["bootstrap"]
+        parts.append(f"video score: {protocol['aggregation']} of its crops; {_MISSING[protocol['missing']]}")
+    drawn = protocol["bootstrap"]
     if drawn["resamples"] and not level:
         parts.append(
             f"[95 % intervals: bootstrap over {drawn['over']}s, {drawn['resamples']:,} resamples, seed {drawn['seed']}]"
@@ -53,164 +134,152 @@ def protocol_line(judged: dict, level: str | None = None, part: dict | None = No
     return "; ".join(parts)
 
 
-def main_table(judged: dict) -> Table:
-    """Every figure of videos and frames."""
-    rows, notes = [], []
-    for name, title in _FIGURES.items():
-        rows.append((title, *(_with_majority(judged[level], name) for level in LEVELS)))
-        if name == "auc" and judged[VIDEO][name].get("delong"):
-            low, high = judged[VIDEO][name]["delong"]
+def main_table(report: dict) -> Table:
+    """Every metric of videos and frames."""
+    rows, notes = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))], {}
+    for name, metric in METRICS.items():
+        rows.append((metric.title, *(_with_majority(report[level], name) for level in LEVELS)))
+        if name == "auc" and report[VIDEO][name].get("delong"):
+            low, high = report[VIDEO][name]["delong"]
             rows.append(("AUC, DeLong's 95 % interval", f"[{low:.3f}, {high:.3f}]", NOTHING))
         for level in LEVELS:
             for key in ("reason", "interval_reason"):
-                if why := judged[level][name].get(key):
-                    notes.append(f"{title} of {level}s: {why}")
-    counts = tuple(f"{judged[level]['n_real']:,} / {judged[level]['n_fake']:,}" for level in LEVELS)
-    rows.insert(0, ("real / fake", *counts))
-    return Table("Figures", protocol_line(judged), ("", "videos", "frames"), tuple(rows), tuple(_grouped(notes)))
+                if why := report[level][name].get(key):
+                    notes.setdefault(why, []).append(f"{metric.title} of {level}s")
+    grouped = tuple(f"{', '.join(names)}: {why}" for why, names in notes.items())
+    return Table("Metrics", protocol_line(report), ("", "videos", "frames"), tuple(rows), grouped)
 
 
-def confusion_table(judged: dict, level: str) -> Table:
+def confusion_table(report: dict, level: str) -> Table:
     """Actual class by verdict."""
-    found = judged[level]["confusion"]
-    rows = ()
-    if found:
+    counts, rows = report[level]["confusion"], ()
+    if counts:
         rows = tuple(
-            (kind, counted(found[f"{kind}_as_real"]), counted(found[f"{kind}_as_fake"])) for kind in ("real", "fake")
+            (kind, *(format_count(counts[f"{kind}_as_{verdict}"]) for verdict in ("real", "fake")))
+            for kind in ("real", "fake")
         )
-    columns = ("actually", "called real", "called fake")
-    return Table(f"Confusion matrix, {level}s", protocol_line(judged, level), columns, rows)
+    columns = ("actual", "called real", "called fake")
+    return Table(f"Confusion matrix, {level}s", protocol_line(report, level), columns, rows)
 
 
-def class_table(judged: dict, level: str) -> Table:
-    """Precision, recall, F1 and support of both classes, their means, and accuracy beside the majority's."""
-    found, rows = judged[level]["classes"], ()
-    if found:
+def class_table(report: dict, level: str) -> Table:
+    """Precision, recall, F1 and support of both classes, their means, and accuracy beside the majority baseline."""
+    metrics, rows = report[level], ()
+    if metrics["classes"]:
         rows = tuple(
-            (name, *(number(row[key]) for key in ("precision", "recall", "f1")), counted(row["support"]))
-            for name, row in found.items()
+            (name, *(format_number(row[key]) for key in ("precision", "recall", "f1")), format_count(row["support"]))
+            for name, row in metrics["classes"].items()
         )
         rows += (
-            ("accuracy", "", "", number(judged[level]["accuracy"]["value"]), counted(judged[level]["n"])),
-            ("majority baseline", "", "", number(judged[level]["majority"]), counted(judged[level]["n"])),
+            ("accuracy", "", "", format_number(metrics["accuracy"]["value"]), format_count(metrics["n"])),
+            ("majority baseline", "", "", format_number(metrics["majority"]), format_count(metrics["n"])),
         )
     columns = ("", "precision", "recall", "F1", "support")
-    return Table(f"Classes, {level}s", protocol_line(judged, level), columns, rows)
+    return Table(f"Classes, {level}s", protocol_line(report, level), columns, rows)
 
 
-def part_tables(judged: dict) -> list[Table]:
-    """By data set, by method, and by compression where there is one: each fake part against all reals of its set."""
-    tables = [_part_table("By data set", judged["per_dataset"], (), judged)]
-    tables.append(
-        _part_table("By method, each against all reals of its data set", judged["per_method"], ("method",), judged)
-    )
-    if any(part["compression"] for part in judged["per_compression"]):
-        tables.append(_part_table("By compression", judged["per_compression"], ("compression",), judged))
+def part_tables(report: dict) -> list[Table]:
+    """By data set, by method, and by compression if any is known: each fake part against all reals of its set."""
+    tables = [
+        _part_table("By data set", report["per_dataset"], (), report),
+        _part_table("By method, each against all reals of its data set", report["per_method"], ("method",), report),
+    ]
+    if any(part["compression"] for part in report["per_compression"]):
+        tables.append(_part_table("By compression", report["per_compression"], ("compression",), report))
     return tables
 
 
 def coverage_table(report: dict) -> Table:
-    """What became of the videos and of the crops."""
-    found, crops = report["judged"]["coverage"], report["crops"]
+    """Outcomes of the videos and of the crops; takes the whole of `report.json`."""
+    videos, crops = report["judged"]["coverage"], report["crops"]
     rows = [
-        ("expected", counted(found["expected"]), counted(crops["expected"])),
-        ("scored", counted(found["scored"]), counted(crops["scored"])),
-        ("without a face", counted(found["no_face"]), counted(crops["no_face"])),
-        ("left out for several faces", counted(found["left_out"]), NOTHING),
-        ("broken or missing", counted(found["broken"]), counted(crops["broken"])),
-        ("coverage", percent(found["share"]), percent(crops["scored"] / max(1, crops["expected"]))),
+        (title, format_count(videos[name]), format_count(crops[name]) if name in crops else NOTHING)
+        for name, title in (
+            ("expected", "expected"),
+            ("scored", "scored"),
+            ("no_face", "without a face"),
+            ("left_out", "excluded for several faces"),
+            ("broken", "broken or missing"),
+        )
     ]
+    share = crops["scored"] / max(1, crops["expected"])
+    rows.append(("coverage", format_percent(videos["share"]), format_percent(share)))
     notes = [f"{_MISSING[report['judged']['protocol']['missing']]} (--missing)."]
     notes += [f"without a score: {text}" for text in crops["unscored"]]
     if not report["videos_known"]:
-        notes.append("there is no status.csv beside the crops: of videos without any crop nothing is known.")
+        notes.append("there is no status.csv beside the crops, so videos without any crop are unknown.")
     return Table("Coverage", "", ("", "videos", "crops"), tuple(rows), tuple(notes))
 
 
-def hardest_table(judged: dict) -> Table:
+def hardest_table(report: dict) -> Table:
     """The videos furthest from their label."""
     rows = tuple(
-        (one["video"], one["dataset"], one["method"], ("real", "fake")[one["label"]], number(one["fake_probability"]),
-         "wrong" if one["wrong"] else "right")
-        for one in judged["hardest"]
+        (one["video"], one["dataset"], one["method"], ("real", "fake")[one["label"]],
+         format_number(one["fake_probability"]), "wrong" if one["wrong"] else "right")
+        for one in report["hardest"]
     )  # fmt: skip
-    columns = ("video", "data set", "method", "actually", "P(fake)", "verdict")
-    return Table(f"The {len(rows)} hardest videos", protocol_line(judged, VIDEO), columns, rows)
+    columns = ("video", "data set", "method", "actual", "P(fake)", "verdict")
+    return Table(f"The {len(rows)} hardest videos", protocol_line(report, VIDEO), columns, rows)
 
 
 def comparison_table(report: dict) -> Table | None:
-    """Two models on the same videos, paired."""
-    found = report["comparison"]
-    if found is None:
+    """Paired comparison of two models; takes the whole of `report.json`."""
+    comparison = report["comparison"]
+    if comparison is None:
         return None
     rows, notes = [], []
-    for name, title in _COMPARED.items():
-        one = found[name]
+    compared = [(name, metric.title, "values") for name, metric in METRICS.items() if metric.compared]
+    for name, title, values in [*compared, ("delong", "AUC, DeLong's test", "auc")]:
+        one = comparison[name]
         if one is None:
-            notes.append(f"{title}: {found[f'{name}_reason']}")
+            notes.append(f"{title.removeprefix('AUC, ')}: {comparison[f'{name}_reason']}")
             continue
         low, high = one["interval"]
         difference = f"{one['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        rows.append((title, *(number(value, 4) for value in one["values"]), difference, _p(one["p"])))
-    if found["delong"]:
-        one = found["delong"]
-        low, high = one["interval"]
-        difference = f"{one['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        rows.append(("AUC, DeLong's test", *(number(value, 4) for value in one["auc"]), difference, _p(one["p"])))
-    else:
-        notes.append(f"DeLong's test: {found['delong_reason']}")
-    counts = found["videos"]
-    drawn = found["protocol"]["bootstrap"]
+        rows.append((title, *(format_number(value, 4) for value in one[values]), difference, _p_value(one["p"])))
+    counts, drawn = comparison["videos"], comparison["protocol"]["bootstrap"]
     protocol = (
         f"{counts['both']:,} videos scored by both ({counts['first_only']:,} and {counts['second_only']:,} by one "
-        f"only); video score: {found['protocol']['aggregation']} of its crops; paired bootstrap over {drawn['over']}s, "
-        f"{drawn['resamples']:,} resamples, seed {drawn['seed']}"
+        f"only); video score: {comparison['protocol']['aggregation']} of its crops; paired bootstrap over "
+        f"{drawn['over']}s, {drawn['resamples']:,} resamples, seed {drawn['seed']}"
     )
     columns = ("", report["model"]["handle"], report["second"]["model"]["handle"], "difference", "p")
     return Table("Two models on the same videos", protocol, columns, tuple(rows), tuple(notes))
 
 
 def short_table(report: dict) -> Table:
-    """What a person wants to know first, a line a level."""
+    """The main metrics, one line per level; takes the whole of `report.json`."""
     judged, names = report["judged"], ("auc", "eer", "balanced_accuracy")
     rows = tuple(
-        (f"{level}s", f"{judged[level]['n_real']:,} / {judged[level]['n_fake']:,}",
-         *(figure(judged[level][name]) for name in names), number(judged[level]["accuracy"]["value"]),
-         number(judged[level]["majority"]))
+        (f"{level}s", _class_counts(judged[level]), *(format_value(judged[level][name]) for name in names),
+         format_number(judged[level]["accuracy"]["value"]), format_number(judged[level]["majority"]))
         for level in LEVELS
     )  # fmt: skip
-    columns = ("", "real / fake", "AUC", "EER", "balanced accuracy", "accuracy", "majority")
+    columns = ("", "real / fake", *(METRICS[name].title for name in names), "accuracy", "majority")
     return Table(report["model"]["handle"], protocol_line(judged), columns, rows)
 
 
-def _part_table(title, parts, columns, judged):
-    rows = []
-    for part in parts:
-        for level in LEVELS:
-            found = part[level]
-            rows.append(
-                (part["dataset"], *(str(part[name] or NOTHING) for name in columns), f"{level}s",
-                 f"{found['n_real']:,} / {found['n_fake']:,}", *(figure(found[name]) for name in _CELLS_OF_A_PART),
-                 number(found["accuracy"]["value"]), number(found["majority"]))
-            )  # fmt: skip
-    figures = tuple(_FIGURES[name] for name in _CELLS_OF_A_PART)
-    heads = ("data set", *columns, "level", "real / fake", *figures, "accuracy", "majority")
-    return Table(title, protocol_line(judged), heads, tuple(rows))
+def _part_table(title, parts, columns, report):
+    by_part = {name: metric.title for name, metric in METRICS.items() if metric.by_part}
+    rows = tuple(
+        (part["dataset"], *(str(part[name] or NOTHING) for name in columns), f"{level}s", _class_counts(part[level]),
+         *(format_value(part[level][name]) for name in by_part),
+         format_number(part[level]["accuracy"]["value"]), format_number(part[level]["majority"]))
+        for part in parts
+        for level in LEVELS
+    )  # fmt: skip
+    heads = ("data set", *columns, "level", "real / fake", *by_part.values(), "accuracy", "majority")
+    return Table(title, protocol_line(report), heads, rows)
 
 
-def _with_majority(found, name):
-    text = figure(found[name])
-    return f"{text} (majority: {number(found['majority'])})" if name == "accuracy" else text
+def _class_counts(metrics):
+    return f"{metrics['n_real']:,} / {metrics['n_fake']:,}"
 
 
-def _grouped(notes):
-    """One reason that holds for several figures is said once."""
-    by_reason = {}
-    for note in notes:
-        what, _, why = note.partition(": ")
-        by_reason.setdefault(why, []).append(what)
-    return [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+def _with_majority(metrics, name):
+    text = format_value(metrics[name])
+    return f"{text} (majority: {format_number(metrics['majority'])})" if name == "accuracy" else text
 
 
-def _p(value):
+def _p_value(value):
     return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

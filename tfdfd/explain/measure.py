@@ -1,7 +1,7 @@
-"""How well heat-maps tell where a face was altered: on fakes made here, whose masks are known.
+"""Localization accuracy of heat maps, measured on synthetic fakes with known masks.
 
-Each method stands beside an ellipse in the middle of the crop, which knows nothing of the picture. A method is worth
-showing as evidence of a place only if it does better than that.
+Each method is compared with a centered ellipse, which ignores the picture. A heat map is evidence of where a face was
+altered only if its method does better.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import REAL
 from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
 from tfdfd.files import write_atomically
+from tfdfd.metrics.intervals import bootstrap_mean
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
-# What is measured, and whether more is better.
+# Metrics, and whether more is better.
 METRICS = {"pointing": True, "iou": True, "insertion": True, "deletion": False}
-# Crops whose maps are made with a second seed, where a method draws anything.
+# Number of crops that are explained with a second seed as well, for methods that are random.
 _REPEATED = 5
 _STEPS = 20
-_RESAMPLES = 2000
 _PROTOCOL = (
     "Fakes are made from real crops, so that the altered pixels are known (mask: at least half of its maximum). "
     "pointing: share of maps whose hottest pixel is in the mask. iou: of mask and hottest pixels, at the one share of "
@@ -42,7 +42,7 @@ _STORED = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True)
 class MaskedPair:
-    """A genuine crop, the fake made from it, both RGB uint8, and where they differ: bool `(size, size)`."""
+    """A genuine crop and the fake made from it, both RGB uint8, and their difference mask, bool `(size, size)`."""
 
     real: np.ndarray
     fake: np.ndarray
@@ -52,29 +52,29 @@ class MaskedPair:
 def choose_faces(
     faces: str | os.PathLike, fakes: str, count: int, *, split: str | None = "test", seed: int = 0
 ) -> Faces:
-    """Real crops of a face set, drawn at random: enough for `count` fakes. No image is opened.
+    """Random real crops of a face set, enough for `count` fakes. No image is opened.
 
     Args:
         faces: a face set with real crops.
         fakes: `blended` (`tfdfd.data.self_blended`) or `swapped` (`tfdfd.data.swapped`).
-        count: how many fakes.
-        split: of the set; None: all, for blended ones.
-        seed: of the choice.
+        count: number of fakes.
+        split: of the set; None: all crops, for blended fakes only.
+        seed: of the selection.
 
     Raises:
-        ValueError: an unknown kind of fakes, or a set of no use.
+        ValueError: an unknown kind of fakes, or an unsuitable set.
     """
     if fakes not in FAKES:
         raise ValueError(f"fakes must be {' or '.join(FAKES)}; received {fakes!r}.")
     if count < 2:
         raise ValueError(f"at least 2 crops are needed for an interval; received {count}.")
     if fakes == SWAPPED and split is None:
-        raise ValueError("swapped fakes take donors from the same split; give a set with splits and the split.")
+        raise ValueError("swapped fakes take donors from the same split; give a set with splits, and the split.")
     every = faces_of(faces, split)
     real = [row for row in every.rows if row.label == REAL]
     if not real:
-        raise ValueError(f"{every.root} has no real crop of split {split!r}; fakes are made from real ones.")
-    # Some have no landmarks; donors must be alike, so that swaps need more to choose from.
+        raise ValueError(f"{every.root} has no real crop of split {split!r}; fakes are made from real crops.")
+    # Some crops have no landmarks, and swaps need more crops to find similar donors.
     wanted = max(5 * count, 200) if fakes == SWAPPED else count + count // 5 + 4
     order = np.random.default_rng(seed).permutation(len(real))[:wanted]
     return Faces(every.root, tuple(real[i] for i in order))
@@ -89,23 +89,23 @@ def masked_pairs(
     seed: int = 0,
     landmarks: str | os.PathLike | None = None,
 ) -> Iterator[MaskedPair]:
-    """Up to `count` pairs made from the crops of `choose_faces`.
+    """Up to `count` pairs from the crops of `choose_faces`.
 
     Args:
         faces, fakes, count: of `choose_faces`.
-        size: side of the crops.
+        size: side of the crops in pixels.
         seed: of the fakes.
-        landmarks: the file that keeps landmarks; None: `landmarks.csv` beside the crops.
+        landmarks: file of the landmarks; None: `landmarks.csv` beside the crops.
 
     Raises:
         ValueError: no crop has landmarks, or a crop cannot be read; SciPy or PyAV is missing for swapped ones.
     """
     if fakes == BLENDED:
-        from tfdfd.data.blended_pairs import BlendedPairs
+        from tfdfd.data.pair_sets import BlendedPairs
 
         pairs = BlendedPairs(faces, size, split=None, seed=seed, landmarks=landmarks)
     else:
-        from tfdfd.data.swapped_set import SwappedPairs
+        from tfdfd.data.pair_sets import SwappedPairs
 
         splits = tuple({row.split for row in faces.rows})
         pairs = SwappedPairs(faces, size, splits=splits, seed=seed, landmarks=landmarks)
@@ -124,15 +124,15 @@ def measure(
     methods: tuple[str, ...] = OF_CROPS,
     progress: Callable[[int, str], None] = lambda number, method: None,
 ) -> dict:
-    """Figures of each method and of the ellipse over some pairs.
+    """Measures each method and the ellipse on pairs.
 
     Returns:
-        `crops`, `called_fake` (of the fakes, by the record's threshold), `protocol`, and `methods`: by name `METRICS`,
-        `iou_share`, `stability`, `seconds` and `cpu_seconds` a crop, and of each metric, `against_ellipse`:
+        `crops`, `called_fake` (fakes above the record's threshold), `protocol`, and `methods`: by name `METRICS`,
+        `iou_share`, `stability`, `seconds` and `cpu_seconds` per crop, and for each metric `against_ellipse`:
         `difference`, `ci95`, `better`.
 
     Raises:
-        ValueError: there is no pair.
+        ValueError: there are no pairs.
     """
     shown = (*methods, ELLIPSE)
     results = {method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown}
@@ -157,7 +157,7 @@ def measure(
             if method == LIME and number < _REPEATED:
                 result["stability"].append(rank_correlation(heat, _with_other_seed(explainer, pair.fake)))
     if not crops:
-        raise ValueError("no fake could be made of these crops, so there is nothing to measure.")
+        raise ValueError("no fake could be made from these crops, so there is nothing to measure.")
     values = {method: _settled(result) for method, result in results.items()}
     figures = {method: _figures(value, results[method]) for method, value in values.items()}
     for method in methods:
@@ -168,13 +168,13 @@ def measure(
 
 
 def centered_ellipse(size: int) -> np.ndarray:
-    """A heat-map that falls off from the middle of the crop, in ellipses as high as 4/3 of their width."""
+    """A heat map that decreases from the center of the crop, in ellipses 4/3 as high as wide."""
     place = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     return -np.hypot(place[None, :] / 3, place[:, None] / 4).astype(np.float32)
 
 
 def pointing(heat: np.ndarray, mask: np.ndarray) -> float:
-    """1 if the hottest pixel is in the mask, else 0; of several hottest pixels the share that is."""
+    """1 if the hottest pixel is in the mask, else 0; with ties, the share of the hottest pixels in the mask."""
     return float(mask[heat == heat.max()].mean())
 
 
@@ -189,10 +189,10 @@ def ious(heat: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def insertion_and_deletion(
     heat: np.ndarray, pair: MaskedPair, score: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float]:
-    """Areas under P(fake) over the share of pixels, from none to all, that come from the fake, or from the real one.
+    """Areas under P(fake) over the share of pixels, hottest first, that come from the fake or from the real picture.
 
-    As in RISE (Petsiuk et al., BMVC 2018), but with the genuine picture of the pair in the place of a black or blurred
-    one, which a network for forgeries may well call fake.
+    As in RISE (Petsiuk et al., BMVC 2018), but with the genuine picture of the pair instead of a black or blurred one,
+    which a forgery detector may well call fake.
     """
     order = _hottest_first(heat)
     counts = np.round(np.linspace(0, 1, _STEPS + 1) * len(order)).astype(int)
@@ -207,7 +207,7 @@ def insertion_and_deletion(
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, of the pixels of two maps; 0 where one of them is flat."""
+    """Spearman's rank correlation of the pixels of two maps; 0 if one of them is constant."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(heat.ravel()) for heat in (one, other)]
@@ -218,12 +218,12 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 @lru_cache(maxsize=1)
 def stored() -> list[dict]:
-    """The figures that the package carries: what `tfdfd explain --measure` wrote, one for each kind of fakes."""
+    """The bundled results of `tfdfd explain --measure`, one for each kind of fakes."""
     return json.loads(_STORED.read_text("utf-8"))
 
 
 def verdict_on(method: str, handle: str, sha256: str) -> str:
-    """Whether a method did better than the ellipse with these weights, in a sentence or two."""
+    """One or two sentences on whether a method did better than the ellipse with these weights."""
     measured = [run for run in stored() if run["model"]["sha256"] == sha256 and method in run["methods"]]
     if not measured:
         return f"Not measured with {handle}: whether this map is better than an ellipse in the middle is not known."
@@ -231,7 +231,7 @@ def verdict_on(method: str, handle: str, sha256: str) -> str:
 
 
 def write_figures(figures: dict, path: str | os.PathLike) -> None:
-    """Writes figures as JSON, whole or not at all."""
+    """Writes results as JSON, atomically."""
     write_atomically(path, json.dumps(figures, indent=1) + "\n")
 
 
@@ -258,7 +258,7 @@ def _with_other_seed(explainer, crop):
 
 
 def _settled(result):
-    """One value a crop and metric; IoU at the share that is best over all crops."""
+    """One value per crop and metric; IoU at the share that is best over all crops."""
     curves = np.stack(result["iou"])
     best = int(curves.mean(axis=0).argmax())
     return {name: np.array(result[name]) for name in METRICS if name != "iou"} | {
@@ -278,12 +278,11 @@ def _figures(values, result):
 
 def _compared(values, ellipse, more_is_better):
     differences = values - ellipse
-    drawn = np.random.default_rng(0).integers(len(differences), size=(_RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
+    low, high = bootstrap_mean(differences)
     better = low > 0 if more_is_better else high < 0
     return {
         "difference": round(float(differences.mean()), 4),
-        "ci95": [round(float(low), 4), round(float(high), 4)],
+        "ci95": [round(low, 4), round(high, 4)],
         "better": bool(better),
     }
 

@@ -1,4 +1,4 @@
-"""The methods by name, and an explainer: a model with its weights, from face crops to heat-maps.
+"""Explanation methods by name, and `Explainer`, which maps face crops to heat maps.
 
 Importing this module imports neither Keras nor scikit-image.
 """
@@ -13,56 +13,58 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tfdfd.detect.scorer import Scorer
 from tfdfd.near_matches import did_you_mean
-from tfdfd.runtime.names import AUTO
+from tfdfd.runtime import AUTO
+from tfdfd.runtime.network import Scorer
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
 ACTIVATION, KERNELS = "activation", "kernels"
-# Those that explain a crop, and those that show the network.
+# Methods that explain a crop, and methods that show the network.
 OF_CROPS = (LIME, GRADCAM, INTEGRATED, OCCLUSION)
 OF_NETWORKS = (ACTIVATION, KERNELS)
 METHODS = OF_CROPS + OF_NETWORKS
 NEED_KERAS = (GRADCAM, INTEGRATED, *OF_NETWORKS)
 _LIBRARIES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
-# Standard deviation of the blur that makes single pixels readable, as a share of the side.
+# Standard deviation, as a share of the side, of the blur that makes single pixels readable.
 _SMOOTHING = 1 / 56
 
 
 def check_methods(names: str, known: tuple[str, ...] = METHODS) -> tuple[str, ...]:
-    """Names between commas as a tuple.
+    """Parses comma-separated method names.
 
     Raises:
-        ValueError: an unknown or repeated name, or a library that is missing.
+        ValueError: an unknown or repeated name, or a missing library.
     """
     methods = tuple(name.strip() for name in names.split(","))
     for method in methods:
         if method not in known:
-            hint = did_you_mean(method, known, 1, otherwise="it is none of them.")
+            hint = did_you_mean(method, known, 1, otherwise="there is no such method.")
             raise ValueError(f"the method must be one of {', '.join(known)}; received {method!r}; {hint}")
     if len(set(methods)) < len(methods):
-        raise ValueError(f"each method is given once; received {names!r}.")
+        raise ValueError(f"each method may be given once; received {names!r}.")
     missing = [name for module, name in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
     if LIME in methods and missing:
-        raise ValueError(f"lime needs {' and '.join(missing)}, not installed here: run pip install 'tfdfd[explain]'.")
+        raise ValueError(
+            f"lime needs {' and '.join(missing)}, which is not installed: run pip install 'tfdfd[explain]'."
+        )
     return methods
 
 
 @dataclass
 class Explanation:
-    """What one method says of one crop.
+    """One method's explanation of one crop.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         crop: RGB uint8 `(size, size, 3)`.
         fake_probability: of the crop.
-        heat: float32 `(size, size)`; above 0 towards fake, below 0 towards real.
-        seconds: how long it took.
-        segments: of LIME: the number of the segment of each pixel.
-        features: of LIME: `(segment, weight)`, the strongest first.
-        notes: what else is to be known, as name and text.
+        heat: float32 `(size, size)`; positive toward fake, negative toward real.
+        seconds: elapsed time.
+        segments: LIME only: segment index of each pixel.
+        features: LIME only: `(segment, weight)`, strongest first.
+        notes: further facts, as name and text.
     """
 
     method: str
@@ -76,23 +78,23 @@ class Explanation:
 
 
 class Explainer:
-    """Explains face crops by one model.
+    """Explains face crops with one model.
 
     Args:
-        model: handle or weights file, as `tfdfd.Detector` takes it.
-        methods: those that will be asked for: what they need is opened here, once.
-        runtime: what scores crops, as `tfdfd.Detector` takes it.
-        seed: of everything that is drawn.
-        samples, features: of LIME.
+        model: handle or weights file, as for `tfdfd.Detector`.
+        methods: methods that will be used; their requirements are loaded here, once.
+        runtime: runtime that scores crops, as for `tfdfd.Detector`.
+        seed: of all random draws.
+        samples, features: numbers of LIME's samples and features.
 
     Attributes:
         record: of the weights.
-        size: side of the crops.
+        size: side of the crops in pixels.
         score: P(fake) of uint8 crops.
-        model: the Keras model; None where no method needs it.
+        model: the Keras model; None if no method needs it.
 
     Raises:
-        ValueError: as of `check_methods` and `locate`; or the network is none for one of the methods.
+        ValueError: see `check_methods` and `locate`; or a method does not support the network.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Explainer:
                 f"LIME needs at least 2 samples and 1 feature; received {self.samples} and {self.features}."
             )
         if seed < 0:
-            raise ValueError(f"the seed must be a whole number from 0; received {seed}.")
+            raise ValueError(f"the seed must be a nonnegative integer; received {seed}.")
         self.seed = seed
         self.record, path = locate(model)
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
@@ -126,7 +128,7 @@ class Explainer:
             self._open_scorers(path, runtime)
 
     def explain(self, crop: np.ndarray, method: str = LIME) -> Explanation:
-        """The explanation of one crop, RGB uint8 `(size, size, 3)`, by one of `OF_CROPS`."""
+        """Explains one crop, RGB uint8 `(size, size, 3)`, by a method of `OF_CROPS`."""
         if crop.dtype != np.uint8 or crop.shape != (self.size, self.size, 3):
             raise ValueError(
                 f"crops of {self.record.handle} are RGB uint8 {(self.size, self.size, 3)}; received {crop.dtype} "
@@ -142,19 +144,19 @@ class Explainer:
         return explanation
 
     def _check_network(self, methods):
-        """What a method needs of the network, found out before any work."""
+        """Checks that the methods support the network, before any work."""
         if not set(methods) & set(NEED_KERAS):
             return
-        from tfdfd.explain import activation, gradients
+        from tfdfd.explain import gradients
 
         if GRADCAM in methods:
             self._maps = gradients.last_maps(self.model)
         if INTEGRATED in methods:
             self._gradients = gradients.logit_gradients(self.model)
         if ACTIVATION in methods:
-            activation.head_weights(self.model)
+            gradients.head_weights(self.model)
         if KERNELS in methods:
-            activation.first_kernels(self.model)
+            gradients.first_kernels(self.model)
 
     def _open_scorers(self, path, runtime):
         from tfdfd.runtime.opening import open_network
@@ -195,7 +197,7 @@ class Explainer:
 
 
 def telling_frame(track, threshold: float):
-    """The frame of a face track that speaks most for the side the whole track is on; None without crops."""
+    """The frame that contributes most to the verdict of its face track; None without crops."""
     frames = [frame for frame in track.frames if frame.crop is not None]
     side = max if track.fake_probability >= threshold else min
     return side(frames, key=lambda frame: frame.fake_probability, default=None)

@@ -1,4 +1,4 @@
-"""The page of `tfdfd explain`: crops beside their heat-maps, and what is known of the methods' worth.
+"""HTML page of `tfdfd explain`: crops beside their heat maps, and the measured accuracy of the methods.
 
 Like the report of `tfdfd detect` it is one HTML file without scripts or requests, and everything in it is escaped.
 """
@@ -28,11 +28,12 @@ from tfdfd.explain.methods import (
     telling_frame,
 )
 from tfdfd.files import write_atomically
-from tfdfd.report.page import TRACKS_PER_INPUT, data_uri, environment
+from tfdfd.html import as_jpeg, data_uri, environment
+from tfdfd.report.page import TEMPLATES, TRACKS_PER_INPUT
 from tfdfd.weights.records import WeightRecord
 
 PICTURE = 256
-# Faces with pictures; what is beyond is counted on the page.
+# Faces with pictures; further faces are only counted.
 MOST_SUBJECTS = 100
 TITLES = {
     LIME: "LIME",
@@ -43,19 +44,19 @@ TITLES = {
     KERNELS: "Kernels of the first layer",
 }
 READINGS = {
-    LIME: "The crop is cut into segments of like color, random ones are hidden in black, and a linear model is fitted "
-    "to the scores. Shown are the segments of the largest weights.",
-    OCCLUSION: "A square in the crop’s mean color slides over the face. Red is where hiding it lowers the score.",
+    LIME: "The crop is divided into segments of similar color, random segments are hidden in black, and a linear model "
+    "is fitted to the scores. The segments with the largest weights are shown.",
+    OCCLUSION: "A square in the crop’s mean color slides over the face. Red marks where hiding it lowers the score.",
     GRADCAM: "The last spatial maps of the network, weighted by their gradients. The map is as coarse as its grid.",
-    INTEGRATED: "The gradients of the score on the way from a black picture to this one, times the pixels; blurred.",
-    ACTIVATION: "Pictures made by gradient ascent that a neuron of the last hidden layer answers to most strongly.",
+    INTEGRATED: "The gradients of the score on the path from a black picture to this one, times the pixels; blurred.",
+    ACTIVATION: "Pictures, found by gradient ascent, that maximally activate a neuron of the last hidden layer.",
     KERNELS: "The weights of the first convolutions; mid-gray is 0.",
 }
 LIMITS = (
-    "A heat-map shows what moves this model’s score. It does not show where a face was altered, and it is no proof "
-    "that it was.",
-    "A model that scores a face wrongly has its reasons, too: a map of a wrong score looks as convincing as any other.",
-    "The colors of each map are scaled by its own strongest place. A map of a score that hardly moves is all noise.",
+    "A heat map shows what influences this model’s score. It does not show where a face was altered, and it does not "
+    "prove that it was.",
+    "A map of a wrong score looks as convincing as a map of a correct one.",
+    "Each map is scaled by its own maximum. A map of a score that hardly changes is pure noise.",
 )
 _RED, _GREEN = np.float32([214, 39, 40]), np.float32([34, 160, 60])
 _OPAQUE = 0.65
@@ -67,9 +68,9 @@ class Subject:
 
     Attributes:
         path: of the input, printable.
-        where: which face of it, such as `face 2 at 1.40 s`.
-        fake_probability: of the crop that is explained.
-        explanations: of this crop, one for each method.
+        where: the face in it, such as `face 2 at 1.40 s`.
+        fake_probability: of the explained crop.
+        explanations: of this crop, one per method.
     """
 
     path: str
@@ -79,7 +80,7 @@ class Subject:
 
 
 def overlay(explanation: Explanation) -> np.ndarray:
-    """The crop under its map, RGB uint8: red towards fake, green towards real. Of LIME the strongest features."""
+    """The crop overlaid with its map, RGB uint8: red toward fake, green toward real; LIME: strongest features."""
     heat = explanation.heat
     if explanation.segments is not None:
         shown = np.zeros(int(explanation.segments.max()) + 1, np.float32)
@@ -87,7 +88,7 @@ def overlay(explanation: Explanation) -> np.ndarray:
             shown[segment] = weight
         heat = np.sign(shown)[explanation.segments] * 0.7
     else:
-        # A single pixel far above all others would leave the rest without color.
+        # The maximum would let a single outlier fade all other pixels.
         heat = heat / max(float(np.quantile(np.abs(heat), 0.99)), 1e-12)
     strength = np.clip(np.abs(heat), 0, 1)[..., None] * _OPAQUE
     color = np.where(heat[..., None] > 0, _RED, _GREEN)
@@ -98,16 +99,17 @@ def overlay(explanation: Explanation) -> np.ndarray:
 
 
 def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> list[str]:
-    """Puts the heat-map of each face's telling frame into a detection, for the report of `tfdfd detect`.
+    """Adds the heat map of each face's most telling frame to a detection, for the report of `tfdfd detect`.
 
-    The faces are those that the report shows. The title says whether the method did better than an ellipse.
+    Only faces that the report shows are explained. The title states whether the method did better than an ellipse.
 
     Returns:
-        Why faces could not be explained.
+        Messages about faces that could not be explained.
     """
     messages = []
     record = explainer.record
-    title = f"{TITLES[method]}: red speaks for fake, green for real. {verdict_on(method, record.handle, record.sha256)}"
+    verdict = verdict_on(method, record.handle, record.sha256)
+    title = f"{TITLES[method]}: red points toward fake, green toward real. {verdict}"
     for track in sorted(detection.faces, key=lambda track: -track.fake_probability)[:TRACKS_PER_INPUT]:
         frame = telling_frame(track, record.threshold)
         if frame is None:
@@ -120,7 +122,7 @@ def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> l
 
 
 def kernel_sheet(kernels: np.ndarray) -> np.ndarray:
-    """Kernels `(height, width, channels, filters)` side by side, RGB uint8; of other than three channels the mean."""
+    """Kernels `(height, width, channels, filters)` as a grid, RGB uint8; other than three channels are averaged."""
     if kernels.shape[2] != 3:
         kernels = np.repeat(kernels.mean(axis=2, keepdims=True), 3, axis=2)
     height, width, _, filters = kernels.shape
@@ -149,7 +151,7 @@ def render_page(
     Args:
         subjects: the explained faces.
         pictures: what the network shows without an input: a method of `OF_NETWORKS` with `Maximized` of
-            `tfdfd.explain.activation`, or with kernels by layer.
+            `tfdfd.explain.gradients`, or with kernels by layer.
         record: of the weights.
         methods: by name.
         failed: inputs without a face that could be explained: path and message.
@@ -159,7 +161,7 @@ def render_page(
     card = record.card or {}
     limits = card.get("limits") or []
     return (
-        environment(Path(__file__).parent)
+        environment(Path(__file__).parent, TEMPLATES)
         .get_template("explanation.html.j2")
         .render(
             subjects=[_shown(subject, verdicts) for subject in subjects[:MOST_SUBJECTS]],
@@ -182,16 +184,16 @@ def render_page(
 
 
 def write_page(path: str | os.PathLike, *arguments, **options) -> None:
-    """Writes the page of `render_page` to `path`: whole or not at all."""
+    """Writes the page of `render_page` to `path`, atomically."""
     write_atomically(path, render_page(*arguments, **options))
 
 
 def _shown(subject, verdicts):
-    figures = [{"uri": data_uri(subject.explanations[0].crop, PICTURE), "title": "Crop", "notes": {}, "verdict": None}]
+    figures = [{"uri": _uri(subject.explanations[0].crop), "title": "Crop", "notes": {}, "verdict": None}]
     for one in subject.explanations:
         figures.append(
             {
-                "uri": data_uri(overlay(one), PICTURE),
+                "uri": _uri(overlay(one)),
                 "title": TITLES[one.method],
                 "notes": {"Seconds": f"{one.seconds:.1f}", **one.notes},
                 "verdict": verdicts[one.method],
@@ -208,15 +210,15 @@ def _shown(subject, verdicts):
 def _groups(method, made):
     if method == KERNELS:
         figures = [
-            {"uri": data_uri(kernel_sheet(kernels), 2 * PICTURE), "title": name, "text": _shape(kernels)}
+            {"uri": _uri(kernel_sheet(kernels), 2 * PICTURE), "title": name, "text": _shape(kernels)}
             for name, kernels in made.items()
         ]
         return [{"title": None, "figures": figures}]
     groups = []
-    for title, sign in (("Neurons that speak for fake", 1), ("Neurons that speak for real", -1)):
+    for title, sign in (("Neurons toward fake", 1), ("Neurons toward real", -1)):
         figures = [
             {
-                "uri": data_uri(np.round(255 * one.image).astype(np.uint8), PICTURE),
+                "uri": _uri(np.round(255 * one.image).astype(np.uint8)),
                 "title": f"Neuron {one.neuron}, weight {one.weight:+.3f}",
                 "text": f"activation {one.start:.3g} to {one.end:.3g}",
             }
@@ -228,13 +230,17 @@ def _groups(method, made):
     return groups
 
 
+def _uri(picture, size=PICTURE):
+    return data_uri(as_jpeg(picture, size))
+
+
 def _shape(kernels):
     height, width, channels, filters = kernels.shape
     return f"{filters} kernels of {height} x {width} x {channels}"
 
 
 def _borders(segments, chosen):
-    """Pixels at the border of a chosen segment."""
+    """Pixels on the borders of the chosen segments."""
     inside = np.where(np.isin(segments, chosen), segments + 1, 0).astype(np.int32)
     higher = cv2.dilate(inside.astype(np.float32), np.ones((2, 2), np.uint8)) != inside
     lower = cv2.erode(inside.astype(np.float32), np.ones((2, 2), np.uint8)) != inside

@@ -1,7 +1,7 @@
-"""Explanations that only ask for scores: LIME and occlusion. They work for every network and runtime.
+"""LIME and occlusion: explanations from scores alone, for every network and runtime.
 
 Crops are RGB uint8 `(size, size, 3)`. `score` maps uint8 crops `(n, size, size, 3)` to P(fake), float32 `(n,)`.
-Heat-maps are float32 `(size, size)`: above 0 where pixels speak for fake, below 0 where they speak for real.
+Heat maps are float32 `(size, size)`: positive toward fake, negative toward real.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# As document S2 has them.
+# As in document S2.
 SAMPLES, FEATURES = 2000, 10
-# Defaults of the LIME package: width of the kernel over cosine distances, and strength of the ridge.
+# Defaults of the LIME package: kernel width over cosine distances, and strength of the ridge penalty.
 _KERNEL_WIDTH, _ALPHA = 0.25, 1.0
-# Pictures that are made and scored together; bounds the memory.
+# Pictures that are scored together; bounds the memory.
 _BATCH = 64
-# P(fake) beyond these says no more: float32 has no digits left for the difference.
+# P(fake) is clipped here: float32 cannot resolve smaller distances from 1.
 _LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class LimeResult:
-    """What LIME found.
+    """Result of LIME.
 
     Attributes:
-        segments: number of the segment of each pixel, int `(size, size)`, from 0.
-        weights: of each segment, float64 `(segments,)`: how much P(fake) rises when it is shown.
-        r2: share of the variance of the scores that the linear model explains, weighted as it was fitted.
+        segments: segment index of each pixel, int `(size, size)`, from 0.
+        weights: of each segment, float64 `(segments,)`: the increase of P(fake) when it is shown.
+        r2: coefficient of determination of the linear model, with the weights of its fit.
     """
 
     segments: np.ndarray
@@ -37,16 +37,16 @@ class LimeResult:
 
     @property
     def heat(self) -> np.ndarray:
-        """The weight of each pixel's segment."""
+        """Weight of each pixel's segment."""
         return self.weights[self.segments].astype(np.float32)
 
     def strongest(self, count: int = FEATURES) -> np.ndarray:
-        """Numbers of the segments of the largest weights in absolute value, the largest first."""
+        """Indices of the segments with the largest absolute weights, largest first."""
         return np.argsort(-np.abs(self.weights), kind="stable")[:count]
 
 
 def quickshift_segments(crop: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Segments of like colors, as the LIME package makes them by default."""
+    """Superpixels by quickshift, with the LIME package's defaults."""
     from skimage.segmentation import quickshift
 
     return quickshift(crop, kernel_size=4, max_dist=200, ratio=0.2, rng=seed)
@@ -61,20 +61,20 @@ def lime(
     hide_color: int | None = 0,
     segments: np.ndarray | None = None,
 ) -> LimeResult:
-    """LIME for images (Ribeiro et al., KDD 2016): a weighted ridge regression of P(fake) on which segments are shown.
+    """LIME for images (Ribeiro et al., KDD 2016): weighted ridge regression of P(fake) on which segments are shown.
 
-    For the same seed and segments the coefficients are those of the LIME package with all features.
+    For the same seed and segments the coefficients equal those of the LIME package with all features.
 
     Args:
         crop: the face.
         score: P(fake) of crops.
-        samples: how many random choices of segments are scored, the whole crop included.
-        seed: the same one gives the same result.
+        samples: number of random selections of segments that are scored, the whole crop included.
+        seed: of the selections.
         hide_color: gray level of hidden segments; None: the mean color of each.
         segments: int `(size, size)` from 0 without gaps; None: `quickshift_segments`.
 
     Raises:
-        ValueError: fewer than two samples, or a crop of a single segment.
+        ValueError: fewer than two samples, or a crop with a single segment.
     """
     from sklearn.linear_model import Ridge
 
@@ -83,7 +83,7 @@ def lime(
     segments = quickshift_segments(crop, seed) if segments is None else segments
     count = int(segments.max()) + 1
     if count < 2:
-        raise ValueError("the crop is one segment of one color, so LIME has nothing to compare; give a crop of a face.")
+        raise ValueError("the crop is a single segment, so LIME has nothing to compare; give a crop of a face.")
     shown = np.random.RandomState(seed).randint(0, 2, samples * count).reshape(samples, count).astype(np.uint8)
     shown[0] = 1
     hidden = _hidden(crop, segments, hide_color)
@@ -103,18 +103,18 @@ def lime(
 
 
 def occlusion(crop: np.ndarray, score: Callable[[np.ndarray], np.ndarray], *, windows: int = 7) -> np.ndarray:
-    """How much the log-odds of fake fall when a square is painted over in the crop's mean color.
+    """Occlusion sensitivity: the decrease of the log-odds of fake when a square is filled with the crop's mean color.
 
-    As in Zeiler and Fergus (ECCV 2014, arXiv:1311.2901). Squares overlap by half; a pixel gets the mean of those that
-    cover it.
+    As in Zeiler and Fergus (ECCV 2014, arXiv:1311.2901). Squares overlap by half; a pixel gets the mean over the
+    squares that cover it.
 
     Args:
         crop: the face.
         score: P(fake) of crops.
-        windows: how many squares fit in a row without overlap.
+        windows: number of squares in a row without overlap.
 
     Returns:
-        The heat-map.
+        The heat map.
     """
     size = crop.shape[0]
     side = max(2, round(size / windows))

@@ -1,0 +1,1 @@
+"""Extraction of face crops from media files in sandboxed decoding processes."""

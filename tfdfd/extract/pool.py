@@ -1,13 +1,13 @@
-"""Decoding processes and the work they are given: ordered, bounded in memory, no input able to stop another."""
+"""Pool of decoding processes: ordered results, bounded memory, and no input that can stop or spoil another."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,66 +16,83 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tfdfd.extract import wire
-from tfdfd.extract.faces_of import Extraction, Request
-from tfdfd.media.environment import decoder_environment
+from tfdfd.extract import worker
+from tfdfd.extract.extraction import Extraction, Request
+from tfdfd.extract.sandbox import AUTO, check_sandbox, worker_environment
+from tfdfd.media import Limits, MediaError
+from tfdfd.media.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from tfdfd.media.inputs import Input
-from tfdfd.media.limits import Limits
 
 START_SECONDS = 120
 DYING_SECONDS = 5
-# A fresh process now and then keeps a slow leak in a decoder from adding up over a large folder.
+# A new process now and then keeps a slow leak in a decoder from adding up over a large folder.
 INPUTS_PER_PROCESS = 500
 MAX_WORKERS = 4
-# The parent's whole import path is handed over, so that neither the current folder nor a differing
-# environment decides which code decodes.
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; import json; from tfdfd.extract.worker import main; "
-_BOOT += "main(json.loads(sys.argv[1]))"
-
-
+# A process that reported one of these ends: what a decoder left in it must not affect the next input.
+FAILURES = {"decode_error", "too_large"}
+# The parent's import path is handed over, so that neither the current folder nor the environment decides which code
+# runs.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; import json; config = json.loads(sys.argv[1]); "
+    "from tfdfd.extract.sandbox import leave_network; leave_network(config['sandbox']); "
+    "from tfdfd.extract.worker import main; main(config)"
+)
 _ENDED = "the decoding processes were ended while work was left."
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class FaceExtractor:
-    """Cuts faces out of files in processes of their own.
+    """Crops faces from files in decoding processes. Use as a context manager, or call `close`.
 
     Args:
-        detector: name of the face detector; `none` takes whole frames as faces.
-        options: the detector's options.
-        limits: what one input may cost.
-        workers: how many processes; None: one for each core, at most four, and no more than there are inputs.
+        detector: name of the face detector; `none` takes whole frames as face crops.
+        options: keyword arguments of the detector.
+        limits: budget of one input.
+        workers: number of processes; None: one per core, at most four, and no more than there are inputs.
+        sandbox: `auto`, `require` or `off`; see `tfdfd.extract.sandbox`.
 
-    Use as a context manager, or call `close`.
+    Attributes:
+        limits: budget of one input.
+        sandbox_note: why the processes are not sealed, known once one is ready; None if they are, or need not be.
+
+    Raises:
+        ValueError: `workers` is below 1, or `sandbox` is unknown.
     """
 
     def __init__(
         self,
         detector: str = "mtcnn",
-        options: dict | None = None,
+        options: dict[str, Any] | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
+        sandbox: str = AUTO,
     ):
         if workers is not None and workers < 1:
             raise ValueError(f"the number of workers must be at least 1; received {workers}.")
+        check_sandbox(sandbox)
         self.limits = limits or Limits()
-        self._detector, self._options, self._workers = detector, options or {}, workers
+        self.sandbox_note: str | None = None
+        self._config = {"detector": detector, "options": options or {}, "limits": asdict(self.limits)}
+        self._config["sandbox"] = sandbox
+        self._workers = workers
+        # Modules that a process loads before it is sealed. Images do not wait for FFmpeg.
+        self._libraries = {"video"}
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
         self._closed = False
         self._lock = threading.Lock()
 
-    def __enter__(self):
+    def __enter__(self) -> FaceExtractor:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def start(self, inputs: int) -> int:
-        """Starts the processes for so many inputs without waiting for them; returns how many work on them."""
+        """Starts processes for this many inputs without waiting for them; returns the number of processes."""
         cores = os.cpu_count() or 1
         count = self._workers or max(1, min(inputs, cores, MAX_WORKERS))
         with self._lock:
@@ -85,30 +102,32 @@ class FaceExtractor:
         return count
 
     def _process(self, threads):
-        config = {"detector": self._detector, "options": self._options, "limits": asdict(self.limits)}
-        return _Process(config | {"threads": threads}, self.limits)
+        return _Process(self._config | {"threads": threads}, self._libraries, self.limits)
 
     def extract(self, items: Iterable[Input], request: Request) -> Iterator[Extraction]:
-        """The outcome of each input in order. Work on the first few begins with this call, and on the next few while
-        the caller holds one: memory is bounded by the number of processes, not of inputs.
+        """Yields the outcome of each input in order.
+
+        Work on the first inputs starts with this call, and on the next ones while the caller holds one: the number of
+        processes, not of inputs, bounds the memory.
 
         Raises:
-            ValueError: the detector cannot be built as asked for.
-            RuntimeError: the decoding process does not start, or `close` was called meanwhile.
+            ValueError: the detector cannot be built as requested.
+            RuntimeError: a decoding process does not start, or `close` was called meanwhile.
         """
         items = list(items)
         return self.map(lambda item: self.extract_one(item, request), items, sum(i.error is None for i in items))
 
     def map(self, work: Callable[[_Item], _Result], items: Iterable[_Item], processes: int) -> Iterator[_Result]:
-        """`work(item)` for each item, in order, in as many threads as there are processes; begun and bounded as in
-        `extract`. `work` may call `extract_one`.
+        """Yields `work(item)` for each item in order, from as many threads as there are processes; see `extract`.
 
         Args:
-            work: what is to be done; what it raises is raised here, and ends the processes.
-            items: what it is done for.
-            processes: of how many there is use.
+            work: may call `extract_one`. An exception is raised here and ends the processes.
+            items: arguments of `work`.
+            processes: maximum number of processes that are useful.
         """
         items = list(items)
+        with self._lock:
+            self._libraries = _libraries_by_name(items)
         count = self.start(processes)
         threads = ThreadPoolExecutor(count, thread_name_prefix="extract")
         ahead = count + 2
@@ -122,7 +141,7 @@ class FaceExtractor:
                 while waiting:
                     yield waiting.popleft().result()
             except BaseException:
-                # Interrupted, or not wanted to the end: nobody waits for what is still being decoded.
+                # Interrupted, or abandoned by the caller: nobody waits for what is still being decoded.
                 self.close()
                 raise
             finally:
@@ -138,31 +157,42 @@ class FaceExtractor:
         """
         if item.error is not None:
             return Extraction(item.path, item.kind, item.error.status, item.error.message)
-        begun = time.monotonic()
+        start = time.monotonic()
+        try:
+            file, kind = item.open(self.limits)
+        except MediaError as error:
+            response = Extraction(item.path, item.kind, error.status, error.message)
+        else:
+            with file:
+                response = self._run(item.path, file.fileno(), kind, request)
+            response.kind = response.kind or item.kind
+        response.elapsed_s = time.monotonic() - start
+        return response
+
+    def _run(self, path, descriptor, kind, request):
         with self._lock:
             if self._closed:
                 raise RuntimeError(_ENDED)
-            # None is idle where another call of `extract` is being worked on.
+            # No process is idle while another call of `extract` uses them all.
             process = self._idle.pop() if self._idle else self._process(1)
             self._busy.add(process)
         try:
-            answer = process.run(item.path, request)
+            response = process.run(path, descriptor, _library(descriptor, kind), request)
         finally:
             with self._lock:
+                self.sandbox_note = self.sandbox_note or process.sandbox_note
                 self._busy.remove(process)
                 if self._closed:
                     process.stop()
                 else:
                     self._idle.append(process)
-        if answer.process_died and self._closed:
-            # Ended by `close`: that says nothing about the input.
+        if response.process_died and self._closed:
+            # `close` ended it, which says nothing about the input.
             raise RuntimeError(_ENDED)
-        answer.kind = answer.kind or item.kind
-        answer.elapsed_s = time.monotonic() - begun
-        return answer
+        return response
 
     def close(self) -> None:
-        """Ends the processes, also those at work; `extract` starts new ones."""
+        """Ends the processes, busy ones included; `extract` starts new ones."""
         with self._lock:
             self._closed = True
             for process in self._busy:
@@ -172,37 +202,59 @@ class FaceExtractor:
             self._idle.clear()
 
 
-class _Process:
-    """One decoding process, started at once, and again after a crash or a time-out."""
+def _libraries_by_name(items):
+    """The libraries that these inputs need, judged by name; items of another type may be videos."""
+    if not all(isinstance(item, Input) and item.kind == "image" for item in items):
+        return {"video"}
+    heif = any(item.path.lower().endswith(IMAGE_FORMATS["heif"]) for item in items)
+    return {"heif"} if heif else set()
 
-    def __init__(self, config, limits):
-        self._config, self._limits = config, limits
-        self._popen = None
+
+def _library(descriptor, kind):
+    """The library that an open file needs, judged by content, or None."""
+    if kind == "video":
+        return "video"
+    return "heif" if image_format(os.pread(descriptor, HEAD_BYTES, 0)) == "heif" else None
+
+
+class _Process:
+    """One decoding process, started at once, and again after a crash, a time-out or another failure."""
+
+    def __init__(self, config, libraries, limits):
+        self._config, self._libraries, self._limits = config, set(libraries), limits
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
         self._served = 0
+        self.sandbox_note: str | None = None
         self._start()
 
-    def run(self, path: str, request: Request) -> Extraction:
-        if self._popen is None or self._popen.poll() is not None or self._served >= INPUTS_PER_PROCESS:
+    def run(self, path: str, descriptor: int, library: str | None, request: Request) -> Extraction:
+        """The outcome for an open file that needs `library` (a key of `tfdfd.extract.worker.LIBRARIES`, or None)."""
+        missing = {library} - self._libraries - {None}
+        self._libraries |= missing
+        if missing or self._popen is None or self._popen.poll() is not None or self._served >= INPUTS_PER_PROCESS:
             self._start()
         self._await_ready()
         self._served += 1
-        line = json.dumps({"path": os.fsencode(path).hex(), **asdict(request)}) + "\n"
         deadline = time.monotonic() + self._limits.max_seconds
         try:
-            self._popen.stdin.write(line.encode())
-            self._popen.stdin.flush()
-            return self._answer(path, request, deadline)
-        except _TimeOut:
+            self._request(descriptor, request)
+            response = self._response(path, request, deadline)
+        except TimeoutError:
             self.stop()
             return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
-        except (EOFError, BrokenPipeError):
-            return Extraction(path, None, *self._post_mortem(), process_died=True)
-        except wire.WireError as error:
+        except (EOFError, ConnectionError):
+            status, message = self._post_mortem()
+            return Extraction(path, None, status, message, process_died=True)
+        except worker.ProtocolError as error:
             self.stop()
-            return Extraction(path, None, "decode_error", f"the decoding process answered nonsense: {error}")
+            return Extraction(path, None, "decode_error", f"the decoding process sent a malformed response: {error}")
+        if response.status in FAILURES:
+            self.stop()
+        return response
 
     def kill(self):
-        """Ends the process from another thread; the one that waits in `run` sees it and cleans up."""
+        """Ends the process from another thread; the thread that waits in `run` notices and cleans up."""
         popen = self._popen
         if popen is not None:
             popen.kill()
@@ -211,22 +263,25 @@ class _Process:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-            with contextlib.suppress(BrokenPipeError):  # a request that was never read
-                self._popen.stdin.close()
             self._popen.stdout.close()
-            self._popen = None
+            self._channel.close()
+            self._popen = self._channel = None
 
     def _start(self):
         self.stop()
-        # This package's own place last, for the case that it was found in the current folder.
+        # The folder of this package comes last, for the case that it was imported from the current folder.
         paths = [*(os.path.abspath(entry) for entry in sys.path if entry), str(Path(__file__).parents[2])]
-        self._popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(self._config), *paths],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | decoder_environment(self._limits),
-        )
+        config = self._config | {"libraries": sorted(self._libraries)}
+        self._channel, requests = socket.socketpair()
+        self._channel.settimeout(self._limits.max_seconds)
+        with requests:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps(config), *paths],
+                stdin=requests,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=worker_environment(self._limits),
+            )
         self._ready = False
         self._served = 0
 
@@ -235,7 +290,7 @@ class _Process:
             return
         try:
             header, _ = self._read(time.monotonic() + START_SECONDS)
-        except (EOFError, _TimeOut, wire.WireError) as error:
+        except (EOFError, TimeoutError, worker.ProtocolError) as error:
             self.stop()
             raise RuntimeError(
                 "the decoding process did not start; --max-memory may be too small for it "
@@ -244,16 +299,24 @@ class _Process:
         if "fatal" in header:
             self.stop()
             raise (ValueError if header.get("usage") else RuntimeError)(header["fatal"])
+        note = header.get("sandbox_note")
+        self.sandbox_note = note if isinstance(note, str) else None
         self._ready = True
 
-    def _answer(self, path, request, deadline):
+    def _request(self, descriptor, request):
+        line = json.dumps(asdict(request)).encode() + b"\n"
+        # The descriptor goes with the first byte.
+        sent = socket.send_fds(self._channel, [line], [descriptor])
+        self._channel.sendall(line[sent:])
+
+    def _response(self, path, request, deadline):
         header, crops = self._read(deadline, request.size)
-        return wire.unpack(path, header, crops, request.size)
+        return worker.unpack(path, header, crops, request.size)
 
     def _read(self, deadline, size=1):
-        header_bytes, crop_bytes = wire.lengths(self._receive(wire.PREFIX_BYTES, deadline))
-        header = wire.parse(self._receive(header_bytes, deadline))
-        wire.check_crop_bytes(header, crop_bytes, size)
+        header_bytes, crop_bytes = worker.lengths(self._receive(worker.PREFIX_BYTES, deadline))
+        header = worker.parse(self._receive(header_bytes, deadline))
+        worker.check_crop_bytes(header, crop_bytes, size)
         return header, self._receive(crop_bytes, deadline)
 
     def _receive(self, count, deadline):
@@ -265,7 +328,7 @@ class _Process:
             while view:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    raise _TimeOut
+                    raise TimeoutError
                 got = os.readv(pipe, [view])
                 if not got:
                     raise EOFError
@@ -273,7 +336,7 @@ class _Process:
         return bytes(received)
 
     def _post_mortem(self):
-        """Status and message for a process that went away in the middle of an input."""
+        """Status and message for a process that ended while it had an input."""
         try:
             code = self._popen.wait(DYING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -284,7 +347,3 @@ class _Process:
             return "too_large", "the decoding process was killed, most likely for its memory"
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return "decode_error", f"the decoder crashed on this file ({name}); the crash stayed in its own process"
-
-
-class _TimeOut(Exception):
-    pass

@@ -1,69 +1,248 @@
-"""The decoding process: reads requests from standard input, answers on standard output, holds itself to its limits.
+"""Decoding process: its protocol with `pool.py`, and its main loop.
 
-Started by `pool.py`, never imported by it: a crash, a hang or a takeover in a decoder ends here.
+A request is a line of JSON on standard input, a socket, together with the descriptor of an open file. A response is a
+JSON header and raw crops on standard output. No pickle is read. The parent checks every field of a response: a decoder
+under an attacker's control can misreport a face, but not grow or execute.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 import os
+import pkgutil
 import select
 import signal
-import sys
+import socket
+import struct
 import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces
+from tfdfd.media import STATUSES
+
+MAX_HEADER = 16 << 20
+_LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops
+PREFIX_BYTES = _LENGTHS.size
+# Packages that only some formats need. A sealed process cannot import them any more.
+LIBRARIES = {"video": "av", "heif": "pillow_heif"}
 
 
-def main(config: dict) -> None:
+class ProtocolError(Exception):
+    """The decoding process sent a malformed response."""
+
+
+def pack(response: Extraction | dict[str, Any]) -> list[bytes | memoryview]:
+    """A response, or a plain dict (`ready`, `fatal`), as buffers to write one after another."""
+    crops = []
+    if isinstance(response, Extraction):
+        header = asdict(response)
+        for frame in header["frames"]:
+            for face in frame["faces"]:
+                crops.append(np.ascontiguousarray(face.pop("crop")).data)
+    else:
+        header = response
+    text = json.dumps(header).encode()
+    return [_LENGTHS.pack(len(text), sum(crop.nbytes for crop in crops)), text, *crops]
+
+
+def lengths(prefix: bytes) -> tuple[int, int]:
+    """The number of header bytes and of crop bytes that follow a prefix of `PREFIX_BYTES` bytes."""
+    header, crops = _LENGTHS.unpack(prefix)
+    if header > MAX_HEADER:
+        raise ProtocolError(f"a header of {header} bytes")
+    return header, crops
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """The header of a response."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("a header that is not an object")
+    return header
+
+
+def check_crop_bytes(header: dict[str, Any], count: int, size: int) -> None:
+    """Raises `ProtocolError` unless `count` bytes are the crops that the header lists, within the maximum number."""
+    try:
+        faces = sum(len(frame["faces"]) for frame in header.get("frames", ()))
+    except (KeyError, TypeError) as error:
+        raise ProtocolError(f"malformed: {error}") from error
+    if faces > MAX_CROPS or count != faces * size * size * 3:
+        raise ProtocolError(f"{count} bytes of crops for {faces} faces of {size} pixels")
+
+
+def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extraction:
+    """The response with a header that `check_crop_bytes` accepted."""
+    pixels = np.frombuffer(crops, np.uint8).reshape(-1, size, size, 3)
+    try:
+        if header["status"] not in STATUSES:
+            raise ProtocolError(f"status {header['status']!r}")
+        if (header["status"] == "ok") != bool(len(pixels)):
+            raise ProtocolError(f"status {header['status']!r} with {len(pixels)} faces")
+        kind, message, duration = header["kind"], header["message"], header["duration_s"]
+        if kind not in ("image", "video", None) or not isinstance(message, (str, type(None))):
+            raise ProtocolError(f"kind {kind!r} with message {message!r}")
+        positions = iter(range(len(pixels)))
+        frames = [
+            FrameFaces(
+                int(_number(frame["index"])),
+                _number(frame["time_s"]),
+                [
+                    FaceCrop(
+                        _box(face["box"]),
+                        None if face["score"] is None else _number(face["score"]),
+                        face["landmarks"],
+                        pixels[next(positions)],
+                    )
+                    for face in frame["faces"]
+                ],
+            )
+            for frame in header["frames"]
+        ]
+        duration = None if duration is None else _number(duration)
+        damaged = int(_number(header["frames_damaged"]))
+        return Extraction(path, kind, header["status"], message, duration, frames, damaged)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"malformed: {error}") from error
+
+
+def _number(value):
+    value = float(value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"the number {value}")
+    return value
+
+
+def _box(values):
+    x, y, width, height = map(int, values)
+    return x, y, width, height
+
+
+# The process ---------------------------------------------------------------------------------------------------------
+
+
+def main(config: dict[str, Any]) -> None:
     """Serves requests until standard input ends.
 
-    The process must have been started with the environment of `tfdfd.media.environment`.
+    The process must have been started with `tfdfd.extract.sandbox.worker_environment`.
 
     Args:
-        config: `detector` (name), `options`, `limits`, `threads`.
+        config: `detector` (name), `options`, `limits`, `threads`, `sandbox`, and `libraries` (keys of `LIBRARIES`).
     """
-    # A terminal's Ctrl-C goes to this process, too. It is the parent's to heed; here it would pass for a crash.
+    # A terminal sends Ctrl-C to this process, too. The parent handles it; here it would look like a crash.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whatever a library prints must not end up between the answers.
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    # The output of libraries must not end up between responses.
+    responses = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     try:
-        import cv2
-
-        from tfdfd.extract.faces_of import Extraction, Request, faces_of
-        from tfdfd.extract.wire import pack
-        from tfdfd.faces.detectors import build_detector
-        from tfdfd.media.limits import Limits
-
-        limits = Limits(**config["limits"])
-        cv2.setNumThreads(config["threads"])
-        detector = build_detector(config["detector"], **config["options"])
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        _restrict_process(limits)
+        channel = socket.socket(fileno=os.dup(0))
+        detector, limits, note = _prepare(config)
     except Exception as error:
-        from tfdfd.extract.wire import pack
-
-        _send(answers, pack({"fatal": str(error), "usage": isinstance(error, ValueError)}))
+        _send(responses, pack({"fatal": str(error), "usage": isinstance(error, ValueError)}))
         return
-    _send(answers, pack({"ready": True}))
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        path = os.fsdecode(bytes.fromhex(request.pop("path")))
-        # The parent kills a late worker; this is for the day when there is no parent left.
+    _send(responses, pack({"ready": True, "sandbox_note": note}))
+    for request, file in _requests(channel):
+        # The parent kills a late process; the alarm is for a process without a parent.
         signal.alarm(math.ceil(limits.max_seconds) + 10)
-        try:
-            answer = faces_of(path, detector, Request(**request), limits)
-        except Exception as error:
-            # Media that reading did not foresee, out of memory in detection included (cv2 has its own error for it).
-            # It must not stop the other inputs, and not hide either.
-            signs = "insufficient memory", "can't start new thread"
-            if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs):
-                why = "too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)"
-            else:
-                why = "decode_error", f"unforeseen failure, please report it: {type(error).__name__}: {error}"
-            answer = Extraction(path, None, *why)
+        response = _serve(request, file, detector, limits)
         signal.alarm(0)
-        _send(answers, pack(answer))
+        _send(responses, pack(response))
+
+
+def _prepare(config):
+    """The detector, the limits, and the reason that the process is not sealed, or None."""
+    import cv2
+
+    from tfdfd.extract import sandbox
+    from tfdfd.faces import build_detector
+    from tfdfd.media import Limits
+
+    limits = Limits(**config["limits"])
+    cv2.setNumThreads(config["threads"])
+    for name in config["libraries"]:
+        _import_all(LIBRARIES[name])
+    if "video" in config["libraries"]:
+        importlib.import_module("tfdfd.media.video")
+    detector = build_detector(config["detector"], **config["options"])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _warm_up(detector)
+    sandbox.restrict_resources(limits)
+    note = None
+    if config["sandbox"] != sandbox.OFF:
+        try:
+            sandbox.seal()
+        except sandbox.SandboxError as error:
+            if config["sandbox"] == sandbox.REQUIRE:
+                raise ValueError(
+                    f"the decoding processes cannot be sealed: {error}; --sandbox auto decodes in unsealed ones."
+                ) from error
+            note = f"the decoding processes are not sealed against the system: {error}"
+    return detector, limits, note
+
+
+def _import_all(library):
+    """Imports a package, if it is installed, with its submodules, some of which it imports at their first use."""
+    with contextlib.suppress(ImportError):
+        package = importlib.import_module(library)
+        for module in pkgutil.walk_packages(package.__path__, f"{library}."):
+            if not module.name.endswith(("__main__", ".datasets")):
+                importlib.import_module(module.name)
+
+
+def _warm_up(detector):
+    """Runs decoder and detector once, so that they load what they load at their first use."""
+    import cv2
+
+    from tfdfd.media import Limits
+    from tfdfd.media.images import read_image
+
+    cv2.getNumberOfCPUs()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    _, jpeg = cv2.imencode(".jpg", pixels)
+    with contextlib.suppress(cv2.error):  # a small limit of pixels holds here, too
+        read_image(jpeg.tobytes()[:-2], Limits())  # without its end marker: runs the repair, too
+    if detector is not None:
+        detector.detect([pixels], [1.0])
+
+
+def _requests(channel) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
+    line, descriptors = bytearray(), []
+    while True:
+        data, received, _, _ = socket.recv_fds(channel, 1 << 16, 1)
+        if not data:
+            return
+        line += data
+        descriptors += received
+        if line.endswith(b"\n"):
+            with os.fdopen(descriptors.pop(), "rb", buffering=1 << 20) as file:
+                yield json.loads(line), file
+            line.clear()
+
+
+def _serve(request, file, detector, limits):
+    from tfdfd.extract import extraction
+    from tfdfd.media.decode import is_out_of_memory
+
+    try:
+        return extraction.extract_faces(file, detector, extraction.Request(**request), limits)
+    except Exception as error:
+        # Media that the reader did not anticipate, or detection that ran out of memory. The other inputs go on, and
+        # the user learns about it.
+        if is_out_of_memory(error):
+            reason = "too_large", f"needs more than {limits.max_memory:,} bytes of memory (--max-memory)"
+        else:
+            reason = "decode_error", f"unforeseen failure, please report it: {type(error).__name__}: {error}"
+        return Extraction("", None, *reason)
 
 
 def _end_with_parent():
@@ -75,21 +254,8 @@ def _end_with_parent():
         os._exit(1)
 
 
-def _restrict_process(limits):
-    try:
-        import resource
-    except ImportError:  # Windows: wall clock, bytes, pixels and frames still hold
-        return
-    # Data, not address space: thread stacks and allocator arenas reserve far more than they ever use.
-    for name, most in (("DATA", limits.max_memory), ("FSIZE", 0), ("CORE", 0), ("NOFILE", 128)):
-        kind = getattr(resource, f"RLIMIT_{name}")
-        hard = resource.getrlimit(kind)[1]
-        most = int(most) if hard == resource.RLIM_INFINITY else min(int(most), hard)
-        resource.setrlimit(kind, (most, most))
-
-
-def _send(answers, buffers):
+def _send(responses, buffers):
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
         while view:
-            view = view[answers.write(view) :]
+            view = view[responses.write(view) :]

@@ -1,8 +1,8 @@
-"""MediaPipe's 468-point face mesh on LiteRT, read from the mediapipe wheel without installing it.
+"""MediaPipe's 468-point face mesh on LiteRT, read from the mediapipe wheel without installation.
 
 The network (`face_landmark.tflite`, Apache-2.0, https://github.com/google-ai-edge/mediapipe) takes an upright face,
 192 x 192 RGB in [0, 1], in a square 1.5 times as wide as the face. It returns points in pixels of that square and the
-logit that a face is present. The first square covers the crop; points of the first pass give the square of the second.
+logit of a face's presence. The first square covers the crop; the points of the first pass give the second square.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import numpy as np
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
 SHA256 = "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"
 POINTS = 468
-# Least confidence of a mesh. Above `_SURE`, no other first square is tried.
+# Minimum confidence of a mesh. Above `_SURE`, no other first square is tried.
 MIN_SCORE = 0.5
 _SURE = 0.9
 _SIDE = 192
-# Outer corners of the eyes, left and right in the picture.
+# Outer corners of the eyes, left and right in the image.
 _LEFT_EYE, _RIGHT_EYE = 33, 263
-# Sides of the first squares over the crop's longer side, since some crops are tighter than others.
+# Sides of the first squares relative to the crop's longer side; some crops are tighter than others.
 _FIRST_SQUARES = (1.25, 1.0, 1.5)
 
 
 class FaceMesh:
-    """Finds the mesh of the face in a crop. An instance serves one thread at a time.
+    """Detects the mesh of the face in a crop. Not thread-safe.
 
     Args:
-        source: `mediapipe` wheel (0.10.14) or the `face_landmark.tflite` in it.
+        source: `mediapipe` wheel (0.10.14), or the `face_landmark.tflite` from it.
 
     Raises:
-        ValueError: LiteRT is not installed, or `source` does not hold this network.
+        ValueError: LiteRT is not installed, or `source` does not contain this network.
     """
 
     def __init__(self, source: str | os.PathLike):
@@ -55,16 +55,16 @@ class FaceMesh:
         """The mesh of the face in a crop, float32 `(468, 2)` xy pixels, and the network's confidence in [0, 1].
 
         Args:
-            crop: RGB uint8 `(height, width, 3)` with one face that fills most of it.
+            crop: RGB uint8 `(height, width, 3)`, mostly filled by one face.
 
         Raises:
-            ValueError: `crop` is not such an image, or no face is found with a confidence of at least `MIN_SCORE`.
+            ValueError: `crop` is not such an image, or the confidence is below `MIN_SCORE`.
         """
         crop = np.asarray(crop)
         if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or not crop.size:
             raise ValueError(f"crop is {crop.dtype} {crop.shape}; expected RGB uint8 (height, width, 3)")
         height, width = crop.shape[:2]
-        points, score = None, -1.0
+        points, score = np.empty((0, 2)), -1.0
         for share in _FIRST_SQUARES:
             center, side, angle = np.array([width, height]) / 2, share * max(width, height), 0.0
             for _ in range(2):

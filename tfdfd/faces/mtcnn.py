@@ -1,43 +1,43 @@
-"""MTCNN (Zhang et al., IEEE SPL 2016, arXiv:1604.02878) with the networks of the `mtcnn` package, run by OpenCV.
+"""MTCNN face detector (Zhang et al., IEEE SPL 2016, arXiv:1604.02878) on OpenCV's DNN module.
 
-The package's own cascade runs on TensorFlow, one stage call a frame and scale. Here its weights are read from the
-installed package and its three networks run through `cv2.dnn`, a batch of frames at a time: the detection process
-needs no TensorFlow, and finds the same boxes several times faster (`tests/test_mtcnn.py` compares the two, and
-`make bench` measures them). Thresholds, pyramid and suppression are the package's defaults.
+The three networks in `networks/` are those of the `mtcnn` package (MIT license), converted to ONNX by
+`tools/mtcnn_onnx.py`. The package runs them on TensorFlow, one call per stage, frame and scale; here each call takes a
+batch of frames, and the decoding process needs no TensorFlow. Thresholds, pyramid and suppression are the package's
+defaults. `tests/test_mtcnn.py` compares the two, and `make bench` measures them.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tfdfd.faces.face import Face
-from tfdfd.faces.onnx_graph import serialize
+from tfdfd.faces import Face
 
+NETWORKS = Path(__file__).parent / "networks"
 MIN_FACE_SIZE = 20
 CELL = 12
 STRIDE = 2
 SCALE_FACTOR = 0.709
 PROPOSAL_THRESHOLD, REFINE_THRESHOLD, OUTPUT_THRESHOLD = 0.6, 0.7, 0.8
 PYRAMID_OVERLAP, OVERLAP = 0.5, 0.7
-# Suppression compares all pairs: a frame of noise must not turn that into gigabytes.
+# Suppression compares all pairs of boxes; this bounds its memory on a frame of noise.
 MAX_PROPOSALS = 2000
-# Outside the frame the package feeds 0 after (x - 127.5) / 128.
+# The package pads with 0 after (x - 127.5) / 128, which is this pixel value.
 BORDER = (127.5, 127.5, 127.5)
 
 
 class MtcnnDetector:
-    """Boxes, scores and five landmarks; faces from 20 px (in the frame as given) upwards."""
+    """Detects boxes, scores and five landmarks.
+
+    Args:
+        min_face_size: side in pixels, in the frame as given, of the smallest face that is searched for.
+    """
 
     def __init__(self, min_face_size: int = MIN_FACE_SIZE):
         self.min_face_size = min_face_size
-        self._proposal, self._refine, self._output = (
-            cv2.dnn.readNetFromONNX(np.frombuffer(graph, np.uint8)) for graph in _load_networks()
-        )
+        self._proposal, self._refine, self._output = map(_read_network, ("pnet", "rnet", "onet"))
 
     def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
         faces: list[list[Face]] = [[] for _ in frames]
@@ -48,11 +48,11 @@ class MtcnnDetector:
         return faces
 
     def _detect_batch(self, frames):
-        """`frames` of one shape. Rows of `boxes` are frame number, x1, y1, x2, y2, score."""
+        """Detects in frames of one shape. Rows of `boxes` are frame number, x1, y1, x2, y2, score."""
         boxes = self._propose(frames)
-        boxes, _ = self._judge(frames, boxes, self._refine, 24, REFINE_THRESHOLD)
+        boxes, _ = self._refined(frames, boxes, self._refine, 24, REFINE_THRESHOLD)
         boxes = _square(boxes[_survivors(boxes, OVERLAP)])
-        boxes, landmarks = self._judge(frames, boxes, self._output, 48, OUTPUT_THRESHOLD)
+        boxes, landmarks = self._refined(frames, boxes, self._output, 48, OUTPUT_THRESHOLD)
         kept = _survivors(boxes, OVERLAP, by_smaller=True)
         return _as_faces(boxes[kept], landmarks[kept], frames)
 
@@ -74,8 +74,8 @@ class MtcnnDetector:
         boxes = np.concatenate(found) if found else np.empty((0, 6))
         return _square(boxes[_survivors(boxes, OVERLAP)])
 
-    def _judge(self, frames, boxes, network, size, threshold):
-        """Boxes moved and scored anew by the second or third network, with landmarks from the third."""
+    def _refined(self, frames, boxes, network, size, threshold):
+        """Boxes regressed and rescored by the second or third network, with landmarks from the third."""
         if not len(boxes):
             return boxes, np.empty((0, 10))
         patches = np.stack([_patch(frames[int(box[0])], box[1:5], size) for box in boxes])
@@ -91,7 +91,7 @@ class MtcnnDetector:
 
 
 def pyramid(width: int, height: int, min_face_size: int) -> np.ndarray:
-    """Scales at which a 12 px network looks for faces from `min_face_size` to the whole frame."""
+    """Scales of the image pyramid on which the 12 px network finds faces from `min_face_size` to the whole frame."""
     smallest = min(width, height)
     if smallest < CELL:
         return np.empty(0)
@@ -111,8 +111,8 @@ def _softmax(logits):
 
 
 def _patch(frame, box, size):
-    """`box` of the frame sampled at `size` x `size` points, border points on its edges, as TensorFlow's
-    `crop_and_resize` does with boxes divided by the frame's size."""
+    """Samples the box at `size` x `size` points, the outer ones on its edges, as TensorFlow's `crop_and_resize` does
+    with boxes normalized by the frame's size."""
     height, width = frame.shape[:2]
     x1, x2 = box[[0, 2]] * (width - 1) / width
     y1, y2 = box[[1, 3]] * (height - 1) / height
@@ -122,7 +122,7 @@ def _patch(frame, box, size):
 
 
 def _strongest(boxes, count):
-    """The `count` best boxes of each frame, best first."""
+    """The `count` highest-scoring boxes of each frame, in descending order."""
     boxes = boxes[np.argsort(-boxes[:, 5], kind="stable")]
     rank = np.zeros(len(boxes), int)
     for number in np.unique(boxes[:, 0]):
@@ -132,9 +132,9 @@ def _strongest(boxes, count):
 
 
 def _survivors(boxes, threshold, by_smaller=False):
-    """Indices, best first, of the boxes that no better box of the same frame overlaps by more than `threshold`.
+    """Non-maximum suppression per frame; indices of the remaining boxes in descending order of score.
 
-    As in the package, a box is also dropped for one that is itself dropped.
+    As in the package, a suppressed box still suppresses others.
     """
     kept = []
     for number in np.unique(boxes[:, 0]):
@@ -155,7 +155,7 @@ def _overlaps(boxes, by_smaller):
 
 
 def _square(boxes):
-    """Grows the short side of each box around its centre."""
+    """Extends the short side of each box about its center."""
     boxes = boxes.copy()
     size = boxes[:, 3:5] - boxes[:, 1:3]
     side = size.max(axis=1, keepdims=True) if len(boxes) else size
@@ -178,109 +178,12 @@ def _as_faces(boxes, landmarks, frames):
     return faces
 
 
-def _load_networks():
-    """ONNX bytes of the proposal, refinement and output network.
-
-    Found without importing the package, whose first line imports TensorFlow.
-    """
-    import joblib
-    import lz4.frame
-
-    spec = importlib.util.find_spec("mtcnn")
-    if spec is None:
+def _read_network(name):
+    try:
+        graph = np.fromfile(NETWORKS / f"{name}.onnx", np.uint8)
+    except OSError as error:
         raise ValueError(
-            "the face detector 'mtcnn' needs the mtcnn package, which is not installed: run pip install 'mtcnn>=1.0' "
-            "or choose --detector haar."
-        )
-    folder = Path(spec.submodule_search_locations[0], "assets", "weights")
-    # Unpacked first: lz4's own file object complains at its end under Python 3.13.
-    packed = [(folder / name).read_bytes() for name in ("pnet.lz4", "rnet.lz4", "onet.lz4")]
-    proposal, refine, output = (joblib.load(io.BytesIO(lz4.frame.decompress(data))) for data in packed)
-    return _proposal_network(proposal), _refine_network(refine), _output_network(output)
-
-
-class _Chain:
-    """Collects the nodes of a network whose layers follow one another."""
-
-    def __init__(self, name, size):
-        self.input_shape = (1, 3, size, size)
-        self.name, self.nodes, self.weights, self.tensor = name, [], {}, "image"
-
-    def conv_prelu(self, name, kernel, bias, slope=None):
-        self._add("Conv", f"{name}", {"w": kernel.transpose(3, 2, 0, 1), "b": bias}, kernel_shape=kernel.shape[:2])
-        if slope is not None:
-            self._add("PRelu", f"{name}_prelu", {"slope": slope.reshape(-1, 1, 1)})
-
-    def pool(self, name, size, ceil):
-        self._add("MaxPool", name, {}, kernel_shape=[size, size], strides=[2, 2], ceil_mode=ceil)
-
-    def dense(self, name, kernel, bias):
-        self._add("Gemm", name, {"w": kernel, "b": bias})
-
-    def flatten(self):
-        self._add("Flatten", "flatten", {}, axis=1)
-
-    def prelu(self, name, slope):
-        self._add("PRelu", name, {"slope": slope})
-
-    def serialize(self):
-        return serialize(self.name, self.nodes, self.weights, self.input_shape, self.tensor)
-
-    def _add(self, operator, name, weights, **attributes):
-        keys = [f"{name}_{key}" for key in weights]
-        self.weights.update(zip(keys, weights.values(), strict=True))
-        attributes = {key: value if isinstance(value, int) else list(value) for key, value in attributes.items()}
-        self.nodes.append((operator, [self.tensor, *keys], name, attributes))
-        self.tensor = name
-
-
-def _scaled_first(kernel, bias):
-    """The first convolution with (x - 127.5) / 128 folded in: it then takes pixels 0..255 as they are."""
-    return kernel / 128, bias - kernel.sum(axis=(0, 1, 2)) * (127.5 / 128)
-
-
-def _proposal_network(w):
-    net = _Chain("pnet", 12)
-    net.conv_prelu("conv1", *_scaled_first(w[0], w[1]), w[2])
-    net.pool("pool1", 2, ceil=1)
-    net.conv_prelu("conv2", *w[3:6])
-    net.conv_prelu("conv3", *w[6:9])
-    net.conv_prelu("conv4", np.concatenate([w[9], w[11]], axis=3), np.concatenate([w[10], w[12]]))
-    return net.serialize()
-
-
-def _refine_network(w):
-    net = _Chain("rnet", 24)
-    net.conv_prelu("conv1", *_scaled_first(w[0], w[1]), w[2])
-    net.pool("pool1", 3, ceil=1)
-    net.conv_prelu("conv2", *w[3:6])
-    net.pool("pool2", 3, ceil=0)
-    net.conv_prelu("conv3", *w[6:9])
-    net.flatten()
-    net.dense("fc4", _channels_first(w[9], 3, 64), w[10])
-    net.prelu("fc4_prelu", w[11])
-    net.dense("fc5", np.concatenate([w[12], w[14]], axis=1), np.concatenate([w[13], w[15]]))
-    return net.serialize()
-
-
-def _output_network(w):
-    net = _Chain("onet", 48)
-    net.conv_prelu("conv1", *_scaled_first(w[0], w[1]), w[2])
-    net.pool("pool1", 3, ceil=1)
-    net.conv_prelu("conv2", *w[3:6])
-    net.pool("pool2", 3, ceil=0)
-    net.conv_prelu("conv3", *w[6:9])
-    net.pool("pool3", 2, ceil=1)
-    net.conv_prelu("conv4", *w[9:12])
-    net.flatten()
-    net.dense("fc5", _channels_first(w[12], 3, 128), w[13])
-    net.prelu("fc5_prelu", w[14])
-    kernels, biases = w[15::2], w[16::2]  # box offsets, landmarks, logits
-    net.dense("fc6", np.concatenate(kernels, axis=1), np.concatenate(biases))
-    return net.serialize()
-
-
-def _channels_first(kernel, side, channels):
-    """Rows of a dense kernel that follow (column, row, channel), as the package flattens, put in the order
-    (channel, row, column) in which OpenCV flattens."""
-    return kernel.reshape(side, side, channels, -1).transpose(2, 1, 0, 3).reshape(kernel.shape)
+            f"the network {error.filename} of the face detector 'mtcnn' cannot be read ({error.strerror}): reinstall "
+            "tfdfd, or choose --detector haar."
+        ) from error
+    return cv2.dnn.readNetFromONNX(graph)

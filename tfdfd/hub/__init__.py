@@ -1,1 +1,1 @@
-"""Published models: where they lie, how they are checked, and how TensorFlow Hub and Keras 3 get them."""
+"""Published models: hubs, their manifests, and access from TensorFlow Hub and Keras 3."""

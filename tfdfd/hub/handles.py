@@ -1,11 +1,9 @@
-"""Names of published models: `tfdfd/<model>`, with a version, and with the part of it that is wanted."""
+"""Handles of published models, `tfdfd/<model>[/<version>][/feature_vector]`, and the errors of the hub."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-from tfdfd.hub.errors import HubError
 
 PREFIX = "tfdfd/"
 FEATURE_VECTOR = "feature_vector"
@@ -14,14 +12,26 @@ VERSION = r"[1-9][0-9]{0,8}"
 _PATTERN = re.compile(rf"{PREFIX}(?P<model>{_NAME})(?:/(?P<version>{VERSION}))?(?P<features>/{FEATURE_VECTOR})?")
 
 
+class HubError(ValueError):
+    """A handle, manifest, folder or address of published models is invalid; the message says why and how to fix it."""
+
+
+class HubUnreachable(HubError):
+    """A hub's address does not answer; the package and the cache may still have the model."""
+
+
+class HubWarning(UserWarning):
+    """A hub's address does not answer, and a model from elsewhere was used."""
+
+
 @dataclass(frozen=True)
 class Handle:
     """One published model.
 
     Attributes:
         model: such as `reseption_v1` or `meso4.df`.
-        version: from 1 on; None: the highest there is.
-        features: whether the model that answers with features is meant, not the one that answers with P(fake).
+        version: at least 1; None: the highest available.
+        features: whether the handle means the feature vector model instead of the classifier.
     """
 
     model: str
@@ -30,10 +40,10 @@ class Handle:
 
     @classmethod
     def parse(cls, text: str) -> Handle:
-        """Reads a handle.
+        """Parses a handle.
 
         Raises:
-            HubError: it is none.
+            HubError: the text is not a handle.
         """
         match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
         if match is None:
@@ -50,7 +60,7 @@ class Handle:
 
 
 def check_name(model: str) -> None:
-    """Raises `HubError` unless a model can be published under this name."""
+    """Raises `HubError` unless this is a valid name of a published model."""
     if not isinstance(model, str) or not re.fullmatch(_NAME, model):
         raise HubError(
             f"a published model is named like a network, with a tag if need be ('meso4', 'meso4.df'): small letters, "
@@ -59,6 +69,6 @@ def check_name(model: str) -> None:
 
 
 def check_version(version: int) -> None:
-    """Raises `HubError` unless this is a version."""
+    """Raises `HubError` unless this is a valid version number."""
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 10**9:
         raise HubError(f"versions are whole numbers from 1 on; received {version!r}.")

@@ -1,4 +1,4 @@
-"""A published version as an upload for Kaggle Models. Nothing is sent: that is the user's to do."""
+"""Preparation of a published version as an upload for Kaggle Models; the user sends it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import shutil
 from pathlib import Path
 
 from tfdfd.files import write_atomically
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.handles import PREFIX, Handle
+from tfdfd.hub.handles import PREFIX, Handle, HubError
+from tfdfd.weights.store import CARD, read_card
 
 MODEL, VARIATION = "model-metadata.json", "model-instance-metadata.json"
 FRAMEWORK = "tensorFlow2"
 OWNER, LICENCE = "INSERT_OWNER_SLUG_HERE", "INSERT_LICENSE_HERE"
-# Kaggle's names for licences; for another one, its owner says whether and under which the model may go there.
+# Kaggle's names of licenses. For another one, the owner decides whether the model may go there.
 _LICENCES = {"Apache-2.0": "Apache 2.0", "MIT": "MIT", "BSD-3-Clause": "BSD-3-Clause"}
 
 
 def prepare_kaggle(handle: Handle, folder: Path, target: str | os.PathLike) -> str:
-    """Writes `target`: the metadata of the model, and beside it, in a folder of its own, the variation with its files.
+    """Writes `target`: the metadata of the model, and the variation with its files in a subfolder.
 
     Args:
         handle: of the version.
-        folder: where it lies.
-        target: made by this call.
+        folder: of the version.
+        target: folder made by this call.
 
     Returns:
-        The Python that uploads it, to be run by the user, with the owner's name to be filled in.
+        Python code that uploads it, to be run by the user after filling in the owner's name.
 
     Raises:
-        HubError: `target` is there already.
+        HubError: `target` exists.
         OSError: it cannot be written.
     """
     target = Path(target).absolute()
     if os.path.lexists(target):
         raise HubError(f"{target} is there already; give a new folder for the upload to Kaggle.")
-    card = json.loads((folder / "model_card.json").read_text("utf-8"))
+    card = read_card(folder / CARD)
     name, _, tag = handle.model.partition(".")
     slug, variation = _slug(f"tfdfd-{name}"), _slug(tag or "default")
     licence = _LICENCES.get(card["licence"], LICENCE)
@@ -114,5 +114,5 @@ def _slug(text):
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _json(told):
-    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+def _json(content):
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

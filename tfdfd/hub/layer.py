@@ -1,8 +1,7 @@
-"""A published model as a layer of Keras 3, which `hub.KerasLayer` is not."""
+"""`tfdfd.HubLayer`: a published model as a Keras 3 layer, which `hub.KerasLayer` is not."""
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,15 +10,13 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.exports import FromWeights
-from tfdfd.hub.finding import Found, find, look_up
-from tfdfd.hub.handles import PREFIX, Handle
+from tfdfd.hub.bundled import FromWeights
+from tfdfd.hub.handles import PREFIX, Handle, HubError
+from tfdfd.hub.resolve import ResolvedModel, find, look_up
 from tfdfd.models import build, load
-from tfdfd.publishing.equality import TOLERANCE
 from tfdfd.publishing.pixels import nan_where_invalid, resize_images
-from tfdfd.runtime.opening import proof_crops
-from tfdfd.weights.store import locate
+from tfdfd.runtime.equality import check_equal, proof_crops
+from tfdfd.weights.store import CARD, locate, read_card
 
 _PROOFS = 2
 
@@ -28,16 +25,16 @@ _PROOFS = 2
 class HubLayer(keras.layers.Layer):
     """A published network, built by this package and filled with the published variables.
 
-    Its weights are those of a Keras network: `fit` trains them, `save_weights` and `load_weights` take them along.
-    When it is made, it is proved to answer what the published SavedModel answers, to 1e-5. Where the package carries
-    weights and no SavedModel of them, it takes these, and no SavedModel is made.
+    `fit` trains its weights; `save_weights` and `load_weights` include them. At construction its answers are proved
+    equal to the published SavedModel's, to 1e-5. If the package has only the weights, it takes these, and no SavedModel
+    is made.
 
     Args:
-        handle: `tfdfd/<model>`, `tfdfd/<model>/<version>`, either with `/feature_vector` behind it.
-        trainable: whether `fit` changes it: all but what the network was trained with as frozen (setting the attribute
-            later frees that, too, as with any layer). False: its norms use their stored statistics, too.
+        handle: `tfdfd/<model>` or `tfdfd/<model>/<version>`, optionally followed by `/feature_vector`.
+        trainable: whether `fit` changes it, except for layers that were frozen in training (setting the attribute
+            later frees these, too, as with any layer). False: norms use their stored statistics, too.
 
-    It may be made in the scope of `tf.distribute.MirroredStrategy`, whose variables it then has.
+    It may be constructed in the scope of `tf.distribute.MirroredStrategy`, whose variables it then has.
 
     Input shape: `(batch, height, width, 3)`, RGB float32 in [0, 1], of any size; resized as `tfdfd detect` resizes
         crops.
@@ -46,16 +43,16 @@ class HubLayer(keras.layers.Layer):
         checked.
 
     Raises:
-        HubError: the handle is of no use, what was found is not what was published, or this version of the package
-            builds another network by that name.
+        HubError: the handle is invalid, files differ from the manifest, or this version of the package builds another
+            network under that name.
 
     Attributes:
-        handle: with the version that was found, so that a saved model asks for the same one.
+        handle: with the resolved version, so a saved model asks for the same one.
         network: the Keras model inside.
     """
 
     def __init__(self, handle: str, trainable: bool = False, **kwargs):
-        # What it is proved to answer is in float32, whatever the model around it computes in.
+        # The proof holds for float32, whatever the surrounding model computes in.
         kwargs.setdefault("dtype", "float32")
         super().__init__(trainable=trainable, **kwargs)
         wanted = Handle.parse(handle)
@@ -82,26 +79,30 @@ class HubLayer(keras.layers.Layer):
         return {**super().get_config(), "handle": self.handle}
 
 
-def network_of(found: Found) -> keras.Model:
+def network_of(published: ResolvedModel) -> keras.Model:
     """The network of a published SavedModel, built by this package with the published variables.
 
     Raises:
-        HubError: this version of the package builds another network by that name.
+        HubError: this version of the package builds another network under that name.
     """
-    card = json.loads((found.folder / "model_card.json").read_text("utf-8"))
+    card = read_card(published.folder / CARD)
     model = _in_float32(lambda: build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {})))
     crops = proof_crops(model.input_shape[1], _PROOFS) / np.float32(255)
-    # In a thread of its own, since the scope of a strategy is a thread's: there, what was loaded would not run.
+    # In a separate thread: a loaded model does not run in the scope of a distribution strategy, which is a thread's.
     with ThreadPoolExecutor(1) as thread:
-        values, *answers = thread.submit(_published, found.folder, crops).result()
+        values, *answers = thread.submit(_published, published.folder, crops).result()
     shapes, expected = [value.shape for value in values], [tuple(variable.shape) for variable in model.variables]
     if shapes != expected:
-        raise HubError(_other_network(found, card, f"{len(expected)} variables here, {len(shapes)} published"))
+        raise HubError(_other_network(published, f"{len(expected)} variables here, {len(shapes)} published"))
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
-    apart = max(_apart(ours, crops, theirs) for ours, theirs in zip((model, _features(model)), answers, strict=True))
-    if not apart <= TOLERANCE:  # NaN is not equal either
-        raise HubError(_other_network(found, card, f"its answers are {apart:.2g} apart"))
+    for name, ours, theirs in zip(
+        ("its P(fake)", "its feature vector"), (model, _features(model)), answers, strict=True
+    ):
+        try:
+            check_equal(name, ops.convert_to_numpy(ours(crops, training=False)), theirs, "layer")
+        except ValueError as error:
+            raise HubError(_other_network(published, str(error).rstrip("."))) from error
     return model
 
 
@@ -125,14 +126,9 @@ def _published(folder, crops):
     return [variable.numpy() for variable in loaded.variables], loaded(crops, training=False).numpy(), features.numpy()
 
 
-def _apart(model, crops, published):
-    """How far answers are from the published ones, as a share of the largest of these where that is above 1."""
-    ours = ops.convert_to_numpy(model(crops, training=False))
-    return np.abs(ours - published).max() / max(1.0, np.abs(published).max())
-
-
-def _other_network(found, card, why):
+def _other_network(published, why):
+    version = read_card(published.folder / CARD).get("tfdfd")
     return (
-        f"this tfdfd does not build the network of {found.handle} ({why}); tfdfd {card.get('tfdfd')} published it. "
+        f"this tfdfd does not build the network of {published.handle} ({why}); tfdfd {version} published it. "
         "hub.KerasLayer runs it as it is, in a tf_keras model."
     )

@@ -1,14 +1,21 @@
-"""The manifest of a hub: every file of every version, with size and digest. Names in it are believed only if plain."""
+"""Manifest of a hub: size and digest of every file of every version, and the check of folders against it.
+
+`$TFDFD_HUB_SHA256` pins a manifest. A pin needs neither keys nor a library, an older manifest cannot replace the pinned
+one, and a pin cannot be separated from its manifest, as a signature in a second file can when a publisher dies between
+writing the two.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from tfdfd.hub.errors import HubError
-from tfdfd.hub.handles import FEATURE_VECTOR, VERSION, check_name
+from tfdfd.hub.handles import FEATURE_VECTOR, VERSION, HubError, check_name
+from tfdfd.weights.store import digest
 
 FILE = "manifest.json"
 SCHEMA = 1
@@ -16,7 +23,7 @@ MAX_BYTES = 16 << 20
 MAX_FILES = 1000
 MAX_FILE_BYTES = 4 << 30
 MAX_VERSION_BYTES = 16 << 30
-# Plain names only: none that hide, climb, or mean something else to another system.
+# Plain names only: no hidden files, no parent folders, no names that another system reads differently.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -41,8 +48,8 @@ class Version:
     """One version of a model.
 
     Attributes:
-        files: all that lie in its folder, by path.
-        source: in a cache: digest of the manifest that it came by; else None.
+        files: all files of its folder, by path.
+        source: in a cache, digest of the manifest that listed it; else None.
     """
 
     files: tuple[File, ...]
@@ -50,13 +57,13 @@ class Version:
 
     @property
     def digest(self) -> str:
-        """By which a version is the same whoever published it: sha256 over paths, sizes and digests."""
+        """SHA-256 over paths, sizes and digests of the files; the same for every publisher."""
         lines = "".join(f"{file.sha256} {file.bytes} {file.path}\n" for file in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def has_features(self) -> bool:
-        """Whether the feature vector model is in it."""
+        """Whether the version includes the feature vector model."""
         return any(file.path.startswith(f"{FEATURE_VECTOR}/") for file in self.files)
 
 
@@ -67,69 +74,73 @@ class Manifest:
     models: dict[str, dict[int, Version]] = field(default_factory=dict)
 
     def with_version(self, model: str, number: int, version: Version) -> Manifest:
-        """The same with one version more, or another one."""
+        """A copy with one version added or replaced."""
         models = {**self.models, model: {**self.models.get(model, {}), number: version}}
         return Manifest(models)
 
     def encoded(self) -> bytes:
-        """As the file has it: the same bytes for the same content."""
+        """Content of the file: the same bytes for the same versions."""
         models = {
-            model: {str(number): _told(versions[number]) for number in sorted(versions)}
+            model: {str(number): _encoded(versions[number]) for number in sorted(versions)}
             for model, versions in sorted(self.models.items())
         }
         return (json.dumps({"schema": SCHEMA, "models": models}, indent=1) + "\n").encode()
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Manifest:
-        """Reads a manifest; `where` it is from, for errors.
+        """Parses a manifest; errors name `where` it is from.
 
         Raises:
-            HubError: it is none, of another schema, or names something that no file of a version may be named.
+            HubError: invalid JSON, another schema, or an invalid name, size or digest.
         """
         if len(data) > MAX_BYTES:
-            raise HubError(f"{where} is larger than {MAX_BYTES:,} bytes: no manifest of ours.")
+            raise HubError(f"{where} is larger than {MAX_BYTES:,} bytes, so it is not a manifest.")
         try:
-            told = json.loads(data)
+            content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise HubError(f"{where} is no JSON: {error}") from error
-        if not isinstance(told, dict) or told.get("schema") != SCHEMA or not isinstance(told.get("models"), dict):
-            raise HubError(f"{where} is no manifest of schema {SCHEMA}; another tfdfd may have written it.")
+            raise HubError(f"{where} is not JSON: {error}") from error
+        if (
+            not isinstance(content, dict)
+            or content.get("schema") != SCHEMA
+            or not isinstance(content.get("models"), dict)
+        ):
+            raise HubError(f"{where} is not a manifest of schema {SCHEMA}; another tfdfd may have written it.")
         try:
-            return cls({model: _versions(model, versions) for model, versions in told["models"].items()})
+            return cls({model: _versions(model, versions) for model, versions in content["models"].items()})
         except HubError as error:
             raise HubError(f"{where}: {error}") from error
 
 
-def _told(version):
+def _encoded(version):
     files = [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in version.files]
     return {"files": files} | ({"source": version.source} if version.source else {})
 
 
-def _versions(model, told):
+def _versions(model, content):
     check_name(model)
-    if not isinstance(told, dict):
-        raise HubError(f"the versions of {model} must be an object; received {type(told).__name__}.")
-    for number in told:
+    if not isinstance(content, dict):
+        raise HubError(f"the versions of {model} must be an object; received {type(content).__name__}.")
+    for number in content:
         if not re.fullmatch(VERSION, number):
-            raise HubError(f"{number!r} is no version of {model}; versions are whole numbers from 1 on.")
-    return {int(number): _version(f"{model}/{number}", version) for number, version in told.items()}
+            raise HubError(f"{number!r} is not a version of {model}; versions are whole numbers from 1 on.")
+    return {int(number): _version(f"{model}/{number}", version) for number, version in content.items()}
 
 
-def _version(name, told):
-    files = told.get("files") if isinstance(told, dict) else None
+def _version(name, content):
+    files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, list) or not files or len(files) > MAX_FILES:
         raise HubError(f"{name} must have a list of 1 to {MAX_FILES} files.")
-    source = told.get("source")
+    source = content.get("source")
     if source is not None and not (isinstance(source, str) and _SHA256.fullmatch(source)):
         raise HubError(f"{name} has the source {source!r}; expected the digest of a manifest.")
     return version_of([_file(name, file) for file in files], name, source)
 
 
 def version_of(files: list[File], name: str, source: str | None = None) -> Version:
-    """A version of these files, checked as a whole; `name` is for errors.
+    """A version made of these files; errors call it `name`.
 
     Raises:
-        HubError: two are one on some system, or all together are too large.
+        HubError: two paths are equal on a case-insensitive file system, or the files are too large in total.
     """
     paths = [file.path.lower() for file in files]
     if len(set(paths)) != len(paths):
@@ -140,10 +151,10 @@ def version_of(files: list[File], name: str, source: str | None = None) -> Versi
     return Version(tuple(sorted(files, key=lambda file: file.path)), source)
 
 
-def _file(name, told):
-    if not isinstance(told, dict):
-        raise HubError(f"a file of {name} must be an object; received {type(told).__name__}.")
-    path, size, sha256 = (told.get(key) for key in ("path", "bytes", "sha256"))
+def _file(name, content):
+    if not isinstance(content, dict):
+        raise HubError(f"a file of {name} must be an object; received {type(content).__name__}.")
+    path, size, sha256 = (content.get(key) for key in ("path", "bytes", "sha256"))
     check_path(path, name)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
         raise HubError(f"{path} of {name} must have 0 to {MAX_FILE_BYTES:,} bytes; received {size!r}.")
@@ -153,10 +164,113 @@ def _file(name, told):
 
 
 def check_path(path: str, name: str) -> None:
-    """Raises `HubError` unless this is a plain relative path; `name` of the version is for errors."""
+    """Raises `HubError` unless this is a plain relative path; errors call the version `name`."""
     parts = path.split("/") if isinstance(path, str) else []
     if not parts or len(parts) > 8 or not all(_PART.fullmatch(part) for part in parts):
         raise HubError(
             f"{name} has a file named {path!r}; expected a relative path of plain names (letters, digits, '_', '-', "
             "'.'), none of which begins with a dot."
+        )
+
+
+def check_folder(root: Path, folder: Path, version: Version, name: str) -> None:
+    """Raises `HubError` unless `folder`, below `root`, holds exactly the files of `version`; errors call it `name`.
+
+    Sizes are compared before any file is read; only these files are opened, as bytes.
+    """
+    present = _files(root, folder, name)
+    expected = {file.path: file for file in version.files}
+    absent, extra = sorted(expected.keys() - present.keys()), sorted(present.keys() - expected.keys())
+    if absent:
+        raise HubError(f"{name} lacks {_few(absent)} in {folder}: publish or copy it again.")
+    if extra:
+        raise HubError(f"{name} has files that its manifest does not list, in {folder}: {_few(extra)}; remove them.")
+    for path, file in expected.items():
+        size = present[path].stat().st_size
+        if size != file.bytes:
+            raise HubError(
+                f"{present[path]} has {size:,} bytes, but the manifest says {file.bytes:,}: it was altered or is "
+                "incomplete, and nothing of it was loaded."
+            )
+    for path, file in expected.items():
+        value = digest(present[path])
+        if value != file.sha256:
+            raise HubError(
+                f"{present[path]} was altered: its sha256 is {value}, but the manifest says {file.sha256}; nothing of "
+                "it was loaded."
+            )
+
+
+def version_in(folder: Path, name: str) -> Version:
+    """The version that a folder about to be published holds; errors call it `name`.
+
+    Raises:
+        HubError: it holds no files, or something other than plain files.
+    """
+    present = _files(folder, folder, name)
+    for path in present:
+        check_path(path, name)
+    files = [File(path, file.stat().st_size, digest(file)) for path, file in present.items()]
+    if not files:
+        raise HubError(f"{name} has no files.")
+    return version_of(files, name)
+
+
+def refuse_links(root: Path, path: Path, name: str) -> None:
+    """Raises `HubError` if `path`, or a folder between it and `root`, is a link; errors call the version `name`."""
+    for part in path.relative_to(root).parts:
+        root = root / part
+        if root.is_symlink():
+            raise HubError(f"{root} is a link: the files of {name} must lie there themselves.")
+
+
+def _files(root, folder, name):
+    """Plain files by relative path."""
+    refuse_links(root, folder, name)
+    if not folder.is_dir():
+        raise HubError(f"there is no folder {folder}, which the manifest names for {name}: publish or copy it again.")
+    files = {}
+    waiting = [folder]
+    while waiting:
+        for entry in sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                files[Path(entry.path).relative_to(folder).as_posix()] = Path(entry.path)
+            else:
+                kind = "link" if entry.is_symlink() else "device, pipe or socket"
+                raise HubError(f"{entry.path} is a {kind}: a version consists of plain files.")
+        if len(files) > MAX_FILES:
+            raise HubError(f"{folder} holds more than {MAX_FILES} files.")
+    return files
+
+
+def _few(names):
+    return ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
+
+
+PIN = "TFDFD_HUB_SHA256"
+
+
+def pin_of_user() -> str | None:
+    """The pinned digest of the hub's manifest, or None.
+
+    Raises:
+        HubError: the variable is not a digest.
+    """
+    pin = os.environ.get(PIN, "").strip().lower()
+    if not pin:
+        return None
+    if not re.fullmatch("[0-9a-f]{64}", pin):
+        raise HubError(f"${PIN} must be a sha256, 64 hex digits, as 'tfdfd publish' prints it; received {pin!r}.")
+    return pin
+
+
+def check_pin(data: bytes, pin: str | None, where: str) -> None:
+    """Raises `HubError` with both digests if `data` is not the pinned content; `pin` None accepts all."""
+    found = hashlib.sha256(data).hexdigest()
+    if pin is not None and found != pin:
+        raise HubError(
+            f"{where} has the sha256 {found}, but ${PIN} is {pin}: it was altered, or something was published "
+            "since; nothing was loaded."
         )

@@ -1,4 +1,4 @@
-"""Image files decoded to upright RGB pixels, as a viewer shows them: OpenCV, and pillow-heif for HEIC."""
+"""Image decoding to upright RGB pixels, as a viewer shows them: OpenCV, and pillow-heif for HEIC."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import zlib
 import cv2
 import numpy as np
 
-from tfdfd.media.errors import MediaError
-from tfdfd.media.image_files import ImageHeader, gif_end, jpeg_segments, png_chunks, read_header, webp_chunks
-from tfdfd.media.limits import Limits
+from tfdfd.media import Limits, MediaError
+from tfdfd.media.formats import ImageHeader, gif_end, jpeg_segments, png_chunks, read_header, webp_chunks
 
-# Rows composed at a time, so that a large transparent picture takes little memory besides its own.
+# Rows composed at a time; bounds the extra memory for a large transparent image.
 _ROWS = 256
-# The name of each format in OpenCV's build information, where a build may lack it.
+# Names in OpenCV's build information of the formats that a build may lack.
 _BUILD_NAMES = {"avif": "AVIF", "gif": "GIF", "jp2": "JPEG 2000", "webp": "WEBP", "tiff": "TIFF"}
 _NO_END = "the end of the file is missing or wrong, but the picture is whole"
 _HIDDEN = "every pixel is transparent"
 
 
 def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
-    """RGB uint8 pixels of an image file, upright, and a note for who reads the score, or None.
-
-    What is transparent lies on white.
+    """Decodes an image file to upright RGB uint8 pixels; transparent pixels become white.
 
     Args:
         data: the whole file; its first bytes are those of an image.
-        limits: of which `max_pixels` is heeded before anything is decoded.
+        limits: `max_pixels` holds before anything is decoded.
+
+    Returns:
+        Pixels `(height, width, 3)`, and a note for the reader of the score or None.
 
     Raises:
-        MediaError: `unsupported` where nothing installed reads the format, `too_large`, or `decode_error`.
-        cv2.error: what OpenCV raises.
+        MediaError: `unsupported` if no installed library reads the format, `too_large`, or `decode_error`.
+        cv2.error: OpenCV failed.
     """
     header = read_header(data)
     if header.format == "jxl":
@@ -59,7 +59,7 @@ def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
 
 
 def check_pixels(width: float, height: float, limits: Limits) -> None:
-    """Raises `MediaError` for a picture of more than `limits.max_pixels` pixels."""
+    """Raises `MediaError` for an image of more than `limits.max_pixels` pixels."""
     if width * height > limits.max_pixels:
         size = f"{int(width)} x {int(height)}"
         raise MediaError("too_large", f"an image of {size} pixels; at most {limits.max_pixels:,} (--max-pixels)")
@@ -71,14 +71,14 @@ def _notes(note, alpha, end_note=None):
 
 
 def _decode(data, flags):
-    # Turned by the header: OpenCV knows the orientation of some formats, and of which depends on its version.
+    # The header gives the orientation: OpenCV knows that of some formats, depending on its version.
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode_rgb(data, name):
     if name != "avif":
         return _decode(data, cv2.IMREAD_COLOR_RGB)
-    # Of AVIF with transparency, OpenCV gives BGR whatever it is asked for (4.14).
+    # For AVIF with transparency, OpenCV (4.14) returns BGR whatever the flag.
     pixels = _decode(data, cv2.IMREAD_COLOR_BGR)
     return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
@@ -102,12 +102,12 @@ def _alpha(data, header):
     if pixels.dtype not in (np.uint8, np.uint16):
         raise MediaError("unsupported", f"transparency of {pixels.dtype} pixels is not read: convert the image to PNG")
     alpha = pixels[..., 3]
-    # Of a bitmap, an alpha channel that is 0 throughout was never filled in; viewers show it opaque.
+    # A bitmap's alpha channel of zeros was never filled in; viewers show it as opaque.
     return None if header.format == "bmp" and not alpha.any() else alpha
 
 
 def _on_white(pixels, alpha, alpha_max, premultiplied):
-    """RGB pixels over white; `alpha` of 8 bits is opaque at 255, of 16 bits at `alpha_max`."""
+    """Composes RGB pixels over white; 8-bit alpha is opaque at 255, 16-bit alpha at `alpha_max`."""
     if alpha is None:
         return pixels
     opaque = 255 if alpha.dtype == np.uint8 else alpha_max
@@ -135,7 +135,7 @@ def _no_pixels(name):
 
 
 def _decode_heif(data, limits):
-    """RGB pixels of the primary picture of a HEIC file, upright; its alpha or None; whether that is premultiplied."""
+    """Upright RGB pixels of a HEIC file's primary image; its alpha or None; whether that is premultiplied."""
     try:
         import pillow_heif
     except ImportError:
@@ -143,7 +143,7 @@ def _decode_heif(data, limits):
             "unsupported", "HEIC is read with an extra: pip install 'tfdfd[heif]', or convert the picture to JPEG"
         ) from None
     try:
-        # Turned by the file's own properties. EXIF repeats them and is not applied again.
+        # The decoder applies the rotation in the file's properties. EXIF repeats it and is not applied again.
         file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True, bgr_mode=False)
         check_pixels(*file.size, limits)
         pixels = np.asarray(file)
@@ -161,10 +161,10 @@ def _decode_heif(data, limits):
 
 
 def _completed(data, name):
-    """The file with the end that it lacks, None where a pixel is missing or nothing is known to mend."""
-    mend = {"jpeg": _complete_jpeg, "png": _complete_png, "gif": _complete_gif, "webp": _complete_webp}.get(name)
+    """The file with its missing end restored; None if a pixel is missing or the format has no repair."""
+    repair = {"jpeg": _complete_jpeg, "png": _complete_png, "gif": _complete_gif, "webp": _complete_webp}.get(name)
     try:
-        return mend(data) if mend else None
+        return repair(data) if repair else None
     except (struct.error, IndexError, KeyError):
         return None
 
@@ -174,7 +174,7 @@ _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def _complete_jpeg(data):
-    """Every pixel is there if each scan came and what would follow the data changes no pixel."""
+    """Complete if every scan is present and appended data changes no pixel."""
     data = data.rstrip(b"\xff")  # half a marker
     final, pixel_data = {}, len(data)
     for marker, start, end in jpeg_segments(data):
@@ -182,7 +182,7 @@ def _complete_jpeg(data):
             return None
         if marker in _SOF:
             ids = [data[start + 6 + 3 * number] for number in range(data[start + 5])]
-            # The lowest bit that came of each coefficient: of a progressive file, bits come in several scans.
+            # The lowest bit received of each coefficient: a progressive file sends bits in several scans.
             final = {name: np.full(64, 99) for name in ids}
         elif marker == 0xDA:
             if end > len(data):
@@ -194,17 +194,17 @@ def _complete_jpeg(data):
                 final[data[start + 1 + 2 * number]][first : last + 1] = bits & 15
     if not final or any(lowest.any() for lowest in final.values()):
         return None
-    mended = data + _EOI
-    pixels = _decode(mended, cv2.IMREAD_COLOR_RGB)
+    repaired = data + _EOI
+    pixels = _decode(repaired, cv2.IMREAD_COLOR_RGB)
     for filler in _fillers(data[pixel_data:]):
         other = _decode(data + filler + _EOI, cv2.IMREAD_COLOR_RGB)
         if pixels is None or other is None or not np.array_equal(pixels, other):
             return None
-    return mended
+    return repaired
 
 
 def _fillers(scan):
-    """Data of several kinds that might follow that of a scan, with the restart markers that would come next."""
+    """Yields various data that could continue a scan, with the next restart markers."""
     last = max(range(8), key=lambda number: scan.rfind(bytes((0xFF, 0xD0 + number))))
     first = last + 1 if bytes((0xFF, 0xD0 + last)) in scan else 0
     random = np.random.default_rng(0).integers(0, 255, (2, 200), np.uint8)
@@ -213,8 +213,8 @@ def _fillers(scan):
 
 
 def _complete_png(data):
-    """Every pixel is there if the compressed data unpacks to as many bytes as the header asks for."""
-    before, packed, place = [], [], 8
+    """Complete if the compressed data decompresses to the number of bytes that the header implies."""
+    before, packed, offset = [], [], 8
     for kind, start, end in png_chunks(data):
         if kind == b"IDAT":
             packed.append(data[start:end])
@@ -222,9 +222,9 @@ def _complete_png(data):
             before.append(data[start - 8 : end + 4])
         if kind == b"IEND":
             return None
-        place = end + 4
-    if place + 8 <= len(data) and data[place + 4 : place + 8] == b"IDAT":
-        packed.append(data[place + 8 :])
+        offset = end + 4
+    if offset + 8 <= len(data) and data[offset + 4 : offset + 8] == b"IDAT":
+        packed.append(data[offset + 8 :])
     if not before or not packed:
         return None
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", before[0][8:21])
@@ -253,7 +253,7 @@ def _png_bytes(width, height, bits, interlaced):
 
 
 def _complete_gif(data):
-    # OpenCV refuses a picture whose codes end early.
+    # OpenCV rejects an image whose codes end early.
     end, pictures = gif_end(data)
     if pictures:
         return data[:end] + b";"
@@ -263,7 +263,7 @@ def _complete_gif(data):
 
 
 def _complete_webp(data):
-    """Its whole chunks under the length that they have."""
+    """The complete chunks, with their actual length in the header."""
     end, kinds = 12, set()
     for kind, _, end in webp_chunks(data):  # noqa: B007
         kinds.add(kind)

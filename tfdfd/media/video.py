@@ -1,6 +1,6 @@
-"""Sampled frames of a video through PyAV (FFmpeg): upright, in square pixels, and damaged ones named.
+"""Video decoding on PyAV (FFmpeg): sampled frames, upright, in square pixels, with damaged frames identified.
 
-FFmpeg sees a file object without a name and opens nothing else: no path, address, playlist or external track.
+FFmpeg reads a file object without a name and opens nothing else: no path, address, playlist or external track.
 """
 
 from __future__ import annotations
@@ -9,57 +9,58 @@ import bisect
 import collections
 import math
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from tfdfd.media.decode import Frame, MediaFacts
-from tfdfd.media.errors import MediaError
-from tfdfd.media.kinds import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
-from tfdfd.media.limits import Limits
-from tfdfd.media.nal import FrameHeaders
-from tfdfd.media.sampling import InOrder, choose_in_order, frame_indices
+from tfdfd.media import InOrder, Limits, MediaError, choose_in_order, frame_indices
+from tfdfd.media.decode import Frame, MediaInfo
+from tfdfd.media.formats import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
+from tfdfd.media.h264 import FrameHeaders
 
 _BUFFER = 1 << 18
 _MOST_THREADS = 16
+# Each decoding thread holds frames of its own. This bounds their bytes, at 3 per pixel: 16 threads at 1080p, 2 at 8K.
+_THREAD_BYTES = 1 << 28
 _MOST_B_FRAMES = 16
-# Packets within which frames change places, and more.
+# Number of packets ahead; exceeds the reordering distance of frames.
 _AHEAD = 32
 _MOST_ROWS = 1 << 16
-# Pictures that are stored as video streams but are not one: covers and thumbnails.
+# Covers and thumbnails are stored as video streams.
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
-# Containers that state lengths in a header. The others' are estimates.
+# Containers that state their duration in a header. FFmpeg estimates it for the others.
 _STATES_LENGTH = {"mov", "matroska,webm", "avi", "flv", "asf"}
-# Containers in which time stamps may begin anew, and a jump of more than 10 s is such a beginning (as in `ffmpeg`).
+# Containers whose time stamps may restart; as in `ffmpeg`, a jump of more than 10 s counts as a restart.
 _RESTARTS = {"mpegts", "mpeg", "mpegvideo"}
 _JUMP = 10.0
-# A part of what a header states may be missing without a word: headers round.
+# Fraction of the stated length that counts as complete: headers round.
 _COMPLETE = 0.95
-# Pixels that are less than 1 % off square are taken for square: resampling would cost more than it mends.
+# Pixels within 1 % of square count as square: resampling would cost more than it corrects.
 _SQUARE = 0.01
 _WIDEST_PIXEL = 16
-# B frames of these codecs are never referred to. H.264 says it in each frame.
+# B frames of these codecs are never referenced. H.264 states it in each frame.
 _B_IS_LAST = {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3"}
-# Decoders that start at a keyframe by themselves; those of older codecs show what they cannot know.
+# Decoders that wait for a keyframe; those of older codecs output frames that they cannot decode correctly.
 _WAIT_FOR_KEYFRAME = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"}
 
 
-def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaFacts]:
-    """Frames of the first video stream that can be decoded, and at the end the `MediaFacts`.
+def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaInfo]:
+    """Yields frames of the first video stream that can be decoded, and the `MediaInfo` last.
 
     Args:
         file: an open file of a known container.
-        frames: as of `tfdfd.media.decode.read_media`.
-        limits: pixels and frames it may cost.
+        frames: as for `tfdfd.media.decode.read_media`.
+        limits: budget of pixels and frames.
 
     Raises:
-        MediaError: with the status that the input then has.
+        MediaError: with the status of the input.
     """
     read = _read_in_order if isinstance(frames, InOrder) else _read_spaced
     position = 0
@@ -69,27 +70,27 @@ def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterato
         if not streams:
             container.close()
             raise MediaError("decode_error", "the file holds no video: only sound, or a cover picture")
-        facts = yield from read(file, container, position, frames, limits)
-        if facts is not None:
+        info = yield from read(file, container, position, frames, limits)
+        if info is not None:
             break
         position += 1
         if position == len(streams):
             raise MediaError("decode_error", "no frame could be decoded: the video is damaged or has no frames")
     if len(streams) > 1:
         note = f"of {len(streams)} video streams, number {position + 1} was looked at"
-        facts.note = f"{note}; {facts.note}" if facts.note else note
-    yield facts
+        info.note = f"{note}; {info.note}" if info.note else note
+    yield info
 
 
 def _read_spaced(file, container, position, count, limits):
-    """One pass over a sound file. The expected number of frames only guides which are kept on the way; the number
-    that decides is that of the frames decoded, and where the two disagree a second pass fetches what is missing."""
+    """One pass over an intact file. The expected number of frames only selects frames in advance; the number of decoded
+    frames decides, and if the two differ, a second pass reads the missing ones."""
     wanted = set(frame_indices(_expected_frames(file, container, position, limits), count))
     try:
         with _Pass(container, position, limits, wanted) as first:
             yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
     except _Irregular:
-        # Frames that were given out are given out again.
+        # Frames that were yielded are yielded again.
         with _Pass(_open(file), position, limits) as first:
             yield from first.pictures((index, time) for index, time in first.decoded() if index in wanted)
     if not first.total:
@@ -101,34 +102,38 @@ def _read_spaced(file, container, position, count, limits):
             yield from second.pictures(choose_in_order(second.decoded(), InOrder(only=frozenset(missing))))
         if lost := missing - second.shown:
             raise MediaError("decode_error", f"frame {min(lost)} could be decoded once, but not again")
-    return first.facts(indices)
+    return first.info(indices)
 
 
 def _read_in_order(file, container, position, choice, limits):
-    """One pass that ends with the last chosen frame."""
+    """One pass, which ends with the last chosen frame."""
     indices = []
     with _Pass(container, position, limits) as clip:
         decoded = clip.decoded()
         for frame in clip.pictures(choose_in_order(decoded, choice)):
             indices.append(frame.index)
             yield frame
-        # A B frame comes before a frame that it is predicted from: whether that one is damaged is known later.
+        # A B frame precedes a frame that it references; damage to that one is known only later.
         for _ in range(_MOST_B_FRAMES):
             if clip.settled or next(decoded, None) is None:
                 break
     if not clip.total:
         return None
-    return clip.facts([index for index in indices if index not in clip.cut_off])
+    return clip.info([index for index in indices if index not in clip.cut_off])
 
 
 class _Pass:
-    """One decoding pass over a video stream, from its beginning.
+    """One decoding pass over a video stream, from its start.
 
-    With `wanted`, numbers of frames, others need not be decoded where the codec says which ones can be spared.
+    Args:
+        container: the open file.
+        position: index of the stream among the file's video streams.
+        limits: budget of pixels and frames.
+        wanted: frame indices; other frames are not decoded if the codec states that they are never referenced.
 
     Attributes:
-        total: frames so far.
-        shown: numbers of the frames whose pixels were given out.
+        total: number of frames so far.
+        shown: indices of the frames whose pixels were yielded.
     """
 
     def __init__(self, container, position, limits, wanted=None):
@@ -136,8 +141,10 @@ class _Pass:
         self._stream = _streams(container)[position]
         context = self._stream.codec_context
         _check_pixels(context.width, context.height, limits)
-        context.thread_type, context.thread_count = "AUTO", min(cv2.getNumberOfCPUs(), _MOST_THREADS)
-        # Decoders count pixels in rows padded by up to 63: a limit for what grows later, before memory is taken.
+        affordable = _THREAD_BYTES // max(3 * context.width * context.height, 1)
+        context.thread_type = "AUTO"
+        context.thread_count = max(1, min(cv2.getNumberOfCPUs(), _MOST_THREADS, affordable))
+        # For a resolution that grows later, before memory is allocated. Decoders count rows padded by up to 63 pixels.
         context.options = {"max_pixels": str(limits.max_pixels + 63 * _MOST_ROWS)}
         self._context = context
         self._aspect = _pixel_aspect(self._stream.sample_aspect_ratio)
@@ -159,10 +166,10 @@ class _Pass:
         self._container.close()
 
     def decoded(self) -> Iterator[tuple[int, float]]:
-        """Number and time of each frame, as it is decoded.
+        """Yields index and time of each frame as it is decoded.
 
         Raises:
-            _Irregular: frames were spared, and it turns out that they could not be numbered.
+            _Irregular: frames were skipped, and their indices turn out to be unknown.
         """
         for frame in self._frames():
             if self.total >= self._limits.max_frames:
@@ -177,31 +184,31 @@ class _Pass:
         self._at_end = True
 
     def pictures(self, chosen: Iterable[tuple[int, float]]) -> Iterator[Frame]:
-        """The frames that are chosen from `decoded`, with their pixels."""
+        """Yields the frames that were chosen from `decoded`, with their pixels."""
         for index, time in chosen:
             pixels = self._pixels(self._frame)
             self.shown.add(index)
             yield Frame(index, round(time, 3), pixels)
 
-    def facts(self, looked_at: list[int]) -> MediaFacts:
-        """What is known once the pass is over."""
+    def info(self, sampled: list[int]) -> MediaInfo:
+        """The result for the sampled frames, after the pass."""
         damaged = self._damage.indices()
-        return MediaFacts(
+        return MediaInfo(
             "video",
-            [index for index in looked_at if index not in damaged],
+            [index for index in sampled if index not in damaged],
             round(self._clock.end, 3) if self._at_end and self._clock.end else None,
             self._early_end() if self._at_end else None,
-            damaged=sum(index in damaged for index in looked_at),
+            damaged=sum(index in damaged for index in sampled),
         )
 
     @property
     def cut_off(self) -> set[int]:
-        """Frames of which the file's end holds a part only."""
+        """Frames that the end of the file cuts off."""
         return self._damage.cut_off if self._at_end else set()
 
     @property
     def settled(self) -> bool:
-        """Whether no frame that is still to come tells of the frames so far."""
+        """Whether no later frame affects the frames so far."""
         return self._frame is None or self._frame.pict_type != PictureType.B
 
     def _frames(self):
@@ -211,7 +218,7 @@ class _Pass:
         yield from self._decode(None)
 
     def _whole_packets(self):
-        # One packet is held back: the last one of a file that was cut off is a part of a frame.
+        # One packet is held back: the last one of a truncated file is incomplete.
         held = None
         for packet in self._packets():
             if held is not None:
@@ -223,7 +230,7 @@ class _Pass:
             yield held
 
     def _needed_packets(self, packets):
-        """Packets of frames that are wanted or that others refer to; the rest need no decoding."""
+        """Yields packets of frames that are wanted or referenced; the others need no decoding."""
         ahead: collections.deque[tuple[int, av.Packet]] = collections.deque()
         for number, packet in enumerate(packets):
             self._order.add(packet)
@@ -234,7 +241,7 @@ class _Pass:
                     yield packet
                 else:
                     self.total += 1
-        # The last ones tell how long the video is.
+        # The last ones determine the duration.
         for _, packet in ahead:
             self._order.note(packet)
             yield packet
@@ -247,7 +254,7 @@ class _Pass:
             except MemoryError:
                 raise
             except (av.FFmpegError, OSError):
-                # The container breaks off here. What the decoder still holds comes, and the note tells of the rest.
+                # The container ends here. The decoder is flushed, and a note reports the missing rest.
                 return
             if packet is None:
                 return
@@ -272,7 +279,7 @@ class _Pass:
 
     def _pixels(self, frame):
         width, height = self._displayed(frame)
-        # As OpenCV's own reader converts them: bicubic, by the matrix and range that the frame states.
+        # Converted as by OpenCV's own reader: bicubic, with the matrix and range that the frame states.
         picture = self._reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
         pixels = cv2.cvtColor(picture.to_ndarray(), cv2.COLOR_BGR2RGB)
         if (width, height) != (frame.width, frame.height):
@@ -280,7 +287,7 @@ class _Pass:
         return _upright(pixels, frame)
 
     def _displayed(self, frame):
-        """Width and height in square pixels. Nothing is made smaller, so that no detail is lost."""
+        """Width and height in square pixels; enlarges one of them, so that no detail is lost."""
         width, height = frame.width, frame.height
         if self._aspect > 1:
             width = round(width * self._aspect)
@@ -290,7 +297,7 @@ class _Pass:
         return width, height
 
     def _early_end(self):
-        """A word on a file that holds less than its header states."""
+        """The note for a file that contains less than its header states, or None."""
         stated, count, whole_file = self._stated
         end = max(self._clock.raw_end, self._others_end) if whole_file else self._clock.raw_end
         if not stated or end >= _COMPLETE * stated or self.total >= _COMPLETE * (count or math.inf):
@@ -301,39 +308,39 @@ class _Pass:
 
 
 class _Irregular(Exception):
-    """Frames cannot be numbered before they are decoded: not each packet is one of them, at a time of its own."""
+    """Frames cannot be numbered before decoding: packets and frames do not correspond one to one in time."""
 
 
 class _Order:
-    """Numbers of frames before they are decoded, by the time stamps of the packets up to `_AHEAD` further on."""
+    """Numbers frames before they are decoded, by the time stamps of the next `_AHEAD` packets."""
 
     def __init__(self):
-        self._recent: list[int] = []
+        self._recent: list[Any] = []
         self._passed, self._newest_passed = 0, -math.inf
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int | None, int] = {}
         self._last = -1
 
     def add(self, packet: av.Packet) -> None:
-        """The next packet that is read."""
+        """Adds the next packet that was read."""
         stamp = packet.pts
-        begins = self._recent or packet.is_keyframe
-        if stamp is None or packet.is_discard or packet.is_corrupt or stamp <= self._newest_passed or not begins:
+        started = self._recent or packet.is_keyframe
+        if stamp is None or packet.is_discard or packet.is_corrupt or stamp <= self._newest_passed or not started:
             raise _Irregular
-        place = bisect.bisect_left(self._recent, stamp)
-        if self._recent[place : place + 1] == [stamp]:
+        position = bisect.bisect_left(self._recent, stamp)
+        if self._recent[position : position + 1] == [stamp]:
             raise _Irregular
-        self._recent.insert(place, stamp)
+        self._recent.insert(position, stamp)
         if len(self._recent) > 3 * _AHEAD:
             self._newest_passed = self._recent.pop(0)
             self._passed += 1
 
     def note(self, packet: av.Packet) -> int:
-        """The number of a packet's frame, once `_AHEAD` more packets are read."""
+        """The index of a packet's frame; requires that `_AHEAD` more packets were added."""
         number = self._numbers[packet.pts] = self._passed + bisect.bisect_left(self._recent, packet.pts)
         return number
 
     def number_of(self, frame: av.VideoFrame) -> int:
-        """The number of a frame that is decoded."""
+        """The index of a decoded frame."""
         number = self._numbers.pop(frame.pts, -1)
         if number <= self._last:
             raise _Irregular
@@ -342,10 +349,10 @@ class _Order:
 
 
 class _Clock:
-    """Times of frames in seconds from the beginning of the stream. They ascend even where time stamps do not.
+    """Frame times in seconds from the start of the stream. They ascend even if the time stamps do not.
 
     Attributes:
-        end: when the last frame's time is over; 0: unknown.
+        end: end of the last frame; 0 if unknown.
         raw_end: the same by the stream's own time stamps.
     """
 
@@ -372,7 +379,7 @@ class _Clock:
             self._shift -= min(seconds, 0.0)
             seconds = max(seconds, 0.0)
         elif seconds < self._last - 2.5 * step or (self._restarts and seconds > self._last + _JUMP):
-            # A second recording behind the first: it goes on where that one ends.
+            # A second recording follows the first: it continues where the first one ends.
             self._shift += self.end - seconds
             seconds = self.end
         if self._last is not None and seconds <= self._last:
@@ -382,16 +389,16 @@ class _Clock:
 
 
 class _Damage:
-    """Which frames are damaged: those that the decoder had to make up in part, and all that is predicted from them.
+    """Identifies damaged frames: those that the decoder had to conceal in part, and all that depend on them.
 
-    Packets are numbered as they are decoded, frames as they are shown; a frame is predicted from frames decoded
-    before it, and from none before a keyframe unless it is shown before that keyframe.
+    Packets are numbered in decoding order, frames in display order. A frame references frames decoded before it, but
+    none before a keyframe unless it is displayed before that keyframe.
     """
 
     def __init__(self, context):
         self._context = context
-        self._number: dict[int, int] = {}  # of time stamps, the packet whose frame did not come yet
-        self._index: dict[int, int] = {}  # of packets, the frame
+        self._number: dict[int | None, int] = {}  # packet of each time stamp whose frame is still to come
+        self._index: dict[int, int] = {}  # frame of each packet
         self._keys: set[int] = set()
         self._sources: set[int] = set()
         self._refused: set[int] = set()
@@ -403,7 +410,7 @@ class _Damage:
         self.packets = 0
 
     def next_packet(self, packet: av.Packet, last: bool = False) -> None:
-        """Notes a packet that is decoded next."""
+        """Registers the packet that is decoded next."""
         number = self.packets
         if last:
             self._last = number
@@ -418,32 +425,32 @@ class _Damage:
         if unreferenced:
             self._unreferenced.add(number)
         if behind_a_gap and not packet.is_keyframe:
-            # Whatever refers to it may refer to what is missing, too.
+            # Frames that reference it may reference a missing one, too.
             self._missing.add(number)
 
     def is_unreferenced(self, number: int) -> bool:
-        """Whether no frame is predicted from that of this packet, as its header says."""
+        """Whether the packet's header states that no frame references its frame."""
         return number in self._unreferenced
 
     @property
     def suspected(self) -> bool:
-        """Whether anything was amiss so far."""
+        """Whether there was any sign of damage so far."""
         return bool(self._sources or self._refused or self._missing or self._lost)
 
     def failed(self) -> None:
-        """The decoder refused a packet: the newest, or one that a thread began with some packets ago."""
+        """Registers a rejected packet: the newest, or one that a decoding thread started some packets ago."""
         self._refused.update(range(max(self.packets - self._context.thread_count, 0), self.packets))
 
     def add(self, frame: av.VideoFrame, index: int) -> None:
-        """Notes a decoded frame."""
-        # A frame has its packet's time stamp. Opaque data would do, too, but PyAV frees it with the interpreter's lock
-        # held, and in a decoder's thread that can wait forever.
+        """Registers a decoded frame."""
+        # A frame has the time stamp of its packet. Opaque data would identify it, too, but PyAV frees that with the
+        # interpreter's lock held, which can deadlock in a decoder's thread.
         number = self._number.pop(frame.pts, index)
         self._index[number] = index
         if frame.key_frame and frame.pict_type not in (PictureType.P, PictureType.B):
             self._keys.add(number)
         else:
-            # Also a place from which a picture is refreshed bit by bit, which says that it is a keyframe.
+            # The start of a gradual refresh, too, is flagged as a keyframe.
             self._keys.discard(number)
         if frame.is_corrupt:
             self._sources.add(number)
@@ -452,16 +459,16 @@ class _Damage:
 
     @property
     def cut_off(self) -> set[int]:
-        """The frame of the last packet, where the file ends within it."""
+        """The frame of the last packet, if the file ends within it."""
         if self._last not in self._sources or self._last not in self._index:
             return set()
         return {self._index[self._last]} - self.indices()
 
     def indices(self) -> set[int]:
-        """Numbers of the damaged frames."""
-        # Of what may have been refused, that which no frame came of.
+        """Indices of the damaged frames."""
+        # Packets that may have been rejected and gave no frame.
         sources = (self._sources | (self._refused - self._index.keys())) - {self._last}
-        # A transport stream that lacks packets, unless a keyframe follows at once, as where recordings are joined.
+        # Gaps in a transport stream, unless a keyframe follows at once, as where recordings are joined.
         missing = self._missing | {n + 1 for n in self._lost if not {n + 1, n + 2} & self._keys}
         damaged = set()
         spreads = bool(self._keys) and self._context.name not in _WAIT_FOR_KEYFRAME
@@ -480,7 +487,7 @@ class _Damage:
 
 
 class _Nameless:
-    """A file without a name: what FFmpeg does not know it can neither guess from nor open again."""
+    """A file without a name, which FFmpeg can neither guess a format from nor open again."""
 
     def __init__(self, file):
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
@@ -488,7 +495,7 @@ class _Nameless:
 
 def _open(file):
     file.seek(0)
-    # FFmpeg does not look far enough behind a first box of megabytes.
+    # FFmpeg's probe does not see past a first box of megabytes.
     format = "mov" if is_mov(file.read(HEAD_BYTES)) else None
     file.seek(0)
     try:
@@ -520,14 +527,14 @@ def _streams(container):
 
 
 def _expected_frames(file, container, position, limits):
-    """How many frames there should be: by the header where it agrees with itself, else by counting packets."""
+    """Expected number of frames: from the header if it is consistent, else by counting packets."""
     stream = _streams(container)[position]
     count, rate = stream.frames, stream.average_rate
     if stream.duration and rate and 0 < count <= limits.max_frames:
         seconds = count / rate
         if abs(seconds - stream.duration * stream.time_base) <= 0.02 * seconds:
             return count
-    place = file.tell()
+    start = file.tell()
     with _open(file) as other:
         count = 0
         try:
@@ -536,16 +543,16 @@ def _expected_frames(file, container, position, limits):
                 if count > limits.max_frames:
                     break
         except (av.FFmpegError, OSError) as error:
-            # A file that breaks off is no fault here: the pass that decodes says so.
+            # The decoding pass reports a truncated file.
             if isinstance(error, MemoryError):
                 raise
-    file.seek(place)
+    file.seek(start)
     return count
 
 
 def _stated_length(container, stream):
-    """What the header states: seconds (None: it states none), frames (0: none), and whether the seconds are of the
-    longest stream: sound may go on behind a video."""
+    """Stated seconds (None if unknown), stated frames (0 if unknown), and whether the seconds are those of the longest
+    stream: sound may outlast a video."""
     if container.format.name not in _STATES_LENGTH:
         return None, 0, False
     if stream.duration:
@@ -554,7 +561,7 @@ def _stated_length(container, stream):
 
 
 def _pixel_aspect(ratio):
-    """Width of a pixel by its height; 1 for square, nearly square, unknown and absurd ones."""
+    """Ratio of a pixel's width to its height; 1 if square, nearly square, unknown or implausible."""
     value = float(ratio) if ratio else 1.0
     if abs(value - 1) < _SQUARE or not 1 / _WIDEST_PIXEL <= value <= _WIDEST_PIXEL:
         return 1.0
@@ -562,11 +569,14 @@ def _pixel_aspect(ratio):
 
 
 def _upright(pixels, frame):
-    """Turned and mirrored as the display matrix of the frame says, in steps of 90 degrees."""
+    """Rotates, in steps of 90 degrees, and mirrors pixels by the frame's display matrix."""
     try:
-        matrix = np.frombuffer(bytes(frame.side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
+        # Not `frame.side_data`: it and the frame refer to each other, which holds the pixels of every frame until the
+        # next garbage collection.
+        side_data = SideDataContainer(frame)
+        matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
     except (KeyError, ValueError):
-        # ValueError: side data of a kind that PyAV does not know yet.
+        # ValueError: side data of a type unknown to PyAV.
         return pixels
     (a, b), (c, d) = matrix[:2, :2].tolist()
     if abs(a) + abs(d) < abs(b) + abs(c):

@@ -1,20 +1,15 @@
-"""Two models on the same videos: whether one is better, or the difference may be chance."""
+"""Paired comparison of two models on the same videos: DeLong's test and bootstrap intervals of the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from tfdfd.data.splitting import SOURCE, groups
-from tfdfd.metrics.coverage import filled
-from tfdfd.metrics.delong import auc_difference
-from tfdfd.metrics.errors import LabelError, LengthError, MetricError
-from tfdfd.metrics.intervals import LEVEL, RESAMPLES, bootstrap_difference
-from tfdfd.metrics.metrics import auc, brier, equal_error_rate, log_loss
-from tfdfd.metrics.scores import ScoreRow
-from tfdfd.metrics.videos import videos_of
-
-_METRICS = {"auc": auc, "eer": equal_error_rate, "log_loss": log_loss, "brier": brier}
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import SOURCE
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, auc_difference, bootstrap_difference
+from tfdfd.metrics.metrics import METRICS, LabelError, LengthError, MetricError
+from tfdfd.metrics.scores import ScoreRow, aggregate_videos, filled
 
 
 def compare(
@@ -26,55 +21,60 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """Differences of two models' video scores, the first's less the second's, on the videos that both have scored.
+    """Differences of two models' video metrics, the first minus the second, on the videos that both have scored.
 
     Args:
-        rows: of one model.
-        others: of the other, on the same set.
-        aggregation: of `tfdfd.metrics.aggregate.AGGREGATIONS`, for both.
-        cluster: what the bootstrap is over: `video` or `source`. DeLong's test takes videos as independent.
-        resamples: of the bootstrap.
+        rows: scores of the first model.
+        others: scores of the second model on the same set.
+        aggregation: key of `tfdfd.metrics.scores.AGGREGATIONS`, for both models.
+        cluster: unit of the bootstrap: `video` or `source`. DeLong's test assumes independent videos.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
 
     Returns:
-        A dict for JSON: `videos` (`both`, `first_only`, `second_only`), `delong` (fields of `AucDifference`), and for
-        `auc`, `eer`, `log_loss` and `brier` the `values` of both with `difference`, `interval` and `p` of the paired
-        bootstrap; null and `<name>_reason` where there is no such number.
+        A dict for JSON: `videos` (`both`, `first_only`, `second_only`), `protocol`, `delong` (fields of
+        `AucDifference`), and for each compared metric of the registry the `values` of both models with `difference`,
+        `interval` and `p` of the paired bootstrap; null with `<name>_reason` if undefined.
 
     Raises:
-        LengthError: no video is scored by both.
-        LabelError: a video has another label in the other table.
-        ValueError: an argument that is none of its values.
+        LengthError: no video is scored by both models.
+        LabelError: the tables disagree on the label of a video.
+        ValueError: an invalid argument.
     """
     if cluster not in ("video", "source"):
         raise ValueError(f"cluster must be video or source; received {cluster!r}.")
-    one, other = ({(v.dataset, v.video): v for v in filled(videos_of(part, aggregation))} for part in (rows, others))
+    one, other = (
+        {(video.dataset, video.video): video for video in filled(aggregate_videos(part, aggregation))}
+        for part in (rows, others)
+    )
     both = sorted(one.keys() & other.keys())
     if not both:
         raise LengthError(
-            f"no video is scored by both models: one has {len(one):,}, the other {len(other):,}; score both on one set."
+            f"no video is scored by both models: the first has {len(one):,}, the second {len(other):,}; score both "
+            "models on the same set."
         )
     videos = [one[key] for key in both]
     labels = [video.label for video in videos]
     differing = [key for key, label in zip(both, labels, strict=True) if other[key].label != label]
     if differing:
         raise LabelError(
-            f"{len(differing):,} videos are real in one table and fake in the other, first {differing[0]}."
+            f"{len(differing):,} videos are real in one table and fake in the other, the first is {differing[0]}."
         )
     scores, other_scores = ([each[key].fake_probability for key in both] for each in (one, other))
     clusters = groups(videos, by=(SOURCE,)) if cluster == "source" else None
-    told = {
+    result = {
         "videos": {"both": len(both), "first_only": len(one) - len(both), "second_only": len(other) - len(both)},
         "protocol": {
             "aggregation": aggregation,
             "bootstrap": {"resamples": resamples, "level": LEVEL, "over": cluster, "seed": seed},
         },
     }
-    told |= _told("delong", lambda: asdict(auc_difference(labels, scores, other_scores)))
-    for name, metric in _METRICS.items():
-        arguments = (metric, labels, scores, other_scores, clusters, resamples, seed)
-        told |= _told(name, _difference, *arguments)
-    return told
+    result |= _or_reason("delong", lambda: asdict(auc_difference(labels, scores, other_scores)))
+    for name, metric in METRICS.items():
+        if metric.compared:
+            arguments = (metric.function, labels, scores, other_scores, clusters, resamples, seed)
+            result |= _or_reason(name, _difference, *arguments)
+    return result
 
 
 def _difference(metric, labels, scores, others, *arguments):
@@ -82,12 +82,9 @@ def _difference(metric, labels, scores, others, *arguments):
     return {"values": values} | asdict(bootstrap_difference(metric, labels, scores, others, *arguments))
 
 
-def _told(name, make: Callable[..., dict], *arguments):
+def _or_reason(name, make: Callable[..., dict], *arguments):
     try:
-        return {name: _as_json(make(*arguments))}
+        values = make(*arguments)
     except MetricError as error:
         return {name: None, f"{name}_reason": str(error)}
-
-
-def _as_json(told):
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+    return {name: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}

@@ -1,38 +1,40 @@
-"""Bootstrap intervals of any metric, over videos or whatever else has to stay together.
+"""Confidence intervals of metrics: cluster bootstrap of any metric, and DeLong's method for the AUC.
 
-Frames of one video are no independent examples: drawn one by one they make intervals far too narrow. So whole clusters
-are drawn, with replacement (Efron and Tibshirani 1993, chapter 13), real ones, fake ones and those with both each among
-themselves, so that no resample lacks a class.
+Frames of one video are not independent; resampling them individually gives intervals that are far too narrow. The
+bootstrap therefore resamples whole clusters with replacement (Efron and Tibshirani 1993, chapter 13), separately among
+clusters with real, with fake and with both kinds of examples, so that no resample lacks a class.
+
+DeLong, DeLong and Clarke-Pearson 1988, in O(n log n) as in Sun and Xu 2014 (IEEE Signal Processing Letters 21(11)),
+assumes independent examples: use it on videos, not on frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.metrics.checked import checked
-from tfdfd.metrics.errors import LengthError
-from tfdfd.metrics.metrics import auc
+from tfdfd.metrics.metrics import LengthError, TooFewError, auc, checked
 
 RESAMPLES = 2000
 LEVEL = 0.95
 # Numbers in one block of resamples: some tens of megabytes.
 _BLOCK = 1 << 21
 
-Metric = Callable[[ArrayLike, ArrayLike], float]
+MetricFunction = Callable[[ArrayLike, ArrayLike], float]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's difference between two models on the same examples.
+    """Difference of a metric between two models on the same examples.
 
     Attributes:
-        difference: the first's less the second's.
+        difference: the first model's value minus the second's.
         interval: `(low, high)`, percentiles of the resamples.
-        p: two-sided: twice the share of resamples in which it has not the more frequent sign, at most 1.
+        p: two-sided p-value: twice the share of resamples without the more frequent sign, at most 1.
     """
 
     difference: float
@@ -41,25 +43,25 @@ class Difference:
 
 
 def bootstrap(
-    metric: Metric,
+    metric: MetricFunction,
     labels: ArrayLike,
     scores: ArrayLike,
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """The metric of every resample, float64 `(resamples,)`. The same examples and seed draw the same resamples.
+    """Values of a metric on bootstrap resamples, float64 `(resamples,)`; deterministic for a seed.
 
     Args:
-        metric: `metric(labels, scores) -> float`, of `tfdfd.metrics.metrics` or any; the AUC has a fast way.
+        metric: `metric(labels, scores) -> float`; the AUC has a fast path.
         labels: 0 (real) or 1 (fake), `(n,)`.
         scores: P(fake) in [0, 1], `(n,)`.
-        clusters: for each example the name of what it belongs to; None: each on its own.
-        resamples: how many.
-        seed: of the draws.
+        clusters: cluster of each example; None: each example is its own cluster.
+        resamples: number of resamples.
+        seed: of the random draws.
 
     Raises:
-        MetricError: see `checked`; or the metric's own.
+        MetricError: see `checked`; or raised by the metric.
     """
     fake, scores = checked(labels, scores)
     codes, blocks = _draws(fake, clusters, resamples, seed)
@@ -72,7 +74,7 @@ def bootstrap(
 
 
 def percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval that holds the middle `level` of the values."""
+    """Interval that contains the central `level` of the values."""
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval must be between 0 and 1; received {level!r}.")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -80,7 +82,7 @@ def percentiles(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]
 
 
 def bootstrap_interval(
-    metric: Metric,
+    metric: MetricFunction,
     labels: ArrayLike,
     scores: ArrayLike,
     clusters: Sequence[Hashable] | None = None,
@@ -88,12 +90,21 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = LEVEL,
 ) -> tuple[float, float]:
-    """The percentile interval `(low, high)` of a metric; see `bootstrap`."""
+    """Percentile interval `(low, high)` of a metric; see `bootstrap`."""
     return percentiles(bootstrap(metric, labels, scores, clusters, resamples, seed), level)
 
 
+def bootstrap_mean(
+    values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Percentile interval `(low, high)` of the mean of independent values `(n,)` of any range."""
+    values = np.asarray(values, np.float64)
+    blocks = _blocks([np.arange(len(values))], len(values), len(values), resamples, seed)
+    return percentiles(np.concatenate([counts @ values / len(values) for counts in blocks]), level)
+
+
 def bootstrap_difference(
-    metric: Metric,
+    metric: MetricFunction,
     labels: ArrayLike,
     scores: ArrayLike,
     others: ArrayLike,
@@ -102,17 +113,17 @@ def bootstrap_difference(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Difference:
-    """A metric's difference between two models, both scored on every resample; see `bootstrap`."""
+    """Difference of a metric between two models, scored on the same resamples; see `bootstrap`."""
     one, other = (bootstrap(metric, labels, each, clusters, resamples, seed) for each in (scores, others))
     values = one - other
-    # One is added so that no number of resamples claims the impossible (Davison and Hinkley 1997, section 4.2).
+    # Adding one keeps p above 0 for any number of resamples (Davison and Hinkley 1997, section 4.2).
     tail = min((values <= 0).sum(), (values >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (resamples + 1))
     return Difference(float(metric(labels, scores) - metric(labels, others)), percentiles(values, level), float(p))
 
 
 def _draws(fake, clusters, resamples, seed) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """Each example's cluster as a number, and blocks `(b, clusters)` of how often a resample has each cluster."""
+    """Cluster code of each example, and blocks `(b, clusters)` of how often each resample contains each cluster."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1; received {resamples}.")
     if clusters is None:
@@ -121,7 +132,7 @@ def _draws(fake, clusters, resamples, seed) -> tuple[np.ndarray, Iterator[np.nda
         numbers = {}
         codes = np.array([numbers.setdefault(name, len(numbers)) for name in clusters], np.int64)
         if len(codes) != len(fake):
-            raise LengthError(f"{len(codes):,} names of clusters for {len(fake):,} examples; expected one for each.")
+            raise LengthError(f"{len(codes):,} cluster names for {len(fake):,} examples; expected one for each.")
     size = codes.max() + 1
     has = [np.bincount(codes, which, size) > 0 for which in (~fake, fake)]
     strata = [np.flatnonzero(has[0] + 2 * has[1] == kind) for kind in (1, 2, 3)]
@@ -141,7 +152,7 @@ def _blocks(strata, size, examples, resamples, seed):
 
 
 def _aucs(fake, scores, codes, counts):
-    """The AUC of each resample, without making it: examples are weighted by how often it has them."""
+    """AUC of each resample, computed by weighting examples instead of copying them."""
     order = np.argsort(scores[~fake])
     reals = scores[~fake][order]
     below, up_to = (np.searchsorted(reals, scores[fake], side) for side in ("left", "right"))
@@ -150,3 +161,111 @@ def _aucs(fake, scores, codes, counts):
     np.cumsum(weights, axis=1, out=ranks[:, 1:])
     pairs = (fakes * (ranks.take(below, axis=1) + ranks.take(up_to, axis=1))).sum(axis=1)
     return pairs / (2 * fakes.sum(axis=1) * ranks[:, -1])
+
+
+# DeLong --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AucVariance:
+    """An AUC with its variance.
+
+    Attributes:
+        auc: in [0, 1].
+        variance: of the AUC; 0 if real and fake scores do not overlap, in which case it says nothing about the error.
+        interval: `(low, high)`, normal approximation, clipped to [0, 1].
+    """
+
+    auc: float
+    variance: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class AucDifference:
+    """AUCs of two models on the same examples.
+
+    Attributes:
+        auc: of both models.
+        difference: the first model's AUC minus the second's.
+        variance: of the difference.
+        interval: `(low, high)` of the difference, normal approximation.
+        z: difference divided by its standard deviation; 0 for equal rankings, None if the variance is 0 otherwise.
+        p: two-sided p-value of z; None if `z` is.
+    """
+
+    auc: tuple[float, float]
+    difference: float
+    variance: float
+    interval: tuple[float, float]
+    z: float | None
+    p: float | None
+
+
+def auc_variance(labels: ArrayLike, scores: ArrayLike, level: float = 0.95) -> AucVariance:
+    """AUC of one model with DeLong's variance and interval.
+
+    Args:
+        labels: 0 (real) or 1 (fake), `(n,)`.
+        scores: P(fake) in [0, 1], `(n,)`.
+        level: confidence level of the interval.
+
+    Raises:
+        MetricError: see `checked`; or fewer than two of a class.
+    """
+    auc, variance = _mean_and_variance(*_placements(*checked(labels, scores, both=True)))
+    low, high = _interval(auc, variance, level)
+    return AucVariance(auc, variance, (max(low, 0.0), min(high, 1.0)))
+
+
+def auc_difference(labels: ArrayLike, scores: ArrayLike, others: ArrayLike, level: float = 0.95) -> AucDifference:
+    """DeLong's test of the difference of two models' AUCs on the same examples.
+
+    Args:
+        labels: 0 (real) or 1 (fake), `(n,)`.
+        scores: P(fake) of the first model, `(n,)`.
+        others: P(fake) of the second model, `(n,)`, in the same order.
+        level: confidence level of the interval.
+
+    Raises:
+        MetricError: see `checked`; or fewer than two of a class.
+    """
+    one = _placements(*checked(labels, scores, both=True))
+    other = _placements(*checked(labels, others))
+    difference, variance = _mean_and_variance(*(a - b for a, b in zip(one, other, strict=True)))
+    if variance:
+        z = difference / variance**0.5
+        p = 2 * NormalDist().cdf(-abs(z))
+    else:
+        z, p = (0.0, 1.0) if difference == 0 else (None, None)
+    aucs = _mean_and_variance(*one)[0], _mean_and_variance(*other)[0]
+    return AucDifference(aucs, difference, variance, _interval(difference, variance, level), z, p)
+
+
+def _placements(fake, scores):
+    """Twice the number of real examples below each fake and of fakes above each real one, as exact integers."""
+    fakes, reals = scores[fake], scores[~fake]
+    return _twice_below(reals, fakes), 2 * len(fakes) - _twice_below(fakes, reals)
+
+
+def _twice_below(several, of):
+    """For each of `of`, twice the number of smaller values in `several`; ties count half."""
+    several = np.sort(several)
+    return np.searchsorted(several, of, "left") + np.searchsorted(several, of, "right")
+
+
+def _mean_and_variance(of_fakes, of_reals):
+    n_fake, n_real = len(of_fakes), len(of_reals)
+    few = min(n_fake, n_real)
+    if few < 2:
+        raise TooFewError(f"{few} example of a class has no variance; at least two real and two fake ones are needed.")
+    mean = of_fakes.sum() / (2 * n_fake * n_real)
+    variance = of_fakes.var(ddof=1) / (2 * n_real) ** 2 / n_fake + of_reals.var(ddof=1) / (2 * n_fake) ** 2 / n_real
+    return float(mean), float(variance)
+
+
+def _interval(value, variance, level):
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval must be between 0 and 1; received {level!r}.")
+    reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5
+    return value - reach, value + reach

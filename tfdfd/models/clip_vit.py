@@ -1,15 +1,16 @@
-"""The image tower of CLIP ViT-B/16, cut after its first blocks, as a detector.
+"""Detector from the image encoder of CLIP ViT-B/16, cut after its first blocks.
 
 A vision transformer (Dosovitskiy et al., arXiv:2010.11929) as CLIP trained it on images and their captions (Radford et
 al., arXiv:2103.00020): RGB faces, float32 in [0, 1], `(batch, 224, 224, 3)` -> P(fake) `(batch, 1)`. By default only
-the biases, the norms and the head are trained, as in GenD (Yermakov et al., arXiv:2508.06248), which trains the norms
-and the head.
+the biases, the norms and the head are trained; GenD (Yermakov et al., arXiv:2508.06248) trains the norms and the head.
 
-The image becomes 14 x 14 patches of 16 x 16 pixels. Each is a token of 768 values; a class token comes before them.
-Every block adds to each token what attention gathers from all tokens, and then what two dense layers make of the token.
+The image becomes 14 x 14 patches of 16 x 16 pixels. Each becomes a token of 768 values, and a class token precedes
+them. Every block adds the output of self-attention to the tokens, then the output of two dense layers.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -17,26 +18,32 @@ from keras import layers, ops
 from tfdfd.models.blocks import fake_probability, standardized_for_clip
 from tfdfd.models.blocks import freeze as freeze_layers
 
+Shape = tuple[int | None, ...]
 PATCH, WIDTH, HEADS, BLOCKS = 16, 768, 12, 12
 _EPSILON = 1e-5
 
 
-def clip_vit_b16(input_shape=(224, 224, 3), blocks=9, freeze="kernels", name="clip_vit_b16"):
+def clip_vit_b16(
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    blocks: int = 9,
+    freeze: str = "kernels",
+    name: str = "clip_vit_b16",
+) -> keras.Model:
     """CLIP ViT-B/16 with one output.
 
-    The features are three sets of 768 values: the class token, and the mean and the standard deviation of the patch
-    tokens, all after a norm over the last kept block.
+    The features are 3 x 768 values: the class token, and the mean and the standard deviation of the patch tokens, after
+    a norm of the last kept block.
 
     Args:
         input_shape: `(height, width, 3)`, both multiples of 16 and at least 32. CLIP's positions are for 224 x 224;
             `tfdfd.weights.clip` resizes them to other grids.
-        blocks: how many of CLIP's 12 blocks are kept, 1 to 12.
+        blocks: number of CLIP's 12 blocks that are kept, 1 to 12.
         freeze: `"kernels"` (matrices, patch embedding, class token and positions; biases, norms and the head are
-            trained), `"none"`, `"all"` (all but the head, a linear probe), or the last frozen layer's name.
+            trained), `"none"`, `"all"` (all but the head, a linear probe), or the name of the last frozen layer.
         name: name of the model.
 
     Raises:
-        ValueError: a side is no multiple of 16, `blocks` is not in 1 to 12, or `freeze` names nothing.
+        ValueError: a side is not a multiple of 16, `blocks` is not in 1 to 12, or `freeze` is not one of these.
     """
     height, width = input_shape[:2]
     if height % PATCH or width % PATCH:
@@ -62,7 +69,7 @@ def clip_vit_b16(input_shape=(224, 224, 3), blocks=9, freeze="kernels", name="cl
     return freeze_layers(model, freeze, kernels=("patch_embedding", "tokens"))
 
 
-def _block(x, train_kernel, name):
+def _block(x: keras.KerasTensor, train_kernel: bool, name: str) -> keras.KerasTensor:
     """A pre-norm transformer block."""
     y = _norm(f"{name}ln1")(x)
     y = BiasTunedDense(3 * WIDTH, train_kernel, name=f"{name}qkv")(y)
@@ -76,95 +83,95 @@ def _block(x, train_kernel, name):
     return layers.Add(name=f"{name}add2")([x, y])
 
 
-def _norm(name):
+def _norm(name: str) -> layers.Layer:
     return layers.LayerNormalization(epsilon=_EPSILON, name=name)
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
-def quick_gelu(x):
-    """CLIP's approximation of GELU, `x * sigmoid(1.702 x)`; keeps shape and type."""
+def quick_gelu(x: keras.KerasTensor) -> keras.KerasTensor:
+    """CLIP's approximation of GELU, `x * sigmoid(1.702 x)`, with the shape and dtype of `x`."""
     return x * ops.sigmoid(1.702 * x)
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
 class BiasTunedDense(layers.Dense):
-    """A dense layer whose kernel can stay frozen while its bias is trained.
+    """Dense layer whose kernel can stay frozen while its bias trains.
 
-    Keras saves what is frozen by layer; this layer saves it for its kernel.
+    Keras saves `trainable` per layer; this layer saves it for its kernel, too.
 
     Args:
         units: number of outputs.
-        train_kernel: False freezes the kernel, even where `trainable` is set to True later.
-        **kwargs: as of `keras.layers.Dense`.
+        train_kernel: False freezes the kernel, even if `trainable` is set to True later.
+        **kwargs: as for `keras.layers.Dense`.
     """
 
-    def __init__(self, units, train_kernel=True, **kwargs):
+    def __init__(self, units: int, train_kernel: bool = True, **kwargs: Any) -> None:
         self.train_kernel = train_kernel
         super().__init__(units, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.kernel.trainable = self.trainable and self.train_kernel
 
     @property
-    def trainable(self):
-        """Whether the layer is trained: with its kernel only if `train_kernel`."""
+    def trainable(self) -> bool:
+        """Whether the layer trains; its kernel does only if `train_kernel`."""
         return layers.Dense.trainable.fget(self)
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         layers.Dense.trainable.fset(self, value)
         if self.built:
             self.kernel.trainable = self.trainable and self.train_kernel
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"train_kernel": self.train_kernel}
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
 class Tokens(layers.Layer):
-    """Patches `(batch, n, width)` -> tokens `(batch, n + 1, width)`: the class token first, positions added to all.
+    """Patches `(batch, n, width)` -> tokens `(batch, n + 1, width)`: prepends the class token and adds positions.
 
     Weights: `class_token` `(width,)` and `positions` `(n + 1, width)`, both learned.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         count, width = input_shape[1:]
         initializer = keras.initializers.RandomNormal(stddev=width**-0.5)
         self.class_token = self.add_weight(shape=(width,), initializer=initializer, name="class_token")
         self.positions = self.add_weight(shape=(count + 1, width), initializer=initializer, name="positions")
         self.built = True
 
-    def call(self, x):
-        # The class token as a part of the constant, so that no operation depends on the size of the batch.
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        # The class token is part of the added constant, so no operation depends on the batch size.
         first = ops.pad(self.class_token[None], ((0, x.shape[1]), (0, 0)))
         return ops.pad(x, ((0, 0), (1, 0), (0, 0))) + (first + self.positions)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> Shape:
         return (input_shape[0], input_shape[1] + 1, input_shape[2])
 
-    def macs(self, input_shape):
-        """None: it only adds."""
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """0: the layer only adds."""
         return 0
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
 class SelfAttention(layers.Layer):
-    """Scaled dot-product attention of tokens to each other, without weights.
+    """Multi-head scaled dot-product self-attention without weights.
 
-    Queries, keys and values side by side, `(batch, n, 3 width)` -> `(batch, n, width)`; each head has its share of the
-    width.
+    Concatenated queries, keys and values, `(batch, n, 3 width)` -> `(batch, n, width)`. Each head takes `width / heads`
+    values.
 
     Args:
-        heads: number of heads; divides the width.
-        **kwargs: as of `keras.layers.Layer`.
+        heads: number of heads; must divide the width.
+        **kwargs: as for `keras.layers.Layer`.
     """
 
-    def __init__(self, heads, **kwargs):
+    def __init__(self, heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         count, width = x.shape[1], x.shape[2] // 3
         depth = width // self.heads
         query, key, value = (
@@ -175,31 +182,31 @@ class SelfAttention(layers.Layer):
         gathered = ops.matmul(weights, value)
         return ops.reshape(ops.transpose(gathered, (0, 2, 1, 3)), (-1, count, width))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> Shape:
         return (*input_shape[:-1], input_shape[-1] // 3)
 
-    def macs(self, input_shape):
-        """Of one image: queries by keys, and weights by values, over all heads; for `tfdfd.models.counting`."""
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates of one image: queries by keys and weights by values, over all heads."""
         count, width = input_shape[1], input_shape[2] // 3
         return 2 * count * count * width
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"heads": self.heads}
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
 class TokenStatistics(layers.Layer):
-    """Tokens `(batch, n + 1, width)` -> class token, mean and standard deviation of the rest, `(batch, 3 width)`.
+    """Tokens `(batch, n + 1, width)` -> class token, mean and standard deviation of the others, `(batch, 3 width)`.
 
-    Mean and deviation are computed in float32 under every policy; the deviation is `sqrt(variance + 1e-6)`, whose
-    slope is finite where all tokens are equal.
+    Mean and deviation are computed in float32 under every policy. The deviation is `sqrt(variance + 1e-6)`, whose
+    gradient is finite if all tokens are equal.
     """
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         patches = ops.cast(x[:, 1:], "float32")
         mean = ops.mean(patches, axis=1)
         deviation = ops.sqrt(ops.mean(ops.square(patches - mean[:, None]), axis=1) + 1e-6)
         return ops.concatenate([x[:, 0], ops.cast(mean, x.dtype), ops.cast(deviation, x.dtype)], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> Shape:
         return (input_shape[0], 3 * input_shape[-1])

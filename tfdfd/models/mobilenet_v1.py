@@ -1,11 +1,13 @@
 """MobileNetV1 (Howard et al., arXiv:1704.04861) as a frozen feature extractor with one trained layer (S3).
 
 RGB faces, float32 in [0, 1], `(batch, 128, 128, 3)` -> P(fake) `(batch, 1)`. S3 computes the bottleneck of each image
-once, keeps it, and trains only the last layer; its two-way softmax is a sigmoid over the difference of the two, which
-is the one output here.
+once, stores it, and trains only the last layer. Its two-way softmax equals a sigmoid of the difference of the two
+logits, which is the one output here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import keras
 from keras import layers
@@ -19,20 +21,27 @@ RESOLUTIONS = (128, 160, 192, 224)
 BOTTLENECKS = ("pooled", "classes")
 
 
-def mobilenet_v1(input_shape=None, alpha=0.5, resolution=None, bottleneck="pooled", freeze="all", name="mobilenet_v1"):
-    """MobileNetV1 with one output. The tensor to cache is that of the layer `bottleneck`.
+def mobilenet_v1(
+    input_shape: tuple[int, int, int] | None = None,
+    alpha: float = 0.5,
+    resolution: int | None = None,
+    bottleneck: str = "pooled",
+    freeze: str = "all",
+    name: str = "mobilenet_v1",
+) -> keras.Model:
+    """MobileNetV1 with one output. The layer `bottleneck` gives the features to store.
 
     Args:
         input_shape: `(height, width, 3)`, both at least 32; None for `(resolution, resolution, 3)`.
-        alpha: width, 0.25, 0.5 (S3), 0.75 or 1.
+        alpha: width multiplier: 0.25, 0.5 (S3), 0.75 or 1.
         resolution: 128 (S3), 160, 192 or 224, instead of `input_shape`; None for 128.
-        bottleneck: `"pooled"`: the mean of the last maps, 1024 alpha values; `"classes"`: the 1,000 class scores
-            before the softmax. S3 has TF-slim's 1,001, with one more for the background, which Keras's lacks.
-        freeze: `"all"` (all but the head, S3), `"none"`, or the last frozen layer's name.
+        bottleneck: `"pooled"`, the mean of the last feature maps, 1024 alpha values; `"classes"`, the 1,000 class
+            scores before the softmax. S3 has the 1,001 of TF-slim, whose background class Keras lacks.
+        freeze: `"all"` (all but the head, S3), `"none"`, or the name of the last frozen layer.
         name: name of the model.
 
     Raises:
-        ValueError: an argument has none of its values, or `freeze` names nothing.
+        ValueError: an argument is not one of its values, or `resolution` contradicts `input_shape`.
     """
     _one_of("alpha", alpha, ALPHAS)
     _one_of("bottleneck", bottleneck, BOTTLENECKS)
@@ -57,11 +66,12 @@ def mobilenet_v1(input_shape=None, alpha=0.5, resolution=None, bottleneck="poole
     return freeze_layers(keras.Model(image, fake_probability(x), name=name), freeze)
 
 
-def _one_of(argument, value, allowed):
+def _one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
-        if isinstance(value, int | float):
-            near = [min(allowed, key=lambda known: abs(known - value))]
-        else:
-            near = near_matches(value, allowed, 1)
+        numbers = [choice for choice in allowed if isinstance(choice, int | float)]
+        near: Sequence[object] = near_matches(value, allowed, 1)
+        if isinstance(value, int | float) and numbers:
+            distances = {abs(number - value): number for number in numbers}
+            near = [distances[min(distances)]]
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(f"{argument} must be one of {', '.join(map(str, allowed))}; received {value!r}{hint}")

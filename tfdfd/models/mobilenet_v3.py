@@ -1,12 +1,13 @@
-"""MobileNetV3-Small (Howard et al., arXiv:1905.02244, table 2), and slimmed as in S0 ("R1" to "R3").
+"""MobileNetV3-Small (Howard et al., arXiv:1905.02244, table 2) and its slimmed variants R1 to R3 (S0).
 
 RGB faces, float32 in [0, 1], `(batch, 224, 224, 3)` -> P(fake) `(batch, 1)`. Layers, names and rounding are those of
-`keras.applications.MobileNetV3Small`. S0 says how many blocks it removed, not which: here from the end, and only such
-as leave the shapes around them as they are (stride 1, as many channels out as in), so that the rest still fits.
+`keras.applications.MobileNetV3Small`. S0 states how many blocks it removed, not which. Here they are removed from the
+end, and only those whose input and output shapes agree (stride 1, same channels), so the remaining blocks still fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -16,7 +17,7 @@ from tfdfd.models.blocks import fake_probability, symmetric
 
 
 class Row(NamedTuple):
-    """A line of the paper's table: an inverted residual."""
+    """A row of the paper's table: an inverted residual."""
 
     number: int
     kernel: int
@@ -42,7 +43,12 @@ ROWS = (
 )
 
 
-def mobilenet_v3(input_shape=(224, 224, 3), rows=ROWS, dropout=0.2, name="mobilenet_v3"):
+def mobilenet_v3(
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    rows: Sequence[Row] = ROWS,
+    dropout: float = 0.2,
+    name: str = "mobilenet_v3",
+) -> keras.Model:
     """MobileNetV3-Small with one output.
 
     Args:
@@ -64,26 +70,32 @@ def mobilenet_v3(input_shape=(224, 224, 3), rows=ROWS, dropout=0.2, name="mobile
     return keras.Model(image, fake_probability(x, dropout), name=name)
 
 
-def mobilenet_v3_r1(input_shape=(224, 224, 3), dropout=0.2, name="mobilenet_v3_r1"):
+def mobilenet_v3_r1(
+    input_shape: tuple[int, int, int] = (224, 224, 3), dropout: float = 0.2, name: str = "mobilenet_v3_r1"
+) -> keras.Model:
     """MobileNetV3-Small without its last removable inverted residual (row 10)."""
     return mobilenet_v3(input_shape, slimmed(1), dropout, name)
 
 
-def mobilenet_v3_r2(input_shape=(224, 224, 3), dropout=0.2, name="mobilenet_v3_r2"):
+def mobilenet_v3_r2(
+    input_shape: tuple[int, int, int] = (224, 224, 3), dropout: float = 0.2, name: str = "mobilenet_v3_r2"
+) -> keras.Model:
     """MobileNetV3-Small without its last two removable inverted residuals (rows 9 and 10)."""
     return mobilenet_v3(input_shape, slimmed(2), dropout, name)
 
 
-def mobilenet_v3_r3(input_shape=(224, 224, 3), dropout=0.2, name="mobilenet_v3_r3"):
+def mobilenet_v3_r3(
+    input_shape: tuple[int, int, int] = (224, 224, 3), dropout: float = 0.2, name: str = "mobilenet_v3_r3"
+) -> keras.Model:
     """MobileNetV3-Small without its last three removable inverted residuals (rows 7, 9 and 10)."""
     return mobilenet_v3(input_shape, slimmed(3), dropout, name)
 
 
 def slimmed(count: int) -> tuple[Row, ...]:
-    """The rows without the last `count` of those whose input and output agree in shape.
+    """`ROWS` without the last `count` of the rows whose input and output shapes agree.
 
     Raises:
-        ValueError: there are not as many.
+        ValueError: `count` is negative or larger than the number of such rows.
     """
     removable = [
         row for before, row in zip(ROWS, ROWS[1:], strict=False) if row.strides == 1 and row.filters == before.filters
@@ -94,10 +106,10 @@ def slimmed(count: int) -> tuple[Row, ...]:
     return tuple(row for row in ROWS if row not in removed)
 
 
-def _inverted_residual(x, row):
+def _inverted_residual(x: keras.KerasTensor, row: Row) -> keras.KerasTensor:
     name = f"expanded_conv_{row.number}" if row.number else "expanded_conv"
     y = x
-    # The paper's first row expands 16 channels to 16: there is nothing to expand.
+    # The paper's first row expands 16 channels to 16: no expansion.
     if row.expanded != x.shape[-1] or row.number:
         y = _conv_bn(y, row.expanded, f"{name}_expand")
         y = layers.Activation(row.activation, name=f"{name}_expand_act")(y)
@@ -111,8 +123,8 @@ def _inverted_residual(x, row):
     return y
 
 
-def _squeeze_excite(x, name):
-    """A weight in [0, 1] for each channel, from the channels' means."""
+def _squeeze_excite(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Scales each channel by a weight in [0, 1] that depends on the means of all channels."""
     channels = x.shape[-1]
     y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_avg_pool")(x)
     y = layers.Conv2D(_divisible(channels / 4), 1, activation="relu", name=f"{name}_conv")(y)
@@ -120,17 +132,17 @@ def _squeeze_excite(x, name):
     return layers.Multiply(name=f"{name}_mul")([x, y])
 
 
-def _divisible(channels):
-    """The nearest multiple of 8 that is not more than a tenth below (the paper's reference code)."""
+def _divisible(channels: float) -> int:
+    """The nearest multiple of 8 that is at most 10 % smaller (the paper's reference code)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def _conv_bn(x, filters, name, kernel=1, strides=1):
+def _conv_bn(x: keras.KerasTensor, filters: int, name: str, kernel: int = 1, strides: int = 1) -> keras.KerasTensor:
     x = layers.Conv2D(filters, kernel, strides, "same", use_bias=False, name=name)(x)
     return layers.BatchNormalization(epsilon=1e-3, momentum=0.999, name=f"{name}_bn")(x)
 
 
-def _depthwise_bn(x, row, name):
+def _depthwise_bn(x: keras.KerasTensor, row: Row, name: str) -> keras.KerasTensor:
     x = layers.DepthwiseConv2D(row.kernel, row.strides, "same", use_bias=False, name=f"{name}_depthwise")(x)
     return layers.BatchNormalization(epsilon=1e-3, momentum=0.999, name=f"{name}_depthwise_bn")(x)

@@ -1,12 +1,12 @@
 """Reseption V1 and V2 (A. Putyra, "DeepFake: algorithms for fake video detection", AGH 2020, chapter 6; S2).
 
 Inception blocks in residual form, without a pooling branch; V2 narrows its branches and maps them back to the width of
-the block ("remap"). The tables below are the author's own network (github.com/stygio/DeepFake-Detection, commit
-874d045), which the thesis's figures 6.1 to 6.11 leave partly open: block A has 3x3 kernels, the residual's scale is 1,
-V2 has a stem end of its own.
+the block ("remap"). The tables below follow the author's code (github.com/stygio/DeepFake-Detection, commit
+874d045) where the thesis's figures 6.1 to 6.11 are ambiguous: block A has 3x3 kernels, the residual's scale is 1, and
+the stem of V2 ends differently.
 
-Both take RGB faces, float32 in [0, 1], `(batch, 299, 299, 3)`, and return P(fake) `(batch, 1)`. Grids: 35 in block A,
-17 in B, 8 in C. How the author scaled the pixels is not known ("normalized"); here it is [-1, 1].
+Both take RGB faces, float32 in [0, 1], `(batch, 299, 299, 3)`, and return P(fake), `(batch, 1)`. Grids: 35 in block A,
+17 in B, 8 in C. The author's scaling of pixels is not documented ("normalized"); here it is [-1, 1].
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from tfdfd.models.blocks import Conv, concat_branches, fake_probability, max_pool, run_branch, symmetric
+from tfdfd.models.blocks import Branch, Conv, Row, concat_branches, fake_probability, max_pool, run_branch, symmetric
 
 SLOPE = 0.2
 
@@ -24,21 +24,27 @@ SLOPE = 0.2
 class Plan(NamedTuple):
     """A Reseption network as tables: a block is a tuple of branches, a branch a tuple of rows."""
 
-    stem: tuple
-    block_a: tuple
-    reduction_a: tuple
-    block_b: tuple
-    reduction_b: tuple
-    block_c: tuple
+    stem: Branch
+    block_a: tuple[Branch, ...]
+    reduction_a: tuple[Branch, ...]
+    block_b: tuple[Branch, ...]
+    reduction_b: tuple[Branch, ...]
+    block_c: tuple[Branch, ...]
     remap: bool
 
 
-def _stem(*end):
-    rows = (Conv(32, 3, 2, "valid"), Conv(32, 3, 1, "valid"), Conv(64, 3), max_pool, Conv(80))  # 149, 147, 147, 73, 73
+def _stem(*end: Row) -> Branch:
+    rows: Branch = (
+        Conv(32, 3, 2, "valid"),
+        Conv(32, 3, 1, "valid"),
+        Conv(64, 3),
+        max_pool,
+        Conv(80),
+    )  # 149, 147, 147, 73, 73
     return (*rows, *end)  # 71, 35
 
 
-def _block_b(first, width):
+def _block_b(first: int, width: int) -> tuple[Branch, ...]:
     return (
         (Conv(first),),
         (Conv(width), Conv(width, (1, 7)), Conv(width, (7, 1))),
@@ -46,12 +52,12 @@ def _block_b(first, width):
     )
 
 
-def _block_c(first, reduced, square, line):
-    fork = [Conv(line, (1, 3)), Conv(line, (3, 1))]
+def _block_c(first: int, reduced: int, square: int, line: int) -> tuple[Branch, ...]:
+    fork: Row = [Conv(line, (1, 3)), Conv(line, (3, 1))]
     return ((Conv(first),), (Conv(reduced), fork), (Conv(reduced), Conv(square, 3), fork))
 
 
-def _reduction_a(direct):
+def _reduction_a(direct: int) -> tuple[Branch, ...]:
     return (
         (Conv(direct, 3, 2, "valid"),),
         (Conv(128), Conv(128, 3), Conv(224, 3, 2, "valid")),
@@ -59,7 +65,7 @@ def _reduction_a(direct):
     )
 
 
-def _reduction_b(a, b, c, d, e, f):
+def _reduction_b(a: int, b: int, c: int, d: int, e: int, f: int) -> tuple[Branch, ...]:
     return (
         (Conv(a), Conv(b, 3, 2, "valid")),
         (Conv(c), Conv(d, (1, 7)), Conv(e, (7, 1)), Conv(f, 3, 2, "valid")),
@@ -87,7 +93,9 @@ V2 = Plan(
 )
 
 
-def reseption_v1(input_shape=(299, 299, 3), dropout=0.2, name="reseption_v1"):
+def reseption_v1(
+    input_shape: tuple[int, int, int] = (299, 299, 3), dropout: float = 0.2, name: str = "reseption_v1"
+) -> keras.Model:
     """Reseption V1: branches concatenated to the block's width; 16,888,257 learned parameters.
 
     Args:
@@ -98,7 +106,9 @@ def reseption_v1(input_shape=(299, 299, 3), dropout=0.2, name="reseption_v1"):
     return _reseption(V1, input_shape, dropout, name)
 
 
-def reseption_v2(input_shape=(299, 299, 3), dropout=0.2, name="reseption_v2"):
+def reseption_v2(
+    input_shape: tuple[int, int, int] = (299, 299, 3), dropout: float = 0.2, name: str = "reseption_v2"
+) -> keras.Model:
     """Reseption V2: narrow branches, mapped back to the block's width; 15,751,233 learned parameters.
 
     Args:
@@ -109,17 +119,17 @@ def reseption_v2(input_shape=(299, 299, 3), dropout=0.2, name="reseption_v2"):
     return _reseption(V2, input_shape, dropout, name)
 
 
-def xavier():
-    """The author's rule: normal, not truncated, gain sqrt(2 / (1 + slope^2)) (thesis, section 7.1.1)."""
+def xavier() -> keras.initializers.Initializer:
+    """Xavier initialization of the thesis (section 7.1.1): untruncated normal, gain sqrt(2 / (1 + slope^2))."""
     return keras.initializers.VarianceScaling(2 / (1 + SLOPE**2), mode="fan_avg", distribution="untruncated_normal")
 
 
-def bias_of(fan_in: int):
-    """PyTorch's default for the bias of a dense layer, which the author left as it is."""
+def bias_of(fan_in: int) -> keras.initializers.Initializer:
+    """PyTorch's default initializer for the bias of a dense layer with `fan_in` inputs, which the author used."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
-def _reseption(plan, input_shape, dropout, name):
+def _reseption(plan: Plan, input_shape: tuple[int, int, int], dropout: float, name: str) -> keras.Model:
     image = keras.Input(input_shape, name="image")
     (x,) = run_branch(symmetric(image), plan.stem, _conv, "stem")  # (batch, 35, 35, 192 or 224)
     for i in range(1, 4):
@@ -135,7 +145,7 @@ def _reseption(plan, input_shape, dropout, name):
     return keras.Model(image, output, name=name)
 
 
-def _residual(x, branches, remap, name):
+def _residual(x: keras.KerasTensor, branches: tuple[Branch, ...], remap: bool, name: str) -> keras.KerasTensor:
     y = concat_branches(x, branches, _conv, name)
     if remap:
         y = _conv(y, x.shape[-1], name=f"{name}_remap")
@@ -143,8 +153,16 @@ def _residual(x, branches, remap, name):
     return layers.LeakyReLU(SLOPE, name=f"{name}_out")(y)
 
 
-def _conv(x, filters, kernel=1, strides=1, padding="same", *, name):
+def _conv(
+    x: keras.KerasTensor,
+    filters: int,
+    kernel: int | tuple[int, int] = 1,
+    strides: int = 1,
+    padding: str = "same",
+    *,
+    name: str,
+) -> keras.KerasTensor:
     x = layers.Conv2D(filters, kernel, strides, padding, use_bias=False, kernel_initializer=xavier(), name=name)(x)
-    # PyTorch's default momentum of 0.1 is 0.9 in Keras's terms.
+    # PyTorch's default momentum of 0.1 corresponds to 0.9 in Keras.
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.LeakyReLU(SLOPE, name=f"{name}_act")(x)

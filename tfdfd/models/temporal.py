@@ -1,7 +1,8 @@
-"""A recurrent detector over the frames of a clip: the wish of S0 (section 4.2), the classic CNN and RNN."""
+"""Recurrent detector of clips: the features of a frame network into an LSTM or GRU (proposed in S0, section 4.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -15,26 +16,32 @@ from tfdfd.weights.records import WeightRecord
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
 
 
-def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freeze_frames=True, name=CLIPS):
-    """The `features` of a frame network over a clip, into a recurrent layer, into one score.
-
-    For its training see `training_stages`.
+def temporal(
+    frame_network: keras.Model,
+    frames: int = 16,
+    cell: str = "lstm",
+    units: int = 64,
+    dropout: float = 0.2,
+    freeze_frames: bool = True,
+    name: str = CLIPS,
+) -> keras.Model:
+    """A recurrent layer over the `features` of a clip's frames, and one score; see `training_stages` for training.
 
     Args:
-        frame_network: a built network of `tfdfd.models` (trained, as a rule), copied, not changed.
-        frames: frames of a clip, at least 2.
+        frame_network: a built (usually trained) network of `tfdfd.models`, which is copied, not changed.
+        frames: frames per clip, at least 2.
         cell: `"lstm"` or `"gru"`.
         units: width of the recurrent layer.
         dropout: share of its output dropped before the classifier, in [0, 1).
-        freeze_frames: whether the copy of the frame network is frozen; its norms then keep their statistics.
+        freeze_frames: whether to freeze the copy of the frame network; its norms then keep their statistics.
         name: name of the model.
 
     Returns:
-        A model of clips, RGB float32 in [0, 1], `(batch, frames, height, width, 3)`, in the order of time, to P(fake)
-        `(batch, 1)`. Its layers `features` and `fake_probability` are `(batch, units)` and `(batch, 1)`.
+        A model that takes clips, RGB float32 in [0, 1], `(batch, frames, height, width, 3)`, frames in order of time,
+        and returns P(fake), `(batch, 1)`. Its layer `features` is `(batch, units)`.
 
     Raises:
-        ValueError: the network has no features, or an argument is none of its values.
+        ValueError: `frame_network` has no layer `features`, or `cell` or `frames` has another value.
     """
     if cell not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}; received {cell!r}.")
@@ -44,17 +51,17 @@ def temporal(frame_network, frames=16, cell="lstm", units=64, dropout=0.2, freez
     per_frame.trainable = not freeze_frames
     shape = frame_network.input_shape[1:]
     clip = keras.Input((frames, *shape), name="clip")
-    # One batch of all frames: a loop over time (TimeDistributed) would put the network into the graph once a frame.
+    # All frames in one batch: TimeDistributed would add the network to the graph once per frame.
     x = per_frame(ops.reshape(clip, (-1, *shape)))  # (batch * frames, n)
     x = ops.reshape(x, (-1, frames, x.shape[-1]))  # (batch, frames, n)
     x = CELLS[cell](units, name="features")(x)  # (batch, units)
     return keras.Model(clip, fake_probability(x, dropout), name=name)
 
 
-def training_stages(model):
-    """The recipe: first what is new, then everything, at a hundredth of the rate.
+def training_stages(model: keras.Model) -> Iterator[tuple[str, float]]:
+    """The stages of training: first the new layers, then everything at a hundredth of the learning rate.
 
-    Yields `(name, learning rate)`, with the frame network frozen and then not; compile and fit at each::
+    Yields `(name, learning rate)` with the frame network frozen, then unfrozen. Compile and fit at each stage::
 
         for stage, rate in training_stages(model):
             model.compile(keras.optimizers.Adam(rate), "binary_crossentropy")
@@ -67,22 +74,24 @@ def training_stages(model):
 
 
 def load_temporal(record: WeightRecord, path: Path) -> keras.Model:
-    """The network of clips that a run of the procedure `temporal` has made.
+    """Loads the clip network of a run of the procedure `temporal`.
 
-    Takes what `tfdfd.weights.store.locate(RUN)` gives::
+    Takes the result of `tfdfd.weights.store.locate(RUN)`::
 
         model = load_temporal(*locate("runs/temporal"))
 
     Raises:
-        ValueError: the weights are of a network of single faces, or do not fit.
+        ValueError: the weights are of a network that takes single faces, or do not fit.
     """
     if record.model != CLIPS:
         raise ValueError(f"{path} holds weights of {record.model}, which takes single faces: use tfdfd.models.load.")
     arguments = dict(record.arguments)
     try:
-        network, of_network = arguments.pop("frame_network"), arguments.pop("frame_arguments")
+        network, frame_arguments = arguments.pop("frame_network"), arguments.pop("frame_arguments")
     except KeyError as error:
-        raise ValueError(f"the model card of {path} does not say which network its frames go through.") from error
-    model = temporal(build(network, None, record.input_shape, **of_network), **arguments)
+        raise ValueError(
+            f"the model card of {path} lacks frame_network or frame_arguments, the network of its frames."
+        ) from error
+    model = temporal(build(network, None, record.input_shape, **frame_arguments), **arguments)
     load_weights(model, record, path)
     return model

@@ -1,7 +1,7 @@
-"""Xception (Chollet, arXiv:1610.02357, figure 5) with one output, fine-tuned as in S2 (Tables 5.1 and 5.2).
+"""Xception (Chollet, arXiv:1610.02357, figure 5) with one output, fine-tuned as in S2 (tables 5.1 and 5.2).
 
-RGB faces, float32 in [0, 1], `(batch, 299, 299, 3)` -> P(fake) `(batch, 1)`. The layers are those of
-`keras.applications.Xception` under its names, and the four shortcuts, which have none there, named too.
+RGB faces, float32 in [0, 1], `(batch, 299, 299, 3)` -> P(fake) `(batch, 1)`. Layers and names are those of
+`keras.applications.Xception`, which leaves only the four shortcuts unnamed; here they have names, too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from tfdfd.models.blocks import fake_probability, symmetric
 from tfdfd.models.blocks import freeze as freeze_layers
 
 
-def xception(input_shape=(299, 299, 3), dropout=0.5, freeze="thesis", name="xception"):
+def xception(
+    input_shape: tuple[int, int, int] = (299, 299, 3),
+    dropout: float = 0.5,
+    freeze: str = "thesis",
+    name: str = "xception",
+) -> keras.Model:
     """Xception with one output.
 
     Args:
         input_shape: `(height, width, 3)`, both at least 71.
         dropout: share of features dropped before the classifier, in [0, 1).
-        freeze: `"thesis"` (the stem's two convolutions and blocks 1 to 3 of 12, which are called `block1` to `block4`
-            here), `"none"`, `"all"` (all but the head), or the last frozen layer's name.
+        freeze: `"thesis"` (the stem's two convolutions and blocks 1 to 3 of 12, called `block1` to `block4` here),
+            `"none"`, `"all"` (all but the head), or the name of the last frozen layer.
         name: name of the model.
 
     Raises:
-        ValueError: `freeze` names nothing.
+        ValueError: `freeze` is not one of these.
     """
     image = keras.Input(input_shape, name="image")
     x = _conv_bn_relu(symmetric(image), 32, 2, "block1_conv1")  # (batch, 149, 149, 32)
@@ -45,7 +50,7 @@ def xception(input_shape=(299, 299, 3), dropout=0.5, freeze="thesis", name="xcep
     return freeze_layers(keras.Model(image, fake_probability(x, dropout), name=name), freeze, thesis="block4_add")
 
 
-def _shrinking(x, filters, name, relu_first=True):
+def _shrinking(x: keras.KerasTensor, filters: tuple[int, int], name: str, relu_first: bool = True) -> keras.KerasTensor:
     """Two separable convolutions and a pool, beside a strided 1x1 convolution."""
     shortcut = layers.Conv2D(filters[-1], 1, 2, "same", use_bias=False, name=f"{name}_shortcut_conv")(x)
     shortcut = layers.BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
@@ -57,16 +62,16 @@ def _shrinking(x, filters, name, relu_first=True):
     return layers.Add(name=f"{name}_add")([y, shortcut])
 
 
-def _relu_separable(x, filters, name):
+def _relu_separable(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     return _separable(layers.ReLU(name=f"{name}_act")(x), filters, name)
 
 
-def _separable(x, filters, name):
+def _separable(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     x = layers.SeparableConv2D(filters, 3, padding="same", use_bias=False, name=name)(x)
     return layers.BatchNormalization(name=f"{name}_bn")(x)
 
 
-def _conv_bn_relu(x, filters, strides, name):
+def _conv_bn_relu(x: keras.KerasTensor, filters: int, strides: int, name: str) -> keras.KerasTensor:
     x = layers.Conv2D(filters, 3, strides, use_bias=False, name=name)(x)
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_act")(x)

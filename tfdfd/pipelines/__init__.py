@@ -1,1 +1,1 @@
-"""Face crops on their way to a network: which ones (orders), how they are read, and batches as `tf.data`."""
+"""`tf.data` pipelines for training and evaluation, and TFRecord shards."""

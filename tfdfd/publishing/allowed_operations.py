@@ -1,7 +1,7 @@
-"""A SavedModel is a program. Ours compute, and nothing else: no operation reaches a file, the network or Python.
+"""Allow-list of SavedModel operations: none may reach a file, the network or Python.
 
-The graph is read as data and never given to TensorFlow, so that a stranger's SavedModel can be judged before it is
-loaded.
+A SavedModel is a program. Its graph is read as data and not handed to TensorFlow, so a model of unknown origin can be
+checked before it is loaded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 MAX_GRAPH_BYTES = 512 << 20
-# What networks are made of.
+# Operations of networks.
 _NETWORK = """
     AddV2 AvgPool BatchMatMulV2 BatchToSpaceND BiasAdd ConcatV2 Conv2D DepthwiseConv2dNative Exp ExpandDims
     FusedBatchNormV3 LeakyRelu MatMul Max MaxPool Mean Min Minimum Maximum MirrorPad Mul Neg Pad PadV2 RealDiv Relu
     Relu6 Rsqrt Sigmoid Softmax SpaceToBatchND Sqrt Square SquaredDifference StopGradient Sub Sum Tanh Transpose
     StatelessRandomGetKeyCounter StatelessRandomUniformV2 """
-# What decodes and resizes crops, and what graphs are held together by.
+# Operations that decode and resize crops, and control flow.
 _PLUMBING = """
     All Any Assert Cast Const DecodeJpeg DecodePng DecodeRaw EnsureShape Equal ExtractJpegShape Fill Floor FloorDiv
     FloorMod GatherV2 Greater GreaterEqual Identity IdentityN If IsFinite Less LessEqual LogicalAnd LogicalNot
@@ -32,26 +32,26 @@ _PLUMBING = """
 _VARIABLES = " AssignVariableOp ReadVariableOp VarHandleOp "
 _SAVING = " DisableCopyOnRead MergeV2Checkpoints SaveV2 ShardedFilename "
 ALLOWED = frozenset((_NETWORK + _PLUMBING + _VARIABLES).split())
-# Only within the two functions by which TensorFlow itself saves and restores the variables beside the graph.
+# Only within the two functions by which TensorFlow saves and restores the variables beside the graph.
 _SAVE, _RESTORE = ALLOWED | frozenset(_SAVING.split()), ALLOWED | {"RestoreV2"}
-# What Python objects the loaded model is made of: none of them brings code along.
+# Kinds of Python objects that a loaded model may consist of; none of them contains code.
 _OBJECTS = frozenset({"_generic_user_object", "trackable_list_wrapper", "signature_map"})
 _KINDS = frozenset({"user_object", "variable", "function", "bare_concrete_function", "captured_tensor", "constant"})
 
 
 class ForbiddenOperation(ValueError):
-    """A SavedModel does, or could do, more than compute."""
+    """A SavedModel has an operation, object or file that could do more than compute."""
 
 
 def check_operations(folder: str | os.PathLike) -> None:
-    """Reads the graph of a SavedModel, functions included, and compares each operation with the list.
+    """Checks each operation of a SavedModel's graph, functions included, against the list.
 
-    Nothing of it is run or handed to TensorFlow. The values of the variables are not looked at: they are numbers.
+    Nothing is run or handed to TensorFlow. Values of variables are not read: they are numbers.
 
     Raises:
         ForbiddenOperation: an operation that is not on the list, an asset, a Python object of another kind, or a file
-            that TensorFlow would read in the place of the graph.
-        ValueError: there is no SavedModel, or one that cannot be read.
+            that TensorFlow would read instead of the graph.
+        ValueError: there is no SavedModel, or it cannot be read.
     """
     folder = Path(folder)
     _check_files(folder)
@@ -66,7 +66,7 @@ def check_operations(folder: str | os.PathLike) -> None:
 def _check_files(folder):
     for name in ("saved_model.pbtxt", "saved_model.cpb"):
         if os.path.lexists(folder / name):
-            raise ForbiddenOperation(f"{folder} holds {name}, which may be read in the place of saved_model.pb.")
+            raise ForbiddenOperation(f"{folder} holds {name}, which may be read instead of saved_model.pb.")
     for name in ("saved_model.pb", "variables"):
         if not os.path.lexists(folder / name):
             raise ValueError(f"{folder} holds no SavedModel: there is no {name}.")
@@ -84,7 +84,7 @@ def _read(path):
     try:
         read.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{path} is no SavedModel: {error}.") from error
+        raise ValueError(f"{path} is not a SavedModel: {error}.") from error
     return read
 
 
@@ -111,19 +111,21 @@ def _check_graph(folder, meta):
         raise ForbiddenOperation(f"{folder} has several functions or nodes named {twice[0]!r}.")
     savers = _savers(meta, functions)
     allowed_in = {saver.function: saver.allowed for saver in savers}
-    for place, nodes in [("", meta.graph_def.node), *((name, one.node_def) for name, one in functions.items())]:
+    for name, nodes in [("", meta.graph_def.node), *((name, one.node_def) for name, one in functions.items())]:
         for node in nodes:
-            if node.op not in allowed_in.get(place, ALLOWED):
-                where = f"function {place}" if place else "graph"
+            if node.op not in allowed_in.get(name, ALLOWED):
+                where = f"function {name}" if name else "graph"
                 raise ForbiddenOperation(f"{folder}: the {where} has the operation {node.op!r} ({node.name}).")
-            is_saver = not place and node.name in {saver.node for saver in savers}
+            is_saver = not name and node.name in {saver.node for saver in savers}
             if not is_saver and allowed_in.keys() & set(_called(node)):
-                raise ForbiddenOperation(f"{folder}: {node.name} calls what reads and writes the variables' files.")
+                raise ForbiddenOperation(
+                    f"{folder}: {node.name} calls the function that reads and writes the variables' files."
+                )
     _check_savers(folder, meta, functions, savers)
 
 
 class _Saver(NamedTuple):
-    """A node that only the loader may run, the function that it calls, and the operations of that function."""
+    """A node that only the loader may run, its function, and the operations allowed there."""
 
     node: str
     function: str
@@ -134,16 +136,16 @@ def _savers(meta, functions):
     """The two nodes by which TensorFlow saves and restores variables, as the SavedModel names them."""
     nodes = {node.name: node for node in meta.graph_def.node}
     named = ((meta.saver_def.save_tensor_name, _SAVE), (meta.saver_def.restore_op_name, _RESTORE))
-    found = []
+    savers = []
     for name, allowed in ((_node_of(name), allowed) for name, allowed in named):
         called = nodes[name].attr["f"].func.name if name in nodes else None
         if called in functions:
-            found.append(_Saver(name, called, allowed))
-    return found
+            savers.append(_Saver(name, called, allowed))
+    return savers
 
 
 def _check_savers(folder, meta, functions, savers):
-    """The file that is restored or written is the one that the loader names, and nobody else can run these nodes."""
+    """Checks that savers use the loader's file name, and that only the loader can run them."""
     names = {saver.node for saver in savers}
     file_name = _node_of(meta.saver_def.filename_tensor_name)
     for node in meta.graph_def.node:
@@ -152,23 +154,23 @@ def _check_savers(folder, meta, functions, savers):
         if node.name == file_name and node.op != "Placeholder":
             raise ForbiddenOperation(f"{folder}: the loader's file name is overruled by {node.op!r} ({node.name}).")
         if names & {_node_of(given) for given in node.input}:
-            raise ForbiddenOperation(f"{folder}: {node.name} runs what reads and writes the variables' files.")
+            raise ForbiddenOperation(f"{folder}: {node.name} runs a node that reads and writes the variables' files.")
     for key, signature in meta.signature_def.items():
         tensors = [*signature.inputs.values(), *signature.outputs.values()]
         if (names | {file_name}) & {_node_of(tensor.name) for tensor in tensors}:
             raise ForbiddenOperation(f"{folder}: the signature {key!r} reads and writes the variables' files.")
     for key, collection in meta.collection_def.items():
         if names & {_node_of(name) for name in collection.node_list.value}:
-            raise ForbiddenOperation(f"{folder}: the collection {key!r} runs what reads the variables' files.")
+            raise ForbiddenOperation(f"{folder}: the collection {key!r} runs a node that reads the variables' files.")
     reached = {saver.function for saver in savers} & meta.object_graph_def.concrete_functions.keys()
     if reached:
-        raise ForbiddenOperation(f"{folder}: {', '.join(reached)} can be called once it is loaded.")
+        raise ForbiddenOperation(f"{folder}: {', '.join(reached)} can be called after loading.")
     for saver in savers:
         function = functions[saver.function]
         given = [argument.name for argument in function.signature.input_arg][:1]
         for node in function.node_def:
             if node.op == "RestoreV2" and list(node.input)[:1] != given:
-                raise ForbiddenOperation(f"{folder}: {node.name} restores from a file of its own choice.")
+                raise ForbiddenOperation(f"{folder}: {node.name} restores from another file than the loader's.")
 
 
 def _node_of(tensor):

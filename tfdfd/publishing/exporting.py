@@ -1,28 +1,30 @@
-"""From trained weights to a folder in a format that others run: written whole and proved, or not at all."""
+"""Export of trained weights to a folder in another format: complete and proved, or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from tfdfd.files import locked_folder, sync_folder
+from tfdfd.data.crops import faces_of, read_pixels
+from tfdfd.extract.extraction import Request, extract_faces
+from tfdfd.faces import build_detector
+from tfdfd.faces.crop import resize_crop
+from tfdfd.files import locked_folder, sha256, sync_folder
+from tfdfd.media import Limits
 from tfdfd.models import load
-from tfdfd.publishing.equality import TOLERANCE, in_batches
 from tfdfd.publishing.formats import FORMATS, Expected
-from tfdfd.publishing.proof_images import proof_images
-from tfdfd.runtime.opening import PROOF_CROPS
+from tfdfd.runtime.equality import BOUNDS, PROOF_CROPS, in_batches, proof_crops
 from tfdfd.version import __version__
-from tfdfd.weights.store import locate
+from tfdfd.weights.store import CARD, locate
 
 SCHEMA = 1
-CARD = "model_card.json"
 
 
 def export(
@@ -31,20 +33,20 @@ def export(
     format: str = "savedmodel",
     data: str | os.PathLike | None = None,
 ) -> dict:
-    """Writes a trained network in another format, after its answers were proved equal to those of the Keras model.
+    """Writes a trained network in another format, with answers proved equal to the Keras model's.
 
     Args:
         model: a handle, a weights file, or the folder of a run.
-        folder: where; made by this call.
+        folder: output; made by this call.
         format: one of `FORMATS`.
-        data: a face set whose crops are compared, too.
+        data: a face set with more crops for the comparison.
 
     Returns:
         The card, as it stands in `model_card.json`.
 
     Raises:
-        ValueError: unknown format or weights, a library that is missing, `folder` is there already, or the exported
-            network answers something else than the Keras model.
+        ValueError: unknown format or weights, a missing library, an existing `folder`, or an exported network whose
+            answers differ from the Keras model's.
         OSError: the folder cannot be written.
     """
     if format not in FORMATS:
@@ -62,9 +64,9 @@ def export(
         facts = FORMATS[format](network, partial, expected)
         card = _card(record, format, facts, expected, partial)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        # Whole after a power cut, too: all of it is on the disk before it is renamed.
-        for place, _, _ in os.walk(partial, topdown=False):
-            sync_folder(place)
+        # Synced before the rename, so it is complete even after a power cut.
+        for path, _, _ in os.walk(partial, topdown=False):
+            sync_folder(path)
         os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,31 +88,29 @@ def _expected(model, crops):
 
 
 def _card(record, format, facts, expected, folder):
-    """What is known of the weights, and of these files; the files' own digests come from the folder."""
+    """The model card: facts of the weights and of the exported files."""
     of_weights = {name: getattr(record, name) for name in ("file", "sha256", "bytes", "layout")}
     known = {name: value for name, value in record.card.items() if name not in of_weights}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         "schema": SCHEMA,
         **known,
-        # Whatever the file of the weights says at 1, these files say fake.
+        # The exported files answer P(fake), whatever the polarity of the weights file.
         "polarity": "fake=1",
         "weights": of_weights | {"polarity": record.polarity},
         "format": format,
         **facts,
-        "tolerance": TOLERANCE,
+        "tolerance": BOUNDS["export"].tolerance,
         "proof_crops": len(expected.crops),
-        # By which `tfdfd detect --server` knows the model again.
+        # `tfdfd detect --server` recognizes the model by these.
         "proof_scores": [round(float(score), 6) for score in expected.scores[:PROOF_CROPS, 0]],
         "tfdfd": __version__,
         "libraries": {name: version(name) for name in ("keras", "tensorflow")},
-        "files": {path.relative_to(folder).as_posix(): _facts_of(path) for path in files},
+        "files": {
+            path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in files
+        },
     }
-
-
-def _facts_of(path):
-    data = path.read_bytes()
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def _clear(folder):
@@ -119,3 +119,36 @@ def _clear(folder):
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+CLIPS = ("genuine.mp4", "blended.mp4")
+# Frames of each clip, and crops of a user's set, evenly spread.
+_FRAMES, _CROPS = 4, 64
+
+
+def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray:
+    """uint8 RGB crops `(n, size, size, 3)`: 8 of noise, faces of two bundled clips, then of `data`.
+
+    Args:
+        size: side of the crops in pixels.
+        data: a face set, or a folder with `real/` and `fake/`; up to 64 of its crops, evenly spread.
+
+    Raises:
+        ValueError: there are no crops in `data`, or one cannot be read.
+    """
+    crops = [*proof_crops(size), *_bundled_faces(size)]
+    if data is not None:
+        faces = faces_of(data)
+        for index in np.unique(np.linspace(0, len(faces.rows) - 1, _CROPS).astype(int)):
+            crops.append(resize_crop(read_pixels(faces.path(index)), size))
+    return np.stack(crops)
+
+
+def _bundled_faces(size):
+    detector = build_detector("haar")
+    for clip in CLIPS:
+        found = extract_faces(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())
+        crops = [face.crop for frame in found.frames for face in frame.faces]
+        if not crops:
+            raise ValueError(f"no face was found in the bundled clip {clip} ({found.status}: {found.message}).")
+        yield from crops

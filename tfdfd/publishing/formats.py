@@ -1,7 +1,7 @@
-"""The formats that a network is exported to: each is written, opened again by the library that will run it, and asked.
+"""Registry of export formats: each is written, opened again by the library that runs it, and proved.
 
-A writer takes the Keras model, an empty folder, and what the model answers; it returns what a user of the files must
-know: `inputs`, `outputs`, and `max_difference` from the Keras model for each output.
+A new format is one function with `@export_format`; the command line, the documentation and the tests read `FORMATS`.
+This module imports no library of arrays or networks, so the names are known at no cost.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tfdfd.faces.crop import resize_crop
-from tfdfd.publishing.equality import check_equal, in_batches
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
 
 EXTRA = "tfdfd[export]"
 _UNIT = {"dtype": "float32", "is": "face crops, RGB in [0, 1]; the answer is NaN where pixels are not"}
@@ -22,13 +22,13 @@ _ANY_SIZE = _UNIT | {"is": f"{_UNIT['is']}; of any size, resized as detect does"
 _BYTES = {"dtype": "uint8", "is": "face crops, RGB"}
 _ENCODED = {"dtype": "string", "shape": [None], "is": "face crops of any size, each a JPEG or PNG"}
 _SCORE = {"dtype": "float32", "shape": [None, 1], "is": "P(fake), 1 = fake"}
-# Of the images whose resizing is proved, relative to the network's size: smaller, larger, and by area.
+# Sizes of the images whose resizing is proved, relative to the network's: smaller, larger, and by area.
 _SHARES = ((0.6, 0.9), (1.3, 1.7), (2, 3))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the Keras model answers for the crops of the proof.
+    """Answers of the Keras model for the proof crops.
 
     Attributes:
         crops: uint8 RGB `(n, size, size, 3)`.
@@ -41,21 +41,42 @@ class Expected:
     features: np.ndarray
 
 
-def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
-    """`saved_model.pb` and its variables, warm-up requests, and in `feature_vector/` the network without its head."""
+Writer = Callable[["keras.Model", Path, Expected], dict]
+FORMATS: dict[str, Writer] = {}
+
+
+def export_format(name: str) -> Callable[[Writer], Writer]:
+    """Registers a writer under the name that `tfdfd export --format` takes.
+
+    A writer takes the Keras model, an empty folder and the model's answers. It writes the files, proves them, and
+    returns facts for their users: `inputs`, `outputs`, and `max_difference` from the Keras model for each output.
+    """
+
+    def register(writer: Writer) -> Writer:
+        FORMATS[name] = writer
+        return writer
+
+    return register
+
+
+@export_format("savedmodel")
+def write_savedmodel(model: keras.Model, folder: Path, expected: Expected) -> dict:
+    """`saved_model.pb` and variables, warm-up requests, and in `feature_vector/` the network without its head."""
     _library("tensorflow_serving.apis", "a SavedModel (its warm-up requests)")
+    import numpy as np
     import tensorflow as tf
 
+    from tfdfd.faces.crop import resize_crop
     from tfdfd.publishing.allowed_operations import check_operations
-    from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model
-    from tfdfd.publishing.warm_up import write_requests
+    from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model, write_warm_up
+    from tfdfd.runtime.equality import in_batches
 
     vectors = folder / "feature_vector"
     write_saved_model(model, folder)
     write_feature_vector(model, vectors)
     for written in (folder, vectors):
         check_operations(written)
-    write_requests(folder, expected.crops)
+    write_warm_up(folder, expected.crops)
     loaded, of_features = tf.saved_model.load(str(folder)), tf.saved_model.load(str(vectors))
 
     def answer(signature, output, **given):
@@ -88,8 +109,9 @@ def write_savedmodel(model, folder: Path, expected: Expected) -> dict:
     }
 
 
-def write_litert(model, folder: Path, expected: Expected) -> dict:
-    """`model.tflite`, float32, the batch free; images have the network's size."""
+@export_format("litert")
+def write_litert(model: keras.Model, folder: Path, expected: Expected) -> dict:
+    """`model.tflite`, float32, with a free batch size; images have the network's size."""
     runtime = _library("ai_edge_litert.interpreter", "LiteRT")
     import tempfile
 
@@ -98,69 +120,68 @@ def write_litert(model, folder: Path, expected: Expected) -> dict:
     from tfdfd.publishing.saved_model import write_saved_model
 
     with tempfile.TemporaryDirectory(prefix="tfdfd-") as saved_model:
-        # Straight from a Keras 3 model the conversion has failed in one version of TensorFlow after the other.
+        # Conversion straight from a Keras 3 model has failed in several versions of TensorFlow.
         write_saved_model(_refusing(model), saved_model, any_size=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
         (folder / "model.tflite").write_bytes(converter.convert())
     score = runtime.Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
-    asked = {"fake_probability": (lambda crops: score(image=_unit(crops))["fake_probability"], expected.scores)}
-    return _facts(model, _UNIT, _differences("the LiteRT model", asked, expected.crops))
+    return _facts(
+        model, _UNIT, "the LiteRT model", expected, lambda crops: score(image=_unit(crops))["fake_probability"]
+    )
 
 
-def write_onnx(model, folder: Path, expected: Expected) -> dict:
-    """`model.onnx`, float32, the batch free; images have the network's size."""
+@export_format("onnx")
+def write_onnx(model: keras.Model, folder: Path, expected: Expected) -> dict:
+    """`model.onnx`, float32, with a free batch size; images have the network's size."""
     runtime = _library("onnxruntime", "ONNX")
     _library("tf2onnx", "ONNX")
     path = str(folder / "model.onnx")
     refusing = _refusing(model)
-    refusing(_unit(expected.crops[:1]), training=False)  # Keras takes no model that was never called
+    refusing(_unit(expected.crops[:1]), training=False)  # Keras exports only models that were called
     refusing.export(path, format="onnx", verbose=False)
     _name_output(path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = "fake_probability"
-    asked = {name: (lambda crops: session.run([name], {"image": _unit(crops)})[0], expected.scores)}
-    return _facts(model, _UNIT, _differences("the ONNX model", asked, expected.crops))
+    return _facts(
+        model, _UNIT, "the ONNX model", expected, lambda crops: session.run([name], {"image": _unit(crops)})[0]
+    )
 
 
-def write_openvino(model, folder: Path, expected: Expected) -> dict:
+@export_format("openvino")
+def write_openvino(model: keras.Model, folder: Path, expected: Expected) -> dict:
     """`model.xml` and `model.bin`: the graph that `tfdfd detect` runs, which takes bytes."""
-    from tfdfd.runtime.names import OPENVINO, is_installed
-    from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert
+    import numpy as np
 
-    if not is_installed(OPENVINO):  # imported by us, it would report to its makers
+    from tfdfd.runtime import OPENVINO, is_installed
+    from tfdfd.runtime.openvino import OpenvinoNetwork, convert
+
+    if not is_installed(OPENVINO):  # importing it directly would send telemetry
         raise ValueError(_needs("OpenVINO", "openvino"))
     for suffix, part in zip((".xml", ".bin"), convert(model), strict=True):
         (folder / f"model{suffix}").write_bytes(part)
     network = OpenvinoNetwork(model.name, *((folder / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")))
-    asked = {"fake_probability": (lambda crops: network(np.ascontiguousarray(crops))[:, None], expected.scores)}
-    return _facts(model, _BYTES, _differences("the OpenVINO model", asked, expected.crops))
-
-
-FORMATS: dict[str, Callable[[object, Path, Expected], dict]] = {
-    "savedmodel": write_savedmodel,
-    "litert": write_litert,
-    "onnx": write_onnx,
-    "openvino": write_openvino,
-}
+    return _facts(
+        model, _BYTES, "the OpenVINO model", expected, lambda crops: network(np.ascontiguousarray(crops))[:, None]
+    )
 
 
 def _name_output(path):
-    """Gives the output its name, which Keras's export to ONNX does not keep."""
+    """Restores the name of the output, which Keras's export to ONNX loses."""
     import onnx
 
     written = onnx.load(path)
     (output,) = written.graph.output
     for node in written.graph.node:
         for names in (node.input, node.output):
-            for place, name in enumerate(names):
+            for index, name in enumerate(names):
                 if name == output.name:
-                    names[place] = "fake_probability"
+                    names[index] = "fake_probability"
     output.name = "fake_probability"
     onnx.save(written, path)
 
 
 def _refusing(model):
-    """The network, which answers NaN to what is no picture."""
+    """The network with NaN for pixels outside [0, 1]."""
     import keras
 
     from tfdfd.publishing.pixels import nan_where_invalid
@@ -169,40 +190,43 @@ def _refusing(model):
 
 
 def _resized(crops, share):
+    import numpy as np
+
     rows, columns = (np.arange(round(part * side)) * side // round(part * side)
                      for part, side in zip(share, crops.shape[1:3], strict=True))  # fmt: skip
     return crops[:, rows][:, :, columns]
 
 
 def _unit(crops):
-    return crops / np.float32(255)
+    return crops.astype("float32") / 255
 
 
-def _image(model, pixels):
-    return pixels | {"shape": [None, *model.input_shape[1:]]}
-
-
-def _facts(model, pixels, differences):
+def _facts(model, pixels, what, expected, score):
     return {
-        "inputs": {"image": _image(model, pixels)},
+        "inputs": {"image": pixels | {"shape": [None, *model.input_shape[1:]]}},
         "outputs": {"fake_probability": _SCORE},
-        "max_difference": differences,
+        "max_difference": _differences(what, {"fake_probability": (score, expected.scores)}, expected.crops),
     }
 
 
 def _differences(what, asked, crops):
-    return {
-        name: check_equal(f"{name} of {what}", in_batches(function, crops), answers)
-        for name, (function, answers) in asked.items()
-    }
+    from tfdfd.runtime.equality import NotProved, check_equal, in_batches
+
+    try:
+        return {
+            name: check_equal(f"{name} of {what}", in_batches(function, crops), answers, "export")
+            for name, (function, answers) in asked.items()
+        }
+    except NotProved as error:
+        raise ValueError(f"{error} Give crops that the model tells apart (--data SET), or train it.") from error
 
 
-def _library(name, words):
+def _library(name, what):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(_needs(words, name.split(".")[0])) from error
+        raise ValueError(_needs(what, name.split(".")[0])) from error
 
 
-def _needs(words, library):
-    return f"exporting to {words} needs {library}: pip install '{EXTRA}'."
+def _needs(what, library):
+    return f"exporting to {what} needs {library}: pip install '{EXTRA}'."

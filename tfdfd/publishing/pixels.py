@@ -1,6 +1,6 @@
-"""What a published network does with an image besides scoring it: it resizes it, and refuses what is no picture.
+"""Resizing and validity check of images inside a published graph.
 
-In operations of Keras, so that SavedModels and `tfdfd.HubLayer` under any backend do the same.
+The operations are those of Keras, so SavedModels and `tfdfd.HubLayer` behave the same under any backend.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ def resize_images(images, size: tuple[int, int]):
     """Float images `(batch, h, w, 3)` in [0, 1] of any height and width -> `(batch, height, width, 3)`.
 
     As `tfdfd.faces.crop.resize_crop`, which resizes bytes: pixels are rounded to 255 levels first, and the levels of
-    the result are those of OpenCV. Images of the right size are passed on as they are. Gradients pass through as if
-    nothing was rounded.
+    the result are those of OpenCV. Images of the right size are unchanged. Gradients ignore the rounding.
 
     Args:
         images: float32.
@@ -57,19 +56,18 @@ def resize_levels(images, size: tuple[int, int]):
 def nan_where_invalid(answers, images):
     """Answers `(batch, n)`, with NaN for each image that holds NaN, infinity or a pixel outside [-0.05, 1.05].
 
-    Such pixels are of another scale or of no picture, and whatever a network says of them is no probability.
+    Such pixels have another scale or are damaged, so no answer for them is a probability.
     """
     axes = (1, 2, 3)
     least, most = ops.min(images, axes), ops.max(images, axes)
-    # The sum, since not every library's minimum and maximum take NaN along. Of an image without pixels the least is
-    # above the most.
+    # The sum, since minimum and maximum do not propagate NaN in every library. In an image without pixels the minimum
+    # exceeds the maximum.
     is_valid = (least >= LOWEST_PIXEL) & (least <= most) & (most <= HIGHEST_PIXEL) & ops.isfinite(ops.sum(images, axes))
     return ops.where(is_valid[:, None], answers, np.float32("nan"))
 
 
 def _sides(images, size):
-    """For height and width the number of pixels there are and of those wanted: the first numbers of 64 bits, where they
-    are not known before the graph runs."""
+    """Given and wanted number of pixels of height and width; the given one has 64 bits if known only at run time."""
     counts = ops.shape(images)[1:3]
     return [
         (count if isinstance(count, int) else ops.cast(count, "int64"), wanted)
@@ -82,7 +80,7 @@ def _are_known(sides):
 
 
 def _levels(lines):
-    """Of lines of an image; not of the whole, which would take its memory several times."""
+    """Pixel levels of some lines; those of the whole image would take several times its memory."""
     if keras.backend.standardize_dtype(lines.dtype) == "uint8":
         return ops.cast(lines, "float32")
     return ops.clip(_straight_through(ops.round, lines * _LEVELS), 0, _LEVELS)
@@ -101,16 +99,16 @@ def _bilinear(images, sides):
     (height, wanted_height), (width, wanted_width) = sides
     top, below = _places(height, wanted_height)
     left, beside = _places(width, wanted_width)
-    # Columns count as one beyond the border: OpenCV gives the last one its full weight there.
+    # Beyond the border, OpenCV gives the last column its full weight.
     is_inside = (left >= 0) & (left < ops.cast(width - 1, "int32"))
     beside = beside * ops.cast(is_inside, "float32")
     columns = [(_clipped(left + k, width), _coefficients(part)) for k, part in enumerate((1 - beside, beside))]
 
     def rows(k, share):
         lines = _levels(ops.take(images, _clipped(top + k, height), axis=1))
-        across = [ops.take(lines, place, axis=2) * part[:, None] for place, part in columns]
-        # OpenCV computes in whole numbers and drops bits as it goes: 4 of a row, 16 of its product with a coefficient.
-        # That is split, so that a float holds it.
+        across = [ops.take(lines, index, axis=2) * part[:, None] for index, part in columns]
+        # OpenCV computes in integers and drops 4 bits of a row, 16 of its product with a coefficient. The product is
+        # split so that float32 holds it.
         row, part = _floor((across[0] + across[1]) / 16), _coefficients(share)[:, None, None]
         coarse = ops.floor(part / 32)
         return _floor((row * coarse + _floor(row * (part - 32 * coarse) / 32)) / 2048)
@@ -119,10 +117,10 @@ def _bilinear(images, sides):
 
 
 def _places(count, wanted):
-    """For each of `wanted` pixels the one before it among `count`, and how far behind that it lies, in [0, 1)."""
-    place = ops.cast(((2 * _whole(wanted, count) + 1) * count - wanted) / (2 * wanted), "float32")
-    before = ops.floor(place)
-    return ops.cast(before, "int32"), place - before
+    """For each of `wanted` pixels, the preceding one among `count` and the offset from it, in [0, 1)."""
+    position = ops.cast(((2 * _whole(wanted, count) + 1) * count - wanted) / (2 * wanted), "float32")
+    before = ops.floor(position)
+    return ops.cast(before, "int32"), position - before
 
 
 def _clipped(places, count):
@@ -145,7 +143,7 @@ def _by_area(images, sides):
 
 
 def _sums(images, axis, count, wanted, read=lambda lines: lines):
-    """Along an axis, the sum of what each of `wanted` pixels covers of `count`, of its first and last in part."""
+    """Sums along an axis of the pixels that each of `wanted` pixels covers; the first and last count in part."""
     begin = _whole(wanted, count) * count  # in parts of a pixel
     taps = (count - 1) // wanted + 2
     minimum, maximum = (np.minimum, np.maximum) if isinstance(count, int) else (ops.minimum, ops.maximum)
@@ -158,10 +156,10 @@ def _sums(images, axis, count, wanted, read=lambda lines: lines):
         lines = read(ops.take(images, places[tap], axis=axis))
         return total + lines * ops.reshape(shares[tap], (-1, *[1] * (3 - axis)))
 
-    # One after the other: all at once they would take a picture's memory several times.
+    # In sequence: all at once they would take several times a picture's memory.
     return ops.fori_loop(1, ops.cast(taps, "int32"), add, add(0, ops.zeros((), "float32")))
 
 
 def _whole(count, like):
-    """0, 1, … below `count`, in 64 bits: of NumPy where a picture's size is known, else of the backend."""
+    """0 to `count` - 1 in 64 bits; in NumPy if the size `like` is known before the graph runs, else in the backend."""
     return np.arange(count) if isinstance(like, int) else ops.arange(count, dtype="int64")

@@ -1,14 +1,17 @@
-"""A Keras network as a SavedModel that `hub.KerasLayer` trains and TensorFlow Serving serves.
+"""SavedModels of Keras networks, which `hub.KerasLayer` trains and TensorFlow Serving serves, with warm-up requests.
 
-What Keras's own `model.export` writes is neither callable nor trainable once loaded.
+The SavedModels of Keras's `model.export` are neither callable nor trainable after loading.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfdfd.publishing.crop_bytes import decode_crops
 from tfdfd.publishing.pixels import nan_where_invalid, resize_images
@@ -21,17 +24,17 @@ def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -
     """Writes a classification network: `__call__(image, training=False)` and three signatures.
 
     Images are RGB float32 `(batch, height, width, 3)` in [0, 1], of any size; the graph resizes them as `tfdfd detect`
-    resizes crops. Every answer is float32. An image that holds NaN, infinity or a pixel outside [-0.05, 1.05] has NaN
-    for an answer, and the others of its batch have theirs; with `training=True` nothing is checked. Signatures:
+    resizes crops. Every answer is float32. The answer for an image with NaN, infinity or a pixel outside [-0.05, 1.05]
+    is NaN; others of its batch are unaffected. With `training=True` nothing is checked. Signatures:
     `serving_default` (`image` -> `fake_probability` `(batch, 1)`), `image_bytes` (`image_bytes`: string `(batch,)`, see
     `tfdfd.publishing.crop_bytes` -> the same) and `features` (`image` -> `features` `(batch, n)`). `variables`,
-    `trainable_variables` and `regularization_losses` are those of the network, so what is frozen in it stays frozen.
+    `trainable_variables` and `regularization_losses` are those of the network; frozen layers stay frozen.
 
     Args:
         model: a Keras 3 model of `tfdfd.models` with a layer `features`, on the TensorFlow backend.
-        folder: made, or filled where it is there.
-        any_size: False: images have the network's height and width and are not checked, for converters that want the
-            network and nothing else.
+        folder: made if absent.
+        any_size: False: images have the network's height and width and are not checked, for converters that need the
+            bare network.
 
     Raises:
         ValueError: another backend, or another kind of network.
@@ -46,7 +49,7 @@ def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
     def image_bytes(image_bytes):
-        # Decoded, every pixel is a picture's.
+        # Decoded pixels need no check.
         return {FAKE_PROBABILITY: published.network(decode_crops(image_bytes, size))}
 
     @tf.function(input_signature=[image])
@@ -60,7 +63,7 @@ def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -
 def write_feature_vector(model, folder: str | os.PathLike) -> None:
     """Writes the network up to its layer `features`: `__call__(image, training=False)` gives `(batch, n)` float32.
 
-    Its one signature is `serving_default` (`image` -> `features`). Images are what `write_saved_model` says.
+    Its one signature is `serving_default` (`image` -> `features`). Images are as for `write_saved_model`.
 
     Raises:
         ValueError: as `write_saved_model`.
@@ -77,15 +80,12 @@ def write_feature_vector(model, folder: str | os.PathLike) -> None:
 
 def _save(root, folder, signatures):
     tf.saved_model.save(root, os.fspath(folder), signatures=signatures)
-    # TensorFlow makes it for files beside the graph. There are none, and an empty folder gets lost on its way.
+    # An empty folder does not survive every way of copying.
     os.rmdir(os.path.join(folder, "assets"))
 
 
 class _Published:
-    """A network for images of any size, or of its own alone, in functions that signatures share.
-
-    What they share is in the file once, and not once for each of them.
-    """
+    """A network in functions that signatures share, so the file has its graph once."""
 
     def __init__(self, model, any_size=True):
         shape = model.input_shape
@@ -106,14 +106,14 @@ class _Published:
         self.network, self._resize = network, resize
 
     def answers(self, network, image, training=False):
-        """What `network` answers in this one's place."""
+        """Answers of `network`, with resizing and checks of the images."""
         if not self._any_size:
             return network(image, training=training)
         answers = network(self._resize(image), training=training)
         return answers if training else nan_where_invalid(answers, image)
 
     def root(self):
-        """What `tf.saved_model.load` gives back: all that a reusable SavedModel has, and nothing of Keras."""
+        """The loaded object: everything a reusable SavedModel has, without Keras."""
         model = self._model
 
         def network(image, training):
@@ -136,16 +136,47 @@ class _Published:
 
 
 def _penalty(variable):
-    """A function without arguments: what the network adds to the loss to keep this weight small."""
+    """The regularization loss of a variable as a function without arguments."""
     return tf.function(lambda: variable.regularizer(variable.value), input_signature=[])
 
 
 def _part(model, name):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"a SavedModel is written by TensorFlow, but Keras runs on {keras.backend.backend()}; set "
-            "KERAS_BACKEND=tensorflow."
+            f"a SavedModel needs TensorFlow, but Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow."
         )
     if name not in [layer.name for layer in model.layers]:
         raise ValueError(f"{model.name} has no layer {name!r}; expected a network of tfdfd.models.")
     return keras.Model(model.input, model.get_layer(name).output, name=f"{model.name}_{name}")
+
+
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
+BATCH_SIZES = (1, 8)
+
+
+def write_warm_up(folder: Path, crops: np.ndarray) -> None:
+    """Writes the warm-up requests of TensorFlow Serving: two batch sizes for `serving_default` and `image_bytes`.
+
+    Args:
+        folder: of a SavedModel.
+        crops: uint8 RGB `(n, height, width, 3)`; at least as many as the larger batch.
+    """
+    requests = []
+    for size in BATCH_SIZES:
+        # One value stands for all pixels, which would make the file megabytes large.
+        images = tf.make_tensor_proto(0.5, tf.float32, (size, *crops.shape[1:]))
+        encoded = np.array([tf.io.encode_jpeg(crop, quality=95).numpy() for crop in crops[:size]], object)
+        for signature, name, values in (
+            ("serving_default", IMAGE, images),
+            ("image_bytes", IMAGE_BYTES, tf.make_tensor_proto(encoded, tf.string)),
+        ):
+            request = predict_pb2.PredictRequest(output_filter=[FAKE_PROBABILITY])
+            request.model_spec.name = "default"
+            request.model_spec.signature_name = signature
+            request.inputs[name].CopyFrom(values)
+            requests.append(prediction_log_pb2.PredictionLog(predict_log={"request": request}))
+    path = folder / WARM_UP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for request in requests:
+            file.write(request.SerializeToString())

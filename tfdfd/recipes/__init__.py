@@ -1,34 +1,26 @@
-"""The experiments by name: each file has those of one document or idea, with its hyper-parameters for defaults."""
+"""Recipes by name. Each file contains those of one document or idea, and is discovered by being in this folder."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
 from tfdfd.near_matches import did_you_mean
 from tfdfd.training.recipe import Recipe
 
-_FILES = (
-    "s0_mobilenet",
-    "s1_mesonet",
-    "s2_thesis",
-    "s3_bottleneck",
-    "s4_noise",
-    "temporal",
-    "self_blended",
-)
-
 
 def list_recipes() -> dict[str, Recipe]:
-    """All experiments by name."""
-    files = [importlib.import_module(f"tfdfd.recipes.{file}") for file in _FILES]
-    return {recipe.name: recipe for file in files for recipe in file.RECIPES}
+    """Returns all recipes by name: `RECIPES` of every module of this package, in alphabetical order of modules."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {recipe.name: recipe for module in modules for recipe in module.RECIPES}
 
 
 def find_recipe(name: str) -> Recipe:
-    """The experiment of this name.
+    """Returns the recipe of this name.
 
     Raises:
-        ValueError: there is none; lists the near ones.
+        ValueError: the name is unknown; the error lists near matches.
     """
     recipes = list_recipes()
     if name in recipes:

@@ -1,7 +1,7 @@
 """S0, "Lighten the face forgery detection network by using MobileNet": MesoInception4 against MobileNetV3 and R1 to R3.
 
 20 epochs (section 3.1, figures 5 to 8), with 10 % of the training data for validation: `tfdfd split --preset s0`. The
-document names neither optimizer nor batch; Adam at 1e-3 and 32 are MesoNet's.
+document names neither optimizer nor batch size; Adam at 1e-3 and 32 are MesoNet's.
 """
 
 from tfdfd.training.recipe import Recipe

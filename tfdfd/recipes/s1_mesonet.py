@@ -42,7 +42,7 @@ RECIPES = [
         network="meso_inception4",
         batch_size=32,
         schedule="computed",
-        # It was to run for 30 epochs, and was stopped after 10: the rate stays at its first value.
+        # It was to run for 30 epochs and was stopped after 10: the rate stays at its first value.
         planned_epochs=30,
         **_COMMON,
     ),

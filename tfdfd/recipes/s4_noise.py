@@ -1,8 +1,8 @@
 """S4, "Celeb-DF deepfake detection": three frozen networks on the first frames of videos, with and without SRM noise.
 
 128 pixels, ImageNet weights, max pooling, Adam at 1e-4, binary cross-entropy, batches of 32 (sections 1.6 and 1.7). The
-number of epochs is not told; its curves end at about 20. All its networks call every image fake: at 86 to 88 %
-accuracy, the share of fakes in the set, AUC is 0.51 to 0.55.
+document does not give the number of epochs; its curves end at about 20. All its networks call every image fake:
+accuracy is 86 to 88 %, the share of fakes in the set, and AUC is 0.51 to 0.55.
 """
 
 from tfdfd.training.recipe import Recipe

@@ -1,8 +1,8 @@
-"""Networks trained on real faces and self-blended fakes of them: what no forgery method's look can be learnt from.
+"""Networks trained on real faces and self-blended fakes of them, which show the artifacts of no forgery method.
 
-Shiohara and Yamasaki, CVPR 2022, arXiv:2204.08376, is the idea; EfficientNet-B4 so trained on FaceForensics++'s real
-faces reaches 0.93 video AUC on Celeb-DF v2 and 0.72 on DFDC. Optimizer, schedule and sizes here are ours, for few
-faces and few cores; each real crop and its fake are in one batch.
+The method is Shiohara and Yamasaki's (CVPR 2022, arXiv:2204.08376): EfficientNet-B4 trained this way on
+FaceForensics++'s real faces reaches 0.93 video AUC on Celeb-DF v2 and 0.72 on DFDC. Optimizer, schedule and sizes are
+ours, for few faces and few cores; each real crop and its fake are in one batch.
 """
 
 from tfdfd.models import MODELS
@@ -12,18 +12,18 @@ _TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnex
 _NOISE = ("mobilenet_v2", "vgg16", "resnet50v2")
 _ENSEMBLE = "reseption_ensemble"
 _CLIP = "clip_vit_b16"
-# Networks whose members are trained, each by itself.
+# Networks without a training of their own: their members are trained one by one.
 MEMBERS_ONLY = ("best_ensemble",)
 
 
 def _arguments(network):
-    """Blending is not in ImageNet's features alone: everything is trained."""
+    """Returns the builder's arguments. ImageNet features do not detect blending, so all layers are trained."""
     trained = (*_TRANSFER, *_NOISE, *(f"srm_{name}" for name in _NOISE), "mobilenet_v1")
     return ({"freeze": "none"} if network in trained else {}) | ({"alpha": 0.5} if network == "mobilenet_v1" else {})
 
 
 def _weights(network):
-    """What a network begins with. CLIP's weights need `weights=clip:PATH`; without it the error names the file."""
+    """Returns the initial weights. CLIP's need `weights=clip:PATH`; without it, the error names the file."""
     return "clip" if network == _CLIP else "imagenet" if MODELS[network].imagenet else None
 
 
@@ -40,7 +40,7 @@ RECIPES = [
         augment=None,
         batch_size=32,
         procedure="ensemble" if network == _ENSEMBLE else "fit",
-        # Of an ensemble only the dense layers train.
+        # Only the dense layers of an ensemble are trained.
         epochs=5 if network == _ENSEMBLE else 20,
         optimizer="adam",
         learning_rate=1e-3 if _weights(network) is None else 3e-4,

@@ -1,4 +1,4 @@
-"""S0's wish (section 4.2): a recurrent layer over the frames of a clip, on a frame network that is trained already."""
+"""A recurrent layer over the frames of a clip, on a trained frame network (future work in S0, section 4.2)."""
 
 from tfdfd.training.recipe import Recipe
 

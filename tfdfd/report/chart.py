@@ -1,13 +1,16 @@
-"""Where things lie in the report's drawings: scores and times in, plain percentages out.
+"""Layout of the report's charts: scores and times to coordinates.
 
-All places are percentages of the plot's width (from the left) and height (from the top), so that the page can draw
-them as SVG at any width with text that keeps its size. Nothing here knows HTML.
+Coordinates are percentages of the plot's width (from the left) and height (from the top), so that the page can draw
+them as SVG at any width with text of constant size. This module is independent of HTML.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from statistics import median
 
-# Outlines around (0, 0), about 9 px across, so that tracks can be told apart without colour.
+# Outlines around (0, 0), about 9 px across, that distinguish tracks without color.
 MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",  # circle
     "M-4 -4h8v8h-8z",  # square
@@ -17,28 +20,32 @@ MARKERS = (
     "M-1.6 -5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",  # plus
 )
 MARKERS_PER_LINE = 40
-LONGEST_AXIS = 7  # labels on the time axis; more would touch on a phone
-GAP = 2.5  # times the usual distance between frames; a face away for longer is drawn as a gap, not as a line
+LONGEST_AXIS = 7  # labels on the time axis; more would overlap on a phone
+GAP = 2.5  # times the median frame interval; a longer absence of a face is drawn as a gap
 
 
-def time_chart(tracks, threshold=None, band=None, duration_s=None):
-    """Lays out the scores of some face tracks over time.
+def time_chart(
+    tracks: Sequence[Sequence[tuple[float, float]]],
+    threshold: float | None = None,
+    band: Sequence[float] | None = None,
+    duration_s: float | None = None,
+) -> dict | None:
+    """Lays out the scores of face tracks over time.
 
     Args:
-        tracks: list of tracks, each a list of `(time_s, probability)`, in any order, probability in [0, 1].
-        threshold: score in [0, 1] from which on the verdict is fake, or None.
+        tracks: for each track `(time_s, probability)` in any order, probability in [0, 1].
+        threshold: scores at or above it are called fake, or None.
         band: `(low, high)` of the inconclusive scores, `0 <= low <= high <= 1`, or None.
         duration_s: length of the clip; the axis ends there or at the last frame, whichever is later.
 
     Returns:
-        A dict: `series`, one dict a track with `marker` (SVG path around the origin), `lines` (strings of `x,y`
-        pairs, one for each stretch without a gap) and `points` (dicts `x`, `y`, `time_s`, `probability`; at most
-        about `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`, a number or None;
-        `band`, a dict `y`, `height` or None.
-        None where there is no line to draw: fewer than two different times.
+        `series`, one dict per track with `marker` (SVG path around the origin), `lines` (strings of `x,y` pairs, one
+        per stretch without a gap) and `points` (dicts `x`, `y`, `time_s`, `probability`; at most about
+        `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`, a number or None; `band`, a
+        dict `y`, `height` or None. None if there are fewer than two different times.
 
     Raises:
-        ValueError: for a score outside [0, 1] or a time that is no finite number.
+        ValueError: a score outside [0, 1] or a time that is not finite.
     """
     times = sorted({_checked_time(time_s) for track in tracks for time_s, _ in track})
     if len(times) < 2:
@@ -72,17 +79,17 @@ def time_chart(tracks, threshold=None, band=None, duration_s=None):
     }
 
 
-def scale(probability, threshold=None, band=None):
+def scale(probability: float, threshold: float | None = None, band: Sequence[float] | None = None) -> dict:
     """Lays out one score on a line from 0 (left) to 1 (right).
 
     Args:
-        probability, threshold, band: as in `time_chart`.
+        probability, threshold, band: as for `time_chart`.
 
     Returns:
-        A dict: `x`; `threshold_x`, a number or None; `band`, a dict `x`, `width` or None.
+        `x`; `threshold_x`, a number or None; `band`, a dict `x`, `width` or None.
 
     Raises:
-        ValueError: for a score outside [0, 1].
+        ValueError: a score outside [0, 1].
     """
     return {
         "x": _rounded(100 - y_of(probability)),
@@ -91,16 +98,16 @@ def scale(probability, threshold=None, band=None):
     }
 
 
-def y_of(probability):
-    """Height of a score: 0 (the top) for 1, 100 (the bottom) for 0."""
+def y_of(probability: float) -> float:
+    """Vertical position of a score: 0 (top) for 1, 100 (bottom) for 0."""
     if not 0 <= probability <= 1:
         raise ValueError(
-            f"a score must be in [0, 1] to be drawn; received {probability!r}. Give P(fake) after the sigmoid."
+            f"a score must be in [0, 1] to be drawn; received {probability!r}. Pass P(fake) after the sigmoid."
         )
     return _rounded(100 * (1 - probability))
 
 
-def ticks(start, end):
+def ticks(start: float, end: float) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from `start` to `end`, at most `LONGEST_AXIS`."""
     power = 10.0 ** math.floor(math.log10((end - start) / LONGEST_AXIS))
     for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
@@ -121,10 +128,10 @@ def _lines(points, longest_step):
 
 def _checked_time(time_s):
     if not math.isfinite(time_s):
-        raise ValueError(f"the time of a frame must be a finite number of seconds; received {time_s!r}.")
+        raise ValueError(f"the time of a frame must be finite, in seconds; received {time_s!r}.")
     return time_s
 
 
 def _rounded(number, digits=2):
-    """Short numbers keep the page small; adding 0.0 turns -0.0 into 0.0."""
+    """Few digits keep the page small; adding 0.0 turns -0.0 into 0.0."""
     return round(float(number), digits) + 0.0

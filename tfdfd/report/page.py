@@ -1,24 +1,19 @@
-"""The report of `tfdfd detect --report`: one HTML page that needs nothing else, to read, print and pass on.
+"""HTML report of `tfdfd detect --report`: one self-contained page without scripts or requests."""
 
-File names, messages and model cards come from strangers. They reach the page through Jinja2's autoescape only, with
-control characters and direction overrides made visible, and the page forbids itself scripts and requests.
-"""
+from __future__ import annotations
 
-import base64
 import json
-import re
-from functools import lru_cache
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import jinja2
-import numpy as np
-
-from tfdfd.detect.results import VERDICTS, printable_path
+from tfdfd.detect.results import VERDICTS, Detection, printable_path
 from tfdfd.files import write_atomically
+from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report import chart
 
-# What keeps the page's size bounded, however many inputs, people and frames a call has. The summary has all inputs.
+TEMPLATES = Path(__file__).parent
+# Limits that bound the size of the page for any number of inputs, people and frames. The summary lists all inputs.
 DETAILED_INPUTS = 50
 TRACKS_PER_INPUT = len(chart.MARKERS)
 ROWS_PER_TRACK = 200
@@ -29,14 +24,14 @@ CROP_SIZE = 128
 MESSAGE_LENGTH = 500
 
 LEFT_OUT_TEXT = {
-    "small": "too small to judge",
-    "doubtful": "the face detector is not sure that it is one",
-    "passing": "seen too seldom",
+    "small": "too small to score reliably",
+    "doubtful": "the face detector is not confident",
+    "passing": "seen too rarely",
 }
 CORRECTION_TEXT = {
-    "validation": "measured on genuine faces of validation",
-    "operating_points": "estimated from the operating points of the model card",
-    "odds": "estimated by the odds, as the model card has no rates of genuine faces",
+    "validation": "measured on genuine validation faces",
+    "operating_points": "estimated from the operating points in the model card",
+    "odds": "estimated from the odds, because the model card has no rates for genuine faces",
 }
 STATUS_TEXT = {
     "ok": "scored",
@@ -48,17 +43,17 @@ STATUS_TEXT = {
     "not_found": "file not found",
 }
 LIMITS = (
-    "This is not forensic proof. A score is a hint that calls for a look by a person and for other evidence: where "
-    "the file comes from, what else was recorded, what its metadata say.",
+    "This is not forensic proof. A score is a hint that calls for review by a person and for other evidence: the "
+    "origin of the file, other recordings, its metadata.",
     "On media from the wild, accuracy is far below the test figures on this page. Detectors lose most of their skill "
-    "on manipulations, cameras and compression that they were not trained on, and recompressed or downscaled copies, "
-    "as social networks make them, are the hardest.",
-    "“Inconclusive” means that the score lies too close to the threshold to call. It does not mean half fake.",
-    "“Real” means that the model saw no trace of the face manipulations it knows. Sound, text, other parts of the "
-    "picture and wholly generated scenes are not examined.",
-    "A score speaks for the faces that were found in the frames that were sampled, and for nothing else.",
+    "on manipulations, cameras and compression that they were not trained on; recompressed or downscaled copies from "
+    "social networks are the hardest.",
+    "“Inconclusive” means that the score is too close to the threshold for a verdict. It does not mean half fake.",
+    "“Real” means that the model found no trace of the face manipulations it knows. Sound, text, other parts of the "
+    "picture and fully generated scenes are not examined.",
+    "A score applies to the faces found in the sampled frames, and to nothing else.",
 )
-# What of a model card is for whoever compares models, not for whoever reads a verdict.
+# Fields of a model card that serve the comparison of models, not the reading of a verdict.
 DETAILS = (
     "calibration_scores",
     "commands",
@@ -75,7 +70,7 @@ DETAILS = (
     "validation",
     "videos",
 )
-# Ending of the key of a 95 % interval, beside the key of its figure.
+# Suffix of the key of a 95 % interval.
 INTERVAL = "_ci95"
 COLUMN_TITLES = {
     "name": "Name",
@@ -99,25 +94,22 @@ COLUMN_TITLES = {
     "training_data": "Training data",
 }
 
-# Controls but for tab and line feed, direction overrides (they make one file name read like another), lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-
-def render_report(detections, model, *, settings=None):
+def render_report(detections: Sequence[Detection], model: dict, *, settings: dict | None = None) -> str:
     """Renders the results of one call as one self-contained HTML page.
 
     Args:
-        detections: list of `Detection`, in the order to show them. Pictures are taken from `FrameScore.crop`; frames
-            without one are shown by their numbers only.
-        model: dict with `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and
-            `card` (the model card's JSON object). Whatever is missing is left out of the page.
-        settings: dict of printable settings to list at the end, or None.
+        detections: in the order of the page. Pictures come from `FrameScore.crop`; frames without one are listed as
+            numbers only.
+        model: `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and `card` (the
+            model card). Missing fields are left out of the page.
+        settings: printable settings to list at the end.
 
     Returns:
         The page: valid Unicode, without scripts and without anything that a browser would load.
 
     Raises:
-        ValueError: for a threshold, band, score or crop outside its range.
+        ValueError: a threshold, band, score or crop is out of range.
     """
     band = model.get("inconclusive_band")
     lines = (_checked_threshold(model.get("threshold")), None if band is None else _checked_band(band))
@@ -128,7 +120,7 @@ def render_report(detections, model, *, settings=None):
     crops = _CropEncoder(CROPS_ON_PAGE)
     sections = [entry | _details(detection, entry["lines"], crops) for entry, detection in scored[:DETAILED_INPUTS]]
     return (
-        environment()
+        environment(TEMPLATES)
         .get_template("page.html.j2")
         .render(
             inputs=inputs,
@@ -146,22 +138,24 @@ def render_report(detections, model, *, settings=None):
     )
 
 
-def write_report(path, detections, model, *, settings=None):
-    """Writes the page of `render_report` to `path`: whole or not at all.
+def write_report(
+    path: str | os.PathLike, detections: Sequence[Detection], model: dict, *, settings: dict | None = None
+) -> None:
+    """Writes the page of `render_report` to `path`, atomically.
 
     Args:
-        path: the file to write; an older one is replaced. Its folder must exist.
-        detections, model, settings: as in `render_report`.
+        path: the file; its folder must exist.
+        detections, model, settings: as for `render_report`.
 
     Raises:
-        ValueError: as in `render_report`; nothing is written then.
-        OSError: if the file cannot be written; what was there before is left as it was.
+        ValueError: see `render_report`; nothing is written.
+        OSError: the file cannot be written; an older one is left as it was.
     """
     write_atomically(path, render_report(detections, model, settings=settings))
 
 
 def _lines_of(detection, lines):
-    """Threshold and band of one input, which depend on its faces; those of the model where it has none of its own."""
+    """Threshold and band of one input, which depend on its faces; the model's if it has none."""
     if detection.threshold is None:
         return lines
     band = detection.inconclusive_band
@@ -200,7 +194,7 @@ def _summary(number, detection, lines):
 
 
 def _details(detection, lines, crops):
-    """What the section of a scored input shows beyond its row in the summary; the worst deciding face comes first."""
+    """Content of the section of a scored input; the deciding face with the highest score comes first."""
     worst_first = sorted(detection.faces, key=lambda track: (not track.decides, -track.fake_probability))
     shown = worst_first[:TRACKS_PER_INPUT]
     points = [[(frame.time_s, frame.fake_probability) for frame in track.frames] for track in shown]
@@ -225,7 +219,7 @@ def _details(detection, lines, crops):
 
 
 def _crop_groups(track, crops):
-    """The faces worth a look: where the model is surest of a fake, and what speaks most for real."""
+    """Crops to show: those with the highest and with the lowest scores."""
     with_crop = sorted(
         (frame for frame in track.frames if frame.crop is not None), key=lambda frame: -frame.fake_probability
     )
@@ -233,8 +227,8 @@ def _crop_groups(track, crops):
         groups = {"Every scored face, most fake first" if len(with_crop) > 1 else "The scored face": with_crop}
     else:
         groups = {
-            "Strongest towards fake": with_crop[:CROPS_TOWARDS_FAKE],
-            "Strongest towards real": with_crop[: -CROPS_TOWARDS_REAL - 1 : -1],
+            "Strongest toward fake": with_crop[:CROPS_TOWARDS_FAKE],
+            "Strongest toward real": with_crop[: -CROPS_TOWARDS_REAL - 1 : -1],
         }
     encoded = {
         title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
@@ -248,7 +242,7 @@ def _crop_groups(track, crops):
 
 
 class _CropEncoder:
-    """Turns crops into data URIs until the page has had its share of pictures."""
+    """Encodes crops as data URIs until the page's budget of pictures is spent."""
 
     def __init__(self, budget):
         self.budget = budget
@@ -259,23 +253,7 @@ class _CropEncoder:
             self.refused = True
             return None
         self.budget -= 1
-        return data_uri(crop)
-
-
-def data_uri(crop: np.ndarray, size: int = CROP_SIZE) -> str:
-    """An RGB uint8 picture as a JPEG to put into a page, its longer side at most `size`."""
-    if not (isinstance(crop, np.ndarray) and crop.dtype == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3):
-        received = f"{crop.dtype} {crop.shape}" if isinstance(crop, np.ndarray) else type(crop).__name__
-        raise ValueError(
-            f"a crop must be RGB uint8 of shape (height, width, 3); received {received}. "
-            "Give the crop that was scored, or None."
-        )
-    shrink = size / max(crop.shape[:2])
-    if shrink < 1:
-        height, width = (max(1, round(side * shrink)) for side in crop.shape[:2])
-        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+        return data_uri(as_jpeg(crop, CROP_SIZE))
 
 
 def _counts(inputs):
@@ -294,8 +272,8 @@ def _model_facts(model, lines):
 
 
 def _card(card):
-    """The model card as tables and rows of text, whatever of it is there."""
-    # What the page already says of the model at hand is not said again.
+    """The known parts of the model card as tables and rows of text."""
+    # Fields that the page shows elsewhere are left out.
     card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold", *DETAILS)}
     limits = card.pop("limits", None) or []
     tables = {}
@@ -311,14 +289,14 @@ def _card(card):
 
 
 def _table(rows):
-    """A list of objects, or an object of named objects, as titles and rows of text; None for anything else."""
+    """A list of objects, or an object of named objects, as headings and rows of text; None for anything else."""
     if isinstance(rows, dict):
         rows = [{"name": name, **row} for name, row in rows.items() if isinstance(row, dict)]
     if not (rows and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
         return None
     order = {key: place for place, key in enumerate(COLUMN_TITLES)}
     present = dict.fromkeys(key for row in rows for key in row)
-    # An interval stands in the cell of its figure: columns of their own would run off the page.
+    # Intervals share the cell of their value; separate columns would not fit the page.
     keys = [key for key in present if not (key.endswith(INTERVAL) and key.removesuffix(INTERVAL) in present)]
     keys.sort(key=lambda key: order.get(key, len(order)))
     return {"titles": [_title(key) for key in keys], "rows": [[_cell(row, key) for key in keys] for row in rows]}
@@ -353,39 +331,10 @@ def _text(value):
     return str(value)
 
 
-def _probability(value):
-    """Three digits, but never a certainty that the model does not have."""
-    if value >= 0.9995:
-        return "> 0.999"
-    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
-
-
-def _seconds(value):
-    if value is None:
-        return "–"
-    if value < 120:
-        return f"{value:.1f} s"
-    return f"{value // 60:.0f} min {value % 60:.0f} s"
-
-
-def _printable(value):
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return _UNPRINTABLE.sub(_escaped, value)
-
-
-def _escaped(match):
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:
-        # How Python carries an undecodable byte; shown as that byte, like `printable_path` does.
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
-
-
 def _checked_threshold(threshold):
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(
-            f"the threshold must be in [0, 1]; received {threshold!r}. Give the one the scores were read at."
+            f"the threshold must be in [0, 1]; received {threshold!r}. Pass the threshold of the verdicts."
         )
     return threshold
 
@@ -397,23 +346,3 @@ def _checked_band(band):
             f"the inconclusive band must be [low, high] within [0, 1]; received {band!r}. Swap or clip it."
         )
     return low, high
-
-
-@lru_cache
-def environment(folder: Path | None = None) -> jinja2.Environment:
-    """What renders pages: escapes everything, and makes control characters visible.
-
-    Args:
-        folder: of templates besides those here, such as `style.css.j2`.
-    """
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path for path in (folder, Path(__file__).parent) if path]),
-        # By hand: the usual choice by file ending does not know `.j2`.
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"probability": _probability, "seconds": _seconds}
-    return made

@@ -7,20 +7,18 @@ and a second call goes on where the first one stopped.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdfd.data.crops import TABLE, faces_of, named_set
-from tfdfd.data.face_options import FaceOptions
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.index import INDEXERS
-from tfdfd.data.leaks import leaks, look_at, same_pictures
-from tfdfd.data.merging import merged, relocated, renamed
-from tfdfd.data.splitting import BY, balanced, groups, split
-from tfdfd.data.tables import FAKE, REAL, FaceRow, IndexRow, write_table
+from tfdfd.data.leaks import find_leaks, fingerprint_files, same_pictures
+from tfdfd.data.options import FaceOptions
+from tfdfd.data.splits import BY, balance_classes, groups, split
+from tfdfd.data.tables import FAKE, REAL, FaceRow, IndexRow, merge_tables, relocate, rename_dataset, write_table
 from tfdfd.files import sha256
 from tfdfd.reproduce.documents import Document
 
@@ -141,14 +139,14 @@ def prepare(
     tables = []
     for number, source in enumerate(sources):
         rows, root = _cut(document, source, work / f"data-{number}", note, quick, extraction or {})
-        rows = renamed(rows, source.name) if source.name else rows
-        tables.append(relocated(rows, root, work))
-    rows = merged(tables, [source.path for source in sources]).rows
+        rows = rename_dataset(rows, source.name) if source.name else rows
+        tables.append(relocate(rows, root, work))
+    rows = merge_tables(tables, [str(source.path) for source in sources]).rows
     rows, left_out = _with_both_classes(rows)
     rows, held_out, protocol = _split(document, rows, work, seed)
     if document.balanced:
         before = len(rows)
-        rows, _ = balanced(rows, seed)
+        rows, _ = balance_classes(rows, seed)
         protocol += f"; {before - len(rows):,} crops of the larger class left out, 1:1"
     return Prepared(work, tuple(rows), held_out, protocol, left_out)
 
@@ -168,7 +166,7 @@ def people_in_both(rows: Sequence[FaceRow], shares: dict[str, float], seed: int 
             if point < total or name == names[-1]:
                 drawn.append(replace(row, split=name, identity=(), sha256=None))
                 break
-    crossing = [leak for leak in leaks(drawn) if leak.kind in ("source", "video")]
+    crossing = [leak for leak in find_leaks(drawn) if leak.kind in ("source", "video")]
     sources = {(row.dataset, name) for row in rows for name in row.source_id or (row.video,)}
     return len(crossing), len(sources)
 
@@ -273,5 +271,5 @@ def _split(document, rows, work, seed):
 
 def _same(rows, folder):
     """Pairs of rows whose pictures are the same, so that no near-duplicate crosses splits."""
-    looks = look_at(rows, os.fspath(folder))
-    return same_pictures(rows, groups(rows), looks) if len(looks.numbers) else []
+    prints = fingerprint_files(rows, folder)
+    return same_pictures(rows, groups(rows), prints) if len(prints.numbers) else []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-import jinja2
-
+from tfdfd.html import data_uri, environment
 from tfdfd.reproduce.contradictions import Contradiction
 from tfdfd.reproduce.results import CANNOT, DRAWN, NOT_REPRODUCED, REPRODUCED, Verdict, number
 
@@ -40,12 +37,9 @@ def render(
             figures.setdefault(key, []).append(f"{verdict.entry.place}: {verdict.entry.what}")
     if ("", "removed_blocks") in pictures:
         figures[("", "removed_blocks")] = ["figures 13, 14: CPU cost and accuracy against removed blocks"]
-    shown = [{"title": "; ".join(titles), "uri": _uri(pictures[key])} for key, titles in figures.items()]
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(answer=answer, tables=tables, figures=shown, contradictions=contradictions)
-    )
+    shown = [{"title": "; ".join(titles), "uri": data_uri(pictures[key], "png")} for key, titles in figures.items()]
+    template = environment(Path(__file__).parent).get_template("page.html.j2")
+    return template.render(answer=answer, tables=tables, figures=shown, contradictions=contradictions)
 
 
 def _row(verdict):
@@ -63,25 +57,3 @@ def _row(verdict):
         "reason": verdict.reason,
         "kind": _CLASSES[verdict.status],
     }
-
-
-def _uri(data):
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _printable(value):
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
-
-
-@lru_cache(maxsize=1)
-def _environment():
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -15,15 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.evaluation.run_figures import training_figures
-from tfdfd.metrics.errors import MetricError
+from tfdfd.evaluation.evaluate import training_summary
 from tfdfd.metrics.intervals import bootstrap_interval
-from tfdfd.metrics.metrics import accuracy, auc, balanced_accuracy, log_loss
-from tfdfd.metrics.scores import OK, ScoreRow, read_scores
-from tfdfd.metrics.videos import videos_of
+from tfdfd.metrics.metrics import MetricError, accuracy, auc, balanced_accuracy, log_loss
+from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos, read_scores
 from tfdfd.reproduce.documents import COUNT, GIGA, LOSS, MILLION, PERCENT, SECONDS, SHARE, Document, Entry
+from tfdfd.training.crop_set import LAST_SCORES
 from tfdfd.training.run_folder import read_log
-from tfdfd.training.validation import LAST_SCORES
 
 REPRODUCED, NOT_REPRODUCED, CANNOT, DRAWN = "reproduced", "not reproduced", "cannot be", "drawn"
 THRESHOLD = 0.5
@@ -228,7 +226,7 @@ def _columns(rows, of_videos):
             np.array([row.label for row in rows]), np.array([row.fake_probability for row in rows]),
             [f"{row.dataset}/{row.video}" for row in rows],
         )  # fmt: skip
-    videos = [video for video in videos_of(rows) if video.status == OK]
+    videos = [video for video in aggregate_videos(rows) if video.status == OK]
     return np.array([v.label for v in videos]), np.array([v.fake_probability for v in videos]), None
 
 
@@ -278,10 +276,10 @@ def _val_error(outcome):
 
 _OF_RUNS: dict[str, Callable[[Outcome], float | None]] = {
     "val_error": _val_error,
-    "train_accuracy": lambda outcome: training_figures(outcome.run).get("train_accuracy"),
-    "val_accuracy": lambda outcome: training_figures(outcome.run).get("val_accuracy"),
-    "train_loss": lambda outcome: training_figures(outcome.run).get("train_loss"),
-    "train_seconds": lambda outcome: training_figures(outcome.run).get("seconds"),
+    "train_accuracy": lambda outcome: training_summary(outcome.run).get("train_accuracy"),
+    "val_accuracy": lambda outcome: training_summary(outcome.run).get("val_accuracy"),
+    "train_loss": lambda outcome: training_summary(outcome.run).get("train_loss"),
+    "train_seconds": lambda outcome: training_summary(outcome.run).get("seconds"),
 }
 
 

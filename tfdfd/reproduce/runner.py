@@ -21,10 +21,10 @@ import keras
 
 from tfdfd.cost.slim import NETWORKS, compare, rounds_of
 from tfdfd.data.crops import Faces
-from tfdfd.data.srm_options import SrmOptions
+from tfdfd.data.options import SrmOptions
 from tfdfd.data.srm_set import SrmSet
 from tfdfd.data.tables import FaceRow, read_table
-from tfdfd.evaluation.evaluating import Options, evaluate
+from tfdfd.evaluation.evaluate import Options, evaluate
 from tfdfd.evaluation.scoring import EvaluationError
 from tfdfd.files import write_atomically
 from tfdfd.models import MODELS, build
@@ -37,8 +37,8 @@ from tfdfd.reproduce.documents import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.page import render
 from tfdfd.reproduce.pictures import draw_removed_blocks, pictures_of
 from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, judge
+from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
-from tfdfd.training.errors import TrainingError
 from tfdfd.training.procedures import train
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__

@@ -1,95 +1,104 @@
-"""From located weights to a network that runs: the kept conversion, a new and proved one, or Keras itself."""
+"""Networks from located weights: a cached conversion, a new one that is checked first, or the Keras model itself.
+
+A conversion is cached on disk, so that later starts need no TensorFlow. A cache file holds the SHA-256 of the rest, the
+length of the graph, the graph and the weights. Only what this package wrote is parsed: a file that is damaged, or that
+another user could have written, counts as absent.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfdfd.files import code_digest
+from tfdfd.files import code_digest, write_atomically
 from tfdfd.models import load, spec
-from tfdfd.runtime.kept import fetch, keep
-from tfdfd.runtime.names import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
-from tfdfd.runtime.network import Network
-from tfdfd.runtime.with_keras import KerasNetwork
-from tfdfd.runtime.with_openvino import OpenvinoNetwork, convert, identity
+from tfdfd.runtime import AUTO, OPENVINO, TENSORFLOW, check_runtime, is_installed
+from tfdfd.runtime.equality import BOUNDS, check_equal, proof_crops
+from tfdfd.runtime.network import KerasNetwork, Network
+from tfdfd.runtime.openvino import OpenvinoNetwork, convert, identity
 from tfdfd.version import __version__
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.records import WeightRecord, cache_folder
 
-# How far P(fake) of a converted network may be from that of the Keras model.
-TOLERANCE = 1e-4
-PROOF_CROPS = 8
+if TYPE_CHECKING:
+    import keras
+
+# Maximum difference in P(fake) between a converted network and the Keras model.
+TOLERANCE = BOUNDS["runtime"].tolerance
 
 
 def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
-    """The network of a located set of weights (`tfdfd.weights.store.locate`), and what a user should be told.
+    """Opens the network of located weights (`tfdfd.weights.store.locate`).
 
-    A conversion is proved against the Keras model before it is used or kept, and found again only for the same
-    weights, code, libraries and kind of processor. With `auto`, one that fails is no error: Keras runs the model.
+    A conversion is compared with the Keras model before it is used or cached, and the cache returns it only for the
+    same weights, code, libraries and type of processor. With `auto`, a conversion that fails is not an error: Keras
+    runs the model.
+
+    Returns:
+        The network, and a note for the user or None.
 
     Raises:
-        ValueError: the runtime is unknown, not installed, or was asked for and cannot run this network as Keras does.
+        ValueError: the runtime is unknown or not installed, or was requested and cannot run this network as Keras
+            does.
     """
     check_runtime(runtime)
     if runtime == TENSORFLOW or not is_installed(OPENVINO):
         return KerasNetwork(load(record, path)), None
-    kept = _kept(record)
-    if kept:
-        return kept, None
+    cached = _cached_network(record)
+    if cached:
+        return cached, None
     model = load(record, path)
     try:
-        return _converted(record, model), None
-    except Exception as error:  # of a conversion, whatever it is, none is a reason not to score
+        return _convert_and_check(record, model), None
+    except Exception as error:  # no failure of a conversion is a reason not to score
+        reason = str(error).rstrip(".")
         if runtime == OPENVINO:
-            raise ValueError(f"openvino cannot run {record.handle}: {error}; use the runtime 'tensorflow'.") from error
-        return KerasNetwork(model), f"openvino cannot run {record.handle}: {error}; tensorflow did."
+            raise ValueError(f"openvino cannot run {record.handle}: {reason}; use the runtime 'tensorflow'.") from error
+        return KerasNetwork(model), f"openvino cannot run {record.handle}: {reason}; tensorflow did."
 
 
-def proof_crops(size: int, count: int = PROOF_CROPS) -> np.ndarray:
-    """Crops to compare runtimes on, the same each time: coarse and fine noise of rising strength, uint8."""
-    draw = np.random.default_rng(0)
-    cell = np.arange(size) * 8 // size
-    crops = []
-    for number in range(1, count + 1):
-        coarse = draw.uniform(-1, 1, (8, 8, 3))[cell][:, cell]
-        fine = draw.uniform(-1, 1, (size, size, 3))
-        crops.append(127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine))
-    return np.stack(crops).astype(np.uint8)
+def network_on(runtime: str, model: keras.Model) -> Network:
+    """A Keras model on a runtime of `RUNTIMES`, neither checked nor cached; for measurements."""
+    return OpenvinoNetwork(model.name, *convert(model)) if runtime == OPENVINO else KerasNetwork(model)
 
 
-def check_equal(network: Network, expected: Network) -> None:
+def check_same_scores(network: Network, expected: Network) -> None:
     """Raises `ValueError` unless both score the same crops the same, in batches of any size, and the crops tell."""
     crops = proof_crops(expected.size, expected.batch_sizes[-1])
     scores = expected(crops)
-    if np.ptp(scores) < 10 * TOLERANCE:
-        raise ValueError("its scores cannot be proved: the Keras model finds all crops of the proof alike")
-    for count in network.batch_sizes:
-        apart = np.abs(network(crops[:count]) - scores[:count]).max()
-        if not apart <= TOLERANCE:  # NaN is not equal either
-            raise ValueError(f"its scores are {apart:.2g} from those of the Keras model; {TOLERANCE:g} are allowed")
+    sizes = network.batch_sizes
+    found = np.concatenate([network(crops[:count]) for count in sizes])
+    check_equal("its P(fake)", found, np.concatenate([scores[:count] for count in sizes]), "runtime")
 
 
-def _kept(record):
+def _cached_network(record):
     try:
-        parts = fetch(_name(record))
+        parts = fetch_conversion(conversion_name(record))
         return OpenvinoNetwork(record.model, *parts) if parts else None
-    except Exception:  # it is converted anew, and what is wrong with OpenVINO itself is said then
+    except Exception:  # a new conversion follows, which reports what is wrong with OpenVINO itself
         return None
 
 
-def _converted(record, model):
+def _convert_and_check(record, model):
     parts = convert(model)
     network = OpenvinoNetwork(record.model, *parts)
-    check_equal(network, KerasNetwork(model))
-    keep(_name(record), *parts)
+    check_same_scores(network, KerasNetwork(model))
+    store_conversion(conversion_name(record), *parts)
     return network
 
 
-def _name(record):
-    """Of the kept file: it changes with all that a conversion and its proof depend on."""
+# Conversion cache ----------------------------------------------------------------------------------------------------
+
+_DIGEST_BYTES, _LENGTH_BYTES = 32, 8
+
+
+def conversion_name(record: WeightRecord) -> str:
+    """File name of a cached conversion; it depends on everything that the conversion and its check depend on."""
     parts = {
         "weights": record.sha256,
         "card": record.card,
@@ -106,5 +115,43 @@ def _name(record):
 def _version(name):
     try:
         return version(name)
-    except PackageNotFoundError:  # TensorFlow has builds under other names
+    except PackageNotFoundError:  # some builds of TensorFlow have other names
         return None
+
+
+def conversion_path(name: str) -> Path:
+    """File of a cached conversion: in `runtimes` in the cache folder of the weights. The folder may be deleted."""
+    return cache_folder() / "runtimes" / name
+
+
+def fetch_conversion(name: str) -> tuple[bytes, bytes] | None:
+    """Graph and weights of a cached conversion; None if they are absent, damaged or not this user's."""
+    try:
+        with conversion_path(name).open("rb") as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                return None
+            digest, rest = file.read(_DIGEST_BYTES), file.read()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        return None
+    if hashlib.sha256(rest).digest() != digest:
+        return None
+    length = int.from_bytes(rest[:_LENGTH_BYTES], "little")
+    body = memoryview(rest)[_LENGTH_BYTES:]
+    return bytes(body[:length]), bytes(body[length:])
+
+
+def store_conversion(name: str, graph: bytes, weights: bytes) -> None:
+    """Caches graph and weights of a conversion. Where that is impossible, the next start converts again."""
+    rest = len(graph).to_bytes(_LENGTH_BYTES, "little") + graph + weights
+    try:
+        conversion_path(name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(conversion_path(name), hashlib.sha256(rest).digest() + rest)
+    except (OSError, RuntimeError):
+        pass
+
+
+def _is_ours(status):
+    # In a folder that others can write, their file could hold a network that calls every face real.
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o002

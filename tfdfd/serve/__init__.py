@@ -1,1 +1,1 @@
-"""A model server for one machine that speaks TensorFlow Serving's own protocol, over gRPC and REST."""
+"""Model server for one machine with TensorFlow Serving's protocol over gRPC and REST."""

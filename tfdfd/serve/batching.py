@@ -1,6 +1,6 @@
-"""Requests laid end to end while the processor is busy: what waits for a signature is run in one call.
+"""Batching: requests that wait for the same signature run in one call.
 
-All that decides lies in the event loop, so nothing is locked; threads only compute.
+All decisions are made in the event loop, so nothing is locked; threads only compute.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tfdfd.serve.loaded_model import Signature
 
 @dataclass(frozen=True)
 class Limits:
-    """What waits, and what is run at once.
+    """Limits of batches and queues.
 
     Args:
-        max_batch: rows of one call; a request of more is run in several. On CPUs more than a few rows make nothing
-            faster, and the answers later.
-        max_wait: seconds that the first of a batch waits for others though the processor is free.
-        threads: calls at a time.
+        max_batch: rows of one call; larger requests run in several calls. On CPUs more than a few rows increase latency
+            without increasing throughput.
+        max_wait: seconds that the first request of a batch waits for others while a thread is free.
+        threads: concurrent calls.
         max_rows: rows of one request.
-        max_requests: accepted and not yet answered.
-        max_bytes: of the arrays of those.
-        max_seconds: of one call; a model that takes longer is stopped.
+        max_requests: accepted and not yet answered requests.
+        max_bytes: of their arrays.
+        max_seconds: of one call; a slower model is stopped.
     """
 
     max_batch: int = 4
@@ -69,7 +69,7 @@ class _Request:
     since: float
 
     def is_wanted(self, now):
-        """Whether someone still waits; who waited too long is told here."""
+        """Whether the client still waits; fails the request if its deadline has passed."""
         if self.answer.done():
             return False
         if self.until is not None and now >= self.until:
@@ -79,7 +79,7 @@ class _Request:
 
     @property
     def kind(self):
-        """Requests of one kind can be laid end to end."""
+        """Requests of the same kind can be concatenated."""
         return tuple(array.shape[1:] for array in self.arrays.values())
 
 
@@ -93,11 +93,11 @@ class _Queue:
 
 
 class Batcher:
-    """Runs signatures for many who ask at once; made within the event loop that asks.
+    """Runs signatures for concurrent requests; created in the event loop.
 
     Args:
-        limits: of what waits and runs.
-        seen: told of every call: `(rows, requests, seconds waited by the first)`.
+        limits: of batches and queues.
+        seen: called for every batch with `(rows, requests, seconds waited by the first)`.
     """
 
     def __init__(self, limits: Limits, seen: Callable[[int, int, float], None] = lambda *_: None):
@@ -111,15 +111,15 @@ class Batcher:
 
     @contextlib.contextmanager
     def room(self, size: int):
-        """Within, a request and its bytes are accepted.
+        """Counts a request and its bytes as accepted within the block.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED; it may be tried again later.
+            ServingError: RESOURCE_EXHAUSTED; the client may try again later.
         """
         if self.requests >= self.limits.max_requests:
             raise ServingError(
                 RESOURCE_EXHAUSTED,
-                f"{self.requests} requests are waiting, as many as are taken; try again later.",
+                f"{self.requests} requests are waiting, the most allowed; try again later.",
             )
         if self.bytes + size > self.limits.max_bytes:
             raise ServingError(
@@ -138,15 +138,15 @@ class Batcher:
     async def run(
         self, signature: Signature, arrays: dict[str, np.ndarray], until: float | None = None
     ) -> dict[str, np.ndarray]:
-        """Outputs by name for one request, which may be run together with others.
+        """Runs one request, possibly together with others; returns its outputs by name.
 
         Args:
             signature: to run.
             arrays: one for each of its inputs, checked.
-            until: time of `time.monotonic` when nobody waits any more.
+            until: deadline, a time of `time.monotonic`; None: no deadline.
 
         Raises:
-            ServingError: too many rows, none, or the model's own refusal of this request.
+            ServingError: too many rows, none, or an error of the model.
         """
         rows = self._rows(signature, arrays)
         request = _Request(arrays, rows, until, self._loop.create_future(), time.monotonic())
@@ -164,16 +164,16 @@ class Batcher:
         return await request.answer
 
     def forget(self, signatures: Iterable[Signature]) -> None:
-        """For signatures that nobody asks any more."""
+        """Drops the queues of signatures that are no longer served."""
         for signature in signatures:
             self._queues.pop(signature, None)
 
     def close(self) -> None:
-        """Whoever still waits is told; calls under way are waited for."""
+        """Fails waiting requests and waits for running calls."""
         for queue in self._queues.values():
             for request in queue.waiting:
                 if not request.answer.done():
-                    request.answer.set_exception(ServingError(UNAVAILABLE, "the server is ending."))
+                    request.answer.set_exception(ServingError(UNAVAILABLE, "the server is stopping."))
         self._queues.clear()
         self._ready.clear()
         self._threads.shutdown()
@@ -216,7 +216,7 @@ class Batcher:
                 self._threads.submit(self._work, queue.signature, batch)
 
     def _take(self, queue):
-        """The next requests for one call: of one kind, and no more rows than fit."""
+        """The next requests for one call: of one kind, up to the row limit."""
         batch, rows, now = [], 0, time.monotonic()
         most = self.limits.max_batch if queue.signature.takes_batches else 1
         while queue.waiting:
@@ -231,7 +231,7 @@ class Batcher:
         return batch
 
     def _work(self, signature, batch):
-        """In a thread: one answer or error for each request."""
+        """Runs in a thread; gives one answer or error for each request."""
         try:
             answers = _answers(signature, batch, self.limits)
         except BaseException as error:
@@ -240,9 +240,9 @@ class Batcher:
 
     def _done(self, batch, answers):
         self._free += 1
-        self._start()  # first, so that the processor is busy while answers are sent
+        self._start()  # first, so threads are busy while answers are sent
         for request, answer in zip(batch, answers, strict=True):
-            if request.answer.done():  # who asked has gone
+            if request.answer.done():  # the client is gone
                 continue
             if isinstance(answer, Exception):
                 request.answer.set_exception(answer)
@@ -254,9 +254,9 @@ def _answers(signature, batch, limits):
     try:
         return _run(signature, batch, limits)
     except ServingError as error:
-        if len(batch) == 1 or error.code == DEADLINE_EXCEEDED:
+        if len(batch) == 1 or error.code in (DEADLINE_EXCEEDED, "CANCELLED"):
             return [error] * len(batch)
-    # One of them is bad: the others must not suffer for it.
+    # One request is invalid; the others run separately.
     answers = []
     for request in batch:
         try:
@@ -267,15 +267,15 @@ def _answers(signature, batch, limits):
 
 
 def _run(signature, batch, limits):
-    seconds, most = _seconds(batch, limits), limits.max_batch
+    most = limits.max_batch
     if not signature.takes_batches:
-        return [signature.run(request.arrays, seconds) for request in batch]
+        return [signature.run(request.arrays, _seconds(batch, limits)) for request in batch]
     arrays = batch[0].arrays
     if len(batch) > 1:
         arrays = {name: np.concatenate([request.arrays[name] for request in batch]) for name in arrays}
     rows = sum(request.rows for request in batch)
     parts = [
-        signature.run({name: array[start : start + most] for name, array in arrays.items()}, seconds)
+        signature.run({name: array[start : start + most] for name, array in arrays.items()}, _seconds(batch, limits))
         for start in range(0, rows, most)
     ]
     outputs = parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
@@ -290,7 +290,17 @@ def _run(signature, batch, limits):
 
 
 def _seconds(batch, limits):
-    """As long as anyone waits."""
-    if any(request.until is None for request in batch):
+    """Time limit of a call: the latest deadline of those in the batch who still wait.
+
+    Raises:
+        ServingError: nobody does.
+    """
+    waiting = [request for request in batch if not request.answer.done()]
+    if not waiting:
+        raise ServingError("CANCELLED", "the client is gone.")
+    if any(request.until is None for request in waiting):
         return limits.max_seconds
-    return min(limits.max_seconds, max(request.until for request in batch) - time.monotonic())
+    left = max(request.until for request in waiting) - time.monotonic()
+    if left <= 0:
+        raise ServingError(DEADLINE_EXCEEDED, "the deadline passed between the parts of the request.")
+    return min(limits.max_seconds, left)

@@ -1,4 +1,4 @@
-"""Answers that are no predictions: a status of gRPC's by name, its number in HTTP, and a message."""
+"""Errors of the server: gRPC status, HTTP status and message, and their logging without request content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 INVALID_ARGUMENT = "INVALID_ARGUMENT"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -19,7 +19,7 @@ UNIMPLEMENTED = "UNIMPLEMENTED"
 INTERNAL = "INTERNAL"
 UNAVAILABLE = "UNAVAILABLE"
 
-# As TensorFlow Serving maps them; what is not listed is 500.
+# HTTP statuses as in TensorFlow Serving; others are 500.
 _HTTP = {
     "CANCELLED": 499,
     INVALID_ARGUMENT: 400,
@@ -35,16 +35,16 @@ _HTTP = {
     UNIMPLEMENTED: 501,
     UNAVAILABLE: 503,
 }
-# A status travels in the headers of an answer, of which gRPC allows 8 kB.
-_MOST_LETTERS = 1000
+# gRPC sends a status in headers, of which it allows 8 kB.
+_MAX_LENGTH = 1000
 
 
 class ServingError(Exception):
-    """What a client is told instead of an answer.
+    """Error that is reported to the client.
 
     Args:
         code: name of a `grpc.StatusCode`.
-        message: for the client; cut to 1000 letters.
+        message: for the client; cut to 1000 characters.
     """
 
     def __init__(self, code: str, message: str):
@@ -57,28 +57,36 @@ class ServingError(Exception):
 
 
 def quoted(name: str) -> str:
-    """A name that a client sent, for the answer: whole where it may be a slip, else only its length."""
+    """A client's name for messages: quoted if it may be a typing error, else only its length."""
     return name if re.fullmatch(r"[\w./-]{0,32}", name, re.ASCII) else f"a name of {len(name)} letters"
 
 
 def unforeseen(error: BaseException) -> str:
-    """An error of the server itself in one line: its type and where it arose. Its message may hold request content."""
+    """An internal error in one line: type and location, without its message, which may contain request content."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = ""
+    location = ""
     if trace is not None:
-        place = f" in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno}"
-    return f"internal error: {type(error).__name__}{place}"
+        location = f" in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno}"
+    return f"internal error: {type(error).__name__}{location}"
+
+
+def unknown_signature(name: str, known: Iterable[str]) -> ServingError:
+    """The error for a signature that the model does not have."""
+    return ServingError(
+        FAILED_PRECONDITION,
+        f'Serving signature key "{quoted(name)}" not found; the model has ' + ", ".join(sorted(known)) + ".",
+    )
 
 
 class Journal:
-    """One line for each refused request, without its content.
+    """Log of refused requests, one line each, without their content.
 
-    A client that repeats its mistake is told of once a minute.
+    Repeated refusals of a client are logged once a minute.
 
     Args:
-        note: takes a line.
+        note: receives log lines.
     """
 
     SECONDS, MOST = 60.0, 1000
@@ -87,12 +95,12 @@ class Journal:
         self._note, self._last = note, {}
 
     def refused(self, side: str, client: str | None, reason: str) -> None:
-        """Notes a refusal, unless the same was noted a moment ago.
+        """Logs a refusal, unless the same was logged within the last minute.
 
         Args:
             side: `REST` or `gRPC`.
-            client: its address; its port is no part of it.
-            reason: in words of this server.
+            client: its address without port.
+            reason: worded by this server.
         """
         key, now = (side, client, reason), time.monotonic()
         last, more = self._last.get(key, (-self.SECONDS, 0))
@@ -107,7 +115,7 @@ class Journal:
 
 
 class OneLine(logging.Handler):
-    """What libraries log, as one line without a traceback and without the message of an exception."""
+    """Log handler for libraries: one line, without traceback and without messages of exceptions."""
 
     LIBRARIES = ("aiohttp", "asyncio", "grpc")
 
@@ -118,14 +126,14 @@ class OneLine(logging.Handler):
         elif error is not None:
             message = unforeseen(error)
         else:
-            # Without its arguments, which may be the client's.
-            message = str(record.msg).partition("\n")[0][:_MOST_LETTERS]
+            # Without its arguments, which may contain request content.
+            message = str(record.msg).partition("\n")[0][:_MAX_LENGTH]
         sys.stderr.write(f"{record.name.partition('.')[0]}: {message}\n")
         sys.stderr.flush()
 
     @classmethod
     def install(cls) -> None:
-        """Takes over the loggers of the libraries that a server runs on."""
+        """Replaces the handlers of the libraries' loggers."""
         handler = cls()
         for name in cls.LIBRARIES:
             logger = logging.getLogger(name)
@@ -133,4 +141,4 @@ class OneLine(logging.Handler):
 
 
 def _cut(text):
-    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""The gRPC side: TensorFlow Serving's two services on the official stubs, and gRPC's own health service."""
+"""gRPC services of the server: TensorFlow Serving's PredictionService and ModelService."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceServicer
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceServicer
 
 from tfdfd.serve.errors import INTERNAL, ServingError, unforeseen
 from tfdfd.serve.metrics import Metrics
+from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.service import Service
 
 _ENTRY = "GRPC"
@@ -25,22 +27,64 @@ class _Answering:
         self._service, self._metrics = service, metrics
 
     async def _answer(self, method: str, spec, context, answer: Callable[[float | None], Awaitable]):
-        begun, code = time.perf_counter(), "OK"
+        start, code = time.perf_counter(), "OK"
         try:
             left = context.time_remaining()
             return await answer(None if left is None else time.monotonic() + left)
         except ServingError as error:
             code, message = error.code, error.message
         except asyncio.CancelledError:
-            code = "CANCELLED"  # gone, or its deadline has passed
+            code = "CANCELLED"  # the client is gone, or its deadline has passed
             raise
         except Exception as error:
             sys.stderr.write(f"gRPC: {method}: {unforeseen(error)}\n")
             code, message = INTERNAL, f"internal error: {type(error).__name__}"
         finally:
             known = self._service.manager.knows(spec.name)
-            self._metrics.request(spec.name, known, method, _ENTRY, code, time.perf_counter() - begun)
+            self._metrics.request(spec.name, known, method, _ENTRY, code, time.perf_counter() - start)
         await context.abort(grpc.StatusCode[code], message)
+
+
+class ReceivingInterceptor(grpc.aio.ServerInterceptor):
+    """Receives the messages of unary calls within the byte budget and a time limit.
+
+    gRPC tells no size in advance, so a message counts as the largest allowed until it has arrived. Until then, gRPC
+    itself buffers at most its flow control window, 64 KiB.
+
+    Args:
+        budget: for messages of all calls.
+        max_message: bytes of a message.
+        seconds: for receiving a message.
+    """
+
+    def __init__(self, budget: ReceiveBudget, max_message: int, seconds: float):
+        self._budget, self._max_message, self._seconds = budget, max_message, seconds
+
+    async def intercept_service(self, continuation, details):
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def answer(messages, context):
+            with self._budget.reception() as reception:
+                try:
+                    await reception.grow(self._max_message)
+                    data = await reception.receive(asyncio.wait_for(anext(messages), self._seconds))
+                    reception.arrived(len(data))
+                    request = handler.request_deserializer(data)
+                except ServingError as error:
+                    await context.abort(grpc.StatusCode[error.code], error.message)
+                except asyncio.TimeoutError:
+                    message = f"the message did not arrive within {self._seconds:g} s."
+                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+                except DecodeError:
+                    sys.stderr.write("grpc: refused a request: it is no message of its method\n")
+                    sys.stderr.flush()
+                    await context.abort(grpc.StatusCode.INTERNAL, "the request is no message of its method")
+            return await handler.unary_unary(request, context)
+
+        # On the wire, a unary request is a stream of one message; its handler alone can limit the time of receiving.
+        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
 
 class PredictionService(_Answering, PredictionServiceServicer):

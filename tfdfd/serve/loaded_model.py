@@ -1,39 +1,42 @@
-"""One version of a SavedModel in memory, run as TensorFlow Serving runs it: by the tensors its signatures name.
+"""A SavedModel in memory, run like in TensorFlow Serving by the tensors of its signatures, and its warm-up.
 
-A session of its own, not `tf.saved_model.load`: it loads without holding Python up, and gives all its memory back.
+It has a session instead of `tf.saved_model.load`: loading does not block Python, and closing frees all memory.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from tfdfd.log_lines import CONTENT
-from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError
-from tfdfd.serve.tensors import shape_of
+from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError, unknown_signature
+from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 
 SAVED_MODEL = "saved_model.pb"
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
-# As published: an input, and what is answered to it.
-IMAGE, SCORES = "image", frozenset({"fake_probability", "features"})
-# SavedModels carry one more signature, which is no way in.
+# Names in published signatures.
+IMAGE, IMAGE_BYTES, SCORES = "image", "image_bytes", frozenset({"fake_probability", "features"})
+# Not callable by clients.
 _INIT = "__saved_model_init_op"
-# It warns of functions of TensorFlow 1, which are the right ones here.
+# TensorFlow warns of the functions of TensorFlow 1 that are used here.
 tf.get_logger().setLevel("ERROR")
 _CODES = {code: name for name, code in vars(tf.errors).items() if name.isupper() and isinstance(code, int)}
 
 
 class Signature:
-    """A way into a model.
+    """A signature of a loaded model.
 
     Args:
-        definition: names of the tensors.
-        session: the model's.
+        definition: names of its tensors.
+        session: of the model.
     """
 
     def __init__(self, definition: SignatureDef, session: tf.compat.v1.Session):
@@ -41,21 +44,26 @@ class Signature:
         self._session = session
         self._wanted = {name: info.name for name, info in self.outputs.items()}
         shapes = [shape_of(info) for info in (*self.inputs.values(), *self.outputs.values())]
-        # Whether requests can be laid end to end: every tensor has a first size, which is free.
+        # Requests can be concatenated if the first size of every tensor is free.
         self.takes_batches = bool(self.inputs) and all(shape and shape[0] == -1 for shape in shapes)
-        # Inputs whose pixels are checked: those of the signatures that `tfdfd publish` writes.
+        # Inputs whose pixels are checked: images of signatures that `tfdfd publish` writes.
         scores = bool(SCORES & self.outputs.keys())
+        self.encoded = [
+            name
+            for name, info in self.inputs.items()
+            if scores and name == IMAGE_BYTES and info.dtype == tf.string.as_datatype_enum
+        ]
         self.pictures = [name for name, info in self.inputs.items() if scores and name == IMAGE and _is_image(info)]
 
     def run(self, arrays: dict[str, np.ndarray], seconds: float) -> dict[str, np.ndarray]:
-        """Outputs by name.
+        """Runs the signature; returns its outputs by name.
 
         Args:
             arrays: one for each input, by name.
-            seconds: after which it is stopped.
+            seconds: time limit.
 
         Raises:
-            ServingError: TensorFlow refused, with its status; DEADLINE_EXCEEDED when it was stopped.
+            ServingError: TensorFlow's error with its status; DEADLINE_EXCEEDED at the time limit.
         """
         given = {info.name: arrays[name] for name, info in self.inputs.items()}
         options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * seconds)))
@@ -64,18 +72,18 @@ class Signature:
         except tf.errors.OpError as error:
             raise _as_serving_error(error) from error
         except (TypeError, ValueError) as error:
-            # An array that no tensor can be made of.
+            # The array cannot be converted to a tensor.
             raise ServingError(INVALID_ARGUMENT, str(error)) from error
 
 
 class LoadedModel:
-    """A SavedModel, its variables restored.
+    """A SavedModel with restored variables.
 
     Args:
         folder: with `saved_model.pb` and `variables/`.
 
     Raises:
-        ServingError: it cannot be loaded, with TensorFlow's status.
+        ServingError: it cannot be loaded; with TensorFlow's status.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -95,12 +103,23 @@ class LoadedModel:
             self._session.close()
             raise _as_serving_error(error) from error
         except Exception as error:
-            # Whatever is wrong with files of others must not end the server.
+            # Invalid files must not end the server, whatever the error.
             self._session.close()
             raise ServingError(INTERNAL, f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
+    def signature(self, name: str) -> Signature:
+        """The signature of that name; an empty one is the default.
+
+        Raises:
+            ServingError: there is none.
+        """
+        name = name or DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise unknown_signature(name, self.signatures)
+        return self.signatures[name]
+
     def close(self) -> None:
-        """Frees its memory; nothing may be running."""
+        """Frees its memory; no call may be running."""
         self._session.close()
 
 
@@ -110,14 +129,58 @@ def _is_image(info):
 
 
 def _as_serving_error(error: tf.errors.OpError) -> ServingError:
-    """TensorFlow's status, with the sentence that says what is wrong and without the names of its nodes."""
+    """TensorFlow's status and message, without the names of graph nodes and without request content."""
     return ServingError(_CODES.get(error.error_code, INTERNAL), re.sub(CONTENT, "", _sentence(error.message)))
 
 
 def _sentence(message):
-    """The first line that says something; of "2 root error(s) found." the first."""
+    """The first informative line; of several root errors the first."""
     several = re.search(r"^\s*\(0\)\s*(?:[A-Z_]+: )?(.*)$", message, re.MULTILINE)
     lines = [several[1]] if several else message.removeprefix("Graph execution error:").strip().splitlines()
     line = re.sub(r"\s*\[\[.*", "", lines[0] if lines else "")
     asserted = re.fullmatch(r"assertion failed: \[(.*)\]", line)
     return asserted[1] if asserted else line
+
+
+# TensorFlow Serving refuses more.
+_MOST = 1000
+
+
+def warm_up_logs(folder: Path) -> Iterator[PredictionLog]:
+    """The warm-up requests in a SavedModel's folder, if it has any.
+
+    Raises:
+        ServingError: the file cannot be read, or holds too many.
+    """
+    file = folder / WARM_UP
+    if not file.is_file():
+        return
+    try:
+        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator(), 1):
+            if number > _MOST:
+                raise ServingError(INVALID_ARGUMENT, f"{file} holds more than {_MOST} requests.")
+            yield PredictionLog.FromString(record)
+    except ServingError:
+        raise
+    except Exception as error:
+        raise ServingError(INVALID_ARGUMENT, f"{file} cannot be read: {error}") from error
+
+
+def warm_up(model: LoadedModel, seconds: float) -> None:
+    """Runs the warm-up requests of a model.
+
+    Args:
+        model: loaded model.
+        seconds: time limit of each request.
+
+    Raises:
+        ServingError: a request fails.
+    """
+    for log in warm_up_logs(model.folder):
+        kind = log.WhichOneof("log_type")
+        if kind != "predict_log":
+            raise ServingError(INVALID_ARGUMENT, f"a warm-up request is a {kind}; only predict_log is supported.")
+        request = log.predict_log.request
+        signature = model.signature(request.model_spec.signature_name)
+        check_inputs(request, signature, _MOST)
+        signature.run(arrays_of(request, signature), seconds)

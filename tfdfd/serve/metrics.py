@@ -1,4 +1,4 @@
-"""Counts and times for Prometheus, under TensorFlow Serving's names where it has one."""
+"""Metrics for Prometheus, with TensorFlow Serving's names if it has one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 
 # Microseconds: 100 µs to a minute and a half.
 _BOUNDS = tuple(100 * 2**power for power in range(20))
-# A model that is not served must not make a line of its own: any client could fill the memory with names.
+# One label for all unknown models: otherwise clients could fill the memory with names.
 _UNKNOWN = "unknown"
 
 
 class Metrics:
-    """Counts requests; told of each in the event loop."""
+    """Counts and times of requests; updated in the event loop."""
 
     def __init__(self):
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -27,26 +27,26 @@ class Metrics:
         self._registry.register(self)
 
     def request(self, model: str, is_known: bool, method: str, way: str, code: str, seconds: float) -> None:
-        """A request was answered."""
+        """Counts an answered request."""
         model = model if is_known else _UNKNOWN
         self._requests[model, code] += 1
         self._times[model, method, way].add(seconds * 1e6)
 
     def batch(self, rows: int, requests: int, waited: float) -> None:
-        """A call of a model begins."""
+        """Counts a call of a model."""
         self._batch_rows.add(rows)
         self._waits.add(waited * 1e6)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Shows what `value` gives as `tfdfd_serve_NAME`."""
+        """Adds the gauge `tfdfd_serve_NAME`."""
         self._gauges[name] = text, value
 
     def text(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """All metrics in Prometheus's text format."""
         return exposition.generate_latest(self._registry)
 
     def describe(self) -> list:
-        """Nothing is known beforehand, and asking would count."""
+        """Empty: prometheus_client would otherwise collect at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -82,7 +82,7 @@ class _Histogram:
         self._sum += value
 
     def cumulated(self):
-        """Buckets as prometheus_client wants them, and the sum."""
+        """Cumulated buckets for prometheus_client, and the sum."""
         total, buckets = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count

@@ -1,9 +1,10 @@
-"""Which models are served from which folders: from the command line, or from TensorFlow Serving's own text file."""
+"""Configuration of served models, from the command line or TensorFlow Serving's text file, and their sources."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,23 +12,124 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tfdfd.serve.loaded_model import SAVED_MODEL
-from tfdfd.serve.sources import FolderSource, HubSource
 
 _MAX_CONFIG_BYTES = 1 << 20
 _HANDLES = "tfdfd/"
-# As TensorFlow Serving allows in addresses.
+# Labels that TensorFlow Serving allows in URLs.
 _LABEL = re.compile("[A-Za-z0-9_]+")
+
+
+# Fits the protocol's 64 bits.
+_NUMBER = re.compile("[0-9]{1,18}")
+# Interval of requests to a hub on the network.
+_HUB_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Versions in folders that are named by their numbers.
+
+    A folder that is itself a SavedModel is version 1, the only one.
+    """
+
+    base: Path
+
+    def __str__(self):
+        return str(self.base)
+
+    def versions(self) -> dict[int, object]:
+        """Version numbers, the highest first, each with a value that changes with its files.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        return {number: _state_of(folder) for number, folder in self._folders().items()}
+
+    def folder(self, number: int) -> Path:
+        """Folder of a version.
+
+        Raises:
+            ValueError: it no longer exists.
+        """
+        try:
+            return self._folders()[number]
+        except KeyError:
+            raise ValueError(f"there is no folder {self.base / str(number)}.") from None
+
+    def _folders(self):
+        if (self.base / SAVED_MODEL).is_file():
+            return {1: self.base}
+        with os.scandir(self.base) as entries:
+            found = {int(e.name): Path(e.path) for e in entries if _NUMBER.fullmatch(e.name) and e.is_dir()}
+        return dict(sorted(found.items(), reverse=True))
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Versions written by `tfdfd publish`; each is checked against the manifest before it is loaded."""
+
+    model: str
+    _known: list = field(default_factory=list, compare=False, repr=False)
+
+    def __str__(self):
+        return f"tfdfd/{self.model}"
+
+    def versions(self) -> dict[int, object]:
+        """Version numbers, the highest first, each with its digest; a hub on the network is asked once a minute.
+
+        Raises:
+            ValueError: the hub cannot be read.
+        """
+        from tfdfd.hub.handles import HubUnreachable
+        from tfdfd.hub.resolve import hubs
+
+        if self._known and time.monotonic() < self._known[0]:
+            return self._known[1]
+        found: dict[int, object] = {}
+        for hub in hubs():
+            try:
+                versions = hub.manifest().models.get(self.model, {})
+            except HubUnreachable:
+                continue
+            for number, version in versions.items():
+                found.setdefault(number, version.digest)
+        wait = _HUB_SECONDS if "://" in os.environ.get("TFDFD_HUB", "") else 0.0
+        self._known[:] = time.monotonic() + wait, dict(sorted(found.items(), reverse=True))
+        return self._known[1]
+
+    def folder(self, number: int) -> Path:
+        """The checked folder of a version, fetched if necessary.
+
+        Raises:
+            ValueError: it does not exist, or its files differ from the manifest.
+        """
+        from tfdfd.hub.resolve import find
+
+        return find(f"tfdfd/{self.model}/{number}").path
+
+
+def _state_of(folder):
+    files = [folder / SAVED_MODEL, *sorted((folder / "variables").glob("*"))]
+    return tuple((file.name, *_state(file)) for file in files)
+
+
+def _state(file):
+    try:
+        found = file.stat()
+    except OSError:
+        return (None, None)
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model.
+    """Configuration of one model.
 
     Args:
         name: in requests.
         source: of its versions.
-        latest: how many versions, from the highest down; None for all.
-        versions: these alone, when not empty.
+        latest: number of versions, from the highest down; None for all.
+        versions: only these, if not empty.
         labels: label -> version.
     """
 
@@ -39,7 +141,7 @@ class ModelConfig:
 
     def __post_init__(self):
         if not self.name or re.search("[/:]", self.name):
-            raise ValueError(f"a model's name is part of its address: no '/' and no ':'; received {self.name!r}.")
+            raise ValueError(f"a model's name is part of its URL: no '/' and no ':'; received {self.name!r}.")
         if self.latest is not None and self.latest < 1:
             raise ValueError(f"the number of versions must be at least 1; received {self.latest}.")
         for label in self.labels:
@@ -48,36 +150,37 @@ class ModelConfig:
 
 
 def config_of(word: str, latest: int | None = 1) -> ModelConfig:
-    """A model as the command line names it: `DIR`, `NAME=DIR`, or a handle, `NAME=tfdfd/MODEL[/VERSION]`.
+    """A model as given on the command line: `DIR`, `NAME=DIR`, or a handle, `NAME=tfdfd/MODEL[/VERSION]`.
 
     Raises:
         ValueError: no such folder, or no such handle.
     """
-    name, equals, place = word.partition("=")
+    name, equals, location = word.partition("=")
     if not equals:
-        name, place = "", word
-    if place.startswith(_HANDLES):
-        return _of_handle(name, place, latest)
-    base = Path(os.path.abspath(place))
+        name, location = "", word
+    if location.startswith(_HANDLES):
+        return _of_handle(name, location, latest)
+    base = Path(os.path.abspath(location))
     if not base.is_dir():
         raise ValueError(
-            f"there is no folder {place!r}; give one with a folder for each version, such as {place}/1, or a handle."
+            f"there is no folder {location!r}; give one with a folder for each version, such as {location}/1, or a "
+            "handle."
         )
     versions = ()
     if (base / SAVED_MODEL).is_file() and base.name.isdecimal():
-        # One version of a model that may have others.
+        # One version; the model may have others.
         base, versions = base.parent, (int(base.name),)
     return ModelConfig(name or base.name, FolderSource(base), latest, versions)
 
 
 def _of_handle(name, text, latest):
-    from tfdfd.hub.finding import look_up
     from tfdfd.hub.handles import Handle
+    from tfdfd.hub.resolve import look_up
 
     handle = Handle.parse(text)
     if handle.features:
         raise ValueError(f"{text} is served as the signature 'features' of tfdfd/{handle.model}; give that.")
-    look_up(handle)  # says what is wrong with it
+    look_up(handle)  # raises if it is invalid
     versions = () if handle.version is None else (handle.version,)
     return ModelConfig(name or handle.model, HubSource(handle.model), latest, versions)
 
@@ -86,7 +189,7 @@ def read_configs(file: str | os.PathLike) -> list[ModelConfig]:
     """The models of a `models.config`: TensorFlow Serving's `ModelServerConfig` as text.
 
     Raises:
-        ValueError: it cannot be parsed, or asks what this server does not do.
+        ValueError: it cannot be parsed, or requests something that is not supported.
         OSError: it cannot be read.
     """
     with open(file, "rb") as stream:
@@ -96,7 +199,7 @@ def read_configs(file: str | os.PathLike) -> list[ModelConfig]:
     try:
         parsed = text_format.Parse(data.decode("utf-8"), ModelServerConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no ModelServerConfig in text form: {error}") from error
+        raise ValueError(f"{file} is not a ModelServerConfig in text form: {error}") from error
     try:
         return configs_from(parsed)
     except ValueError as error:
@@ -107,7 +210,7 @@ def configs_from(parsed: ModelServerConfig) -> list[ModelConfig]:
     """The models of TensorFlow Serving's message.
 
     Raises:
-        ValueError: a field that is missing, or asks what this server does not do.
+        ValueError: a field is missing, or requests something that is not supported.
     """
     if parsed.WhichOneof("config") != "model_config_list" or not parsed.model_config_list.config:
         raise ValueError("expected a model_config_list with at least one config.")
@@ -126,12 +229,12 @@ def _config(given):
     if not os.path.isabs(given.base_path):
         raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}; expected an absolute path.")
     if not os.path.isdir(given.base_path):
-        raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}, which is no folder.")
+        raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}, which is not a folder.")
     versions, latest = (), 1
     if kind == "specific":
         versions = tuple(policy.specific.versions)
         if not versions:
-            raise ValueError(f"model {given.name!r} asks for specific versions and names none.")
+            raise ValueError(f"model {given.name!r} requests specific versions but names none.")
     elif kind == "all":
         latest = None
     elif kind == "latest":

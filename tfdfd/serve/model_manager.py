@@ -1,6 +1,6 @@
-"""The versions that are served: found, loaded, warmed up, switched to, and let go when nobody uses them.
+"""Life cycle of served versions: found, loaded, warmed up, switched to, and freed when unused.
 
-Everything here happens in the event loop; only loading and freeing have a thread.
+All state lives in the event loop; loading and freeing run in a thread.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError, quoted
 from tfdfd.serve.loaded_model import LoadedModel
-from tfdfd.serve.model_configs import ModelConfig
-from tfdfd.serve.sources import FolderSource, HubSource
+from tfdfd.serve.model_configs import FolderSource, HubSource, ModelConfig
 
 State = ModelVersionStatus.State
-# Of versions that are no more, so many are remembered of a model.
+# Ended versions that are remembered for each model.
 _MOST_ENDED = 100
 _SECONDS_UNTIL_AGAIN = 60.0
 
 
 class Version:
-    """A version that is loaded.
+    """A loaded version.
 
     Args:
         name: of the model.
         number: of the version.
-        model: what answers.
+        model: loaded SavedModel.
     """
 
     def __init__(self, name: str, number: int, model: LoadedModel):
@@ -42,7 +41,7 @@ class Version:
 
     @contextlib.contextmanager
     def in_use(self):
-        """Within, it stays loaded."""
+        """Keeps the version loaded within the block."""
         self._users += 1
         self._unused.clear()
         try:
@@ -58,7 +57,7 @@ class Version:
 
 @dataclass
 class VersionState:
-    """What GetModelStatus tells of a version."""
+    """State of a version in GetModelStatus."""
 
     state: int = State.START
     code: str = "OK"
@@ -67,23 +66,23 @@ class VersionState:
 
 @dataclass
 class _Served:
-    """A model."""
+    """A served model."""
 
     config: ModelConfig
     loaded: dict[int, Version] = field(default_factory=dict)
     states: dict[int, VersionState] = field(default_factory=dict)
-    # Of what could not be loaded: its state then, and when to try again though it is the same.
+    # Versions that could not be loaded: their files then, and the time of the next attempt.
     broken: dict[int, tuple[object, float]] = field(default_factory=dict)
 
 
 class ModelManager:
-    """Loads what the configurations ask for, and follows their folders.
+    """Loads the configured models and follows their folders.
 
     Args:
         configs: the models.
         load: source and version -> model, warmed up; called in a thread.
-        forget: told of a model before it is freed.
-        note: told in words of what is loaded, let go, or broken.
+        forget: called with a model before it is freed.
+        note: receives log lines.
     """
 
     def __init__(
@@ -104,13 +103,13 @@ class ModelManager:
         return [served.config for served in self._models.values()]
 
     async def update(self) -> None:
-        """Looks into all folders once: loads, switches, lets go. A version that cannot be loaded stops no other."""
+        """Checks all folders once: loads, switches, frees. A version that cannot be loaded does not affect others."""
         async with self._at_work:
             for served in list(self._models.values()):
                 await self._update(served)
 
     async def configure(self, configs: Iterable[ModelConfig]) -> None:
-        """Other models from now on; those that stay are not interrupted."""
+        """Replaces the models; those that stay are not interrupted."""
         async with self._at_work:
             wanted = {config.name: config for config in configs}
             for name in [name for name in self._models if name not in wanted]:
@@ -134,7 +133,7 @@ class ModelManager:
         """The version that a request means: by number, by label, or the highest.
 
         Raises:
-            ServingError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
+            ServingError: NOT_FOUND or INVALID_ARGUMENT, with TensorFlow Serving's messages.
         """
         if not spec.name:
             raise ServingError(INVALID_ARGUMENT, "ModelSpec has no name specified.")
@@ -152,7 +151,7 @@ class ModelManager:
         """State of each version of a model, or of the one that `spec` means, the highest first.
 
         Raises:
-            ServingError: NOT_FOUND or INVALID_ARGUMENT, in TensorFlow Serving's words.
+            ServingError: NOT_FOUND or INVALID_ARGUMENT, with TensorFlow Serving's messages.
         """
         served = self._models.get(spec.name)
         number = self._number(spec)
@@ -170,11 +169,11 @@ class ModelManager:
         return name in self._models
 
     def missing(self) -> str:
-        """Models without a version that answers, and why, in words; empty where every model has one."""
+        """Describes models without a loaded version, and why; empty if there are none."""
         return "; ".join(_why(served) for served in self._models.values() if not served.loaded)
 
     async def close(self) -> None:
-        """Waits for whoever is being answered, and frees everything."""
+        """Waits for running requests, and frees everything."""
         async with self._at_work:
             for served in self._models.values():
                 for number in list(served.loaded):
@@ -195,7 +194,7 @@ class ModelManager:
         if choice != "version":
             return None
         number = spec.version.value
-        # Clients of OpenVINO's server, which speaks this protocol, too, write 0 where they mean the highest.
+        # Clients of OpenVINO's server, which has the same protocol, send 0 for the highest version.
         states = self._models[spec.name].states if spec.name in self._models else {}
         return None if number == 0 and 0 not in states else number
 
@@ -204,7 +203,7 @@ class ModelManager:
         try:
             found = await self._in_thread(config.source.versions)
         except (OSError, ValueError) as error:
-            self._note(f"{config.name}: {config.source} cannot be read: {error}; what is loaded stays.")
+            self._note(f"{config.name}: {config.source} cannot be read: {error}; loaded versions stay.")
             return
         wanted = []
         for number in config.versions or found:
@@ -213,12 +212,12 @@ class ModelManager:
             if number in served.loaded or await self._loads(served, number, found.get(number)):
                 wanted.append(number)
         if not wanted:
-            return  # what there was goes on
+            return  # loaded versions stay
         for number in set(served.loaded) - set(wanted):
             self._let_go(served, number)
 
     async def _loads(self, served, number, found):
-        """Loads a version; whether it is there now."""
+        """Loads a version; returns whether it is loaded now."""
         config, now = served.config, time.monotonic()
         as_before, again = served.broken.get(number, (None, 0.0))
         if number in served.broken and as_before == found and now < again:
@@ -228,8 +227,8 @@ class ModelManager:
         try:
             model = await self._in_thread(self._load, config.source, number)
         except Exception as error:
-            # Whatever is wrong with files of others must not end the server.
-            code, message = _told(error)
+            # Invalid files must not end the server, whatever the error.
+            code, message = _status_of(error)
             if message != state.message:
                 self._note(f"{config.name} version {number}: not loaded: {message}")
             state.state, state.code, state.message = State.END, code, message
@@ -245,7 +244,7 @@ class ModelManager:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     def _let_go(self, served, number):
-        """No new request gets it; it is freed once those under way are answered."""
+        """Takes a version out of service; it is freed when its running requests are answered."""
         version = served.loaded.pop(number)
         served.states[number].state = State.UNLOADING
         task = asyncio.get_running_loop().create_task(self._free(served, version))
@@ -262,11 +261,10 @@ class ModelManager:
         ended = sorted(number for number, state in served.states.items() if state.state == State.END)
         for number in ended[:-_MOST_ENDED]:
             del served.states[number]
-        self._note(f"{version.name} version {version.number}: let go")
+        self._note(f"{version.name} version {version.number}: unloaded")
 
 
-def _told(error):
-    """Status and words."""
+def _status_of(error):
     if isinstance(error, ServingError):
         return error.code, error.message
     if isinstance(error, (ValueError, OSError)):

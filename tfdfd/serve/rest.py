@@ -1,4 +1,4 @@
-"""The REST side: TensorFlow Serving's addresses over aiohttp."""
+"""REST interface of the server over aiohttp: TensorFlow Serving's URLs, and the Open Inference Protocol's below /v2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tfdfd.serve import rest_json
@@ -23,20 +22,29 @@ from tfdfd.serve.errors import (
     INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
+    PERMISSION_DENIED,
     Journal,
     ServingError,
     unforeseen,
 )
+from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.metrics import Metrics
-from tfdfd.serve.prediction import signature_of
+from tfdfd.serve.model_manager import State
+from tfdfd.serve.receiving import ReceiveBudget
+from tfdfd.serve.request_json import JsonWorkers, parse, read_infer, read_predict, signature_name
 from tfdfd.serve.service import SIGNATURE_DEF, Service
+from tfdfd.version import __version__
 
 METRICS = "/monitoring/prometheus/metrics"
 _MODEL = r"(?i:/v1/models)/(?P<name>[^/:]+)(?:(?i:/versions)/(?P<version>[0-9]{1,18})|(?i:/labels)/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
+_MODEL_V2 = r"/v2/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,18}))?(?P<label>(?!))?"
+_INFER = re.compile(_MODEL_V2 + "/infer")
+_LOOK_V2 = re.compile(_MODEL_V2 + "(?P<ready>/ready)?")
 _ENTRY = "REST"
-# Why a request is none, by what aiohttp's parser raises. The parser's own messages quote the request.
+_LARGE = 1 << 20
+# Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
 _REASONS = {
     http_exceptions.TransferEncodingError: "a chunk of its body is malformed",
     http_exceptions.ContentEncodingError: "its body is not encoded as its head says",
@@ -55,7 +63,7 @@ _WORDS = {
     "url": http_exceptions.InvalidURLError,
 }
 _NO_HTTP = "it is no HTTP/1.1"
-# What clients begin with that are no clients of this port.
+# First bytes of clients of other protocols.
 _HTTP2, _TLS = b"PRI * HTTP/2.0", b"\x16\x03"
 _OTHER_CLIENTS = {
     _HTTP2: "it is of a gRPC (HTTP/2) client, and this is the REST port; gRPC has a port of its own",
@@ -67,24 +75,29 @@ class RestSide:
     """Serves the REST interface.
 
     Args:
-        service: answers.
-        metrics: told of each request, and shown.
+        service: answers requests.
+        metrics: counts requests, and is served itself.
+        budget: for bodies of all requests.
         max_body: bytes of a request.
-        timeout: seconds until a request must have come and been answered; idle connections are closed then, too.
-        max_connections: at a time; whoever comes then is hung up on.
-        journal: told of requests that are none.
+        timeout: seconds for receiving and answering a request; idle connections are closed after it.
+        max_connections: at a time; more are closed at once.
+        journal: logs malformed and refused requests.
+        hosts: names in the headers Host and Origin that are served; None: every Host, and no Origin.
     """
 
     def __init__(
         self,
         service: Service,
         metrics: Metrics,
+        budget: ReceiveBudget,
         max_body: int,
         timeout: float = 30.0,
         max_connections: int = 512,
         journal: Journal | None = None,
+        hosts: frozenset[str] | None = None,
     ):
         self._service, self._metrics = service, metrics
+        self._budget, self._hosts, self._json = budget, hosts, JsonWorkers()
         self._max_body, self._timeout = max_body, timeout
         self._handler = _Bounded(
             self._handle,
@@ -97,10 +110,10 @@ class RestSide:
         self._server = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Listens; the port that was had.
+        """Starts listening; returns the port.
 
         Raises:
-            OSError: the address cannot be had.
+            OSError: the address is not available.
         """
         options = {"ssl_handshake_timeout": 10.0} if tls else {}
         loop = asyncio.get_running_loop()
@@ -108,29 +121,36 @@ class RestSide:
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self, grace: float) -> None:
-        """Nobody new comes in; whoever is in is answered, for at most `grace` seconds."""
+        """Stops listening; accepted requests are answered for at most `grace` seconds."""
         if self._server is None:
             return
         self._server.close()
         self._handler.pre_shutdown()
         await self._handler.shutdown(grace)
+        self._json.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         match, method, code, status = None, "", "OK", 200
         try:
-            # As it was sent: a name may have an escaped '/'.
+            # Not decoded: a name may have an escaped '/'.
             path = request.rel_url.raw_path
+            self._check_sender(request)
             if request.method == "GET" and path == METRICS:
                 return web.Response(body=self._metrics.text(), content_type="text/plain", charset="utf-8")
             if request.method == "POST" and (match := _ASK.fullmatch(path)):
                 method = match["method"].capitalize()
                 answer = await asyncio.wait_for(self._ask(match, request), self._timeout)
+            elif request.method == "POST" and (match := _INFER.fullmatch(path)):
+                method = "Infer"
+                answer = await asyncio.wait_for(self._infer(match, request), self._timeout)
+            elif request.method == "GET" and (path == "/v2" or path.startswith("/v2/")):
+                answer, status = self._look_v2(path)
             elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
                 method = "GetModelMetadata" if match["metadata"] else "GetModelStatus"
                 answer = self._look(match)
             elif not path.lower().startswith("/v1/"):
-                raise ServingError(NOT_FOUND, "Not found: this server answers below /v1/models/.")
+                raise ServingError(NOT_FOUND, "Not found: this server answers below /v1/models/ and /v2/.")
             else:
                 raise ServingError(
                     INVALID_ARGUMENT,
@@ -159,19 +179,35 @@ class RestSide:
             if match:
                 name = unquote(match["name"])
                 known = self._service.manager.knows(name)
-                self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - begun)
+                self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - start)
         return web.json_response(answer, status=status)
 
-    async def _body(self, request):
+    def _check_sender(self, request):
+        """Refuses requests that a web page has a browser send, by another site's Origin or by a rebound host name."""
+        host, origin = _host_name(request.headers.get("Host", "")), request.headers.get("Origin")
+        if self._hosts is not None and host not in self._hosts:
+            why = "its Host is not served here; start the server with --allow-host NAME"
+        elif origin is not None and _host_name(origin.rpartition("//")[2]) not in (self._hosts or ()):
+            why = "it comes from a web page of another site; start the server with --allow-host NAME"
+        else:
+            return
+        self._handler.journal.refused(_ENTRY, request.remote, why)
+        raise ServingError(PERMISSION_DENIED, f"the request was refused: {why}.")
+
+    async def _body(self, request, reception):
         declared = request.content_length
         if declared is not None and declared > self._max_body:
             raise self._too_large(declared)
+        await reception.grow(declared or 0)
         parts, size = [], 0
-        async for part in request.content.iter_any():
+        while part := await reception.receive(request.content.readany()):
             size += len(part)
             if size > self._max_body:
                 raise self._too_large(size)
+            if size > reception.size:
+                await reception.grow(size - reception.size)
             parts.append(part)
+        reception.arrived(size)
         return b"".join(parts)
 
     def _too_large(self, size):
@@ -181,21 +217,57 @@ class RestSide:
 
     async def _ask(self, match, request):
         until = time.monotonic() + self._timeout
-        parsed = rest_json.parse(await self._body(request))
         spec = _spec(match)
-        spec.signature_name = rest_json.signature_name(parsed)
+        # An unknown model is refused before the body is read.
+        model = self._service.manager.resolve(spec).model
+        with self._budget.reception() as reception:
+            body = await self._body(request, reception)
+            if match["method"] == "predict":
+                parsed = await self._json.run(read_predict, body, rest_json.input_types(model), DEFAULT_SIGNATURE)
+                request = await _converted(body, rest_json.predict_request, spec, parsed)
+            else:
+                parsed = await self._json.run(parse, body)
         if match["method"] == "predict":
-            request = PredictRequest(model_spec=spec)
-            signature = signature_of(self._service.manager.resolve(spec).model, spec.signature_name)
-            form = rest_json.fill_inputs(request, parsed, signature)
-            return rest_json.predictions(await self._service.predict(request, until), form)
+            return rest_json.predictions(await self._service.predict(request, until), parsed.form)
+        spec.signature_name = signature_name(parsed)
         if match["method"] == "classify":
             request = ClassificationRequest(model_spec=spec)
-            rest_json.fill_examples(request.input, parsed)
+            await _converted(body, rest_json.fill_examples, request.input, parsed)
             return rest_json.classifications(await self._service.classify(request, until))
         request = RegressionRequest(model_spec=spec)
-        rest_json.fill_examples(request.input, parsed)
+        await _converted(body, rest_json.fill_examples, request.input, parsed)
         return rest_json.regressions(await self._service.regress(request, until))
+
+    async def _infer(self, match, request):
+        until = time.monotonic() + self._timeout
+        spec = _spec(match)
+        model = self._service.manager.resolve(spec).model
+        with self._budget.reception() as reception:
+            body = await self._body(request, reception)
+            parsed = await self._json.run(read_infer, body, rest_json.input_types(model), DEFAULT_SIGNATURE)
+            request = await _converted(body, rest_json.predict_request, spec, parsed)
+            request.output_filter.extend(parsed.outputs)
+        return rest_json.inferences(await self._service.predict(request, until), parsed)
+
+    def _look_v2(self, path):
+        """Answer and status of the Open Inference Protocol's GET requests."""
+        manager = self._service.manager
+        if path == "/v2":
+            return {"name": "tfdfd", "version": __version__, "extensions": []}, 200
+        if path == "/v2/health/live":
+            return {"live": True}, 200
+        if path == "/v2/health/ready":
+            ready = not manager.missing()
+            return {"ready": ready}, 200 if ready else 503
+        match = _LOOK_V2.fullmatch(path)
+        if match is None:
+            raise ServingError(NOT_FOUND, "expected GET /v2, /v2/health/live, /v2/health/ready or /v2/models/NAME.")
+        version = manager.resolve(_spec(match))
+        if match["ready"]:
+            return {"name": version.name, "ready": True}, 200
+        states = manager.states(ModelSpec(name=version.name))
+        loaded = [number for number, state in states.items() if state.state == State.AVAILABLE]
+        return rest_json.model_metadata(version.name, loaded, version.model), 200
 
     def _look(self, match):
         spec = _spec(match)
@@ -206,7 +278,7 @@ class RestSide:
 
 
 class _Connection(web.RequestHandler):
-    """Answers what is no request with the reason alone, and notes it in one line: never what was sent."""
+    """Connection that answers and logs malformed requests with a reason, never with their content."""
 
     __slots__ = ("_journal", "_other")
 
@@ -231,15 +303,15 @@ class _Connection(web.RequestHandler):
 
     def log_exception(self, *words, exc_info=None, **_):
         if isinstance(exc_info, (web.RequestPayloadError, http_exceptions.HttpProcessingError)):
-            return  # of a request that was refused already
+            return  # of a request that was already refused
         sys.stderr.write(f"REST: {unforeseen(exc_info) if isinstance(exc_info, BaseException) else 'no answer'}\n")
 
 
 class _Bounded(web.Server):
-    """Hangs up on whoever comes when the house is full."""
+    """Server with a limited number of connections."""
 
     def __init__(self, handler, most, journal, **options):
-        super().__init__(handler, handler_cancellation=True)  # who has gone needs no answer
+        super().__init__(handler, handler_cancellation=True)  # a client that is gone needs no answer
         self._most, self._options, self.journal = most, options, journal
 
     def __call__(self):
@@ -252,14 +324,25 @@ class _Bounded(web.Server):
 
 
 def _reason(error):
-    # Of several that fit, the first: they stand from the special to the general.
+    # The first match, since the errors are ordered from special to general.
     cause = error.__cause__ if isinstance(error, web.RequestPayloadError) and error.__cause__ else error
     if type(cause) is http_exceptions.BadHttpMessage:
-        # All that the parser in C raises. Its first line names the part; the next ones quote it.
+        # The parser in C raises only this. The first line of its message names the part; the next ones quote it.
         first = cause.message.partition("\n")[0].lower()
         kind = next((kind for word, kind in _WORDS.items() if word in first), None)
         return _REASONS.get(kind, _NO_HTTP)
     return next((words for kind, words in _REASONS.items() if isinstance(cause, kind)), _NO_HTTP)
+
+
+async def _converted(body, function, *arguments):
+    """`function(*arguments)`, in a thread if the body is so large that the event loop would stop."""
+    return await asyncio.to_thread(function, *arguments) if len(body) > _LARGE else function(*arguments)
+
+
+def _host_name(text):
+    """The host of `HOST[:PORT]`, in lower case."""
+    name = text.rpartition("]")[0].lstrip("[") if text.startswith("[") else text.partition(":")[0]
+    return name.lower()
 
 
 def _spec(match):

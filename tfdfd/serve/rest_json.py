@@ -1,10 +1,9 @@
-"""The JSON of TensorFlow Serving's REST interface to the messages of its protocol, and back."""
+"""Conversion between the JSON of TensorFlow Serving's REST interface and its messages."""
 
 from __future__ import annotations
 
 import base64
-import binascii
-import json
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -15,74 +14,98 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationResponse
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse
 from tensorflow_serving.apis.input_pb2 import Input
+from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionResponse
 
 from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
-from tfdfd.serve.loaded_model import Signature
+from tfdfd.serve.loaded_model import LoadedModel
+from tfdfd.serve.request_json import (
+    BASE64,
+    COLUMNS,
+    InferBody,
+    InputType,
+    PredictBody,
+    Types,
+    datatype,
+    is_base64,
+    to_bytes,
+)
+from tfdfd.serve.tensors import shape_of
 
-ROWS, COLUMNS = "instances", "inputs"
-# Outputs whose names end so hold bytes, not text.
+# Outputs whose names end with this are bytes, not text.
 _BYTES_SUFFIX = "_bytes"
-_BASE64 = "b64"
 
 
-def parse(body: bytes) -> dict:
-    """The object in a request's body; NaN and Infinity are numbers here.
-
-    Raises:
-        ServingError: it is no JSON, or no object.
-    """
-    try:
-        # Of bytes, Python would take UTF-16, too.
-        parsed = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ServingError(INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ServingError(INVALID_ARGUMENT, f"expected a JSON object; received a {type(parsed).__name__}.")
-    return parsed
+def input_types(model: LoadedModel) -> Types:
+    """Types of the inputs of all signatures."""
+    return {
+        name: {key: _input_type(info) for key, info in signature.inputs.items()}
+        for name, signature in model.signatures.items()
+    }
 
 
-def signature_name(parsed: dict) -> str:
-    """The signature that a request asks for; empty for the default.
-
-    Raises:
-        ServingError: it is no string.
-    """
-    name = parsed.get("signature_name", "")
-    if not isinstance(name, str):
-        raise ServingError(INVALID_ARGUMENT, "'signature_name' key must be a string value.")
-    return name
+def _input_type(info):
+    dtype, name = tf.as_dtype(info.dtype), DataType.Name(info.dtype)
+    if dtype == tf.string:
+        return InputType(name, None)
+    kinds = "b" if dtype.is_bool else "iu" if dtype.is_integer else "iuf" if dtype.is_floating else ""
+    return InputType(
+        name, np.dtype(dtype.as_numpy_dtype), kinds, (int(dtype.min), int(dtype.max)) if dtype.is_integer else None
+    )
 
 
-def fill_inputs(request: PredictRequest, parsed: dict, signature: Signature) -> str:
-    """Puts the tensors of `parsed` into `request`, with the types that the signature has.
-
-    Returns:
-        The form: `instances` (by row) or `inputs` (by column).
-
-    Raises:
-        ServingError: neither form, or values that make no tensor.
-    """
-    if (ROWS in parsed) == (COLUMNS in parsed):
-        raise ServingError(INVALID_ARGUMENT, f"expected one of the keys '{ROWS}' and '{COLUMNS}'.")
-    form = ROWS if ROWS in parsed else COLUMNS
-    columns = _rows_to_columns(parsed[ROWS], signature) if form == ROWS else _columns(parsed[COLUMNS], signature)
-    for name, value in columns.items():
-        info = signature.inputs.get(name)
-        if info is None:
-            raise ServingError(INVALID_ARGUMENT, f"JSON object: does not have named input: {quoted(name)}")
-        array = _array(name, value, info)
-        dtype = tf.as_dtype(info.dtype)
+def predict_request(spec: ModelSpec, body: PredictBody) -> PredictRequest:
+    """The message of a parsed body."""
+    request = PredictRequest(model_spec=spec)
+    request.model_spec.signature_name = body.signature
+    for name, array in body.arrays.items():
+        dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=dtype, shape=array.shape))
-    return form
+    return request
+
+
+def inferences(response: PredictResponse, body: InferBody) -> dict:
+    """The answer of the Open Inference Protocol to `infer`."""
+    outputs = []
+    for name in body.outputs or response.outputs:
+        array = tf.make_ndarray(response.outputs[name])
+        kind = _input_type(TensorInfo(dtype=response.outputs[name].dtype))
+        outputs.append(
+            {
+                "name": name,
+                "datatype": datatype(kind),
+                "shape": list(array.shape),
+                "data": [one["b64"] if isinstance(one, dict) else one for one in _values(name, array.ravel())],
+            }
+        )
+    spec = response.model_spec
+    answer = {"model_name": spec.name, "model_version": str(spec.version.value), "outputs": outputs}
+    return answer | ({"id": body.id} if body.id else {})
+
+
+def model_metadata(name: str, versions: Iterable[int], model: LoadedModel) -> dict:
+    """The metadata of a model in the Open Inference Protocol, of its default signature."""
+    signature = model.signature("")
+    tensors = {
+        key: [
+            {"name": tensor, "datatype": datatype(_input_type(info)), "shape": shape_of(info) or []}
+            for tensor, info in infos.items()
+        ]
+        for key, infos in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+    return {
+        "name": name,
+        "versions": [str(number) for number in versions],
+        "platform": "tensorflow_savedmodel",
+    } | tensors
 
 
 def fill_examples(given: Input, parsed: dict) -> None:
-    """Puts the examples of `parsed`, and what they share, into the input of Classify or Regress.
+    """Fills the input of Classify or Regress with the examples of `parsed` and their shared context.
 
     Raises:
-        ServingError: there are none, or values that no feature holds.
+        ServingError: there are none, or values of an unsupported type.
     """
     examples = parsed.get("examples")
     if not isinstance(examples, list) or not examples:
@@ -96,7 +119,7 @@ def fill_examples(given: Input, parsed: dict) -> None:
 
 
 def predictions(response: PredictResponse, form: str) -> dict:
-    """Outputs in the form of the inputs; the name is left out where there is one."""
+    """Outputs in the form of the inputs; a single output has no name."""
     outputs = {name: _values(name, tf.make_ndarray(tensor)) for name, tensor in response.outputs.items()}
     if form == COLUMNS:
         return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
@@ -139,108 +162,6 @@ def metadata(response: GetModelMetadataResponse) -> dict:
     }
 
 
-def _rows_to_columns(rows, signature):
-    if not isinstance(rows, list) or not rows:
-        raise ServingError(INVALID_ARGUMENT, f"expected '{ROWS}' to be a list of at least one value.")
-    named = _is_named(rows[0])
-    if not named and len(signature.inputs) != 1:
-        raise ServingError(
-            INVALID_ARGUMENT,
-            f"{ROWS} is a plain list, but expecting list of objects as the signature has the inputs "
-            f"{', '.join(signature.inputs)}.",
-        )
-    for place, row in enumerate(rows):
-        if _is_named(row) != named:
-            kinds = ("a value or list", "an object") if named else ("an object", "a value or list")
-            raise ServingError(
-                INVALID_ARGUMENT, f"'{ROWS}' mixes forms: item {place} is {kinds[0]}, the first is {kinds[1]}."
-            )
-        if named and set(row) != set(signature.inputs):
-            raise ServingError(
-                INVALID_ARGUMENT,
-                f"Failed to process element: {place} of '{ROWS}' list. Keys must be equal to: "
-                f"{','.join(sorted(signature.inputs))}; received {','.join(map(quoted, sorted(row)))}.",
-            )
-    return {name: [row[name] if named else row for row in rows] for name in signature.inputs}
-
-
-def _columns(value, signature):
-    if _is_named(value):
-        return value
-    if len(signature.inputs) != 1:
-        raise ServingError(
-            INVALID_ARGUMENT,
-            f"{COLUMNS} is a plain value/list, but expecting an object as the signature has the inputs "
-            f"{', '.join(signature.inputs)}.",
-        )
-    return {next(iter(signature.inputs)): value}
-
-
-def _is_named(value):
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value):
-    return isinstance(value, dict) and value.keys() == {_BASE64} and isinstance(value[_BASE64], str)
-
-
-def _array(name: str, value, info: TensorInfo) -> np.ndarray:
-    dtype = tf.as_dtype(info.dtype)
-    try:
-        if dtype == tf.string:
-            shape = _shape(value)
-            array = np.empty(int(np.prod(shape)), object)
-            array[:] = [_bytes(name, leaf) for leaf in _leaves(value, shape)]
-            return array.reshape(shape)
-        array = np.asarray(value)
-        kinds = "b" if dtype.is_bool else "iu" if dtype.is_integer else "iuf" if dtype.is_floating else ""
-        if array.size and array.dtype.kind not in kinds:
-            raise ValueError(f"received {array.dtype.name if array.dtype.kind in 'biuf' else 'other values'}")
-        if array.size and dtype.is_integer and not (dtype.min <= array.min() and array.max() <= dtype.max):
-            raise ValueError(f"values outside [{dtype.min}, {dtype.max}]")
-        return array.astype(dtype.as_numpy_dtype)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise ServingError(
-            INVALID_ARGUMENT,
-            f"the JSON of input {name!r} does not make a tensor of {DataType.Name(info.dtype)}: {error}",
-        ) from error
-
-
-def _shape(value):
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        if not value:
-            break
-        value = value[0]
-    if len(shape) > 32:
-        raise ValueError(f"lists nested {len(shape)} deep")
-    return tuple(shape)
-
-
-def _leaves(value, shape):
-    if not shape:
-        if isinstance(value, list):
-            raise ValueError("lists of unequal depth")
-        yield value
-        return
-    if not isinstance(value, list) or len(value) != shape[0]:
-        raise ValueError("lists of unequal length")
-    for item in value:
-        yield from _leaves(item, shape[1:])
-
-
-def _bytes(name, value):
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    if not _is_base64(value):
-        raise ValueError(f'expected a string or {{"{_BASE64}": string}}; received a {type(value).__name__}')
-    try:
-        return base64.b64decode(value[_BASE64], validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("Unable to base64 decode") from None
-
-
 def _values(name, array):
     if array.dtype == object:
         show = _encoded if name.endswith(_BYTES_SUFFIX) else _text
@@ -248,13 +169,13 @@ def _values(name, array):
         flat[:] = [show(value) for value in array.ravel()]
         return flat.reshape(array.shape).tolist()
     if array.dtype.kind == "f" and array.dtype != np.float64:
-        # The shortest decimals that mean the same number, not those of its double.
+        # The shortest decimals of the float32, not those of its double.
         array = array.astype(str).astype(np.float64)
     return array.tolist()
 
 
 def _encoded(value):
-    return {_BASE64: base64.b64encode(value).decode("ascii")}
+    return {BASE64: base64.b64encode(value).decode("ascii")}
 
 
 def _text(value):
@@ -272,8 +193,8 @@ def _fill_example(example, given):
         values = content if isinstance(content, list) else [content]
         feature = example.features.feature[name]
         try:
-            if all(isinstance(value, str) or _is_base64(value) for value in values):
-                feature.bytes_list.value.extend(_bytes(name, value) for value in values)
+            if all(isinstance(value, str) or is_base64(value) for value in values):
+                feature.bytes_list.value.extend(to_bytes(value) for value in values)
             elif all(isinstance(value, int) for value in values):
                 feature.int64_list.value.extend(map(int, values))
             elif all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):

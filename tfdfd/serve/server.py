@@ -1,12 +1,15 @@
-"""The server: models, gRPC and REST in one event loop, from the first load to a stop that leaves nobody unanswered."""
+"""The model server: models, gRPC and REST in one event loop, from the first load to a graceful stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import ssl
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,22 +24,25 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionSe
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
 from tfdfd.serve.errors import Journal, OneLine
-from tfdfd.serve.grpc_services import ModelService, PredictionService
-from tfdfd.serve.loaded_model import LoadedModel
+from tfdfd.serve.grpc_services import ModelService, PredictionService, ReceivingInterceptor
+from tfdfd.serve.loaded_model import LoadedModel, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
+from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
-from tfdfd.serve.warm_up import warm_up
+from tfdfd.serve.trial import Trials
 
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-# Of gRPC, besides predictions: states, health.
+# Concurrent gRPC calls besides predictions: states, health.
 _OTHER_CALLS = 256
+# Of the grace period, for accepted requests.
+_SHARE_OF_GRACE = 0.9
 
 
 class ServeError(RuntimeError):
-    """The server cannot begin; the message says why."""
+    """The server cannot start."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,9 @@ class Tls:
     """PEM files.
 
     Args:
-        certificate: of the server, with those between it and its authority.
+        certificate: of the server, with intermediate certificates.
         key: of the certificate.
-        client_authority: whoever shows no certificate of this authority is refused.
+        client_authority: clients without a certificate of this authority are refused.
     """
 
     certificate: Path
@@ -56,21 +62,25 @@ class Tls:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """Settings of the server.
 
     Args:
-        host: address to listen at.
-        port: of gRPC; 0 for any that is free.
-        rest_port: of REST; 0 for any that is free, None for none.
+        host: address to listen on.
+        port: of gRPC; 0 for any free one.
+        rest_port: of REST; 0 for any free one, None for no REST.
         limits: of batches and queues.
         max_message: bytes of a request.
-        max_connections: at a time, of each side.
-        rest_seconds: until a request to REST must have come and been answered; silent connections are closed then.
-        poll_seconds: how often folders are looked into.
-        grace_seconds: what a stop waits for accepted requests.
-        may_reload: whether clients may say which models are served.
-        any_graph: whether SavedModels may hold operations that could do more than compute.
-        tls: None for none.
+        max_receive: bytes of all requests that are being received.
+        allow_hosts: names in the headers Host and Origin of REST requests that are served besides this machine's.
+        max_connections: at a time, for gRPC and REST each.
+        rest_seconds: time limit for receiving and answering a REST request; idle connections are closed after it.
+        poll_seconds: interval of checking folders.
+        trial: whether a version is loaded and warmed up in a process of its own first.
+        load_seconds: time limit of that.
+        grace_seconds: time limit of a stop; accepted requests are answered within nine tenths of it.
+        may_reload: whether clients may change the served models.
+        any_graph: whether SavedModels may have operations that could do more than compute.
+        tls: None for no encryption.
         config_file: a `models.config`, followed while serving.
     """
 
@@ -79,9 +89,13 @@ class Settings:
     rest_port: int | None = 8501
     limits: Limits = field(default_factory=Limits)
     max_message: int = 32 << 20
+    max_receive: int = 256 << 20
+    allow_hosts: tuple[str, ...] = ()
     max_connections: int = 512
     rest_seconds: float = 30.0
     poll_seconds: float = 1.0
+    trial: bool = True
+    load_seconds: float = 300.0
     grace_seconds: float = 30.0
     may_reload: bool = False
     any_graph: bool = False
@@ -95,26 +109,39 @@ async def serve(
     ready: Callable[[int, int | None], None],
     note: Callable[[str], None],
 ) -> None:
-    """Serves until SIGTERM or SIGINT; requests accepted before are answered.
+    """Serves until SIGTERM or SIGINT; accepted requests are answered.
 
     Args:
         configs: the models.
-        settings: how to serve.
-        ready: called with the ports once requests are answered.
-        note: told in words of what happens to models.
+        settings: of the server.
+        ready: called with the ports when requests are answered.
+        note: receives log lines.
 
     Raises:
-        ServeError: an address cannot be had, or a model has no version that can be loaded.
+        ServeError: an address is not available, or a model has no version that can be loaded.
     """
     OneLine.install()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    watchdog = threading.Timer(settings.grace_seconds, _end_now)
+    watchdog.daemon = True
+
+    def end():
+        """Stops gracefully, and at the end of the grace period in any case, whatever is still running."""
+        if not stop.is_set():
+            stop.set()
+            watchdog.start()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, end)
+
+    trials = Trials(settings.load_seconds, settings.limits.max_seconds) if settings.trial else None
 
     def load(source, number):
         folder = source.folder(number)
         if not settings.any_graph:
             check_operations(folder)
+        if trials is not None:
+            trials.check(folder)
         model = LoadedModel(folder)
         warm_up(model, settings.limits.max_seconds)
         return model
@@ -125,11 +152,18 @@ async def serve(
     metrics.gauge("bytes_in_flight", "Bytes of the arrays of those.", lambda: batcher.bytes)
     manager = ModelManager(configs, load, lambda model: batcher.forget(model.signatures.values()), note)
     service = Service(manager, batcher, settings.may_reload)
-    grpc_side, rest_side = (
-        _grpc_server(settings),
-        RestSide(
-            service, metrics, settings.max_message, settings.rest_seconds, settings.max_connections, Journal(note)
-        ),
+    budget = ReceiveBudget(max(settings.max_receive, settings.max_message))
+    metrics.gauge("bytes_being_received", "Bytes of requests that are being received.", lambda: budget.held)
+    grpc_side = _grpc_server(settings, ReceivingInterceptor(budget, settings.max_message, settings.rest_seconds))
+    rest_side = RestSide(
+        service,
+        metrics,
+        budget,
+        settings.max_message,
+        settings.rest_seconds,
+        settings.max_connections,
+        Journal(note),
+        _served_hosts(settings),
     )
     tasks = []
     try:
@@ -144,6 +178,8 @@ async def serve(
         ending = loop.create_task(stop.wait())
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
+        if stop.is_set() and trials is not None:
+            trials.close()
         await starting
         if stop.is_set():
             return
@@ -155,19 +191,30 @@ async def serve(
         tasks = [loop.create_task(_follow(manager, settings, note))]
         ready(port, rest_port)
         await stop.wait()
-        note("ending: accepted requests are answered")
+        note("stopping: accepted requests are answered")
         await watch.end()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(grpc_side.stop(settings.grace_seconds), rest_side.stop(settings.grace_seconds))
+        # The rest of the time is for refusing requests that could not be answered.
+        grace = _SHARE_OF_GRACE * settings.grace_seconds
+        await asyncio.gather(grpc_side.stop(grace), rest_side.stop(grace))
+        if trials is not None:
+            trials.close()
         batcher.close()
         await manager.close()
+        watchdog.cancel()
+
+
+def _end_now():
+    sys.stderr.write("tfdfd serve: ended before everything was answered: the grace period is over\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class _Health(health.HealthServicer):
-    """Who watches is told of the end, and then let go: a stop would wait for them."""
+    """Health service that notifies watchers of a stop and ends their calls, which a stop would wait for."""
 
     def __init__(self):
         super().__init__()
@@ -185,25 +232,35 @@ class _Health(health.HealthServicer):
 
     async def end(self) -> None:
         await self.enter_graceful_shutdown()
-        await asyncio.sleep(0.1)  # until watchers have it
+        await asyncio.sleep(0.1)  # until watchers are notified
         self._ended.set()
 
 
-def _grpc_server(settings):
+def _served_hosts(settings):
+    """Names in Host and Origin that are served: this machine's where only it can connect, else any unless given."""
+    hosts = {host.lower() for host in settings.allow_hosts}
+    if is_loopback(settings.host):
+        return frozenset(hosts | {"localhost", "127.0.0.1", "::1", settings.host})
+    return frozenset(hosts | {settings.host}) if hosts else None
+
+
+def _grpc_server(settings, interceptor):
     options = {
         "grpc.max_receive_message_length": settings.max_message,
         "grpc.max_send_message_length": -1,
-        # Two servers at one address would share its clients without a word.
+        # Otherwise two servers could share an address and its clients unnoticed.
         "grpc.so_reuseport": 0,
         "grpc.max_allowed_incoming_connections": settings.max_connections,
-        # Whoever does not shake hands, or has gone without a word, is not waited for.
+        # Ends connections without a handshake, or whose client has vanished.
         "grpc.server_handshake_timeout_ms": 10_000,
         "grpc.keepalive_time_ms": 60_000,
         "grpc.keepalive_timeout_ms": 20_000,
         "grpc.http2.min_ping_interval_without_data_ms": 10_000,
     }
     return grpc.aio.server(
-        options=list(options.items()), maximum_concurrent_rpcs=settings.limits.max_requests + _OTHER_CALLS
+        interceptors=[interceptor],
+        options=list(options.items()),
+        maximum_concurrent_rpcs=settings.limits.max_requests + _OTHER_CALLS,
     )
 
 
@@ -247,14 +304,14 @@ def _check_loaded(manager):
 
 
 async def _follow(manager, settings, note):
-    """Folders, and the configuration where it is a file."""
-    seen = _read(settings.config_file)
+    """Follows folders, and the configuration file if there is one."""
+    known = _stamp(settings.config_file)
     while True:
         await asyncio.sleep(settings.poll_seconds)
         try:
-            found = _read(settings.config_file)
-            if found != seen:
-                seen = found
+            current = _stamp(settings.config_file)
+            if current != known:
+                known = current
                 await manager.configure(read_configs(settings.config_file))
                 note(f"{settings.config_file}: read again")
             else:
@@ -263,11 +320,11 @@ async def _follow(manager, settings, note):
             note(f"what is served stays: {error}")
 
 
-def _read(file):
+def _stamp(file):
     if file is None:
         return None
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _bracketed(host):
@@ -275,7 +332,7 @@ def _bracketed(host):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address is reachable only from this machine."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

@@ -1,9 +1,15 @@
-"""What the server answers, whichever way it is asked: messages of TensorFlow Serving's protocol in, messages out."""
+"""Request handling of the server, independent of gRPC and REST: TensorFlow Serving's messages in and out."""
 
 from __future__ import annotations
 
+import numpy as np
+from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.error_codes_pb2 import Code
-from tensorflow_serving.apis.classification_pb2 import ClassificationRequest, ClassificationResponse
+from tensorflow_serving.apis.classification_pb2 import (
+    ClassificationRequest,
+    ClassificationResponse,
+    ClassificationResult,
+)
 from tensorflow_serving.apis.get_model_metadata_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -11,12 +17,12 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import (
 )
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
-from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
 
-from tfdfd.serve import examples
 from tfdfd.serve.batching import Batcher
 from tfdfd.serve.errors import (
     FAILED_PRECONDITION,
@@ -26,10 +32,10 @@ from tfdfd.serve.errors import (
     ServingError,
     quoted,
 )
-from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
+from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, Signature
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version
-from tfdfd.serve.prediction import arrays_of, check_inputs, fill_response, signature_of
+from tfdfd.serve.tensors import arrays_of, check_inputs, fill_response
 
 SIGNATURE_DEF = "signature_def"
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -39,19 +45,19 @@ class Service:
     """Answers requests.
 
     Args:
-        manager: knows the models.
-        batcher: runs them.
-        may_reload: whether clients may say which models are served.
+        manager: of the models.
+        batcher: runs signatures.
+        may_reload: whether clients may change the served models.
     """
 
     def __init__(self, manager: ModelManager, batcher: Batcher, may_reload: bool = False):
         self.manager, self.batcher, self._may_reload = manager, batcher, may_reload
 
     async def predict(self, request: PredictRequest, until: float | None) -> PredictResponse:
-        """Outputs of a signature; `until` is the time of `time.monotonic` when the client gives up."""
+        """Outputs of a signature; `until`: time of `time.monotonic` at which the client gives up."""
         version = self.manager.resolve(request.model_spec)
         with version.in_use():
-            signature = signature_of(version.model, request.model_spec.signature_name)
+            signature = version.model.signature(request.model_spec.signature_name)
             with self.batcher.room(check_inputs(request, signature, self.batcher.limits.max_rows)):
                 outputs = await self.batcher.run(signature, arrays_of(request, signature), until)
         response = PredictResponse()
@@ -59,21 +65,21 @@ class Service:
         return fill_response(response, outputs, request.output_filter)
 
     async def classify(self, request: ClassificationRequest, until: float | None) -> ClassificationResponse:
-        """Labels and scores, of a signature that takes `tf.Example`s and gives them."""
+        """Labels and scores of `tf.Example`s, from a signature that gives them."""
         response = ClassificationResponse()
-        outputs = await self._of_examples(request, response.model_spec, examples.check_classifies, until)
-        response.result.CopyFrom(examples.classes_of(outputs))
+        outputs = await self._of_examples(request, response.model_spec, _check_classifies, until)
+        response.result.CopyFrom(classes_of(outputs))
         return response
 
     async def regress(self, request: RegressionRequest, until: float | None) -> RegressionResponse:
-        """Values, of a signature that takes `tf.Example`s and gives one for each."""
+        """A value for each `tf.Example`, from a signature that gives them."""
         response = RegressionResponse()
-        outputs = await self._of_examples(request, response.model_spec, examples.check_regresses, until)
-        response.result.CopyFrom(examples.values_of(outputs))
+        outputs = await self._of_examples(request, response.model_spec, _check_regresses, until)
+        response.result.CopyFrom(values_of(outputs))
         return response
 
     async def multi_inference(self, request: MultiInferenceRequest, until: float | None) -> MultiInferenceResponse:
-        """Several of the two above on the same examples and model."""
+        """Several classifications and regressions of the same examples by the same model."""
         names = {task.model_spec.name for task in request.tasks}
         if len(names) > 1:
             raise ServingError(
@@ -125,10 +131,10 @@ class Service:
         return response
 
     async def reload(self, request: ReloadConfigRequest) -> ReloadConfigResponse:
-        """Other models from now on."""
+        """Replaces the served models."""
         if not self._may_reload:
             raise ServingError(
-                PERMISSION_DENIED, "clients may not change what is served here; start the server with --allow-reload."
+                PERMISSION_DENIED, "clients may not change the served models; start the server with --allow-reload."
             )
         try:
             configs = configs_from(request.config)
@@ -144,11 +150,11 @@ class Service:
     async def _of_examples(self, request, spec, check, until):
         version = self.manager.resolve(request.model_spec)
         with version.in_use():
-            signature = signature_of(version.model, request.model_spec.signature_name)
+            signature = version.model.signature(request.model_spec.signature_name)
             check(signature)
-            serialized = examples.examples_of(request.input)
+            serialized = examples_of(request.input)
             with self.batcher.room(sum(map(len, serialized))):
-                outputs = await self.batcher.run(signature, {examples.INPUTS: serialized}, until)
+                outputs = await self.batcher.run(signature, {INPUTS: serialized}, until)
         _fill_spec(spec, version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
         return outputs
 
@@ -156,3 +162,95 @@ class Service:
 def _fill_spec(spec: ModelSpec, version: Version, signature: str) -> None:
     spec.name, spec.signature_name = version.name, signature
     spec.version.value = version.number
+
+
+# TensorFlow's names of a signature's tensors.
+INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
+
+
+def examples_of(given: Input) -> np.ndarray:
+    """Serialized examples, object array `(n,)`; a shared context is merged into each.
+
+    Raises:
+        ServingError: there are none.
+    """
+    kind = given.WhichOneof("kind")
+    if kind == "example_list_with_context":
+        context = given.example_list_with_context.context
+        examples = []
+        for example in given.example_list_with_context.examples:
+            merged = type(example)()
+            merged.CopyFrom(context)
+            merged.MergeFrom(example)
+            examples.append(merged)
+    else:
+        examples = given.example_list.examples
+    if not len(examples):
+        raise ServingError(INVALID_ARGUMENT, "Input is empty.")
+    array = np.empty(len(examples), object)
+    array[:] = [example.SerializeToString() for example in examples]
+    return array
+
+
+def _check_classifies(signature: Signature) -> None:
+    """Raises `ServingError` unless Classify can ask this signature."""
+    _check_input(signature, "classification")
+    if not {CLASSES, SCORES} & set(signature.outputs):
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f'Expected classification signature outputs to contain at least one of "{CLASSES}" or "{SCORES}". '
+            f"Signature was: {', '.join(signature.outputs)}; ask it with Predict.",
+        )
+
+
+def _check_regresses(signature: Signature) -> None:
+    """Raises `ServingError` unless Regress can ask this signature."""
+    _check_input(signature, "regression")
+    if OUTPUTS not in signature.outputs:
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f'No regression outputs found in SignatureDef: expected "{OUTPUTS}"; it has '
+            f"{', '.join(signature.outputs)}; ask it with Predict.",
+        )
+
+
+def classes_of(outputs: dict[str, np.ndarray]) -> ClassificationResult:
+    """Labels and scores of each example, from arrays `(n, classes)`."""
+    result = ClassificationResult()
+    labels, scores = outputs.get(CLASSES), outputs.get(SCORES)
+    for row in range(len(labels if scores is None else scores)):
+        classes = result.classifications.add().classes
+        for column in range((labels if scores is None else scores).shape[1]):
+            one = classes.add()
+            if labels is not None:
+                one.label = labels[row, column].decode("utf-8", "replace")
+            if scores is not None:
+                one.score = scores[row, column]
+    return result
+
+
+def values_of(outputs: dict[str, np.ndarray]) -> RegressionResult:
+    """The value of each example, from an array `(n,)` or `(n, 1)`.
+
+    Raises:
+        ServingError: another shape.
+    """
+    values = outputs[OUTPUTS]
+    if values.ndim not in (1, 2) or values.shape[1:] not in ((), (1,)):
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"expected an output of shape [n] or [n, 1]; the model gave {values.shape}",
+        )
+    result = RegressionResult()
+    for value in values.ravel().tolist():
+        result.regressions.add().value = value
+    return result
+
+
+def _check_input(signature, kind):
+    if list(signature.inputs) != [INPUTS] or signature.inputs[INPUTS].dtype != DataType.DT_STRING:
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f'No {kind} inputs found in SignatureDef: expected one input "{INPUTS}" of DT_STRING; it has '
+            f"{', '.join(signature.inputs)}; ask it with Predict.",
+        )

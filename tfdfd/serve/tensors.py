@@ -1,17 +1,36 @@
-"""Tensors of the protocol to NumPy and back, checked against the signature before anything is allocated for them."""
+"""Predict requests to arrays, and outputs to responses; checked against the signature before memory is allocated.
+
+Statuses and messages are those of TensorFlow Serving.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL, MAX_PIXELS
-from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError
+from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
+
+# Pixels that one request may have decoded, some seconds' work: 16 pictures of the largest size.
+MAX_DECODED = 16 * MAX_PIXELS
+# Encoders write about ten.
+MAX_SCANS = 100
+# Markers without the restarts (0xd0 to 0xd7), which stand alone, as does 0x01.
+_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+if TYPE_CHECKING:
+    from tfdfd.serve.loaded_model import Signature
 
 # TensorFlow Serving answers in these fields, and clients read them.
 _FIELDS = {
@@ -29,13 +48,13 @@ _FIELDS = {
 
 
 def shape_of(info: TensorInfo) -> list[int] | None:
-    """The shape that a signature states, -1 where it is free; None where the rank is."""
+    """The shape of a signature's tensor, -1 for free sizes; None if the rank is free."""
     shape = info.tensor_shape
     return None if shape.unknown_rank else [dim.size for dim in shape.dim]
 
 
 def check(name: str, dtype: int, shape: list[int], info: TensorInfo) -> None:
-    """Raises `ServingError` unless a tensor is what the signature's input takes."""
+    """Raises `ServingError` unless type and shape of a tensor fit the signature's input."""
     if dtype != info.dtype:
         raise ServingError(
             INVALID_ARGUMENT,
@@ -53,7 +72,7 @@ def check(name: str, dtype: int, shape: list[int], info: TensorInfo) -> None:
 
 
 def check_picture_size(name: str, shape: list[int]) -> None:
-    """Raises `ServingError` for pictures `(batch, height, width, 3)` of no pixels, or of more than are resized."""
+    """Raises `ServingError` for pictures `(batch, height, width, 3)` without pixels or with too many."""
     height, width = shape[1:3]
     if not 0 < height * width <= MAX_PIXELS:
         raise ServingError(
@@ -63,9 +82,9 @@ def check_picture_size(name: str, shape: list[int]) -> None:
 
 
 def check_pixels(name: str, pictures: np.ndarray) -> None:
-    """Raises `ServingError` for pictures whose pixels are no numbers or of another scale than [0, 1]."""
+    """Raises `ServingError` for pictures with pixels that are not finite or not in [0, 1]."""
     least, most = pictures.min(axis=(1, 2, 3)), pictures.max(axis=(1, 2, 3))
-    # NaN is neither.
+    # Both comparisons are false for NaN.
     wrong = np.flatnonzero(~((least >= LOWEST_PIXEL) & (most <= HIGHEST_PIXEL)))
     if len(wrong):
         first = wrong[0]
@@ -77,8 +96,51 @@ def check_pixels(name: str, pictures: np.ndarray) -> None:
         )
 
 
+def check_encoded(name: str, pictures: Iterable[bytes]) -> None:
+    """Raises `ServingError` for encoded pictures that would take long to decode; their headers alone are read.
+
+    A progressive JPEG is decoded once for each of its scans, so its pixels count as often. Data that is neither JPEG
+    nor PNG is left to the graph, which refuses it.
+    """
+    work = 0
+    for number, data in enumerate(pictures):
+        pixels, scans = _jpeg_header(data) if data.startswith(b"\xff\xd8") else _png_header(data)
+        if scans > MAX_SCANS:
+            raise ServingError(
+                INVALID_ARGUMENT, f"picture {number} (from 0) of {name!r} has more than {MAX_SCANS} scans."
+            )
+        work += pixels * scans
+        if work > MAX_DECODED:
+            raise ServingError(
+                INVALID_ARGUMENT,
+                f"the pictures of {name!r} have more than {MAX_DECODED:,} pixels in all (those of a progressive JPEG "
+                "count for each scan); send fewer or smaller ones at a time.",
+            )
+
+
+def _png_header(data):
+    """Pixels, and 1."""
+    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if data[12:16] == b"IHDR" else 0, 1
+
+
+def _jpeg_header(data):
+    """Pixels and number of scans; of the latter up to one above the limit."""
+    pixels, scans, position = 0, 0, 2
+    # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
+    while scans <= MAX_SCANS and (marker := _MARKER.search(data, position)):
+        code, position = data[marker.end() - 1], marker.end()
+        if code == _END_OF_IMAGE:
+            break
+        if code in _FRAMES:
+            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (3, 5))
+            pixels = max(pixels, height * width)
+        scans += code == _START_OF_SCAN
+        position += int.from_bytes(data[position : position + 2], "big")
+    return pixels, max(scans, 1)
+
+
 def size_in_bytes(tensor: TensorProto) -> int:
-    """What the values take once they are an array. A few bytes on the wire may be many: the last value is repeated."""
+    """Bytes of the values as an array. They may exceed those of the message, since the last value is repeated."""
     count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
     if tensor.dtype == DataType.DT_STRING:
         values = tensor.string_val
@@ -90,7 +152,7 @@ def to_array(name: str, tensor: TensorProto) -> np.ndarray:
     """A checked tensor's values; strings become `bytes` in an object array.
 
     Raises:
-        ServingError: not as many values as the shape has.
+        ServingError: the number of values does not fit the shape.
     """
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     count = math.prod(shape)
@@ -112,7 +174,7 @@ def to_array(name: str, tensor: TensorProto) -> np.ndarray:
 
 
 def to_proto(array: np.ndarray) -> TensorProto:
-    """An output, in the field of its type as TensorFlow Serving answers."""
+    """An output as a message, with its values in the field that TensorFlow Serving uses for the type."""
     array = np.asarray(array)
     if array.dtype == object:
         dtype, field, values = tf.string, "string_val", array.ravel().tolist()
@@ -139,3 +201,68 @@ def _name(dtype):
 
 def _shown(shape):
     return "[" + ", ".join("any" if size == -1 else str(size) for size in shape) + "]"
+
+
+def check_inputs(request: PredictRequest, signature: Signature, max_rows: int) -> int:
+    """Checks a request before its arrays are made; returns their size in bytes.
+
+    Raises:
+        ServingError: names, types, shapes or row counts that the signature does not take, or unknown outputs.
+    """
+    given, expected = set(request.inputs), set(signature.inputs)
+    if given != expected:
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"input size does not match signature: {len(given)}!={len(expected)} len({_names(given, expected)}) != "
+            f"len({_names(expected, expected)}). Sent extra: {_names(given - expected)}. "
+            f"Missing but required: {_names(expected - given, expected)}.",
+        )
+    for name in request.output_filter:
+        if name not in signature.outputs:
+            raise ServingError(
+                INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {quoted(name)} Outputs expected to be in the set "
+                f"{_names(signature.outputs, signature.outputs)}.",
+            )
+    if len(set(request.output_filter)) != len(request.output_filter):
+        raise ServingError(INVALID_ARGUMENT, "duplicate output tensor alias in output_filter.")
+    size = 0
+    for name, info in signature.inputs.items():
+        tensor = request.inputs[name]
+        shape = [dim.size for dim in tensor.tensor_shape.dim]
+        check(name, tensor.dtype, shape, info)
+        if name in signature.pictures:
+            check_picture_size(name, shape)
+        if signature.takes_batches and shape[0] > max_rows:
+            raise ServingError(
+                INVALID_ARGUMENT, f"Task size {shape[0]} is larger than maximum input batch size {max_rows}"
+            )
+        size += size_in_bytes(tensor) if math.prod(shape) else 0
+    return size
+
+
+def arrays_of(request: PredictRequest, signature: Signature) -> dict[str, np.ndarray]:
+    """The arrays of a checked request, in the order of the signature's inputs.
+
+    Raises:
+        ServingError: the number of values does not fit the shape, or pixels are invalid.
+    """
+    arrays = {name: to_array(name, request.inputs[name]) for name in signature.inputs}
+    for name in signature.pictures:
+        check_pixels(name, arrays[name])
+    for name in signature.encoded:
+        check_encoded(name, arrays[name].ravel())
+    return arrays
+
+
+def fill_response(
+    response: PredictResponse, outputs: dict[str, np.ndarray], wanted: Iterable[str] = ()
+) -> PredictResponse:
+    """Fills a response with the outputs that the request names, or all."""
+    for name in list(wanted) or outputs:
+        response.outputs[name].CopyFrom(to_proto(outputs[name]))
+    return response
+
+
+def _names(names, own=()):
+    return "{" + ",".join(name if name in own else quoted(name) for name in sorted(names)) + "}"

@@ -1,10 +1,15 @@
-"""What a frozen network makes of each crop, computed once and kept in files (document S3's "bottleneck files").
+"""S3's training: a new last layer on stored features ("bottlenecks") of a frozen network.
 
-A cache is a folder, named by a digest of all that its values depend on but the crops: the network with its arguments,
-its weights' digest, size and layer, how crops are prepared, backend and precision. Another of these is another folder,
-so that nothing stale is ever found. In it are pieces of up to `PIECE` crops, NumPy arrays of (digest of a crop's file,
-values); a piece is named by the digest of its bytes, so that a damaged one is known, removed and computed anew. A piece
-is there as a whole or not at all: a run that was killed goes on after the last one.
+Section IV of the document: a fully connected layer with a softmax of two classes, plain gradient descent, `steps` steps
+of `batch_size` crops drawn at random from the training set, with replacement. A softmax of two classes is a sigmoid of
+the difference, so the layer's two columns become the one of `fake_probability`, with equal outputs. The weights of the
+last step are kept, as in the document; no step is selected.
+
+A feature cache is a folder, named by a digest of everything that features depend on except the crops: the network with
+its arguments, the digest of its weights, size and layer, how crops are prepared, backend and precision. A change of any
+of them gives another folder, so the cache never returns stale features. It contains pieces of up to `PIECE` crops,
+NumPy arrays of (digest of a crop's file, features). A piece is named by the digest of its bytes, so a damaged piece is
+detected, removed and computed again. Pieces are written atomically: a run that was killed resumes after the last one.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,35 +28,60 @@ import numpy as np
 
 from tfdfd.data.crops import Faces
 from tfdfd.files import sha256, write_atomically
-from tfdfd.pipelines.evaluation import eval_pipeline
-from tfdfd.training.errors import TrainingError, pipeline_errors
+from tfdfd.models import build
+from tfdfd.models.blocks import freeze
+from tfdfd.pipelines.datasets import eval_pipeline
+from tfdfd.training import TrainingError, pipeline_errors
+from tfdfd.training.calibrate import finish
+from tfdfd.training.crop_set import TRAIN, VAL, CropSet, validation_metrics
+from tfdfd.training.engine import Report
+from tfdfd.training.history import write_history
+from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import RunFolder
+from tfdfd.weights.loading import HEAD
 from tfdfd.weights.records import cache_folder
 
-# To be raised when `tfdfd.pipelines` decodes or resizes crops to other pixels than before.
+# Increase it when `tfdfd.pipelines` decodes or resizes crops to other pixels than before.
 PREPARATION = 1
 PIECE = 256
 BATCH = 32
 FOLDER = "bottlenecks"
+ROWS_EVERY = 100
+NOTES_EVERY = 30.0
 _BLOCK = 1 << 20
+# Settings of a recipe that do not apply to gradient descent on stored features, and their only accepted values.
+_FIXED = {
+    "order": "shuffled",
+    "augment": None,
+    "optimizer": "sgdm",
+    "schedule": "constant",
+    "loss": "binary_crossentropy",
+    "loss_scale": False,
+    "gradient_noise": None,
+    "ema": None,
+    "gradient_flow": False,
+    "patience": None,
+}
 
 
 class BottleneckCache:
-    """The values of one layer of a frozen network, for crops of any face set.
+    """Cache of one layer's features of a frozen network, for crops of any face set.
 
     Args:
-        network: of `tfdfd.models`, with its weights; in inference, so its norms use their statistics.
-        name: of the network in `tfdfd.models`.
-        arguments: of its builder.
-        folder: where caches are; see `folder_beside`.
-        layer: whose output is kept, `(batch, width)`.
+        network: a network of `tfdfd.models` with its weights. It runs in inference mode, with the statistics of its
+            norms.
+        name: name of the network in `tfdfd.models`.
+        arguments: arguments of its builder.
+        folder: folder of the caches, see `folder_beside`.
+        layer: layer whose output `(batch, width)` is stored.
 
     Attributes:
-        told: what the values depend on, as `network.json` in the cache has it.
-        path: of this cache.
-        width: values of a crop.
+        configuration: everything that features depend on, as in `network.json` of the cache.
+        path: folder of this cache.
+        width: number of features of a crop.
 
     Raises:
-        ValueError: the network has no such layer, or its output is no row of numbers.
+        ValueError: the network has no such layer, or the layer's output is not `(batch, width)`.
     """
 
     def __init__(
@@ -62,14 +93,14 @@ class BottleneckCache:
         layer: str = "features",
     ):
         if layer not in [known.name for known in network.layers]:
-            raise ValueError(f"{network.name} has no layer {layer!r}; give one whose values are to be kept.")
+            raise ValueError(f"{network.name} has no layer {layer!r}; give one whose output is to be stored.")
         self._body = keras.Model(network.input, network.get_layer(layer).output)
         if len(self._body.output_shape) != 2:
             raise ValueError(
                 f"the layer {layer!r} of {network.name} gives {self._body.output_shape}; expected (batch, width)."
             )
         self.width = self._body.output_shape[1]
-        self.told = {
+        self.configuration = {
             "network": name,
             "arguments": {key: value for key, value in arguments.items() if key != "freeze"},
             "size": list(network.input_shape[1:3]),
@@ -79,69 +110,69 @@ class BottleneckCache:
             "backend": keras.backend.backend(),
             "precision": keras.config.dtype_policy().name,
         }
-        self._key = json.dumps(self.told, sort_keys=True).encode()
+        self._key = json.dumps(self.configuration, sort_keys=True).encode()
         self.path = Path(folder) / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}"
         self._kind = np.dtype([("image", "u1", 32), ("values", "<f4", self.width)])
 
     def values(self, faces: Faces, tell: Callable[[int, int], None] | None = None) -> Bottlenecks:
-        """The values of each crop: those in the cache, and the others computed and put there.
+        """Returns the features of each crop, computing and storing those that the cache lacks.
 
-        Crops are known by the digest of their files as they are now, whatever their table says. Memory holds one piece
-        and a digest a crop; values stay on disk until they are taken.
+        Crops are identified by the current digest of their files, whatever their table says. Memory holds one piece and
+        one digest per crop; features stay on disk until they are taken.
 
         Args:
             faces: the crops.
-            tell: called with how many of how many crops were computed, after each piece.
+            tell: called after each piece with the number of computed crops and the number to compute.
 
         Raises:
-            TrainingError: a crop cannot be read or decoded, a value is no number, or the cache cannot be written;
-                what was computed before stays.
+            TrainingError: a crop cannot be read or decoded, a feature is not finite, or the cache cannot be written;
+                completed pieces stay.
         """
         digests = [_digest_of_file(faces.path(position)) for position in range(len(faces.rows))]
-        pieces, places, removed = self._opened()
+        pieces, locations, removed = self._opened()
         first = {}
         for position, digest in enumerate(digests):
-            if digest not in places:
+            if digest not in locations:
                 first.setdefault(digest, position)
         missing = list(first.values())
         for start in range(0, len(missing), PIECE):
             positions = missing[start : start + PIECE]
             piece = self._computed(faces, positions, [digests[position] for position in positions])
-            places |= {piece["image"][row].tobytes(): (len(pieces), row) for row in range(len(piece))}
+            locations |= {piece["image"][row].tobytes(): (len(pieces), row) for row in range(len(piece))}
             pieces.append(self._stored(piece))
             if tell:
                 tell(start + len(positions), len(missing))
-        where = np.array([places[digest] for digest in digests], np.int64).reshape(-1, 2)
+        where = np.array([locations[digest] for digest in digests], np.int64).reshape(-1, 2)
         return Bottlenecks([piece["values"] for piece in pieces], where, self.width, len(missing), removed)
 
     def _opened(self):
-        """Sound pieces, piece and row by digest of a crop, and how many pieces were damaged and are no more."""
-        pieces, places, removed = [], {}, 0
+        """Removes damaged pieces; returns the others, piece and row by digest of a crop, and the number removed."""
+        pieces, locations, removed = [], {}, 0
         for path in sorted(self.path.glob("*.npy")):
             try:
-                sound = self._name(_blocks(path)) == path.name
-            except FileNotFoundError:  # another run found it damaged
+                is_intact = self._name(_blocks(path)) == path.name
+            except FileNotFoundError:  # removed as damaged by another run
                 continue
-            if not sound:
+            if not is_intact:
                 path.unlink(missing_ok=True)
                 removed += 1
                 continue
             piece = _mapped(path)
-            places |= {image.tobytes(): (len(pieces), row) for row, image in enumerate(piece["image"])}
+            locations |= {image.tobytes(): (len(pieces), row) for row, image in enumerate(piece["image"])}
             pieces.append(piece)
-        return pieces, places, removed
+        return pieces, locations, removed
 
     def _computed(self, faces, positions, digests):
         part = Faces(faces.root, tuple(faces.rows[position] for position in positions))
         with pipeline_errors("bottlenecks"):
-            # All batches alike, so that a crop's values do not depend on how many come with it.
-            batches = eval_pipeline(part, tuple(self.told["size"]), BATCH, split=None, pad=True)
+            # All batches have the same size, so that features do not depend on the number of crops.
+            batches = eval_pipeline(part, tuple(self.configuration["size"]), BATCH, split=None, pad=True)
             values = np.asarray(self._body.predict(batches, verbose=0), np.float32)[: len(positions)]
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             raise TrainingError(
-                f"{self.told['network']} makes values of {part.path(int(np.argmin(finite)))} that are no numbers: its "
-                "weights are damaged."
+                f"{self.configuration['network']} computes features of {part.path(int(np.argmin(finite)))} that are "
+                "not finite: its weights are damaged."
             )
         piece = np.empty(len(positions), self._kind)
         piece["image"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
@@ -154,12 +185,12 @@ class BottleneckCache:
         try:
             if not (self.path / "network.json").exists():
                 self.path.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.path / "network.json", json.dumps(self.told, indent=1) + "\n")
+                write_atomically(self.path / "network.json", json.dumps(self.configuration, indent=1) + "\n")
             write_atomically(path, data)
         except OSError as error:
             raise TrainingError(
-                f"{path} could not be written: {error}. What was computed before stays; make room, then the same "
-                "command goes on."
+                f"{path} could not be written: {error}. Completed pieces stay; free some space, then repeat the same "
+                "command to resume."
             ) from error
         return _mapped(path)
 
@@ -171,12 +202,12 @@ class BottleneckCache:
 
 
 class Bottlenecks:
-    """A layer's values of crops, on disk: float32 `(crops, width)`.
+    """A layer's features of crops, on disk: float32 `(crops, width)`.
 
     Attributes:
-        width: values of a crop.
-        computed: how many distinct crops were not in the cache.
-        removed: how many pieces of the cache were damaged.
+        width: number of features of a crop.
+        computed: number of distinct crops that were not in the cache.
+        removed: number of damaged pieces of the cache.
     """
 
     def __init__(self, pieces: list[np.ndarray], where: np.ndarray, width: int, computed: int, removed: int):
@@ -187,7 +218,7 @@ class Bottlenecks:
         return len(self._where)
 
     def take(self, positions) -> np.ndarray:
-        """The values of the crops at these positions, float32 `(positions, width)`."""
+        """Returns the features of the crops at these positions, float32 `(positions, width)`."""
         where = self._where[np.asarray(positions, np.int64)]
         values = np.empty((len(where), self.width), np.float32)
         for number in set(where[:, 0].tolist()):
@@ -196,18 +227,18 @@ class Bottlenecks:
         return values
 
     def blocks(self, size: int = 4096) -> Iterator[np.ndarray]:
-        """All values in order, so many crops at a time."""
+        """Yields all features in order, up to `size` crops at a time."""
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
 
 
 def folder_beside(faces: Faces) -> Path:
-    """`bottlenecks/` beside the crops where that can be written, else in the user's cache folder."""
-    beside = Path(faces.root) / FOLDER
+    """Returns `bottlenecks/` beside the crops if it is writable, else in the user's cache folder."""
+    folder = Path(faces.root) / FOLDER
     with contextlib.suppress(OSError):
-        beside.mkdir(exist_ok=True)
-        if os.access(beside, os.W_OK | os.X_OK):
-            return beside
+        folder.mkdir(exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
     return cache_folder() / FOLDER
 
 
@@ -240,5 +271,140 @@ def _npy(array):
 
 
 def _mapped(path):
-    # A plain view of the mapped file: NumPy's own class is slow to take single rows of.
+    # A plain view of the mapped file: indexing single rows of `np.memmap` is slow.
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+class SoftmaxLayer:
+    """A fully connected layer with a softmax of two classes (0 real, 1 fake) and its gradient descent, in float64.
+
+    Args:
+        width: width of its input.
+        seed: seed of its initial weights, normal with a standard deviation of 0.001.
+        rate: learning rate.
+        momentum: share of the last step that is added to the next one; 0 for plain gradient descent.
+    """
+
+    def __init__(self, width: int, seed: int, rate: float, momentum: float = 0.0):
+        self.kernel = np.random.default_rng([seed, 0]).normal(0, 0.001, (width, 2))
+        self.bias = np.zeros(2)
+        self._rate, self._momentum = rate, momentum
+        self._speed = [np.zeros_like(self.kernel), np.zeros_like(self.bias)]
+
+    def step(self, values: np.ndarray, labels: np.ndarray) -> None:
+        """Takes one step on the mean cross-entropy of crops: features `(n, width)`, labels `(n,)` of 0 and 1."""
+        logits = values @ self.kernel + self.bias
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        error = shares / shares.sum(axis=1, keepdims=True)
+        error[np.arange(len(labels)), labels] -= 1
+        error /= len(labels)
+        gradients = values.T @ error, error.sum(axis=0)
+        for weights, speed, gradient in zip((self.kernel, self.bias), self._speed, gradients, strict=True):
+            speed *= self._momentum
+            speed -= self._rate * gradient
+            weights += speed
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns kernel `(width, 1)` and bias `(1,)`, float32, of the sigmoid that equals the softmax's class 1."""
+        with np.errstate(over="ignore"):
+            return tuple((part[..., 1:] - part[..., :1]).astype(np.float32) for part in (self.kernel, self.bias))
+
+
+def train_bottleneck(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
+    """Trains the last layer of `recipe.network`; all other layers are frozen.
+
+    A resumed run reuses the stored features and repeats the steps, which take a second.
+
+    Returns:
+        The result, with table 2's metrics of crops before calibration: `train_accuracy`, `train_cross_entropy` and
+        `val_crop_accuracy` (at 0.5), and the seconds for features and for steps.
+
+    Raises:
+        ValueError: a setting does not apply to this procedure, or the network has no weights.
+        TrainingError: a crop cannot be read, or an output is not finite.
+    """
+    _check(recipe)
+    model = freeze(build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments), "all")
+    start_time = time.monotonic()
+    faces = {split: crops.faces(split) for split in (TRAIN, VAL)}
+    cache = BottleneckCache(model, recipe.network, recipe.arguments, folder_beside(faces[TRAIN]))
+    stored = {split: cache.values(part, _PeriodicNotes(report, split)) for split, part in faces.items()}
+    values_seconds = time.monotonic() - start_time
+    for split, values in stored.items():
+        damaged = f"; {values.removed} damaged pieces were removed" if values.removed else ""
+        report.note(f"{split}: values of {values.computed:,} of {len(values):,} crops were computed{damaged}")
+    layer, history = _descend(recipe, faces, stored, report)
+    write_history(run.path, history, recipe.name)
+    model.get_layer(HEAD).set_weights(layer.folded())
+    last = history[-1]
+    facts = {
+        "steps": recipe.steps,
+        "train_accuracy": last["accuracy"],
+        "train_cross_entropy": last["loss"],
+        "val_crop_accuracy": last["val_accuracy"],
+        "values_computed": sum(values.computed for values in stored.values()),
+        "values_seconds": round(values_seconds, 2),
+        "training_seconds": round(time.monotonic() - start_time, 2),
+        "bottlenecks": str(cache.path),
+    }
+    return finish(model, recipe, crops, run, facts)
+
+
+def _check(recipe):
+    if recipe.weights is None:
+        raise ValueError(
+            f"{recipe.name} keeps {recipe.network} unchanged, so it must have weights: set weights=imagenet, "
+            "weights=imagenet:FILE, a handle or a file."
+        )
+    if recipe.steps is None:
+        raise ValueError(f"{recipe.name} counts steps, not epochs: set steps=2500, as S3 does, or another number.")
+    if recipe.arguments.get("freeze", "all") != "all":
+        raise ValueError(
+            f"stored features need a frozen network; received arguments.freeze={recipe.arguments['freeze']}. Omit it, "
+            "or train by another recipe."
+        )
+    for name, expected in _FIXED.items():
+        value = getattr(recipe, name)
+        if value != expected:
+            only = "none" if expected is None else str(expected).lower()
+            raise ValueError(f"the bottleneck procedure takes {name}={only} only; received {name}={value}.")
+
+
+def _descend(recipe, faces, stored, report):
+    """Returns the trained layer, and a row of the log every `ROWS_EVERY` steps."""
+    labels = {split: np.array([row.label for row in part.rows]) for split, part in faces.items()}
+    layer = SoftmaxLayer(stored[TRAIN].width, recipe.seed, recipe.learning_rate, recipe.momentum)
+    draw, start_time, history = np.random.default_rng([recipe.seed, 1]), time.monotonic(), []
+    for step in range(1, recipe.steps + 1):
+        chosen = draw.integers(len(labels[TRAIN]), size=recipe.batch_size)
+        layer.step(stored[TRAIN].take(chosen), labels[TRAIN][chosen])
+        if step % ROWS_EVERY and step != recipe.steps:
+            continue
+        training = validation_metrics(faces[TRAIN].rows, _scores(layer, stored[TRAIN], step))
+        row = {"step": step, "learning_rate": recipe.learning_rate}
+        row |= {"loss": training["val_loss"], "accuracy": training["val_accuracy"]}
+        row |= validation_metrics(faces[VAL].rows, _scores(layer, stored[VAL], step))
+        history.append(row | {"seconds": round(time.monotonic() - start_time, 2)})
+        report.step(0, 1, step, recipe.steps, row["loss"])
+    return layer, history
+
+
+def _scores(layer, values, step):
+    kernel, bias = layer.folded()
+    with np.errstate(all="ignore"):
+        logits = np.concatenate([block @ kernel + bias for block in values.blocks()])[:, 0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise TrainingError(f"after step {step} the network's outputs are not finite: lower learning_rate.")
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+class _PeriodicNotes:
+    """Reports the number of computed features periodically."""
+
+    def __init__(self, report, split):
+        self._report, self._split, self._last = report, split, time.monotonic()
+
+    def __call__(self, done, count):
+        if time.monotonic() - self._last >= NOTES_EVERY:
+            self._last = time.monotonic()
+            self._report.note(f"{self._split}: values of {done:,} of {count:,} crops")

@@ -1,28 +1,286 @@
-"""Optimizers by name, with what the documents put around them."""
+"""Optimizers by name, and the wrappers that the documents add: gradient noise, gradient records, weight averages."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
+
 import keras
+import numpy as np
+from keras import ops
 
 from tfdfd.near_matches import did_you_mean
-from tfdfd.training.gradient_flow import GradientRecord
-from tfdfd.training.gradient_noise import GradientNoise
-from tfdfd.training.radam import RAdam
-from tfdfd.training.wrapped import WrappedOptimizer
-
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgdm": keras.optimizers.SGD, "radam": RAdam}
 
 
 @keras.saving.register_keras_serializable(package="tfdfd")
-class SeparateAverage(WrappedOptimizer):
-    """Leaves the moving average of weights beside them, where Keras's `fit` puts it in their place when it ends.
+class RAdam(keras.optimizers.Optimizer):
+    """Rectified Adam (Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv:1908.03265).
 
-    A training that calls `fit` for each epoch goes on with the weights, and judges and keeps the averages
-    (`keras.callbacks.SwapEMAWeights`).
+    Algorithm 2 of the paper: the optimizer uses momentum alone until the variance of the adaptive rate is tractable.
+    With ρ∞ = 2 / (1 - β2) - 1 and ρ = ρ∞ - 2 t β2^t / (1 - β2^t) at step t (from 1), and m and v the moving averages of
+    the gradient and of its square:
+
+        ρ > threshold:  weight -= rate · r · m / (1 - β1^t) · √(1 - β2^t) / (√v + epsilon)
+        otherwise:      weight -= rate · m / (1 - β1^t)
+        r = √((ρ - 4) (ρ - 2) ρ∞ / ((ρ∞ - 4) (ρ∞ - 2) ρ))
+
+    Args:
+        learning_rate: number above 0, or a Keras schedule.
+        beta_1: decay of the average of gradients, in [0, 1).
+        beta_2: decay of the average of squared gradients, in (0.6, 1). At 0.6 and below, ρ never reaches 4.
+        epsilon: added to √v, as in the authors' code; the paper has none.
+        threshold: at least 4. With the paper's 4, adaptation starts at the fifth step (β2 = 0.999); the authors' code,
+            document S2 and PyTorch use 5, which is the sixth step.
+        **kwargs: the arguments of every Keras optimizer: `weight_decay` (decoupled, as in AdamW), `clipnorm`,
+            `use_ema` and others.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8, threshold=4.0, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        if not 0 <= beta_1 < 1:
+            raise ValueError(f"beta_1 must be in [0, 1); received {beta_1}.")
+        if not 0.6 < beta_2 < 1:
+            raise ValueError(
+                f"beta_2 must be above 0.6, so that some step is rectified, and below 1; received {beta_2}."
+            )
+        if epsilon < 0:
+            raise ValueError(f"epsilon must be at least 0; received {epsilon}.")
+        if threshold < 4:
+            raise ValueError(f"threshold must be at least 4, below which r is not defined; received {threshold}.")
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.threshold = threshold
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._firsts, self._seconds = self.add_optimizer_variables(variables, ["first_moment", "second_moment"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        number = self._get_variable_index(variable)
+        first, second = self._firsts[number], self._seconds[number]
+        gradient = ops.cast(gradient, variable.dtype)
+        self.assign(first, self.beta_1 * first + (1 - self.beta_1) * gradient)
+        self.assign(second, self.beta_2 * second + (1 - self.beta_2) * ops.square(gradient))
+
+        momentum, adaptive, is_adaptive = self._factors(ops.cast(self.iterations + 1, "float32"))
+        rate = ops.cast(ops.cast(learning_rate, "float32") * momentum, variable.dtype)
+        scale = ops.cast(adaptive, variable.dtype) / (ops.sqrt(second) + self.epsilon)
+        self.assign_sub(variable, rate * first * ops.where(is_adaptive, scale, ops.ones_like(scale)))
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon", "threshold")}
+        return super().get_config() | own
+
+    def _factors(self, step):
+        """Returns 1 / (1 - β1^t), r √(1 - β2^t), and whether ρ exceeds the threshold, for t as a float32 scalar."""
+        limit = 2 / (1 - self.beta_2) - 1
+        length = self._length(step)
+        rectified = (length - 4) * (length - 2) * (limit / ((limit - 4) * (limit - 2))) / length
+        grown = -ops.expm1(step * math.log(self.beta_2))
+        momentum = 1 / -ops.expm1(step * (math.log(self.beta_1) if self.beta_1 else -math.inf))
+        return momentum, ops.sqrt(ops.maximum(rectified, 0.0) * grown), length > self.threshold
+
+    def _length(self, step):
+        """Returns ρ at step t.
+
+        The paper's formula is a small difference of large numbers, which loses most of float32's precision in the
+        first steps. With x = -t ln β2 and c = -2 / ln β2 it equals ρ∞ - c x / (e^x - 1), whose series starts
+        (ρ∞ - c) + t - c (x²/12 - x⁴/720 ...).
+        """
+        limit, scale = 2 / (1 - self.beta_2) - 1, -2 / math.log(self.beta_2)
+        x = -math.log(self.beta_2) * step
+        near = ops.minimum(x, 1.0)
+        series = near**2 / 12 - near**4 / 720 + near**6 / 30240 - near**8 / 1209600
+        return ops.where(x < 1, (limit - scale) + step - scale * series, limit - scale * x / ops.expm1(x))
+
+
+class OptimizerWrapper(keras.optimizers.Optimizer):
+    """An optimizer that transforms gradients, then lets another optimizer apply them.
+
+    Keras and its callbacks see one optimizer. Loss scaling goes outside of it (`keras.optimizers.LossScaleOptimizer`),
+    so that the wrapper sees unscaled gradients, and only those that are applied. A subclass implements
+    `transform_gradients`, keeps its state in Keras variables made in `build`, and returns its arguments in
+    `get_config`.
+
+    Args:
+        inner_optimizer: the optimizer that applies the gradients.
+        name: name of the wrapper.
+
+    Raises:
+        ValueError: the inner optimizer scales the loss.
+    """
+
+    def __init__(self, inner_optimizer, name=None):
+        if isinstance(inner_optimizer, keras.optimizers.LossScaleOptimizer) or inner_optimizer.loss_scale_factor:
+            raise ValueError(
+                f"{type(self).__name__} needs unscaled gradients: put LossScaleOptimizer around it; received "
+                f"{inner_optimizer.name} with loss scaling inside."
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+
+    def transform_gradients(self, gradients: list) -> list:
+        """Returns the gradients for the inner optimizer, in the order of the weights; None for a missing gradient."""
+        return gradients
+
+    def build(self, variables):
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    def apply(self, grads, trainable_variables=None):
+        if not self.built:
+            self.build(list(trainable_variables))
+        if len(grads) != len(self._trainable_variables):
+            raise ValueError(
+                f"{self.name} takes one gradient (or None) for each of the {len(self._trainable_variables)} weights it "
+                f"was built with; received {len(grads)} gradients."
+            )
+        self.inner_optimizer.apply(self.transform_gradients(list(grads)), trainable_variables)
+
+    @property
+    def variables(self):
+        return [*super().variables, *self.inner_optimizer.variables]
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def _model_variables_moving_average(self):
+        # Keras's SwapEMAWeights looks for the averages here; it unwraps one level only.
+        return self.inner_optimizer._model_variables_moving_average
+
+    def finalize_variable_values(self, var_list):
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def get_config(self):
+        return {"name": self.name, "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects)
+        return cls(**config | {"inner_optimizer": inner})
+
+
+@keras.saving.register_keras_serializable(package="tfdfd")
+class SeparateAverage(OptimizerWrapper):
+    """Keeps the moving average of weights apart from the weights when `fit` ends; Keras would overwrite the weights.
+
+    A training that calls `fit` once per epoch continues with the weights, and validates and saves the averages; see
+    `averaged_weights`.
     """
 
     def finalize_variable_values(self, var_list):
         pass
+
+
+@keras.saving.register_keras_serializable(package="tfdfd")
+class GradientNoise(OptimizerWrapper):
+    """Adds annealed Gaussian noise to gradients (Neelakantan et al., arXiv:1511.06807; document S2, section 7.1.2).
+
+    The variance at time t (from 0) is η / (1 + t)^γ. Noise is added before the inner optimizer clips. The generator is
+    one of the optimizer's variables: a training resumed from saved variables draws the same noise as an uninterrupted
+    one.
+
+    Args:
+        inner_optimizer: the optimizer that applies the gradients, see `OptimizerWrapper`.
+        eta: η, above 0; the paper tries 0.01, 0.3 and 1.
+        gamma: γ, at least 0.
+        seed: integer, at least 0.
+        name: name of the wrapper.
+        every: number of steps in a unit of t, at least 1: 1, or the steps of an epoch (S2 tried both).
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(self, inner_optimizer, eta, gamma=0.55, seed=0, name=None, every=1):
+        super().__init__(inner_optimizer, name)
+        if not eta > 0 or not gamma >= 0:
+            raise ValueError(f"expected eta above 0 and gamma of at least 0; received eta={eta}, gamma={gamma}.")
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step; received {every}.")
+        self.eta = eta
+        self.gamma = gamma
+        self.seed = seed
+        self.every = every
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def transform_gradients(self, gradients):
+        step = ops.cast(ops.floor_divide(self.iterations, self.every), "float32")
+        deviation = ops.sqrt(self.eta / (1 + step) ** self.gamma)
+        return [None if gradient is None else gradient + self._noise(gradient, deviation) for gradient in gradients]
+
+    @property
+    def variables(self):
+        return [self.generator.state, *super().variables]
+
+    def get_config(self):
+        return super().get_config() | {"eta": self.eta, "gamma": self.gamma, "seed": self.seed, "every": self.every}
+
+    def _noise(self, gradient, deviation):
+        noise = keras.random.normal(gradient.shape, dtype="float32", seed=self.generator)
+        return ops.cast(deviation * noise, gradient.dtype)
+
+
+@keras.saving.register_keras_serializable(package="tfdfd")
+class GradientRecord(OptimizerWrapper):
+    """Records the largest |g| and the mean |g| of each weight since `clear`; passes gradients on unchanged.
+
+    Args:
+        inner_optimizer: the optimizer that applies the gradients, see `OptimizerWrapper`. A missing gradient counts
+            as 0.
+        name: name of the wrapper.
+    """
+
+    def build(self, variables):
+        super().build(variables)
+        self.weight_sizes = tuple((variable.path, int(np.prod(variable.shape))) for variable in variables)
+        count = len(self.weight_sizes)
+        self._largest = self.add_variable((count,), dtype="float32", name="largest_gradients")
+        self._total = self.add_variable((count,), dtype="float32", name="sum_of_mean_gradients")
+        self._steps = self.add_variable((), dtype="int32", name="recorded_steps")
+
+    def transform_gradients(self, gradients):
+        sizes = [None if gradient is None else ops.abs(ops.cast(gradient, "float32")) for gradient in gradients]
+        largest = ops.stack([ops.zeros(()) if size is None else ops.max(size) for size in sizes])
+        mean = ops.stack([ops.zeros(()) if size is None else ops.mean(size) for size in sizes])
+        self._largest.assign(ops.maximum(self._largest, largest))
+        self._total.assign(self._total + mean)
+        self._steps.assign(self._steps + 1)
+        return gradients
+
+    def magnitudes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the largest and the mean |g| of each weight, float64 `(weights,)`; NaN before the first step."""
+        steps = int(ops.convert_to_numpy(self._steps))
+        if not steps:
+            nothing = np.full(len(self.weight_sizes), np.nan)
+            return nothing, nothing
+        largest, total = (ops.convert_to_numpy(part).astype(np.float64) for part in (self._largest, self._total))
+        return largest, total / steps
+
+    def clear(self) -> None:
+        """Starts a new recording, as at the start of an epoch."""
+        for variable in (self._largest, self._total, self._steps):
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
+
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgdm": keras.optimizers.SGD, "radam": RAdam}
 
 
 def make_optimizer(
@@ -38,27 +296,26 @@ def make_optimizer(
     ema: float | None = None,
     seed: int = 0,
 ) -> keras.optimizers.Optimizer:
-    """An optimizer, ready for `compile`. All it knows is in its `variables`: a training goes on from these.
+    """Returns an optimizer for `compile`. Its `variables` hold its whole state, so a training resumes from them.
 
-    The documents' values, where they name any, are the defaults: Adam with 0.9 and 0.999 (S1, section 4.2), momentum
-    0.9 (S2, section 5.3), RAdam of the paper.
+    Defaults are the documents' values where they name any: Adam with 0.9 and 0.999 (S1, section 4.2), momentum 0.9
+    (S2, section 5.3), RAdam as in the paper.
 
     Args:
         name: one of `OPTIMIZERS`.
-        learning_rate: above 0, or a function of the step (`tfdfd.training.schedules`).
-        momentum: of `sgdm`, in [0, 1]; it is Keras's, whose steps keep the rate they were taken with.
-        radam_threshold: of `radam`, see `RAdam`.
-        loss_scale: scale the loss, dynamically, by `keras.optimizers.LossScaleOptimizer`. Under `mixed_float16`,
-            Keras's `compile` does so anyway.
+        learning_rate: number above 0, or a function of the step (`tfdfd.training.schedules`).
+        momentum: for `sgdm`, in [0, 1]. It is Keras's momentum, which includes the rate of past steps.
+        radam_threshold: `threshold` of `RAdam`, for `radam`.
+        loss_scale: whether to scale the loss dynamically with `keras.optimizers.LossScaleOptimizer`. Under
+            `mixed_float16`, Keras's `compile` does so anyway.
         gradient_noise: η of `GradientNoise`; None for none.
-        steps_per_noise: after how many steps the noise becomes smaller: 1, or those of an epoch.
-        gradient_flow: record each weight's gradients, before noise, for `GradientFlow`.
-        ema: decay of a moving average of weights, in [0, 1), which stays beside them: see `SeparateAverage`; None for
-            none.
-        seed: of the noise; whole number from 0.
+        steps_per_noise: `every` of `GradientNoise`: 1, or the steps of an epoch.
+        gradient_flow: whether to record each weight's gradients, before noise, for `history.GradientFlow`.
+        ema: decay of a separate moving average of the weights, in [0, 1), see `SeparateAverage`; None for none.
+        seed: seed of the noise, an integer of at least 0.
 
     Raises:
-        ValueError: an unknown name, with the near ones; or a value out of its range.
+        ValueError: the name is unknown (the error lists near matches), or a value is out of range.
     """
     if name not in OPTIMIZERS:
         hint = did_you_mean(name, OPTIMIZERS, 1, f"there are {', '.join(OPTIMIZERS)}.")
@@ -76,3 +333,26 @@ def make_optimizer(
     if gradient_flow:
         optimizer = GradientRecord(optimizer)
     return keras.optimizers.LossScaleOptimizer(optimizer) if loss_scale else optimizer
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model, decay: float | None) -> Iterator[None]:
+    """Replaces the weights of `model` by its optimizer's moving averages inside the context; no-op if `decay` is None.
+
+    Keras's `SwapEMAWeights` adds and subtracts, which changes the last bit of the weights; this restores them exactly.
+    """
+    if decay is None:
+        yield
+        return
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    weights = model.trainable_variables
+    own = [keras.ops.convert_to_numpy(weight.value).copy() for weight in weights]
+    for weight, average in zip(weights, optimizer._model_variables_moving_average, strict=True):
+        weight.assign(average)
+    try:
+        yield
+    finally:
+        for weight, values in zip(weights, own, strict=True):
+            weight.assign(values)

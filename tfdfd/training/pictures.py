@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 import keras
 import numpy as np
 
-from tfdfd.files import write_atomically
-from tfdfd.training.curves import _pyplot
-from tfdfd.training.gradient_flow import read_gradient_flow
+from tfdfd.training.history import load_pyplot, read_gradient_flow, save_figure
 
 _KERNELS = 64
 
 
 def draw_gradient_flow(path: str | os.PathLike, table: str | os.PathLike) -> None:
-    """Writes a PNG of the largest and the mean |gradient| of each layer in the first and the last epoch.
-
-    That is figure 7.1 of document S2.
+    """Writes a PNG of the largest and the mean |gradient| by layer in the first and last epoch (S2, figure 7.1).
 
     Args:
         path: of the picture.
         table: `gradient_flow.csv` of a run.
     """
-    flow, pyplot = read_gradient_flow(table), _pyplot()
-    figure, axes = pyplot.subplots(2, 1, figsize=(15, 9), layout="constrained", sharex=True)
-    places = np.arange(len(flow.layers))
+    flow = read_gradient_flow(table)
+    figure, axes = load_pyplot().subplots(2, 1, figsize=(15, 9), layout="constrained", sharex=True)
+    positions = np.arange(len(flow.layers))
     for axis, number, when in zip(axes, (0, -1), ("early", "late"), strict=True):
         # Zeros have no place on a logarithmic axis.
-        axis.bar(places, np.maximum(flow.largest[number], 1e-12), color="tab:cyan", label="largest")
-        axis.bar(places, np.maximum(flow.mean[number], 1e-12), color="tab:blue", label="mean")
+        axis.bar(positions, np.maximum(flow.largest[number], 1e-12), color="tab:cyan", label="largest")
+        axis.bar(positions, np.maximum(flow.mean[number], 1e-12), color="tab:blue", label="mean")
         axis.set(yscale="log", ylabel="|gradient|", title=f"{when}: epoch {flow.epochs[number]}")
         axis.grid(alpha=0.3, axis="y")
         axis.legend()
-    axes[-1].set_xticks(places, flow.layers, rotation=90, fontsize=max(3, 8 - len(places) // 30))
-    _save(path, figure, pyplot)
+    axes[-1].set_xticks(positions, flow.layers, rotation=90, fontsize=max(3, 8 - len(positions) // 30))
+    save_figure(path, figure)
 
 
 def draw_first_kernels(path: str | os.PathLike, model: keras.Model) -> bool:
@@ -43,10 +38,10 @@ def draw_first_kernels(path: str | os.PathLike, model: keras.Model) -> bool:
 
     Args:
         path: of the picture.
-        model: a network; of one without a convolution nothing is written.
+        model: a network; without a convolution, nothing is written.
 
     Returns:
-        Whether there is a picture.
+        Whether the picture was written.
     """
     layer = next((one for one in model._flatten_layers() if isinstance(one, keras.layers.Conv2D)), None)
     if layer is None:
@@ -60,19 +55,12 @@ def draw_first_kernels(path: str | os.PathLike, model: keras.Model) -> bool:
     scaled = (kernels - low.reshape(shape)) / span.reshape(shape)
     columns = min(len(scaled), 8)
     rows = -(-len(scaled) // columns)
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(rows, columns, figsize=(columns, rows + 0.4), layout="constrained", squeeze=False)
+    size = (columns, rows + 0.4)
+    figure, axes = load_pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, kernel in zip(axes.flat, scaled, strict=False):
         axis.imshow(kernel, cmap="gray", interpolation="nearest")
     figure.suptitle(f"kernels of {layer.name}, {layer.kernel.shape[0]}x{layer.kernel.shape[1]}")
-    _save(path, figure, pyplot)
+    save_figure(path, figure)
     return True
-
-
-def _save(path, figure, pyplot):
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
-    pyplot.close(figure)
-    write_atomically(path, picture.getvalue())

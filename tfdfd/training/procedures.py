@@ -1,29 +1,44 @@
-"""From a recipe and a face set to a trained network in a run folder: the one way in for each kind of training."""
+"""Training procedures: from a recipe and a face set to a trained network in a run folder.
+
+`train` is the entry point. The procedures `fit`, `svm`, `ensemble` and `temporal` are here, `bottleneck` is in
+`bottlenecks`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
+import numpy as np
 
 from tfdfd.data.crops import faces_of
-from tfdfd.models import build, load, spec
-from tfdfd.training.crop_set import TRAIN, VAL, CropSet
+from tfdfd.data.pair_sets import METHOD
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import SOURCE, FaceRow
+from tfdfd.models import CLIPS, build, load, spec
+from tfdfd.models.svm import with_svm
+from tfdfd.models.temporal import temporal, training_stages
+from tfdfd.training import TrainingError, pipeline_errors
+from tfdfd.training.bottlenecks import train_bottleneck
+from tfdfd.training.calibrate import finish
+from tfdfd.training.crop_set import TRAIN, VAL, ClipSet, CropSet, is_better
 from tfdfd.training.engine import Report, fit
-from tfdfd.training.finishing import finish
+from tfdfd.training.history import write_history
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
-from tfdfd.training.seen import write_seen
-from tfdfd.weights.slimming import PREFIX as SLIM
-from tfdfd.weights.slimming import take_over, whole_of
+from tfdfd.training.svm import FOLDS, fit_svm
+from tfdfd.training.training_fingerprints import write_fingerprints
+from tfdfd.weights.initial import SLIM, copy_shared_weights, locate_full_network
 from tfdfd.weights.store import locate
 from tfdfd.weights.terms import built_on
 
-# Those that do more than fit one network, each a file with `run(recipe, crops, folder, report) -> result`.
-_FILES = {"svm": "svm_run", "bottleneck": "bottleneck_run", "ensemble": "ensemble_run", "temporal": "temporal_run"}
+ENSEMBLE, ENSEMBLE_MEMBERS = "reseption_ensemble", ("reseption_v1", "reseption_v2")
 
 
 def train(
@@ -33,100 +48,309 @@ def train(
     report: Report,
     allow_leaks: bool = False,
 ) -> dict:
-    """Runs an experiment, or goes on with it where it was stopped.
+    """Runs an experiment, or resumes it.
 
     Args:
-        recipe: what is trained, and how.
+        recipe: the network, its data and its training settings.
         where: a face set with splits.
-        folder: of the run; made where it is not there.
-        report: who is told how it goes.
-        allow_leaks: whether a set whose splits share sources, people or files is taken all the same.
+        folder: run folder, created if it is missing.
+        report: receives the progress.
+        allow_leaks: whether to accept a set whose splits share sources, people or files.
 
     Returns:
-        The result as `run.json` has it.
+        The result, as in `run.json`.
 
     Raises:
-        ValueError: a set, a folder or a setting that is of no use.
-        TrainingError: it cannot go on; the last saved state stays.
+        ValueError: the set, the folder or a setting is invalid.
+        TrainingError: the training cannot continue; the last saved state stays.
         OSError: the folder cannot be written.
     """
     _check_libraries()
     keras.utils.set_random_seed(recipe.seed)
-    with _precision(recipe.precision):
-        size = recipe.size or spec(recipe.network).input_shape[0]
+    with dtype_policy(recipe.precision):
         faces = faces_of(where)
-        crops = CropSet(faces, recipe, size, allow_leaks)
-        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _built_on(recipe)) as run:
+        crops = CropSet(faces, recipe, recipe.input_size(), allow_leaks)
+        with RunFolder(folder, recipe, crops.digests(), keras.backend.backend(), _model_facts(recipe)) as run:
             if run.result is not None:
                 report.note(f"{folder} was finished before")
                 return run.result
             if crops.count < recipe.batch_size:
-                report.note(f"the {crops.count} crops to train on are fewer than a batch of {recipe.batch_size}")
+                report.note(f"the {crops.count} training crops are fewer than a batch of {recipe.batch_size}")
             if crops.short_pairs:
                 report.note(
                     f"{crops.short_pairs:,} pairs of a fake and its original have too few frames for {recipe.epochs} "
                     "epochs and are left out; 'tfdfd extract --all' takes every frame"
                 )
             parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
-            begun_with = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
-            write_seen(run.path, parts, faces.root, [model.removeprefix(SLIM) for model in begun_with])
+            initial = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
+            write_fingerprints(run.path, parts, faces.root, [model.removeprefix(SLIM) for model in initial])
             try:
-                # Before the training: the files may be gone after it.
+                # Before the training, since the files may be gone after it.
                 run.built_on = built_on(recipe.weights, recipe.teacher, recipe.members)
-                return _procedure(recipe)(recipe, crops, run, report)
+                return _PROCEDURES[recipe.procedure](recipe, crops, run, report)
             except ValueError:
                 run.abandon()
                 raise
 
 
 def _check_libraries():
-    """Before hours of training, not after its first epoch."""
+    """Fails before hours of training instead of after the first epoch."""
     missing = [name for name in ("matplotlib", "scipy", "tensorboard") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"training needs {', '.join(missing)}, not installed here: run pip install 'tfdfd[train]'.")
 
 
-def _procedure(recipe):
-    if recipe.procedure == "fit":
-        return _fit
-    return importlib.import_module(f"tfdfd.training.{_FILES[recipe.procedure]}").run
-
-
-def _built_on(recipe):
-    """What a run says of its teacher and of what it is slimmed of: their bytes, since a path may hold others later."""
-    found = {"teacher": locate(recipe.teacher)} if recipe.teacher else {}
+def _model_facts(recipe):
+    """Returns handle and digest of the teacher and of the full network of a slimmed one, for `run.json`."""
+    models = {"teacher": locate(recipe.teacher)} if recipe.teacher else {}
     if _is_slimmed(recipe):
-        found["slimmed_of"] = whole_of(recipe.network, recipe.weights)
-    return {name: {"handle": record.handle, "sha256": record.sha256} for name, (record, _) in found.items()}
+        models["slimmed_of"] = locate_full_network(recipe.network, recipe.weights)
+    return {name: {"handle": record.handle, "sha256": record.sha256} for name, (record, _) in models.items()}
 
 
 def _is_slimmed(recipe):
     return recipe.procedure == "fit" and (recipe.weights or "").startswith(SLIM)
 
 
-def _fit(recipe, crops, run, report):
-    model = _begun(recipe, (crops.size, crops.size, 3), report)
-    place = fit(model, recipe, crops, run, report)
-    told = {"epochs": place.epoch, "best_epoch": place.best_epoch + 1}
-    return finish(model, recipe, crops, run, told, card=run.more)
-
-
-def _begun(recipe, shape, report):
-    if not _is_slimmed(recipe):
-        return build(recipe.network, recipe.weights, shape, **recipe.arguments)
-    model = build(recipe.network, None, shape, **recipe.arguments)
-    record, path = whole_of(recipe.network, recipe.weights)
-    taken, left_out = take_over(model, load(record, path))
-    rows = ", ".join(map(str, left_out))
-    report.note(f"{recipe.network} begins with {taken} weights of {record.handle}; left out: rows {rows}")
-    return model
-
-
 @contextlib.contextmanager
-def _precision(policy):
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Sets Keras's global dtype policy inside the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def distributed(device: str | None = None, count: int = 1) -> Iterator[None]:
+    """Shares each batch among `count` devices inside the context, with Keras's distribution API.
+
+    Args:
+        device: `cpu` or `gpu`, which must exist; None for the backend's default.
+        count: number of devices; more than one needs Keras's JAX backend.
+
+    Raises:
+        ValueError: the devices do not exist, or the backend cannot distribute.
+    """
+    backend = keras.backend.backend()
+    devices = keras.distribution.list_devices(device)
+    if device and not devices:
+        every = ", ".join(keras.distribution.list_devices()) or "none"
+        raise ValueError(f"there is no {device} that {backend} can use; it finds {every}. Omit --device.")
+    if count == 1:
+        yield
+        return
+    if backend != "jax":
+        raise ValueError(f"several devices need Keras's JAX backend; received {backend}: give --backend jax.")
+    if len(devices) < count:
+        raise ValueError(f"{count} devices were requested; {backend} finds {len(devices)}: {', '.join(devices)}.")
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices[:count], auto_shard_dataset=False)
+    )
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def _train_network(recipe, crops, run, report):
+    """Fits one network."""
+    shape = (crops.size, crops.size, 3)
+    if _is_slimmed(recipe):
+        model = build(recipe.network, None, shape, **recipe.arguments)
+        record, path = locate_full_network(recipe.network, recipe.weights)
+        taken, left_out = copy_shared_weights(model, load(record, path))
+        rows = ", ".join(map(str, left_out))
+        report.note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
+    else:
+        model = build(recipe.network, recipe.weights, shape, **recipe.arguments)
+    progress = fit(model, recipe, crops, run, report)
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1}
+    return finish(model, recipe, crops, run, facts, card=run.more)
+
+
+def _train_svm(recipe, crops, run, report):
+    """Trains S1's "MesoInception4 + SVM": an RBF SVM replaces the last layer of a trained network.
+
+    The SVM is fitted to the network's features of the training crops, without augmentation. Its probability comes from
+    folds that share no source, so it needs no other calibration. The result has `svm`: number of `support_vectors`,
+    `gamma` for scaled features, and the number of `groups` of crops that share a source (None: too few).
+
+    Raises:
+        TrainingError: the network cannot be trained, or no SVM can be fitted to its features.
+    """
+    model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
+    progress = fit(model, recipe, crops, run, report)
+    images, rows = crops.images(TRAIN)
+    with pipeline_errors("features of the training crops"):
+        features = keras.Model(model.input, model.get_layer("features").output).predict(images, verbose=0)
+    labels, sources = np.array([row.label for row in rows]), source_groups(rows)
+    if sources is None:
+        report.note("too few sources to separate: the SVM's probability is fitted over crops, and is overconfident")
+    try:
+        arrays = fit_svm(features, labels, seed=recipe.seed, groups=sources)
+    except ValueError as error:
+        raise TrainingError(f"the network is trained, but no SVM could be fitted on its features: {error}") from error
+    svm = {
+        "support_vectors": len(arrays.dual_coef),
+        "gamma": float(arrays.gamma),
+        "groups": None if sources is None else len(set(sources)),
+    }
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "svm": svm}
+    arguments = recipe.arguments | {"svm": svm["support_vectors"]}
+    return finish(with_svm(model, arrays), recipe, crops, run, facts, arguments)
+
+
+def source_groups(rows: list[FaceRow]) -> list[str] | None:
+    """Returns the name of each crop's group of shared sources; None if there are too few groups for `FOLDS` folds."""
+    # A blended fake belongs to the crop it was made from.
+    names = groups([replace(row, video=row.video.removesuffix(f"#{METHOD}")) for row in rows], (SOURCE,))
+    of_class = [{name for name, row in zip(names, rows, strict=True) if row.label == label} for label in (0, 1)]
+    if len(set(names)) < FOLDS or min(map(len, of_class)) < 2:
+        return None
+    # scikit-learn sorts the names, and does not accept tuples.
+    return ["\0".join(name) for name in names]
+
+
+def _train_ensemble(recipe, crops, run, report):
+    """Trains S2's ensemble (section 7.3): dense layers on the frozen bodies of Reseption V1 and V2.
+
+    The result has handle and digest of the `members`.
+    """
+    if recipe.network != ENSEMBLE:
+        raise ValueError(f"the ensemble procedure trains {ENSEMBLE}; received network={recipe.network}.")
+    v1, v2 = _members(recipe, crops.size, ENSEMBLE_MEMBERS)
+    model = build(ENSEMBLE, v1=v1.network, v2=v2.network, **recipe.arguments)
+    progress = fit(model, recipe, crops, run, report)
+    members = {member.name: member.facts for member in (v1, v2)}
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "members": members}
+    return finish(model, recipe, crops, run, facts)
+
+
+def _train_temporal(recipe, crops, run, report):
+    """Trains a recurrent layer over clips of `recipe.frames` crops, on one trained frame network.
+
+    There are two stages of `epochs` epochs each (`tfdfd.models.temporal.training_stages`): the recurrent layer and the
+    head on the frozen frame network, at the recipe's rate, then everything at a hundredth of it. Each stage has a
+    folder in the run folder, and resumes from it. The better of their best epochs, on validation, is the result.
+
+    In the result, `best_epoch` counts the epochs of both stages, and `clips` counts videos with a clip. The card is of
+    a model `temporal`: `tfdfd.models.temporal.load_temporal` loads it; `tfdfd detect`, which scores single faces,
+    refuses it.
+    """
+    (member,) = _members(recipe, crops.size, (recipe.network,))
+    clips = ClipSet(crops, recipe)
+    for name, counts in clips.counts.items():
+        report.note(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
+    model = temporal(member.network, recipe.frames, **recipe.arguments)
+    history, best, stages, first_rate = [], None, [], None
+    for name, rate in training_stages(model):
+        first_rate = first_rate or rate
+        report.note(f"stage: {name}")
+        stages.append(_Stage(run.path / name))
+        at_rate = replace(recipe, learning_rate=recipe.learning_rate * rate / first_rate)
+        progress = fit(model, at_rate, clips, stages[-1], report)
+        row = progress.history[progress.best_epoch]
+        if best is None or is_better(row, history[best], recipe.monitor):
+            best, weights = len(history) + progress.best_epoch, model.get_weights()
+        history += [row | {"epoch": len(history) + row["epoch"]} for row in progress.history]
+    model.set_weights(weights)
+    write_history(run.path, history, recipe.name)
+    of_network = {key: value for key, value in member.arguments.items() if key != "freeze"}
+    arguments = {"frame_network": member.name, "frame_arguments": of_network, "frames": recipe.frames}
+    card = {
+        "model": CLIPS,
+        "handle": f"tfdfd/{CLIPS}.{recipe.name}",
+        "input_shape": [crops.size, crops.size, 3],
+        "protocol": f"validation split of {crops.digests()['folder']}: a clip of {recipe.frames} crops a video; epoch, "
+        "calibration and thresholds chosen here",
+        "limits": [
+            f"Scores clips of {recipe.frames} equally spaced crops of one face, not single faces: 'tfdfd detect' does "
+            "not take it.",
+            "Not forensic proof.",
+            "The figures are of the split that epoch and threshold were chosen on.",
+        ],
+    }
+    members = {member.name: member.facts}
+    facts = {"epochs": len(history), "best_epoch": best + 1, "clips": clips.counts, "members": members}
+    result = finish(model, recipe, clips, run, facts, arguments | recipe.arguments, card)
+    for stage in stages:
+        shutil.rmtree(stage.path)
+    return result
+
+
+class _Stage:
+    """The folder of one stage, which `fit` uses as a run folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.mkdir(exist_ok=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A trained network that another one is built on.
+
+    Attributes:
+        name: name in `tfdfd.models`.
+        network: the network with its weights.
+        arguments: arguments of its builder, from its card.
+        facts: handle and digest, for the result of the run.
+    """
+
+    name: str
+    network: keras.Model
+    arguments: dict
+    facts: dict
+
+
+def _members(recipe, size, networks):
+    """Returns the recipe's members as `_Member`s, one of each of `networks` and in that order.
+
+    Raises:
+        ValueError: members are missing, are other networks, or take images of another size than `size`.
+    """
+    example = ",".join(f"RUN_{number}" for number, _ in enumerate(networks, 1))
+    expected = " and ".join(networks)
+    if not recipe.members:
+        raise ValueError(
+            f"{recipe.name} is built on trained networks: {expected}. Give the folders of their runs, weights files or "
+            f"handles: --set members={example}."
+        )
+    located = [locate(member) for member in recipe.members]
+    names = [record.model for record, _ in located]
+    if sorted(names) != sorted(networks):
+        raise ValueError(
+            f"{recipe.name} is built on {expected}; received members={','.join(recipe.members)}, which are "
+            f"{', '.join(names)}. Give --set members={example}."
+        )
+    for record, _ in located:
+        own = (record.input_shape or spec(record.model).input_shape)[0]
+        if own != size:
+            raise ValueError(
+                f"{record.handle} was trained at {own} pixels, and {recipe.name} is to take {size}: set size={own}, or "
+                "give members of that size."
+            )
+    by_name = dict(zip(names, located, strict=True))
+    members = [by_name[name] for name in networks]
+    return [
+        _Member(
+            record.model,
+            load(record, path),
+            dict(record.arguments),
+            {"handle": record.handle, "sha256": record.sha256},
+        )
+        for record, path in members
+    ]
+
+
+_PROCEDURES = {
+    "fit": _train_network,
+    "svm": _train_svm,
+    "bottleneck": train_bottleneck,
+    "ensemble": _train_ensemble,
+    "temporal": _train_temporal,
+}

@@ -1,15 +1,19 @@
-"""What a training is told: one flat, typed record, whose defaults are a document's own."""
+"""Training recipes: one flat, typed record of settings, and files of settings that a search found best."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 from tfdfd.near_matches import did_you_mean
 
+# `tuning/best`: in the installed package, or beside it in a checkout.
+_BEST = [Path(__file__).parents[count] / "tuning" / "best" for count in (2, 1)]
 PROCEDURES = ("fit", "svm", "bottleneck", "ensemble", "temporal")
 CROPS, BLENDED = "crops", "self-blended"
 CHOICES = {
@@ -30,54 +34,56 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment.
+    """One experiment: a network, its data and its training settings.
 
     Attributes:
-        name: as `tfdfd train` takes it.
+        name: name that `tfdfd train` takes.
         source: document and table.
-        expected: what the document reports, and on what; or what was measured here.
-        network: of `tfdfd.models`.
-        arguments: of its builder, such as `alpha` or `freeze`.
-        size: side of the square that the network takes, pixels; None: the network's own.
-        weights: as `tfdfd.models.build` takes them: None (random), `imagenet`, `imagenet:PATH`, `clip:PATH`, a handle
-            or a file; or, for a slimmed MobileNetV3 (`fit`), `slim:` and handle, file or run folder of the whole one.
-        procedure: `fit`, or one that trains otherwise: `svm` (a network, then an SVM on its features), `bottleneck` (a
-            head on stored features), `ensemble` (a head on two trained networks), `temporal` (a recurrent layer on a
-            trained network).
-        members: handles, files or run folders of trained networks that the procedure starts from.
-        teacher: handle, file or run folder of a trained network that the one in training (`fit`) imitates beside the
-            labels, see `tfdfd.training.distilling`; None: labels alone.
-        teacher_weight: of imitating, against 1 of the labels.
-        data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes made of them).
-        fakes: of `self-blended` data: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
-        medium: of `self-blended` data: degraded as a `photo`, or most as frames of a `video`.
-        order: in which crops come: `shuffled`, `balanced`, or S2's `dual` and `various`.
-        augment: policy of `tfdfd.augment` or `tfdfd.data.s2_policy`, or None.
-        batch_size: crops in a batch.
-        epochs: how often the set is gone through.
-        steps: steps of procedures that count no epochs.
+        expected: result that the document reports, and on which data; or the result measured here.
+        network: name in `tfdfd.models`.
+        arguments: arguments of its builder, such as `alpha` or `freeze`.
+        size: side of the network's square input, pixels; None for the network's own size.
+        weights: initial weights as `tfdfd.models.build` takes them: None (random), `imagenet`, `imagenet:PATH`,
+            `clip:PATH`, a handle or a file; or, for a slimmed MobileNetV3 (`fit`), `slim:` and the handle, file or run
+            folder of the full network.
+        procedure: `fit`, or another procedure: `svm` (a network, then an SVM on its features), `bottleneck` (a head on
+            stored features), `ensemble` (a head on two trained networks), `temporal` (a recurrent layer on a trained
+            network).
+        members: handles, files or run folders of trained networks that the procedure builds on.
+        teacher: handle, file or run folder of a trained network that is imitated (`fit`), see
+            `tfdfd.training.distillation`; None for labels alone.
+        teacher_weight: weight of imitation, against 1 of the labels.
+        data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes blended from them).
+        fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
+        medium: degradation of `self-blended` data: as a `photo`, or mostly as frames of a `video`.
+        order: order of crops: `shuffled`, `balanced`, or S2's `dual` and `various`.
+        augment: policy of `tfdfd.data.augment`, or None.
+        batch_size: number of crops in a batch.
+        epochs: number of passes over the set.
+        steps: number of steps of procedures that do not count epochs.
         optimizer: `adam`, `sgdm` or `radam`.
-        learning_rate: at the start.
-        momentum: of `sgdm`.
-        radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' program and in S2.
-        schedule: of the learning rate, by name: see `tfdfd.training.schedules`.
-        planned_epochs: that the schedule is made for, where a training ends before it; None: `epochs`.
+        learning_rate: initial learning rate.
+        momentum: momentum of `sgdm`.
+        radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' code and in S2.
+        schedule: name of the learning rate schedule, see `tfdfd.training.schedules`.
+        planned_epochs: number of epochs of the schedule, if training ends before them; None for `epochs`.
         loss: `binary_crossentropy` or `mean_squared_error`.
-        loss_scale: whether the loss is scaled, dynamically, while gradients are computed.
+        loss_scale: whether the loss is scaled dynamically.
         gradient_noise: η of the noise added to gradients, or None.
-        noise_step: what the noise fades by, `batch` or `epoch`.
+        noise_step: unit of time in which the noise decays: `batch` or `epoch`.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
-        norm_momentum: of the running statistics of batch normalisation, or None for the network's own; MobileNetV3's is
-            for long trainings, see `tfdfd.training.norms`.
+        norm_momentum: momentum of batch normalization's running statistics, or None for the network's own, see
+            `tfdfd.training.engine.set_norm_momentum`.
         gradient_flow: whether each layer's gradients are recorded.
-        precision: of Keras: `float32`, `mixed_bfloat16` or `mixed_float16`.
-        monitor: what the kept epoch is best in, on validation.
-        patience: epochs without a better one after which training ends, or None.
-        calibration: of P(fake), fitted on validation and put into the network's last layer.
-        frames: crops of a clip (`temporal`).
-        val_frames: equally spaced crops of each validation video (`tfdfd.data.frame_choice`); None: all.
-        limit: at most so many crops (of `temporal`: clips) of a split; None: all.
-        seed: of everything random.
+        precision: Keras dtype policy: `float32`, `mixed_bfloat16` or `mixed_float16`.
+        monitor: validation metric that selects the kept epoch.
+        patience: number of epochs without improvement after which training ends, or None.
+        calibration: calibration of P(fake), fitted on validation and folded into the network's last layer.
+        frames: number of crops in a clip (`temporal`).
+        val_frames: number of equally spaced crops of each validation video (`tfdfd.data.crops.equally_spaced`); None
+            for all.
+        limit: largest number of crops (`temporal`: clips) of a split; None for all.
+        seed: seed of everything random.
     """
 
     name: str
@@ -129,16 +135,8 @@ class Recipe:
                 expected = ", ".join(map(str, choices))
                 raise ValueError(f"{name} must be one of {expected}; received {value!r}{f'; {hint}' if hint else '.'}")
         for name in (
-            "batch_size",
-            "epochs",
-            "steps",
-            "size",
-            "limit",
-            "frames",
-            "val_frames",
-            "planned_epochs",
-            "patience",
-        ):
+            "batch_size", "epochs", "planned_epochs", "steps", "size", "limit", "frames", "val_frames", "patience",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; received {value}.")
@@ -148,25 +146,31 @@ class Recipe:
             raise ValueError(f"teacher_weight must be above 0; received {self.teacher_weight}.")
         if self.teacher is not None and self.procedure != "fit":
             raise ValueError(
-                f"a teacher is imitated in procedure=fit alone; received teacher={self.teacher} for {self.procedure!r}."
+                f"a teacher needs procedure=fit; received teacher={self.teacher} and procedure={self.procedure}."
             )
         for name in ("ema", "norm_momentum"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name} must be between 0 and 1; received {value}.")
         if self.seed < 0:
-            raise ValueError(f"seed must be a whole number from 0; received {self.seed}.")
+            raise ValueError(f"seed must be at least 0; received {self.seed}.")
+
+    def input_size(self) -> int:
+        """Returns the side of the network's square input, pixels: `size`, or the network's own."""
+        from tfdfd.models import spec
+
+        return self.size or spec(self.network).input_shape[0]
 
     def settings(self) -> dict:
-        """What JSON holds of it."""
+        """Returns the recipe as JSON-serializable values."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_settings(cls, settings: dict) -> Recipe:
-        """The recipe that `settings()` was taken of.
+        """Returns the recipe from what `settings()` returned.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the settings are not those of a recipe.
         """
         try:
             return cls(**settings | {"members": tuple(settings.get("members", ()))})
@@ -174,10 +178,12 @@ class Recipe:
             raise ValueError(f"no settings of a recipe: {error}.") from error
 
     def changed(self, assignments: list[str]) -> Recipe:
-        """The recipe with settings given as `key=value`; `arguments.KEY=value` is for the network's builder.
+        """Returns the recipe with changed settings, given as `key=value`.
+
+        `arguments.KEY=value` changes an argument of the network's builder.
 
         Raises:
-            ValueError: an unknown key, or a value of another kind; names the near keys.
+            ValueError: a key is unknown (the error lists near matches), or a value has the wrong type.
         """
         known = {setting.name: setting for setting in fields(self)}
         kinds = typing.get_type_hints(type(self))
@@ -196,11 +202,11 @@ class Recipe:
         return replace(self, **changes, arguments=arguments)
 
     def quick(self) -> Recipe:
-        """The same procedure in seconds, on few small crops: to see that it runs, never to judge it."""
+        """Returns a recipe that runs in seconds on a few small crops, to check that it runs, not its results."""
         from tfdfd.models import spec
 
         smallest = max(spec(self.network).min_size, 64)
-        # A network that is built on trained ones has their size.
+        # A network that is built on trained ones takes their input size.
         shrinks = self.procedure not in ("ensemble", "temporal") and (self.size is None or self.size > smallest)
         return replace(
             self,
@@ -213,6 +219,70 @@ class Recipe:
             frames=min(self.frames, 4),
             limit=24,
         )
+
+
+def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
+    """Returns the recipe with settings that a search found best.
+
+    Args:
+        file: JSON as `tfdfd tune` writes it, with `network` and `settings` (values by the keys of `--set`); or the name
+            of a network whose best settings the package contains (`tuning/best`).
+        recipe: a recipe of the same network.
+
+    Raises:
+        ValueError: the file is missing, is for another network, or contains unknown settings.
+    """
+    file = _config_file(file)
+    try:
+        with open(file, encoding="utf-8") as text:
+            config = json.load(text)
+        network, settings = config["network"], dict(config["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{os.fspath(file)} holds no settings, such as best.json of 'tfdfd tune': {type(error).__name__}: {error}."
+        ) from error
+    if network != recipe.network:
+        raise ValueError(
+            f"{os.fspath(file)} has settings for {network}; {recipe.name} trains {recipe.network}. Give a recipe of "
+            f"{network}, such as {config.get('recipe')}."
+        )
+    try:
+        return recipe.changed([assignment(key, value) for key, value in settings.items()])
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(file)}: {error}") from error
+
+
+def _config_file(name):
+    if os.fspath(name).endswith(".json") or os.path.exists(name):
+        return name
+    known = {path.stem: path for folder in _BEST for path in sorted(folder.glob("*.json"))}
+    if name in known:
+        return known[name]
+    raise ValueError(
+        f"there is no file {os.fspath(name)!r}, and no best settings of a network by that name; there are those of "
+        f"{', '.join(known) or 'none'}, and best.json of 'tfdfd tune'."
+    )
+
+
+def assignment(key: str, value: object) -> str:
+    """Returns the `KEY=VALUE` from which `Recipe.changed` restores this value exactly."""
+    if key.startswith("arguments.") and value is None:
+        return f"{key}=null"
+    if value is None or isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, list | tuple):
+        return f"{key}={','.join(value)}"
+    # Text for a builder may look like a number or a boolean, such as "1".
+    is_ambiguous = isinstance(value, str) and key.startswith("arguments.") and _is_json(value)
+    return f"{key}={json.dumps(value) if is_ambiguous else value}"
+
+
+def _is_json(text):
+    try:
+        json.loads(text)
+    except ValueError:
+        return text.lower() in ("true", "false")
+    return True
 
 
 def _typed(key, text, kind):
@@ -236,7 +306,7 @@ def _typed(key, text, kind):
 
 
 def _plain(text):
-    """A builder's argument: a number, true, false, null, or a word (`none` is one: `freeze` takes it)."""
+    """Parses a builder's argument: number, true, false, null, or text (`none` is text, which `freeze` takes)."""
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:

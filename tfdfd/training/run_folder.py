@@ -1,11 +1,11 @@
-"""The folder of one training: how it was made, how far it is, and what came out.
+"""Run folder of one training: its configuration, resumable state, and results.
 
-run.json              recipe, data with digests, versions, seed; in the end the result
-state.safetensors     everything that going on needs, of the last saved step
-best-<epoch>.safetensors   weights of the best epoch so far
-seen.json             by what its data are known again: digests of names and files
-log.csv, curves.png, tensorboard/, gradient_flow.csv   an epoch's figures
-weights.safetensors, weights.json   the trained network and its model card: what `--model` and others take
+run.json                     recipe, data with digests, versions and seed; at the end the result
+state.safetensors            variables and progress of the last saved step
+best-<epoch>.safetensors     weights of the best epoch so far
+seen.json                    fingerprints of the training data, see `training_fingerprints`
+log.csv, curves.png, tensorboard/, gradient_flow.csv   training history, see `history`
+weights.safetensors, weights.json   the trained network and its model card, which `--model` and other options take
 """
 
 from __future__ import annotations
@@ -13,53 +13,59 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tfdfd.files import sha256, write_atomically
-from tfdfd.training import seen
+from tfdfd.training import TrainingError
 from tfdfd.training.recipe import Recipe
+from tfdfd.training.training_fingerprints import FILE as FINGERPRINTS
 from tfdfd.version import __version__
 from tfdfd.weights.records import find_record
 from tfdfd.weights.store import PREFIX
 from tfdfd.workdir import WorkDir
 
+if TYPE_CHECKING:
+    import keras
+
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 CARD = "weights.json"
-# Of a run's description: where its data and the models that it begins with lie. Their digests are compared.
-PLACES = ("data.folder", "recipe.weights", "recipe.teacher", "recipe.members")
-# Before the colon of a recipe's `weights`: how a file is read.
-KINDS = ("imagenet", "clip", "slim")
 LOG = "log.csv"
+STATE = "state.safetensors"
+# Keys of run.json that locate data and initial models. Their digests are compared instead.
+PLACES = ("data.folder", "recipe.weights", "recipe.teacher", "recipe.members")
+# Prefixes of a recipe's `weights` that say how a file is read.
+KINDS = ("imagenet", "clip", "slim")
 _LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "opencv-python", "scikit-learn")
+_STATE_KEY = "tfdfd"
 
 
 class RunFolder:
-    """A run in the making, or a finished one.
+    """The folder of a new, resumed or finished run. Use it as a context manager: it locks the folder.
 
     Args:
-        folder: made where it is not there.
-        recipe: what is run.
-        data: what it is run on: anything JSON holds, with digests.
-        backend: of Keras.
-        more: what else the work is told by, such as `pruning`: anything JSON holds.
-        work: what is done, for whoever comes second.
+        folder: created if it is missing.
+        recipe: the recipe of the run.
+        data: description of the data with digests, JSON-serializable.
+        backend: the Keras backend.
+        more: further configuration, such as `pruning`, JSON-serializable.
+        work: the command, for the error that a second process gets.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
         more: as given.
-        built_on: what the model card is to say of the weights that the run is built on, see `tfdfd.weights.terms`.
-        result: of a finished run, else None.
-
-    Use as a context manager: it keeps other runs out of the folder.
+        built_on: entries of the model card for the weights that the run builds on, see `tfdfd.weights.terms`.
+        result: result of a finished run, else None.
 
     Raises:
-        ValueError: the folder holds another run, or something else.
+        ValueError: the folder contains another run, or something else.
         OSError: it cannot be written.
     """
 
@@ -84,63 +90,114 @@ class RunFolder:
             "backend": backend,
         } | self.more
         self._work = WorkDir(
-            self.path, work, request, holds="run", places=PLACES, state=_state(None), upgrade=self._upgraded
+            self.path, work, request, holds="run", places=PLACES, state=_outcome(None), upgrade=self._upgraded
         )
         self.result = self._work.before and _counted_from_one(self._work.before["result"], self.path)
 
-    def __enter__(self):
+    def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Lets others into the folder."""
+        """Releases the lock."""
         self._work.close()
 
     def abandon(self) -> None:
-        """Forgets a run that came to nothing, so that the folder is free for one with other settings."""
+        """Deletes the files of a run that never started, so that the folder can take a run with other settings."""
         names = {file.name for file in self.path.iterdir() if not file.name.startswith(".tfdfd-")}
-        if names <= {"run.json", seen.FILE}:
+        if names <= {"run.json", FINGERPRINTS}:
             for name in names:
                 (self.path / name).unlink()
 
-    def write_log(self, rows: list[dict]) -> None:
-        """All epochs so far as `log.csv`: written anew each time, so that no epoch is in it twice."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path / LOG, text.getvalue())
-
     def finish(self, result: dict) -> None:
-        """Says in `run.json` what came out."""
+        """Records the result in `run.json`, and deletes the files that only resuming needed."""
         self.result = result
-        self._work.write(_state(result))
+        self._work.write(_outcome(result))
+        keep_best(self.path, None)
+        (self.path / STATE).unlink(missing_ok=True)
 
     def write_card(self, card: dict) -> None:
-        """The model card of `weights.safetensors`, whose digest and size are added."""
+        """Writes the model card of `weights.safetensors`; file name, size and digest are added."""
         data = (self.path / WEIGHTS).read_bytes()
         known = {"file": WEIGHTS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomically(self.path / CARD, json.dumps(card | known, indent=1, ensure_ascii=False) + "\n")
 
-    def _upgraded(self, told):
+    def _upgraded(self, description):
         read_run(self.path)
-        # Settings that recipes did not have when it was begun had their defaults.
-        recipe = Recipe.from_settings(told["recipe"])
-        return {"models": model_digests(recipe)} | told | {"recipe": recipe.settings()}
+        # Settings that are newer than the run had their defaults.
+        recipe = Recipe.from_settings(description["recipe"])
+        return {"models": model_digests(recipe)} | description | {"recipe": recipe.settings()}
 
 
-def _state(result):
+def _outcome(result):
     return {"versions": versions(), "finished": result is not None, "result": result}
 
 
-def model_digests(recipe: Recipe) -> dict[str, str]:
-    """What the models are that a recipe begins with, by setting: the digest of each file, behind how it is read.
+def best_weights(folder: Path, epoch: int) -> Path:
+    """Returns the file for the weights of the best epoch, counted from 0."""
+    return folder / f"best-{epoch}.safetensors"
 
-    A path may hold another file later, and the same file may have several paths. What is not there stays as it is
-    written: whoever opens it says what is missing.
+
+def keep_best(folder: Path, epoch: int | None) -> None:
+    """Deletes the weights of all epochs but this one."""
+    for file in folder.glob("best-*.safetensors"):
+        if epoch is None or file != best_weights(folder, epoch):
+            file.unlink()
+
+
+def save_state(path: str | os.PathLike, variables: list[keras.Variable], progress: dict) -> None:
+    """Writes variables, in their order, and the progress (JSON-serializable) to one file, atomically.
+
+    Raises:
+        TrainingError: the disk is full or the folder is not writable; the previous state stays.
+    """
+    from safetensors.numpy import save
+
+    # (`ascontiguousarray` would turn scalars into arrays of one element.)
+    arrays = {f"{number:05}": np.array(variable.numpy(), order="C") for number, variable in enumerate(variables)}
+    try:
+        write_atomically(path, save(arrays, {_STATE_KEY: json.dumps(progress)}))
+    except OSError as error:
+        raise TrainingError(
+            f"{path} could not be written: {error}. The last saved state stays; free some space, then repeat the same "
+            "command to resume."
+        ) from error
+
+
+def load_state(path: str | os.PathLike, variables: list[keras.Variable]) -> dict | None:
+    """Assigns the saved values to the variables and returns the progress; None if there is no saved state.
+
+    Raises:
+        TrainingError: the file is damaged, or contains other variables.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists():
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            progress = json.loads((file.metadata() or {})[_STATE_KEY])
+            arrays = [file.get_tensor(name) for name in sorted(file.keys())]  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path} is no saved state: {error}; remove it to start over.") from error
+    shapes, expected = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
+    if shapes != expected:
+        raise TrainingError(
+            f"{path} contains {len(shapes)} arrays, which do not have the shapes of the {len(expected)} variables of "
+            "this training; remove it to start over."
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+    return progress
+
+
+def model_digests(recipe: Recipe) -> dict[str, str]:
+    """Returns the digest of each model file that a recipe starts from, by setting, prefixed by how the file is read.
+
+    Digests identify models, since a path may hold another file later, and one file may have several paths. A missing
+    file is returned as it is written in the recipe; opening it later raises the error.
     """
     named = {"weights": recipe.weights, "teacher": recipe.teacher}
     named |= {f"members.{number}": member for number, member in enumerate(recipe.members)}
@@ -158,37 +215,37 @@ def _model_digest(text):
 
 
 def read_run(folder: str | os.PathLike) -> dict:
-    """The `run.json` of a run.
+    """Returns the `run.json` of a run.
 
     Raises:
-        ValueError: the folder holds none.
+        ValueError: the folder contains none.
     """
-    run = Path(folder) / "run.json"
+    file = Path(folder) / "run.json"
     try:
-        told = json.loads(run.read_bytes())
-        Recipe.from_settings(told["recipe"])
-        return told | {"result": told["result"], "data": told["data"]}
+        run = json.loads(file.read_bytes())
+        Recipe.from_settings(run["recipe"])
+        return run | {"result": run["result"], "data": run["data"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{file} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
 
 
 def finished_run(folder: str | os.PathLike) -> dict:
-    """The `run.json` of a run that has come to its end.
+    """Returns the `run.json` of a finished run.
 
     Raises:
-        ValueError: it is none, or has not.
+        ValueError: the folder contains no run, or an unfinished one.
     """
-    told = read_run(folder)
-    if told["result"] is None:
-        raise ValueError(f"the run {folder} is not finished; the same 'tfdfd train' goes on with it.")
-    return told | {"result": _counted_from_one(told["result"], folder)}
+    run = read_run(folder)
+    if run["result"] is None:
+        raise ValueError(f"the run {folder} is not finished; repeat the same 'tfdfd train' to resume it.")
+    return run | {"result": _counted_from_one(run["result"], folder)}
 
 
 def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a run's `log.csv`, epochs counted from 1; none where there is no log.
+    """Returns the rows of a run's `log.csv`, with epochs counted from 1; an empty list if there is no log.
 
     Raises:
-        ValueError: it is no log.
+        ValueError: the file is not a training log.
     """
     log = Path(folder) / LOG
     if not log.is_file():
@@ -196,15 +253,15 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
     try:
         with open(log, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        if not _is_from_zero(rows):
+        if not _starts_at_zero(rows):
             return rows
         return [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{log} is no log of a training: {error}.") from error
 
 
-def _is_from_zero(rows):
-    """Whether a log is of an earlier version, which counted epochs from 0."""
+def _starts_at_zero(rows):
+    """Returns whether the log is of an earlier version, which counted epochs from 0."""
     return bool(rows) and rows[0].get("epoch") == "0"
 
 
@@ -214,13 +271,13 @@ def _counted_from_one(result, folder):
         return result
     with open(log, encoding="utf-8", errors="replace", newline="") as file:
         first = next(csv.DictReader(file), None)
-    return result | {"best_epoch": result["best_epoch"] + 1} if first and _is_from_zero([first]) else result
+    return result | {"best_epoch": result["best_epoch"] + 1} if first and _starts_at_zero([first]) else result
 
 
-def versions() -> dict:
-    """Of Python and of the libraries that numbers depend on."""
-    found = {"python": platform.python_version(), "tfdfd": __version__}
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that results depend on."""
+    known = {"python": platform.python_version(), "tfdfd": __version__}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            known[name] = metadata.version(name)
+    return known

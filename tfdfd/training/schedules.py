@@ -1,4 +1,4 @@
-"""Learning rates by name: as functions of the step, and as what an epoch's result does to them."""
+"""Learning rate schedules by name: functions of the step, and rules that change the rate after an epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras import ops
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
 from tfdfd.near_matches import did_you_mean
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
 
 SCHEDULES = (
     "constant", "divided", "divided-5-epochs", "computed", "plateau", "plateau-training", "decay", "decay-plateau",
@@ -23,16 +23,16 @@ LOWEST = 1e-6
 
 @keras.saving.register_keras_serializable(package="tfdfd")
 class DividedEvery(LearningRateSchedule):
-    """`initial` divided by `factor` every so many steps, down to `lowest` (document S1, section 4.2, by default).
+    """`initial` divided by `factor` after every `every` steps, down to `lowest` (default: document S1, section 4.2).
 
     Args:
         initial: rate of the steps 0 to `every` - 1.
         factor: above 1.
-        every: steps, from 1.
-        lowest: below which the rate does not go; 0 for no limit.
+        every: number of steps, at least 1.
+        lowest: lower limit of the rate; 0 for none.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of range.
     """
 
     def __init__(self, initial=1e-3, factor=10.0, every=1000, lowest=LOWEST):
@@ -54,29 +54,29 @@ class DividedEvery(LearningRateSchedule):
 def computed_decay(
     initial: float, steps_per_epoch: int, epochs: int, rate: float = 0.1, lowest: float = LOWEST
 ) -> ExponentialDecay:
-    """Decay in stairs that are long enough for `epochs` to hold all of them (document S1, section 4.3.1).
+    """Returns a staircase decay whose stairs divide the epochs (document S1, section 4.3.1).
 
     In its words, "the number of steps after which one step of decay should be applied is calculated dynamically based
-    on a decay limit (the lowest learning rate), decay steps and the number of epochs". It gives no formula; this is the
-    one of the program its text comes from (github.com/MalayAgr/MesoNet-DeepFakeDetection, mesonet/train.py):
+    on a decay limit (the lowest learning rate), decay steps and the number of epochs". It gives no formula; this one is
+    from the program that its text describes (github.com/MalayAgr/MesoNet-DeepFakeDetection, mesonet/train.py):
 
         decays = ⌊log(lowest / initial) / log(rate)⌋
         steps of a stair = steps_per_epoch · ⌊epochs / decays⌋
 
-    With its 30 epochs from 1e-3 to 1e-6: 1e-3, 1e-4 and 1e-5 for ten epochs each. Epochs fewer than decays have stairs
-    of one epoch.
+    With its 30 epochs from 1e-3 to 1e-6, the rate is 1e-3, 1e-4 and 1e-5 for ten epochs each. If there are fewer epochs
+    than decays, stairs have one epoch.
 
     Args:
         initial: rate of the first stair.
-        steps_per_epoch: from 1.
-        epochs: that are planned, from 1.
-        rate: factor from stair to stair, in (0, 1).
-        lowest: the limit, at most `initial` times `rate`.
+        steps_per_epoch: at least 1.
+        epochs: number of planned epochs, at least 1.
+        rate: factor between stairs, in (0, 1).
+        lowest: lower limit, at most `initial` times `rate`.
 
     Raises:
-        ValueError: `lowest` leaves no room for a decay.
+        ValueError: there is no decay between `initial` and `lowest`.
     """
-    # Of a whole number of decays, the logarithms' quotient may be 2.9999999999999996.
+    # For an integer number of decays, the quotient may be 2.9999999999999996.
     decays = math.floor(math.log(lowest / initial) / math.log(rate) + 1e-9)
     if decays < 1:
         raise ValueError(
@@ -87,7 +87,7 @@ def computed_decay(
 
 
 class EpochDecay:
-    """The rate times `rate` after each `every` epochs: S2, section 7.1.5, ×0.94 every second epoch."""
+    """Multiplies the learning rate by `rate` every `every` epochs (S2, section 7.1.5: 0.94 every second epoch)."""
 
     def __init__(self, rate: float = 0.94, every: int = 2):
         if not 0 < rate < 1 or every < 1:
@@ -95,28 +95,28 @@ class EpochDecay:
         self.rate, self.every = rate, every
 
     def after_epoch(self, optimizer: keras.optimizers.Optimizer, epoch: int, row: dict) -> None:
-        """Sets the optimizer's rate; epochs are counted from 0."""
+        """Updates the optimizer's rate; epochs are counted from 0."""
         if (epoch + 1) % self.every == 0:
             optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * self.rate
 
     def get_state(self) -> dict:
-        """Nothing: what was done is in the optimizer's rate, the rest in the number of the epoch."""
+        """Returns an empty dict: the state is the optimizer's rate and the number of the epoch."""
         return {}
 
     def set_state(self, state: dict) -> None:
-        """Takes what `get_state` gave."""
+        """Restores what `get_state` returned."""
 
 
 class Plateau:
-    """The rate times `factor` when `patience` epochs in a row bring nothing, by Keras's ReduceLROnPlateau.
+    """Multiplies the learning rate by `factor` after `patience` epochs without improvement (ReduceLROnPlateau).
 
-    S2, sections 5.3 and 7.1.5: halved "if an improvement wasn't observed in the last 2 epochs". (PyTorch, which it
-    used, counts otherwise: there, patience 2 waits for a third.)
+    S2, sections 5.3 and 7.1.5: halved "if an improvement wasn't observed in the last 2 epochs". (PyTorch, which the
+    document used, counts otherwise: its patience of 2 waits for a third epoch.)
 
     Args:
         factor: in (0, 1).
-        patience: epochs, from 1.
-        monitor: name in the epoch's row; smaller is better.
+        patience: number of epochs, at least 1.
+        monitor: metric of the epoch's row; smaller is better.
     """
 
     def __init__(self, factor: float = 0.5, patience: int = 2, monitor: str = "val_loss"):
@@ -127,10 +127,10 @@ class Plateau:
         self._callback = keras.callbacks.ReduceLROnPlateau(monitor, factor, patience, mode="min")
 
     def after_epoch(self, optimizer: keras.optimizers.Optimizer, epoch: int, row: dict) -> None:
-        """Sets the optimizer's rate by the epoch's figures.
+        """Updates the optimizer's rate from the epoch's metrics.
 
         Raises:
-            TrainingError: they lack what is monitored, or it is no number.
+            TrainingError: the monitored metric is missing or not finite.
         """
         monitor = self._callback.monitor
         if not np.isfinite(row.get(monitor, np.nan)):
@@ -138,28 +138,28 @@ class Plateau:
                 f"the learning rate follows {monitor}, which must be a finite number; received {row.get(monitor)} in "
                 f"epoch {epoch + 1}, which has {', '.join(row)}."
             )
-        # All that the callback asks a model for is its optimizer.
+        # The callback reads only the optimizer of a model.
         self._callback.set_model(SimpleNamespace(optimizer=optimizer))
         self._callback.on_epoch_end(epoch, dict(row))
 
     def get_state(self) -> dict:
-        """The best figure so far and the epochs without a better one, for JSON."""
+        """Returns the best value so far and the number of epochs without improvement, JSON-serializable."""
         best = self._callback.best
         return {"best": None if best is None else float(best), "wait": self._callback.wait}
 
     def set_state(self, state: dict) -> None:
-        """Takes what `get_state` gave; an empty dict begins anew."""
+        """Restores what `get_state` returned; an empty dict resets the state."""
         self._callback.best, self._callback.wait = state.get("best"), state.get("wait", 0)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate over a whole training.
+    """The learning rate of a whole training.
 
     Attributes:
-        rate: what the optimizer is made with: a number, or a function of the step.
-        rules: what is done to it after an epoch, in this order. Only with a number: Keras lets nobody set a rate that
-            is a function.
+        rate: initial rate of the optimizer: a number, or a function of the step.
+        rules: updates after each epoch, in this order. They need a number, since Keras does not let a function be
+            replaced.
     """
 
     rate: float | LearningRateSchedule
@@ -169,43 +169,44 @@ class Schedule:
         """Sets the rate of the next epoch.
 
         Args:
-            optimizer: of the training, wrapped or not.
-            epoch: the one that is over, counted from 0.
-            row: its figures by name, such as `val_loss`.
+            optimizer: the optimizer of the training, wrapped or not.
+            epoch: the epoch that ended, counted from 0.
+            row: its metrics by name, such as `val_loss`.
 
         Raises:
-            TrainingError: a figure is missing or no number.
+            TrainingError: a metric is missing or not finite.
         """
         for rule in self.rules:
             rule.after_epoch(optimizer, epoch, row)
 
     def get_state(self) -> dict:
-        """What is to be saved for going on, beside the optimizer's variables; for JSON."""
+        """Returns the state that resuming needs beside the optimizer's variables, JSON-serializable."""
         return {type(rule).__name__: rule.get_state() for rule in self.rules}
 
     def set_state(self, state: dict) -> None:
-        """Takes what `get_state` gave; an empty dict begins anew."""
+        """Restores what `get_state` returned; an empty dict resets the state."""
         for rule in self.rules:
             rule.set_state(state.get(type(rule).__name__, {}))
 
 
 def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: int) -> Schedule:
-    """A schedule by name.
+    """Returns a schedule by name.
 
     `constant`. `divided`: by 10 every 1,000 steps down to 1e-6 (S1, section 4.2). `divided-5-epochs`: by 10 every 5
-    epochs (S1, section 4.3.1, second model). `computed`: see `computed_decay` (S1, first model). `plateau`: halved when
-    two epochs bring nothing (S2, section 5.3). `decay-plateau`: that, and ×0.94 every second epoch (S2, section
-    7.1.5). `plateau-training` and `decay-plateau-training`: the same by the training loss, as in S2's program. `decay`:
-    ×0.94 every second epoch alone (S2, figure 7.2). `cosine`: along half a cosine to 0 at the last step.
+    epochs (S1, section 4.3.1, second model). `computed`: see `computed_decay` (S1, first model). `plateau`: halved
+    after two epochs without improvement (S2, section 5.3). `decay-plateau`: the same, and times 0.94 every second epoch
+    (S2, section 7.1.5). `plateau-training` and `decay-plateau-training`: the same by the training loss, as in the code
+    of S2's author. `decay`: times 0.94 every second epoch alone (S2, figure 7.2). `cosine`: half a cosine down to 0 at
+    the last step.
 
     Args:
         name: one of `SCHEDULES`.
-        learning_rate: of the first step.
-        steps_per_epoch: from 1.
-        epochs: that are planned, from 1.
+        learning_rate: rate of the first step.
+        steps_per_epoch: at least 1.
+        epochs: number of planned epochs, at least 1.
 
     Raises:
-        ValueError: an unknown name, with the near one; or numbers that the schedule cannot take.
+        ValueError: the name is unknown (the error lists near matches), or the schedule does not accept a number.
     """
     if steps_per_epoch < 1 or epochs < 1:
         raise ValueError(

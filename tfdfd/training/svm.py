@@ -1,33 +1,45 @@
-"""Fitting the SVM of "MesoInception4 + SVM" with scikit-learn, and taking its arrays out. scikit-learn stays here."""
+"""RBF support vector machine of "MesoInception4 + SVM", fitted with scikit-learn and exported as plain arrays."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdfd.weights.svm_file import SvmArrays
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 FOLDS = 5
 
 
-def fit_svm(features, labels, C=1.0, gamma="scale", seed=0, groups=None) -> SvmArrays:
-    """A scaler and an SVM with RBF kernel and probability (Platt) fitted to a network's features.
+def fit_svm(
+    features: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    C: float = 1.0,
+    gamma: float | str = "scale",
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> SvmArrays:
+    """Fits a scaler and an SVM with RBF kernel and Platt scaling to a network's features.
 
-    It is `StandardScaler`, then `CalibratedClassifierCV(SVC(kernel="rbf"), method="sigmoid", ensemble=False)`: what
-    scikit-learn gives for `SVC(probability=True)`, which it deprecates from 1.9 on and drops with 1.11. One SVM is
-    fitted to everything; the probability's two numbers come from the decisions of five more, each on the fifth that it
-    did not see.
+    The model is `StandardScaler`, then `CalibratedClassifierCV(SVC(kernel="rbf"), method="sigmoid", ensemble=False)`,
+    which replaces `SVC(probability=True)`: scikit-learn deprecates it from 1.9 on and removes it in 1.11. One SVM is
+    fitted to all examples; slope and offset of the probability come from the held-out decisions of five more.
 
     Args:
         features: (n, d) numbers, such as the output of a network's layer `features`.
         labels: (n,) of 0 and 1, 1 = fake; at least five of each.
-        C: price of an error, above 0.
+        C: penalty of an error, above 0.
         gamma: inverse squared width of the kernel for scaled features, or `"scale"`, or `"auto"` for 1/d.
-        seed: of the split into fifths.
-        groups: (n,) names of what the fifths must not share (the `source_id` of each face). Without, faces of one
-            video lie on both sides, and the probabilities come out too sure.
+        seed: seed of the split into five folds.
+        groups: (n,) names that folds must not share (the `source_id` of each face). Without groups, faces of one video
+            are on both sides, and the probabilities are overconfident.
 
     Raises:
-        ValueError: any of these otherwise, features that tell nothing of the labels, or scikit-learn is not installed.
+        ValueError: an argument is invalid, the features do not predict the labels, or scikit-learn is not installed.
     """
     features, labels = _checked(features, labels)
     try:
@@ -52,20 +64,20 @@ def fit_svm(features, labels, C=1.0, gamma="scale", seed=0, groups=None) -> SvmA
     arrays = from_sklearn(scaler, classifier.fit(scaler.transform(features), labels))
     if arrays.slope <= 0:
         raise ValueError(
-            "on examples that the SVM did not see, its decisions are no better than chance: the probability would turn "
-            f"them round. Expected a slope above 0; received: {arrays.slope:.3g}. Give more examples or other features."
+            "on held-out examples, the SVM's decisions are no better than chance: the probability would invert them. "
+            f"Expected a slope above 0; received: {arrays.slope:.3g}. Give more examples or other features."
         )
     return arrays
 
 
-def from_sklearn(scaler, classifier, fake=1) -> SvmArrays:
-    """The arrays of a fitted scikit-learn scaler and SVM of two classes.
+def from_sklearn(scaler: Any, classifier: Any, fake: object = 1) -> SvmArrays:
+    """Returns the arrays of a fitted scikit-learn scaler and SVM of two classes.
 
     Args:
-        scaler: fitted `StandardScaler`, or None for features taken as they are.
+        scaler: fitted `StandardScaler`, or None for unscaled features.
         classifier: fitted on scaled features: `CalibratedClassifierCV(SVC(kernel="rbf"), method="sigmoid",
-            ensemble=False)`, or `SVC(kernel="rbf", probability=True)`. Of the latter, the arrays give the sigmoid that
-            was fitted; its `predict_proba` solves for the same number by iteration and stops within about 0.005 of it.
+            ensemble=False)`, or `SVC(kernel="rbf", probability=True)`. For the latter, the arrays contain the fitted
+            sigmoid; its `predict_proba` approximates the same number by iteration, within about 0.005.
         fake: the class that means fake, for an SVM with other labels than 1 = fake.
 
     Raises:
@@ -88,14 +100,14 @@ def from_sklearn(scaler, classifier, fake=1) -> SvmArrays:
         support_vectors=svc.support_vectors_,
         dual_coef=svc.dual_coef_[0],
         intercept=svc.intercept_[0],
-        gamma=svc._gamma,  # the number that gamma="scale" came to; scikit-learn tells it nowhere else
+        gamma=svc._gamma,  # the value of gamma="scale", which scikit-learn has in no public attribute
         slope=slope,
         offset=offset,
     )
 
 
 def _parts(classifier):
-    """SVM, its classes, and the slope and offset that give the second class's logit."""
+    """Returns the SVM, its classes, and slope and offset of the second class's logit."""
     svc = classifier
     if hasattr(classifier, "calibrated_classifiers_"):
         calibrated = classifier.calibrated_classifiers_
@@ -117,7 +129,7 @@ def _parts(classifier):
             f"expected an SVC that gives probabilities; received: {svc!r}. Wrap it before fitting: "
             "CalibratedClassifierCV(SVC(), method='sigmoid', ensemble=False)."
         )
-    # libsvm counts its decision towards the first class, scikit-learn towards the second.
+    # libsvm's decision is positive for the first class, scikit-learn's for the second.
     return svc, classes, -svc._probA[0], svc._probB[0]
 
 

@@ -1,81 +1,77 @@
-"""What came out of a search: a table of all trials, TensorBoard's, and the best one's settings as a file."""
+"""Results of a search: a table of all trials, TensorBoard's HParams log, and the best trial's settings."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
+import shutil
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
-from tfdfd.data.blended_pairs import METHOD
+from tfdfd.data.pair_sets import METHOD
 from tfdfd.files import write_atomically
 from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
 from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
-from tfdfd.training.crop_set import VAL, CropSet
+from tfdfd.training.crop_set import VAL, CropSet, score, videos_of
+from tfdfd.training.history import csv_text
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run, read_log, versions
-from tfdfd.training.validation import score, videos_of
-from tfdfd.tuning.hparams import write_trial
-from tfdfd.tuning.oracles import COMPLETED, FAILED, RUNNING, assignments
-from tfdfd.tuning.search import SCHEMA, VIDEO_AUC, Search
-from tfdfd.tuning.trial import read_record, trial_folder, trial_recipe
+from tfdfd.tuning.hypermodel import assignments
+from tfdfd.tuning.oracles import COMPLETED, FAILED, RUNNING, Accounting
+from tfdfd.tuning.search import SCHEMA, VIDEO_AUC, Search, read_record, trial_folder
 from tfdfd.weights.store import locate
 
 TABLE, BEST = "trials.csv", "best.json"
-# Of what a search was made with, but no setting of a network.
+# Settings of the search that do not apply to a training with its result.
 _OF_THE_SEARCH = ("limit", "seed", "monitor")
 
 
-def write_table(search: Search, oracle) -> list[dict]:
-    """Writes `trials.csv` and TensorBoard's log of the trials so far; returns the rows, in the order of the trials.
+def write_table(search: Search, oracle: Accounting) -> list[dict]:
+    """Writes `trials.csv` and TensorBoard's log of the trials so far; returns the rows in the order of the trials.
 
-    A row has `trial`, `status` (COMPLETED, FAILED or RUNNING), the objective, `best_epoch`, `epochs`, `seconds`, each
-    setting that is varied, and `message` of a failed one.
+    A row has `trial`, `status` (COMPLETED, FAILED or RUNNING), the objective, `best_epoch`, `epochs`, `seconds`, the
+    varied settings, and the `message` of a failed trial.
     """
     rows = _rows(search, oracle)
     names = list(dict.fromkeys(name for row in rows for name in row if name != "message"))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*names, "message"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(search.folder / TABLE, text.getvalue())
+    write_atomically(search.folder / TABLE, csv_text([*names, "message"], rows))
     log = search.folder / "tensorboard"
     for trial in [oracle.trials[trial_id] for trial_id in list(oracle.end_order)]:
         if not (log / trial.trial_id).is_dir():
             values = dict(text.split("=", 1) for text in assignments(trial.hyperparameters.values))
             values |= {key: value for key, value in trial.hyperparameters.values.items() if key in values}
             scores = {} if trial.score is None else {search.objective: trial.score}
-            write_trial(log, trial.trial_id, values, scores, trial.status == FAILED)
+            _log_trial(log, trial.trial_id, values, scores, trial.status == FAILED)
     return rows
 
 
-def write_best(search: Search, oracle, command: str) -> dict | None:
-    """Writes `best.json`, as `tfdfd train --config` takes it: the best trial's settings, and how they were found.
+def write_best(search: Search, oracle: Accounting, command: str) -> dict | None:
+    """Writes `best.json` for `tfdfd train --config`: the best trial's settings, and how they were found.
 
     Args:
-        search: which one.
-        oracle: at its end.
-        command: that was given.
+        search: the search.
+        oracle: its oracle, at the end.
+        command: the user's command.
 
     Returns:
-        What was written; None if no trial ended well.
+        The content of the file; None if no trial succeeded.
     """
-    done = [trial for trial in oracle.trials.values() if trial.status == COMPLETED]
-    if not done:
+    completed = [trial for trial in oracle.trials.values() if trial.status == COMPLETED]
+    if not completed:
         return None
-    best = max(done, key=lambda trial: trial.score)
-    recipe = trial_recipe(search, assignments(best.hyperparameters.values))
-    told = {
+    best = max(completed, key=lambda trial: trial.score)
+    values = assignments(best.hyperparameters.values)
+    recipe = search.recipe.changed(values)
+    content = {
         "schema": SCHEMA,
         "network": search.space.network,
         "recipe": search.space.recipe,
-        "settings": settings_of(search, recipe, assignments(best.hyperparameters.values)),
-        "score": _judged(search, recipe, best, len(done)),
+        "settings": settings_of(search, recipe, values),
+        "score": _score(search, recipe, best, len(completed)),
         "tuner": search.tuner,
         "seed": search.seed,
         "command": command,
@@ -85,32 +81,61 @@ def write_best(search: Search, oracle, command: str) -> dict | None:
         "searched_with": recipe.settings(),
         "trials": _rows(search, oracle),
     }
-    write_atomically(search.folder / BEST, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    return told
+    write_atomically(search.folder / BEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return content
 
 
-def settings_of(search: Search, recipe: Recipe, found: list[str]) -> dict:
-    """What of a trial's recipe is to be set for a training of the same, by key.
+def settings_of(search: Search, recipe: Recipe, values: list[str]) -> dict:
+    """Returns the settings, by key, with which a training of the recipe repeats a trial.
 
     Args:
-        search: which one.
-        recipe: of the trial.
-        found: its values, as `KEY=VALUE`.
+        search: the search.
+        recipe: recipe of the trial.
+        values: its values, as `KEY=VALUE`.
     """
-    told = recipe.settings()
-    # Published weights, from a file that others do not have there.
+    known = recipe.settings()
+    # Published weights may be read from a file that exists on this machine only.
     kind = (recipe.weights or "").partition(":")[0]
-    told["weights"] = kind if kind in ("imagenet", "clip") else recipe.weights
-    keys = [text.partition("=")[0] for text in (*search.changed, *found)]
+    known["weights"] = kind if kind in ("imagenet", "clip") else recipe.weights
+    keys = [text.partition("=")[0] for text in (*search.changed, *values)]
     return {
-        key: told["arguments"][key.removeprefix("arguments.")] if key.startswith("arguments.") else told[key]
+        key: known["arguments"][key.removeprefix("arguments.")] if key.startswith("arguments.") else known[key]
         for key in dict.fromkeys(keys)
         if key not in _OF_THE_SEARCH
     }
 
 
+def _log_trial(folder, trial_id, values, scores, is_failed):
+    """Writes an ended trial to TensorBoard's HParams log, replacing an earlier log of it."""
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api, api_pb2, summary
+        from tensorboard.summary import Writer
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise ValueError(
+            "TensorBoard logs need tensorboard, which is not installed: run pip install 'tfdfd[tune]'."
+        ) from error
+    partial = folder / f".{trial_id}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    status = api_pb2.STATUS_FAILURE if is_failed else api_pb2.STATUS_SUCCESS
+    events = EventFileWriter(str(partial))
+    for message in (api.hparams_pb(values, trial_id=trial_id), summary.session_end_pb(status)):
+        # If TensorFlow is installed, the plugin's messages are of TensorFlow's class.
+        message = Summary.FromString(message.SerializeToString())
+        events.add_event(Event(wall_time=time.time(), step=0, summary=message))
+    events.close()
+    writer = Writer(str(partial))
+    for name, value in scores.items():
+        writer.add_scalar(name, value, step=0)
+    writer.close()
+    shutil.rmtree(folder / trial_id, ignore_errors=True)
+    os.replace(partial, folder / trial_id)
+
+
 def _rows(search, oracle):
-    # A chief's threads change trials meanwhile: those that have ended stay, of others only the values do.
+    # A chief's threads change trials concurrently: ended ones are final, of others only the values are.
     trials, ended = list(oracle.trials.values()), list(oracle.end_order)
     return [_row(search, trial, trial.trial_id in ended) for trial in trials]
 
@@ -128,10 +153,10 @@ def _row(search, trial, is_ended):
     return row | ({"message": failed["error"]} if failed else {})
 
 
-def _judged(search, recipe, best, count):
+def _score(search, recipe, best, count):
     folder = trial_folder(search, best.trial_id)
     result = finished_run(folder)["result"]
-    told = {
+    score_entry = {
         "objective": search.objective,
         "value": best.score,
         "interval": None,
@@ -144,12 +169,12 @@ def _judged(search, recipe, best, count):
     if recipe.procedure == "fit":
         model = load(*locate(folder))
         crops = CropSet(search.data, recipe, model.input_shape[1], search.allow_leaks)
-        told["interval"] = list(_interval(*score(model, crops, VAL), search.objective))
-    return told
+        score_entry["interval"] = list(_interval(*score(model, crops, VAL), search.objective))
+    return score_entry
 
 
 def _interval(rows, scores, objective):
-    """A crop and the fake that was blended of it are drawn together."""
+    """Returns the bootstrap interval; a crop and the fake blended from it are in one cluster."""
     if objective == VIDEO_AUC:
         labels, scores = videos_of(rows, scores)
         rows = {(row.dataset, row.video): row for row in rows}.values()
@@ -160,7 +185,7 @@ def _interval(rows, scores, objective):
 
 
 def _commit():
-    """Of the checkout that this package is in; None if it is in none. A `+` says that files were changed since."""
+    """Returns the commit of the checkout, with `+` if files were changed; None outside of a checkout."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         git = ["git", "-C", os.fspath(Path(__file__).parents[1])]
         ask = {"capture_output": True, "text": True, "check": True, "timeout": 30}

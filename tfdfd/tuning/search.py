@@ -1,59 +1,78 @@
-"""One search: what it is, the folder that holds it, and how it is gone through by one process.
+"""One hyperparameter search: its folder, its trials, and how processes share the work.
 
-search.json         what is searched, on which data
-oracle.json         how far it is: every trial with its values
+search.json         space, recipe and data
+oracle.json         state: every trial with its values
 trials/<id>/        run folder of a trial, as 'tfdfd train' makes it
-trials/<id>.json    what befell it
-trials.csv, best.json, tensorboard/   what came out so far
-workers/            what processes of --workers had to say
+trials/<id>.json    record of a trial: interruptions and failure
+trials.csv, best.json, tensorboard/   results so far
+workers/            output of the processes of --workers
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.files import write_atomically
-from tfdfd.models import spec
-from tfdfd.training.config import assignment
+from tfdfd.files import locked_folder, write_atomically
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
-from tfdfd.training.recipe import BLENDED, Recipe
-from tfdfd.training.run_folder import PLACES, model_digests
-from tfdfd.tuning.space import Space
+from tfdfd.training.procedures import train
+from tfdfd.training.recipe import Recipe, assignment
+from tfdfd.training.run_folder import PLACES, model_digests, read_log
+from tfdfd.tuning import need_keras_tuner
+from tfdfd.tuning.search_space import Space
 from tfdfd.version import __version__
-from tfdfd.workdir import read_description, refuse_other
+from tfdfd.workdir import WorkDir, read_description, refuse_other
 
 SCHEMA = 1
-# Not compared: where the data and the models lie, and the user's words for what the recipe holds.
-_PLACES = (*PLACES, "data", "digests.folder", "changed", "space.fixed")
 VIDEO_AUC, CROP_AUC = "val_video_auc", "val_auc"
-# Makes who is told of one training.
+ALONE, CHIEF, WORKER = "alone", "chief", "worker"
+# A trial whose process dies this often without completing an epoch (usually for lack of memory) is not started again.
+MOST_DEATHS = 3
+_FILE, _HOLDS, _COMMAND = "search.json", "search", "tfdfd tune"
+# Not compared: paths of data and models, and the user's notation of what the recipe contains.
+_PLACES = (*PLACES, "data", "digests.folder", "changed", "space.fixed")
+# Seconds that a worker waits for a chief that is started after it.
+_WAIT_FOR_CHIEF = 300.0
+# Makes the report of one training.
 Reports = Callable[[], AbstractContextManager[Report]]
+Note = Callable[[str], None]
+# One row per trial, and the content of `best.json`: None if no trial succeeded.
+Outcome = tuple[list[dict], dict | None]
+
+
+class NoScoreError(RuntimeError):
+    """A trial has no score."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched.
+    """Configuration of a search.
 
     Attributes:
-        folder: where everything of it lies.
-        space: what is varied.
-        recipe: what holds in every trial: the space's recipe, with what the user has set.
+        folder: folder of the search.
+        space: the settings that are varied.
+        recipe: the recipe of all trials: that of the space, with the user's settings.
         data: a face set with splits.
-        objective: what is to be great: the validation AUC of videos, or of crops where no video has two.
-        tuner: one of `tfdfd.tuning.tuners.TUNERS`.
-        max_trials: that are begun.
-        seed: of what is drawn, and of each training.
+        objective: metric to maximize: the validation AUC of videos, or of crops if every video has one crop.
+        tuner: one of `tfdfd.tuning.TUNERS`.
+        max_trials: largest number of trials.
+        seed: seed of the search and of each training.
         allow_leaks: as for `train`.
-        changed: what recipe and space of the file were changed by, as `KEY=VALUE`.
-        digests: of the data, as a run has them.
+        changed: changes to recipe and space, as `KEY=VALUE`.
+        digests: description of the data, as in a run folder.
     """
 
     folder: Path
@@ -69,11 +88,11 @@ class Search:
     digests: dict
 
     def settings(self) -> dict:
-        """What JSON holds of it. `max_trials` is not in it: a search may be made longer."""
-        told = asdict(self) | {"recipe": self.recipe.settings(), "models": model_digests(self.recipe)}
-        told |= {"schema": SCHEMA, "tfdfd": __version__}
-        del told["folder"], told["max_trials"]
-        return json.loads(json.dumps(told))
+        """Returns JSON-serializable values, without `max_trials`, since a search may be extended."""
+        values = asdict(self) | {"recipe": self.recipe.settings(), "models": model_digests(self.recipe)}
+        values |= {"schema": SCHEMA, "tfdfd": __version__}
+        del values["folder"], values["max_trials"]
+        return json.loads(json.dumps(values))
 
 
 def make_search(
@@ -88,39 +107,28 @@ def make_search(
     quick: bool = False,
     allow_leaks: bool = False,
 ) -> Search:
-    """A search, after a look at the data.
+    """Returns a search after checking its data.
 
     Args:
-        space: what is varied.
+        space: the settings that are varied.
         data: a face set with splits.
-        folder: of the search.
-        tuner: one of `tfdfd.tuning.tuners.TUNERS`.
-        max_trials: that are begun.
-        seed: of what is drawn, and of each training.
-        settings: `KEY=VALUE` of the user: they hold in every trial and are not varied.
-        quick: every trial in seconds, to see that it runs.
+        folder: folder of the search.
+        tuner: one of `tfdfd.tuning.TUNERS`.
+        max_trials: largest number of trials.
+        seed: seed of the search and of each training.
+        settings: settings of the user as `KEY=VALUE`, which hold in every trial and are not varied.
+        quick: whether every trial takes seconds, to check that the search runs.
         allow_leaks: as for `train`.
 
     Raises:
-        ValueError: a setting that does not exist, nothing left to vary, or a face set of no use.
+        ValueError: a setting is unknown, nothing is left to vary, or the face set is invalid.
     """
     if max_trials < 1:
-        raise ValueError(f"a search needs one trial at least; received max_trials={max_trials}.")
-    recipe = space.base()
-    fixed = {"seed", "monitor", *(text.partition("=")[0] for text in settings)}
-    if quick:
-        before, recipe = recipe, recipe.quick()
-        fixed |= {key for key, value in vars(recipe).items() if value != getattr(before, key)} | {"batch_size"}
-    if tuner == "hyperband":
-        fixed.add("epochs")
-    recipe = recipe.changed([*settings, assignment("seed", seed)])
-    if recipe.data == BLENDED:
-        # Pairs are degraded by a rule of their own; a policy would change nothing.
-        fixed.add("augment")
-    space = space.without(fixed)
-    if not space.search:
-        raise ValueError(f"all that the space of {space.network} varies is set: {', '.join(settings)}; set less.")
-    crops = CropSet(data, recipe, recipe.size or spec(recipe.network).input_shape[0], allow_leaks)
+        raise ValueError(f"a search needs at least one trial; received max_trials={max_trials}.")
+    fixed = {"seed", "monitor", "epochs"} if tuner == "hyperband" else {"seed", "monitor"}
+    recipe, space = space.prepared(settings, quick, fixed)
+    recipe = recipe.changed([assignment("seed", seed)])
+    crops = CropSet(data, recipe, recipe.input_size(), allow_leaks)
     objective = objective_of(crops.images(VAL)[1])
     return Search(
         folder=Path(folder),
@@ -138,51 +146,166 @@ def make_search(
 
 
 def objective_of(rows: list[FaceRow]) -> str:
-    """The AUC of videos where a video has several crops; else that of crops, which is the same."""
+    """Returns the AUC of videos if a video has several crops, else that of crops, which is equal."""
     return CROP_AUC if len({(row.dataset, row.video) for row in rows}) == len(rows) else VIDEO_AUC
 
 
-def keep(search: Search) -> None:
-    """Writes `search.json`, or checks that the folder holds this very search.
+def role(workers: int | None) -> str:
+    """Returns the role of this process, from `--workers` and KerasTuner's environment variables.
 
     Raises:
-        ValueError: it holds another one, or something else.
-        OSError: it cannot be written.
+        ValueError: some of the variables are missing, or a worker is given workers.
     """
-    file = search.folder / "search.json"
-    if file.exists():
-        compare(search)
-        return
-    others = [one.name for one in search.folder.iterdir() if not one.name.startswith(".tfdfd-")]
-    if others:
-        raise ValueError(f"{search.folder} is not empty and holds no search; give a new or an empty folder.")
-    write_atomically(file, json.dumps(search.settings(), indent=1, ensure_ascii=False) + "\n")
+    names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if missing and len(missing) < len(names):
+        raise ValueError(f"of KerasTuner's variables {', '.join(missing)} is not set; set all three, or none.")
+    if missing:
+        return ALONE if workers is None else CHIEF
+    if not os.environ["KERASTUNER_ORACLE_PORT"].isdigit():
+        raise ValueError(f"KERASTUNER_ORACLE_PORT must be a number; received {os.environ['KERASTUNER_ORACLE_PORT']!r}.")
+    if "chief" in os.environ["KERASTUNER_TUNER_ID"]:
+        return CHIEF
+    if workers is not None:
+        raise ValueError(
+            f"KERASTUNER_TUNER_ID={os.environ['KERASTUNER_TUNER_ID']} is a worker's, and a worker has no --workers; "
+            "the chief's id contains 'chief'."
+        )
+    return WORKER
 
 
-def compare(search: Search) -> None:
-    """Checks that the folder holds this search.
+def run_alone(search: Search, command: str, reports: Reports, note: Note, train: Callable = train) -> Outcome:
+    """Runs the whole search in this process.
+
+    Args:
+        search: the search.
+        command: the user's command, recorded with the result.
+        reports: makes the report of one training.
+        note: receives a message about each trial.
+        train: as `tfdfd.training.procedures.train`.
 
     Raises:
-        ValueError: it holds another; says what is different.
+        ValueError: the folder contains another search, or KerasTuner is not installed.
+        OSError: the folder cannot be written.
     """
-    file = search.folder / "search.json"
+    with _opened(search) as oracle:
+        run_trials(search, oracle, "alone", _runner(search, reports, train), _Announcer(search, oracle, note))
+        return _results(search, oracle, command)
+
+
+def run_chief(search: Search, command: str, worker: list[str], workers: int, note: Note) -> Outcome:
+    """Runs the oracle of a search; workers of this machine and of others run its trials.
+
+    Args:
+        search: the search.
+        command: the user's command, recorded with the result.
+        worker: command that starts a worker.
+        workers: number of workers on this machine, at least 0.
+        note: receives messages about trials and workers.
+
+    Raises:
+        ValueError, OSError: as `run_alone`.
+        SearchError: the search cannot continue.
+    """
+    with _opened(search) as oracle:
+        from tfdfd.tuning.distributed import Chief, Crew
+
+        ip = os.environ.get("KERASTUNER_ORACLE_IP", "127.0.0.1")
+        chief = Chief(oracle, ip, int(os.environ.get("KERASTUNER_ORACLE_PORT", 0)))
+        note(f"chief at {chief.ip}:{chief.port}")
+        chief.serve(Crew(worker, workers, search.folder / "workers", note), _Announcer(search, oracle, note))
+        return _results(search, oracle, command)
+
+
+def run_worker(search: Search, reports: Reports, note: Note) -> None:
+    """Runs trials for a chief that shares the search's folder.
+
+    Raises:
+        ValueError: the folder contains another search, or KerasTuner is not installed.
+        SearchError: no chief answers.
+    """
+    need_keras_tuner()
+    from tfdfd.tuning.distributed import work
+
+    file, start_time = search.folder / _FILE, time.monotonic()
+    while not file.exists() and time.monotonic() - start_time < _WAIT_FOR_CHIEF:
+        note(f"waiting for the chief to start {search.folder}")
+        time.sleep(5)
+    # The chief has the lock of the folder.
+    refuse_other(search.folder, _upgraded(read_description(file, _HOLDS)), search.settings(), _PLACES)
+    work(search, _runner(search, reports, train))
+
+
+@contextlib.contextmanager
+def _opened(search) -> Iterator:
+    """The oracle of a search, with the lock of its folder."""
+    need_keras_tuner()
+    from tfdfd.tuning.oracles import make_oracle
+
+    with WorkDir(
+        search.folder, _COMMAND, search.settings(), holds=_HOLDS, file=_FILE, places=_PLACES, upgrade=_upgraded
+    ):
+        (search.folder / "trials").mkdir(exist_ok=True)
+        yield make_oracle(
+            search.tuner,
+            search.space,
+            search.objective,
+            search.max_trials,
+            search.recipe.epochs,
+            search.seed,
+            search.folder,
+        )
+
+
+def _upgraded(description):
+    """Adds the digests that a search of an earlier version lacks."""
     try:
-        before = read_description(file, "search of 'tfdfd tune'")
-        if "models" not in before:
-            before["models"] = model_digests(Recipe.from_settings(before["recipe"]))
+        if "models" in description:
+            return description
+        return description | {"models": model_digests(Recipe.from_settings(description["recipe"]))}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no search of 'tfdfd tune': {type(error).__name__}: {error}.") from error
-    refuse_other(search.folder, before, search.settings(), _PLACES)
+        raise ValueError(f"{_FILE} is no search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
 
 
-def run_trials(search: Search, oracle, tuner_id: str, run: Callable, ended: Callable[[], None] = lambda: None) -> None:
+def _runner(search, reports, train):
+    from tfdfd.tuning.hypermodel import assignments
+
+    return lambda trial_id, values: run_trial(search, trial_id, assignments(values), reports, train)
+
+
+class _Announcer:
+    """Rewrites the table and reports the result after each trial."""
+
+    def __init__(self, search, oracle, note):
+        self._search, self._oracle, self._note, self._announced = search, oracle, note, set(oracle.end_order)
+
+    def __call__(self):
+        from tfdfd.tuning.outcome import write_table
+
+        objective = self._search.objective
+        for row in write_table(self._search, self._oracle):
+            if row["status"] != "RUNNING" and row["trial"] not in self._announced:
+                self._announced.add(row["trial"])
+                result = f"failed: {row['message']}" if "message" in row else f"{objective} {row[objective]:.4f}"
+                self._note(f"trial {row['trial']} ({len(self._announced)} of {self._search.max_trials}): {result}")
+
+
+def _results(search, oracle, command):
+    from tfdfd.tuning.outcome import write_best, write_table
+
+    return write_table(search, oracle), write_best(search, oracle, command)
+
+
+def run_trials(
+    search: Search | None, oracle: Any, tuner_id: str, run: Callable, ended: Callable[[], None] = lambda: None
+) -> None:
     """Runs trials until there are no more.
 
     Args:
-        search: which one.
-        oracle: that says what to try: the oracle itself, or the client of a chief.
-        tuner_id: of who asks.
-        run: `run(trial_id, values) -> metrics`, or None if it failed.
+        search: the search.
+        oracle: the oracle, or a client of the chief.
+        tuner_id: name of this process.
+        run: `run(trial_id, values) -> metrics`, or None if the trial failed.
         ended: called after each trial.
     """
     while True:
@@ -200,3 +323,106 @@ def run_trials(search: Search, oracle, tuner_id: str, run: Callable, ended: Call
             trial.status = "COMPLETED"
         oracle.end_trial(trial)
         ended()
+
+
+def trial_folder(search: Search, trial_id: str) -> Path:
+    """Returns the run folder of a trial."""
+    return search.folder / "trials" / trial_id
+
+
+def read_record(search: Search, trial_id: str) -> dict:
+    """Returns the record of a trial: `begun` (starts since its last epoch), `epochs` (at that time) and `failed`.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    file = _record_file(search, trial_id)
+    try:
+        record = json.loads(file.read_bytes())
+        numbers, failed = [record["begun"], record["epochs"]], record["failed"]
+        if not all(isinstance(number, int) for number in numbers) or not (failed is None or failed["error"]):
+            raise ValueError(f"received {record}")
+        return record
+    except FileNotFoundError:
+        return {"begun": 0, "epochs": 0, "failed": None}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same command "
+            "to resume; the trained epochs are in the run folder of the trial."
+        ) from error
+
+
+def run_trial(
+    search: Search, trial_id: str, assignments: list[str], reports: Reports, train: Callable = train
+) -> dict[str, float] | None:
+    """Runs a trial, or resumes it from its run folder.
+
+    Args:
+        search: the search.
+        trial_id: name of the trial.
+        assignments: its values, as `KEY=VALUE`.
+        reports: makes the report of the training.
+        train: as `tfdfd.training.procedures.train`.
+
+    Returns:
+        The objective's value by name; None for a failed trial, whose record contains the error.
+
+    Raises:
+        OSError: the disk is full or missing, so that other trials would fail, too.
+    """
+    folder = trial_folder(search, trial_id)
+    _wait_for_lock(folder)
+    record, epochs = read_record(search, trial_id), len(read_log(folder))
+    starts = record["begun"] + 1 if record["epochs"] == epochs else 1
+    known = {"assignments": assignments, "epochs": epochs}
+    _write_record(search, trial_id, known | {"begun": starts, "failed": None})
+    try:
+        if starts > MOST_DEATHS:
+            raise NoScoreError(
+                f"the process that ran it died {MOST_DEATHS} times after {epochs} epochs; the system may have lacked "
+                "memory: vary batch_size less, or start fewer workers."
+            )
+        with reports() as report:
+            result = train(search.recipe.changed(assignments), search.data, folder, report, search.allow_leaks)
+        return {search.objective: _score(result, search.objective)}
+    except Exception as error:
+        if isinstance(error, OSError):
+            _write_record(search, trial_id, known | {"begun": starts - 1, "failed": None})
+            raise
+        failed = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        _write_record(search, trial_id, known | {"begun": starts, "failed": failed})
+        return None
+    except BaseException:
+        # An interrupt by the user is not a failure of the trial.
+        _write_record(search, trial_id, known | {"begun": starts - 1, "failed": None})
+        raise
+    finally:
+        keras.utils.clear_session()
+
+
+def _score(result, objective):
+    value = result.get(objective)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise NoScoreError(f"the training ended with {objective}={value!r}; a number is needed.")
+    return float(value)
+
+
+def _wait_for_lock(folder):
+    """Waits for a former worker that may still run the trial on another machine; its result counts."""
+    while True:
+        try:
+            lock = locked_folder(folder, _COMMAND)
+        except ValueError:
+            time.sleep(2)
+            continue
+        if lock is not None:
+            os.close(lock)
+        return
+
+
+def _record_file(search, trial_id):
+    return search.folder / "trials" / f"{trial_id}.json"
+
+
+def _write_record(search, trial_id, record):
+    write_atomically(_record_file(search, trial_id), json.dumps(record, indent=1) + "\n")

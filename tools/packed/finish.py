@@ -1,11 +1,11 @@
-"""Turns a packed training into a calibrated run folder with a card, for `tools.carry_model` and `--model`.
+"""Turns a packed training into a calibrated run folder with a card, for `tools.make_card` and `--model`.
 
     python -m tools.packed.finish PACKED_RUN --faces FACES.csv [--also UTK.csv …] -o RUN
 
-Platt's sigmoid is fitted on the labeled validation crops of `--faces`, both classes weighing the same (there are four
-fakes to a genuine crop, and P(fake) is not to know), and put into the last layer. With
-`--domains VALIDATION.json`, the inconclusive band is set anew, by the worst domain: run once without, validate that
-run alone (`python -m tools.validate`), and run again with its file into a new folder.
+Platt scaling is fitted on the labeled validation crops of `--faces`, with both classes weighted equally (the set has
+four fakes per genuine crop, a ratio that P(fake) must not learn), and folded into the last layer. With `--domains
+VALIDATION.json`, the inconclusive band is set by the worst domain: run once without it, validate that run alone
+(`python -m tools.validate`), and run again with its output into a new folder.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.inconclusive import _within, genuine_tails
+from tfdfd.metrics.thresholds import count_within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
-from tfdfd.training.crop_set import CropSet
-from tfdfd.training.finishing import finish, fold
+from tfdfd.training.calibrate import finish, fold
+from tfdfd.training.crop_set import CropSet, score
 from tfdfd.training.run_folder import CARD, RunFolder
-from tfdfd.training.seen import write_seen
-from tfdfd.training.validation import score
-from tfdfd.weights.compact import FORMS, compact, expand
+from tfdfd.training.training_fingerprints import write_fingerprints
 from tfdfd.weights.loading import load_safetensors, read_safetensors
-from tfdfd.weights.saving import named_weights
+from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 
-# At most this share of the genuine videos of each domain is called fake, and at most this one is left open.
+# Largest shares of the genuine videos of each domain that may be called fake and inconclusive.
 FAKE_BOUND, OPEN_BOUND = 0.05, 0.3
-# A domain of fewer genuine videos joins the others of its kind.
+# A domain with fewer genuine videos joins others of its kind.
 MIN_GENUINE = 20
 _RULE = (
     "by the worst domain of validation: of no domain more than {:.0%} of the genuine videos score above the band, or "
@@ -42,12 +40,12 @@ _RULE = (
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m tools.packed.finish")
-    parser.add_argument("run", type=Path, metavar="PACKED_RUN", help="of tools.train_packed, finished")
+    parser.add_argument("run", type=Path, metavar="PACKED_RUN", help="finished run of tools.train_packed")
     parser.add_argument("--faces", type=Path, required=True, help="labeled face set whose val split calibrates")
     parser.add_argument("--also", type=Path, action="append", default=[], help="other face sets of the pack")
-    parser.add_argument("--domains", type=Path, help="of tools.validate: sets the band by the worst domain")
-    parser.add_argument("--base", help="weights that a network whose kernels stayed frozen stands on: clip:FILE")
-    parser.add_argument("--dtype", default="float32", choices=FORMS, help="form that the weights will be carried in")
+    parser.add_argument("--domains", type=Path, help="output of tools.validate: sets the band by the worst domain")
+    parser.add_argument("--base", help="frozen base weights of the network: clip:FILE")
+    parser.add_argument("--dtype", default="float32", choices=FORMS, help="form of the bundled weights")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     options = parser.parse_args(arguments)
     packed = json.loads((options.run / "log.json").read_text("utf-8"))
@@ -64,7 +62,7 @@ def main(arguments=None):
         load_safetensors(model, weights, base)
     else:
         load_safetensors(model, weights)
-    # What is rounded later must be rounded when thresholds are chosen.
+    # Thresholds must be chosen with the weights as they will be rounded.
     rounded = expand(compact({name: np.array(v.value) for name, v in named_weights(model).items()}, options.dtype), "")
     for name, variable in named_weights(model).items():
         variable.assign(rounded[name])
@@ -72,7 +70,7 @@ def main(arguments=None):
     crops = CropSet(options.faces, recipe, model.input_shape[1])
     with RunFolder(options.output, recipe, crops.digests(), "jax", {"packed": packed}) as run:
         faces = [faces_of(file) for file in (options.faces, *options.also)]
-        write_seen(
+        write_fingerprints(
             run.path,
             {split: [row for each in faces for row in each.rows if row.split == split] for split in ("train", "val")},
             faces[0].root,
@@ -85,7 +83,7 @@ def main(arguments=None):
 
 
 def calibrate(model, crops) -> dict:
-    """Fits Platt's sigmoid on validation crops, both classes weighing the same; folds it into the last layer."""
+    """Fits Platt scaling on validation crops with equal class weights and folds it into the last layer."""
     from sklearn.linear_model import LogisticRegression
 
     rows, scores = score(model, crops)
@@ -95,14 +93,14 @@ def calibrate(model, crops) -> dict:
     fitted = LogisticRegression(C=np.inf, class_weight="balanced").fit(logits, labels)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     fold(model, slope, offset)
-    told = (
+    described = (
         f"validation crops ({(labels == 0).sum():,} real, {(labels == 1).sum():,} fake), both classes weighing the same"
     )
     return {
         "method": "platt",
         "slope": slope,
         "offset": offset,
-        "fitted_on": told,
+        "fitted_on": described,
         "where": "in the last layer's weights",
     }
 
@@ -111,8 +109,8 @@ def set_band(card_file: Path, domains: dict[str, list[list[float]]]) -> None:
     """Writes threshold and band by the worst domain, and the tails of the genuine videos, into a card.
 
     Args:
-        card_file: of the run.
-        domains: by name, P(fake) of the genuine and of the fake videos.
+        card_file: card of the run.
+        domains: P(fake) of the genuine and of the fake videos by domain.
     """
     card = json.loads(card_file.read_text("utf-8"))
     low, high = worst_band({name: np.sort(scores[0]) for name, scores in domains.items()})
@@ -133,11 +131,11 @@ def worst_band(genuine: dict[str, np.ndarray]) -> tuple[float, float]:
     few = {name: len(scores) for name, scores in genuine.items() if len(scores) < MIN_GENUINE}
     if few:
         raise ValueError(f"domains need {MIN_GENUINE} genuine videos each; {few} have fewer: join them with others.")
-    high = max(float(scores[-1 - _within(FAKE_BOUND, len(scores))]) for scores in genuine.values())
+    high = max(float(scores[-1 - count_within(FAKE_BOUND, len(scores))]) for scores in genuine.values())
     lows = []
     for scores in genuine.values():
         below = scores[scores <= high]
-        lows.append(float(below[max(0, len(below) - _within(OPEN_BOUND, len(scores)))]))
+        lows.append(float(below[max(0, len(below) - count_within(OPEN_BOUND, len(scores)))]))
     return max(lows), high
 
 

@@ -1,4 +1,4 @@
-"""Indexing data sets: a row for each video or image, from names and sizes alone. No decoder opens anything here."""
+"""Indexes of data sets: a row per video or image, from names and sizes alone; no media file is decoded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Celeb-DF v2: `Celeb-real`, `YouTube-real`, `Celeb-synthesis` and the test list `List_of_testing_videos.txt`.
 
 `Celeb-real/id0_0000.mp4` shows celebrity id0; `Celeb-synthesis/id0_id1_0000.mp4` shows that video with the face of id1;
-`YouTube-real/00000.mp4` shows somebody. The list has lines `{value} {path}` in which 1 means REAL: it is turned here.
+`YouTube-real/00000.mp4` shows an unnamed person. The list has lines `{value} {path}` in which 1 means REAL; it is
+inverted here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import os
 import re
 from pathlib import PurePosixPath
 
-from tfdfd.data.index.found import Found, Share, status_of, wrong_layout
-from tfdfd.data.index.tree import is_inside, walk
+from tfdfd.data.index.layout import IndexResult, Share, is_inside, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
-from tfdfd.media.kinds import kind_of_name
+from tfdfd.media.formats import kind_of_name
 
 TEST_LIST = "List_of_testing_videos.txt"
 CELEBRITIES, STRANGERS, FAKES = "Celeb-real", "YouTube-real", "Celeb-synthesis"
@@ -28,12 +28,12 @@ _NAMES = {
 }
 
 
-def index_celebdf(root: str | os.PathLike) -> Found:
+def index_celebdf(root: str | os.PathLike) -> IndexResult:
     """Indexes Celeb-DF v2: its videos, or images of the same names (first frames in a mirrored tree).
 
-    `source_id` is the original video: `id0_0003` also for the fakes made from it, `youtube_00170` of `YouTube-real`,
-    which names nobody. `identity` holds the celebrity, both of a fake. `split` is `test` for what is listed and `train`
-    for the rest; None without the list. What the list names and the folders lack is a row `missing`.
+    `source_id` is the original video: `id0_0003` also for the fakes made from it, `youtube_00170` in `YouTube-real`,
+    which names nobody. `identity` holds the celebrity, both for a fake. `split` is `test` for listed videos and `train`
+    for the others; None without the list. A listed video that is not there gives a row `missing`.
 
     Raises:
         ValueError: none of the three folders is there, or the list is broken or contradicts the folders.
@@ -50,7 +50,7 @@ def index_celebdf(root: str | os.PathLike) -> Found:
             left_out[UNKNOWN_NAME].append(file.path)
             continue
         split = None if listed is None else "test" if _key(file.path) in listed else "train"
-        rows.append(IndexRow(file.path, "celebdf", file.kind, split=split, **columns, **status_of(file)))
+        rows.append(IndexRow(file.path, "celebdf", file.kind, split=split, **columns, **file.columns))
     present = {_key(row.path) for row in rows}
     for key, path in (listed or {}).items():
         if key not in present:
@@ -63,7 +63,7 @@ def index_celebdf(root: str | os.PathLike) -> Found:
     ]
     shares.append(Share("test list", sum(key in there for key in listed or ()), OFFICIAL_TESTS))
     notes = [f"no {TEST_LIST} in the data set's folder: no official split"] if listed is None else []
-    return Found.of(rows, tree, left_out, shares=shares, notes=notes)
+    return IndexResult.of(rows, tree, left_out, shares=shares, notes=notes)
 
 
 def read_test_list(file: str | os.PathLike) -> dict[str, str]:
@@ -101,7 +101,7 @@ def _key(path):
 
 
 def _columns(path, there):
-    """What folder and name tell; None where they are not the data set's."""
+    """The columns that follow from folder and name; None where they are not the data set's."""
     folder, _, name = path.partition("/")
     if folder not in _NAMES or not (match := _NAMES[folder].fullmatch(PurePosixPath(name).stem)) or "/" in name:
         return None

@@ -1,9 +1,9 @@
-"""FaceForensics++ as its download script lays it out, with DeepFakeDetection and its actors.
+"""FaceForensics++ in the layout of its download script, with DeepFakeDetection and its actors.
 
 `original_sequences/{youtube,actors}/COMPRESSION/videos` and `manipulated_sequences/METHOD/COMPRESSION/videos`;
-`raw` is c0. Names, after the data set's own description: `519.mp4` is a YouTube clip; `519_515.mp4` shows clip 519 with
-the face of 515; `03__walk_down_hall_angry.mp4` shows actor 03; `03_27__walk_down_hall_angry__KWGI1LSZ.mp4` shows that
-scene with the face of actor 27. Masks and extracted `images` are passed over.
+`raw` is c0. Names, according to the data set's description: `519.mp4` is a YouTube clip; `519_515.mp4` shows clip 519
+with the face of 515; `03__walk_down_hall_angry.mp4` shows actor 03; `03_27__walk_down_hall_angry__KWGI1LSZ.mp4` shows
+that scene with the face of actor 27. Masks and extracted `images` are ignored.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from collections import defaultdict
 from functools import cache
 from importlib.resources import files
 
-from tfdfd.data.index.found import Found, Share, as_name, status_of, wrong_layout
-from tfdfd.data.index.tree import walk
+from tfdfd.data.index.layout import IndexResult, Share, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
 
 FOLDERS = ("original_sequences", "manipulated_sequences")
 COMPRESSIONS = {"c0": "c0", "raw": "c0", "c23": "c23", "c40": "c40"}
 PAIRED = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
 ACTED = "DeepFakeDetection"
-# Videos of one compression in the official set.
+# Number of videos per compression in the official set.
 OFFICIAL = {"youtube": 1000, "actors": 363, **dict.fromkeys(PAIRED, 1000), ACTED: 3068}
 
 UNKNOWN_FOLDER = "videos in folders that are none of FaceForensics++"
 UNKNOWN_NAME = "videos whose names are none of FaceForensics++"
 
 
-def index_ffpp(root: str | os.PathLike) -> Found:
-    """Indexes what is there of FaceForensics++; a partial download is an index of its own.
+def index_ffpp(root: str | os.PathLike) -> IndexResult:
+    """Indexes FaceForensics++, complete or in part.
 
-    `source_id` holds both clips of a pair, and the YouTube video (`youtube_ID`) where two clips were cut from one; of
-    actors, whom `identity` names, the video of the scene. `split` is the official one of the pair; None for pairs that
-    are in none, and for actors.
+    `source_id` holds both clips of a pair, and the YouTube video (`youtube_ID`) where two clips were cut from one; for
+    actors, whom `identity` names, the video of the scene. `split` is the official one of the pair; None for pairs
+    without one, and for actors.
 
     Raises:
         ValueError: neither of the two top folders is there.
@@ -47,13 +46,13 @@ def index_ffpp(root: str | os.PathLike) -> Found:
     left_out = {UNKNOWN_FOLDER: [], UNKNOWN_NAME: []}
     placed = []
     for file in tree.media:
-        place = _place(file.path)
-        if place is None:
+        folders = _method_and_compression(file.path)
+        if folders is None:
             left_out[UNKNOWN_FOLDER].append(file.path)
-        elif not (match := _NAMES[place[0]].fullmatch(file.stem)):
+        elif not (match := _NAMES[folders[0]].fullmatch(file.stem)):
             left_out[UNKNOWN_NAME].append(file.path)
         else:
-            placed.append((file, *place, match))
+            placed.append((file, *folders, match))
     originals = {}
     for file, method, compression, _ in placed:
         if method in ("youtube", "actors") and file.bytes:
@@ -67,11 +66,11 @@ def index_ffpp(root: str | os.PathLike) -> Found:
             ORIGINAL if method in ("youtube", "actors") else method,
             compression=compression,
             **_people_of(method, compression, match, originals),
-            **status_of(file),
+            **file.columns,
         )
         for file, method, compression, match in placed
     ]
-    return Found.of(rows, tree, left_out, shares=_shares(placed), notes=_notes(rows))
+    return IndexResult.of(rows, tree, left_out, shares=_shares(placed), notes=_notes(rows))
 
 
 _NAMES = {
@@ -83,8 +82,8 @@ _NAMES = {
 _GROUPS = {"original_sequences": ("youtube", "actors"), "manipulated_sequences": (*PAIRED, ACTED)}
 
 
-def _place(path):
-    """Method (of originals: `youtube` or `actors`) and compression by the folders; None where they are others."""
+def _method_and_compression(path):
+    """Method (`youtube` or `actors` for originals) and compression of the folders; None for other folders."""
     group, *folders, _ = path.split("/")
     if len(folders) == 3 and folders[0] in _GROUPS[group] and folders[2] == "videos":
         method, compression, _ = folders
@@ -97,7 +96,7 @@ def _people_of(method, compression, match, originals):
     if method in ("actors", ACTED):
         *actors, scene = match.groups()
         video = f"{actors[0]}__{scene}"
-        people = {"source_id": (as_name(video),), "identity": tuple(actors)}
+        people = {"source_id": (escape_separator(video),), "identity": tuple(actors)}
         return people | {"original": originals.get(("actors", video, compression)) if method == ACTED else None}
     clips = match.groups()
     shared = official()["youtube"]
@@ -108,8 +107,8 @@ def _people_of(method, compression, match, originals):
 
 @cache
 def official() -> dict:
-    """The packed facts: `split` by the set of clips (a pair or one), `youtube` video by clip where clips share one."""
-    facts = json.loads((files("tfdfd.data") / "splits" / "faceforensics.json").read_text("utf-8"))
+    """Facts about the data set: `split` by the set of clips (a pair or one), `youtube` video by clip where shared."""
+    facts = json.loads((files("tfdfd.data.index") / "faceforensics.json").read_text("utf-8"))
     split = {}
     for name, pairs in facts["pairs"].items():
         for pair in pairs.split():
@@ -131,7 +130,7 @@ def _notes(rows):
     if not crossing:
         return []
     return [
-        f"the official split parts clips cut from one YouTube video: {', '.join(crossing)}; they share that source here"
+        f"the official split separates clips of one YouTube video: {', '.join(crossing)}; here they share that source"
     ]
 
 

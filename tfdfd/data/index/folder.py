@@ -1,6 +1,6 @@
-"""Any folder whose names tell real from fake, at any depth: `real/` and `fake/`, `0_real/`, `training_fake/`, …
+"""Any folder whose names distinguish real from fake, at any depth: `real/` and `fake/`, `0_real/`, `training_fake/`, …
 
-The words decide, wherever in the path; a number is the name of a video. Frames in one folder are of one source.
+Words decide, anywhere in the path; a number is the name of a video. Frames in one folder are of one source.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from tfdfd.data.index.found import Found, as_name, status_of, wrong_layout
-from tfdfd.data.index.tree import File, walk
+from tfdfd.data.index.layout import File, IndexResult, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
 from tfdfd.near_matches import near_matches
 
@@ -30,14 +29,14 @@ BOTH = f"files in folders that say both real and fake ({_MAP})"
 NEITHER = f"files in no folder that says real or fake ({_MAP})"
 PATTERN = "--source-pattern"
 
-# Folders that say how files are kept, not what they show.
+# Folders that describe storage, not content.
 _CONTAINERS = frozenset(
     ("images", "image", "imgs", "img", "faces", "face", "frames", "frame", "crops", "crop", "photos", "pictures")
     + ("pics", "videos", "video", "clips", "data", "samples", "png", "jpg", "jpeg", "raw", "c0", "c23", "c40")
 )
-# Stems that tell nothing once the numbers are gone: the folder tells what they were cut from.
+# Stems without information once numbers are removed: the folder names the video.
 _FRAMES = frozenset(("", "frame", "frames", "image", "images", "img", "face", "faces", "crop", "crops", "f", "frm"))
-# Names that count files: each is a source of its own, or a video is its folder.
+# Names of numbered files: each file is a source of its own, or its folder is the video.
 _COUNTED = _FRAMES.union(
     ("video", "videos", "clip", "vid", "mov", "movie", "photo", "photos", "pic", "pics", "picture", "pictures")
     + ("portrait", "headshot", "selfie", "sample", "samples", "example", "file", "data", "person", "people", "human")
@@ -58,7 +57,7 @@ _FRAME_AND_FACE = re.compile(rf"(?:([-_. ]){_NUMBER})?(?:(?(1)\1|[-_. ]){_NUMBER
 _ONE_NUMBER = re.compile(rf"[-_. ]?{_NUMBER}$", re.ASCII)
 _SERIES = re.compile(rf"([^\W\d]+)[-_. ]{_NUMBER}$", re.ASCII)
 _COUNT = re.compile(rf"(.*?)({_NUMBER})", re.ASCII)
-# Fakes as Celeb-DF and FaceForensics++ name them, after the videos that they were made from.
+# Fakes of Celeb-DF and FaceForensics++, named after the videos that they were made from.
 _FAKE_OF = re.compile(r"(id\d+)_id\d+_(\d+)|(\d{3})_(\d{3})", re.ASCII)
 _DFDC = re.compile(r"[a-z]{10}", re.ASCII)
 # `real`, `0_real`, `real-2`; and the words of `training_real`, `Celeb-synthesis`, `RealFaces`.
@@ -67,15 +66,15 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", re.ASCII)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What the path of a file says.
+class _PathInfo:
+    """The information in the path of a file.
 
     Attributes:
-        file: which one.
-        labels: classes that it names.
-        split: that it names, or None.
-        below: the last folder below those of class and split that names anything, or "".
-        by_name: whether the file's own name says the class.
+        file: the file.
+        labels: classes in its path.
+        split: the split in its path, or None.
+        below: the last informative folder below those of class and split, or "".
+        by_name: whether the class comes from the file's own name.
     """
 
     file: File
@@ -90,64 +89,66 @@ def index_folder(
     source_pattern: str | None = None,
     label: int | None = None,
     labels: Mapping[str, int] | None = None,
-) -> Found:
+) -> IndexResult:
     """Indexes images and videos by the words of `LABELS` in their paths; folders named in `SPLITS` are splits.
 
-    A folder whose whole name is such a word, but for numbers (`0_real`), goes before one with the word in it
-    (`training_real`), and that before the first word of the file's own name (`real_0001.jpg`). Case does not matter. A
-    folder that has words of both classes says nothing.
+    A folder whose whole name except numbers is such a word (`0_real`) takes precedence over one that contains the word
+    (`training_real`), and that over the first word of the file's own name (`real_0001.jpg`). Case is ignored. A folder
+    with words of both classes is ignored.
 
-    `source_id` is what `source_of` makes of the name, or, with `source_pattern` (a regular expression searched in the
-    path from `root`), what its groups find: each group is a source.
+    `source_id` is `source_of` the name, or, with `source_pattern` (a regular expression searched in the path from
+    `root`), the matches of its groups: each group is a source.
 
     Args:
         root: the folder.
         source_pattern: see above.
-        label: 0 real or 1 fake: everything is that, and only the names in `SPLITS` count.
+        label: 0 real or 1 fake: the class of all files; only the names in `SPLITS` are used.
         labels: class of folders by name, or by path from `root`, such as `{"ai": 1}`.
 
     Raises:
-        ValueError: no path says real or fake, a name in `labels` is no folder of files or contradicts another folder,
-            `label` is another, or `source_pattern` is broken, has no group or does not fit a path.
+        ValueError: no path has a class, a name in `labels` is no folder of files or contradicts another folder, an
+            invalid `label`, or `source_pattern` is invalid, has no group or does not match a path.
     """
     if label not in (None, REAL, FAKE):
         raise ValueError(f"label must be 0 (real), 1 (fake) or None; received {label!r}.")
-    labels = _checked(labels or {}, label)
-    pattern = None if source_pattern is None else _compiled(source_pattern)
+    labels = _check_labels(labels or {}, label)
+    pattern = None if source_pattern is None else _compile(source_pattern)
     tree = walk(root)
     if labels:
         _refuse_unused(labels, tree.media)
-    places, left_out = [], {BOTH: [], NEITHER: []}
+    infos, left_out = [], {BOTH: [], NEITHER: []}
     for file in tree.media:
-        place = _place_of(file, label, labels)
-        if len(place.labels) == 1:
-            places.append(place)
+        info = _read_path(file, label, labels)
+        if len(info.labels) == 1:
+            infos.append(info)
         else:
-            left_out[BOTH if place.labels else NEITHER].append(file.path)
+            left_out[BOTH if info.labels else NEITHER].append(file.path)
     if tree.media and len(left_out[NEITHER]) == len(tree.media):
         raise _no_class(root, tree.media)
-    series = _only_series(places)
-    rows = [_row(place, pattern, series) for place in places]
+    series = _only_series(infos)
+    rows = [_row(info, pattern, series) for info in infos]
     if not pattern:
-        rows = _counted_anew(rows)
+        rows = _separate_numbered_sources(rows)
     notes = [] if pattern else _notes(rows, series)
-    named = [place.file.path for place in places if place.by_name]
+    named = [info.file.path for info in infos if info.by_name]
     if named:
         notes.append(f"{len(named)} files are real or fake by their own names, not their folders', such as {named[0]}")
-    return Found.of(rows, tree, left_out, notes=notes)
+    return IndexResult.of(rows, tree, left_out, notes=notes)
 
 
 def source_of(path: str, below: str = "", series: Iterable[str] = ()) -> str:
     """The video an image was cut from, by its name: the stem without frame and face number.
 
-    A number behind "__" is one field and goes alone: `Deepfakes__218_239__208` comes from `Deepfakes__218_239`. So do
-    numbers that say what they are: `name_f012` and `name_frame12_face0` come from `name`, whatever it is.
-    Else up to two numbers at the end, set off by the same sign, go: `abarnvbtwb-000-00` comes from `abarnvbtwb`.
-    Where no name is left (`0001`, `frame_0001`, `0001_02`), or one that counts files (`real_0001`, `person_12`, or one
-    in `series`), the folder `below` that of the label is the source; without one, the file itself is, but for the
+    A number after "__" is one field and is removed alone: `Deepfakes__218_239__208` comes from `Deepfakes__218_239`.
+    Labeled numbers are removed: `name_f012` and `name_frame12_face0` come from `name`, whatever it is. Otherwise up to
+    two numbers at the end with the same separator are removed: `abarnvbtwb-000-00` comes from `abarnvbtwb`.
+
+    Where no name remains (`0001`, `frame_0001`, `0001_02`), or one of numbered files (`real_0001`, `person_12`, or one
+    in `series`), the folder `below` that of the label is the source; without one, the file itself is, without the
     second of two numbers.
-    Numbers that nothing sets off stay: `df00204` comes from `df00204`. So do names of UTKFace, whose numbers are age,
-    gender and race, which are no person's, and the time: `24_1_2_20170104020528324` is a photograph of its own.
+
+    Numbers without a separator stay: `df00204` comes from `df00204`. So do names of UTKFace, whose numbers are age,
+    gender and race, which identify nobody, and the time: `24_1_2_20170104020528324` is a photograph of its own.
     """
     stem = PurePosixPath(path).stem
     if match := _UTKFACE.match(stem):
@@ -159,37 +160,37 @@ def source_of(path: str, below: str = "", series: Iterable[str] = ()) -> str:
     elif _MARKED.search(stem):
         left = _MARKED.sub("", stem)
         if left.lower().strip(_SIGNS) not in _FRAMES:
-            return below or left if _counts_files(left) else left
+            return below or left if _is_counter(left) else left
     else:
         left = _FRAME_AND_FACE.sub("", stem)
-    if left in series or _counts_files(left):
+    if left in series or _is_counter(left):
         shorter = _ONE_NUMBER.sub("", stem)
         return below or (shorter if re.search(r"\d$", shorter, re.ASCII) else stem)
     return below or left if left.isdigit() else left
 
 
-def _counts_files(name):
-    """Whether nothing but numbers and a word that anything is called by is in a name."""
+def _is_counter(name):
+    """Whether a name has nothing but numbers and a generic word."""
     return name.lower().strip(_SIGNS) in _COUNTED
 
 
-def _row(place, pattern, series):
-    file, [label] = place.file, place.labels
+def _row(info, pattern, series):
+    file, [label] = info.file, info.labels
     if pattern:
-        sources = _found(pattern, file.path)
+        sources = _search(pattern, file.path)
     elif file.kind == "image":
-        sources = (as_name(source_of(file.path, place.below, series)),)
+        sources = (escape_separator(source_of(file.path, info.below, series)),)
     else:
-        # Of `0/video.mp4` and `1/video.mp4` the folders tell which is which.
-        sources = (as_name(place.below or file.stem if _counts_files(file.stem) else file.stem),)
+        # The folders distinguish `0/video.mp4` from `1/video.mp4`.
+        sources = (escape_separator(info.below or file.stem if _is_counter(file.stem) else file.stem),)
     if label == FAKE and not pattern and (match := _FAKE_OF.fullmatch(sources[0])):
         sources = (f"{match[1]}_{match[2]}",) if match[1] else match.group(3, 4)
     method = ORIGINAL if label == REAL else METHOD
-    return IndexRow(file.path, "folder", file.kind, label, method, sources, split=place.split, **status_of(file))
+    return IndexRow(file.path, "folder", file.kind, label, method, sources, split=info.split, **file.columns)
 
 
-def _counted_anew(rows):
-    """The rows, of which sources that are counted from 0 or 1 in each split are of that split: `train/0`, `val/0`.
+def _separate_numbered_sources(rows):
+    """The rows, with sources that are numbered from 0 or 1 in each split renamed by split: `train/0`, `val/0`.
 
     Numbers with gaps are names, such as those of FaceForensics++: the same one in two splits is the same video.
     """
@@ -198,7 +199,7 @@ def _counted_anew(rows):
     counted = defaultdict(set)
     for row in rows:
         match = None if row.split is None else _COUNT.fullmatch(row.source_id[0])
-        if match and _counts_files(match[1]) and not _UTKFACE.match(row.source_id[0]):
+        if match and _is_counter(match[1]) and not _UTKFACE.match(row.source_id[0]):
             counted[match[1], row.split, row.label].add(int(match[2]))
     names = {name for name, _, _ in counted}
     for (name, _, _), numbers in counted.items():
@@ -212,40 +213,42 @@ def _counted_anew(rows):
     return [of_its_split(row) for row in rows] if names else rows
 
 
-def _place_of(file, label, labels):
-    """What a path says of class, split and video. A class that is told for all files leaves no word to look for."""
+def _read_path(file, label, labels):
+    """Class, split and video of a path. With a class for all files, words are not searched."""
     *folders, name = file.path.split("/")
     alone = [_ALONE.fullmatch(folder.lower()) for folder in folders]
     alone = [match[1] if match else folder.lower() for match, folder in zip(alone, folders, strict=True)]
     within = [_words(folder) for folder in folders]
     whole, mapped = {number: LABELS[word] for number, word in enumerate(alone) if word in LABELS}, False
     for number, folder in enumerate(folders):
-        value = _mapped(folders, number, labels)
+        value = _given_label(folders, number, labels)
         # Below a class, a number is a video, even where numbers are classes.
         if value is not None and not (folder.isdecimal() and any(above < number for above in whole)):
             whole[number], mapped = value, True
-    hints = {number: next(iter(found)) for number, words in enumerate(within) if len(found := _classes(words)) == 1}
+    partly = {number: next(iter(some)) for number, words in enumerate(within) if len(some := _classes(words)) == 1}
     first = _words(name)[:1]
-    told = whole or hints
+    by_folder = whole or partly
     if label is not None:
-        found = {label}
+        classes = {label}
     else:
-        found = set(told.values()) or _classes(first)
-        if mapped and len(found) > 1:
+        classes = set(by_folder.values()) or _classes(first)
+        if mapped and len(classes) > 1:
+            listed = " and in ".join(f"{folders[n]!r}, {NAMES[by_folder[n]]}" for n in sorted(by_folder))
             raise ValueError(
-                f"{file.path!r} is in {' and in '.join(f'{folders[n]!r}, {NAMES[told[n]]}' for n in sorted(told))}: a "
-                "label contradicts another folder; leave it out, or give the path of the folder that is meant."
+                f"{file.path!r} is in {listed}: a label contradicts another folder; leave it out, or give the path of "
+                "the intended folder."
             )
     splits = {SPLITS[word] for word in map(str.lower, folders) if word in SPLITS}
-    splits = splits or {SPLITS[word] for number in hints for word in within[number] if word in SPLITS}
+    splits = splits or {SPLITS[word] for number in partly for word in within[number] if word in SPLITS}
     split = splits.pop() if len(splits) == 1 else None
-    return _Place(file, frozenset(found), split, _below(folders, told), label is None and bool(found) and not told)
+    by_name = label is None and bool(classes) and not by_folder
+    return _PathInfo(file, frozenset(classes), split, _below(folders, by_folder), by_name)
 
 
-def _below(folders, told):
+def _below(folders, by_folder):
     for number in reversed(range(len(folders))):
         word = folders[number].lower()
-        if number in told or word in SPLITS:
+        if number in by_folder or word in SPLITS:
             return ""
         if word not in _CONTAINERS:
             return folders[number]
@@ -260,15 +263,15 @@ def _classes(words):
     return {LABELS[word] for word in words if word in LABELS}
 
 
-def _mapped(folders, number, labels):
-    """The class that is given for a folder by its path or name; None without."""
+def _given_label(folders, number, labels):
+    """The class given for a folder by its path or name, or None."""
     path = "/".join(folders[: number + 1]).lower()
     return labels.get(path, labels.get(folders[number].lower()))
 
 
-def _checked(labels, label):
+def _check_labels(labels, label):
     if labels and label is not None:
-        raise ValueError("everything is of one class already; leave the labels of folders out.")
+        raise ValueError("all files are of one class already; leave the labels of folders out.")
     checked = {}
     for name, value in labels.items():
         key = name.strip("/").lower()
@@ -291,17 +294,17 @@ def _refuse_unused(labels, media):
         if name not in there:
             near = near_matches(name, there)
             listed = sorted({folder for folder in there.values() if "/" not in folder}, key=os.fsencode)
-            hint = f"did you mean {' or '.join(there[one] for one in near)}?" if near else _listed(listed)
+            hint = f"did you mean {' or '.join(there[one] for one in near)}?" if near else _folders_hint(listed)
             raise ValueError(f"no image or video is in a folder called {name!r}; {hint}")
 
 
-def _listed(names, most=12):
+def _folders_hint(names, most=12):
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"the folders with some are: {', '.join(map(repr, names[:most])) or 'none'}{more}."
 
 
 def _no_class(root, media):
-    """The error for a tree in which no path says real or fake. Numbers may be classes, but nothing says which."""
+    """The error for a tree without classes in its paths. Numbers may be classes, but their meaning is unknown."""
     names = f"Folders at any depth may be called {', '.join(LABELS)}; if all files are real, say so (--all real)."
     numbers = {folder for file in media for folder in file.path.split("/")[:-1]} >= {"0", "1"}
     if numbers:
@@ -313,43 +316,43 @@ def _no_class(root, media):
     return wrong_layout(root, ["real", "fake"], "a folder of real and fake files", names)
 
 
-def _only_series(places):
-    """Names that nearly all numbered images of a class begin with: they tell no file from another (`nvidia_0001`).
+def _only_series(infos):
+    """Prefixes of nearly all numbered images of a class, which identify no video (`nvidia_0001`).
 
-    A class with several such names has videos of these names; a name with a number in it, or of DFDC's form, is that of
-    a video.
+    A class with several such prefixes has videos of these names; a prefix with a number in it, or of DFDC's form, is
+    the name of a video.
     """
-    found, sizes = defaultdict(Counter), Counter()
-    for place in places:
-        if place.file.kind == "image":
-            sizes.update(place.labels)
-            match = _SERIES.fullmatch(place.file.stem)
-            if match and not place.below and not _counts_files(match[1]):
-                found[place.labels][match[1]] += 1
+    by_class, sizes = defaultdict(Counter), Counter()
+    for info in infos:
+        if info.file.kind == "image":
+            sizes.update(info.labels)
+            match = _SERIES.fullmatch(info.file.stem)
+            if match and not info.below and not _is_counter(match[1]):
+                by_class[info.labels][match[1]] += 1
     series = set()
-    for [label], counts in found.items():
+    for [label], counts in by_class.items():
         repeated = {name: count for name, count in counts.items() if count > 1}
         if len(repeated) == 1 and 2 * counts.total() > sizes[label]:
             series |= {name for name in repeated if not _DFDC.fullmatch(name)}
     return frozenset(series)
 
 
-def _compiled(pattern):
+def _compile(pattern):
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"the source pattern {pattern!r} is no regular expression: {error}.") from error
+        raise ValueError(f"the source pattern {pattern!r} is not a regular expression: {error}.") from error
     if not compiled.groups:
         raise ValueError(f"the source pattern {pattern!r} has no group; put brackets around the source: '/([a-z]+)-'.")
     return compiled
 
 
-def _found(pattern, path):
+def _search(pattern, path):
     match = pattern.search(path)
-    sources = tuple(as_name(group) for group in match.groups() if group) if match else ()
+    sources = tuple(escape_separator(group) for group in match.groups() if group) if match else ()
     if not sources:
         raise ValueError(
-            f"the source pattern {pattern.pattern!r} finds no source in {path!r}; it must find one in every path."
+            f"the source pattern {pattern.pattern!r} matches no source in {path!r}; it must match every path."
         )
     return sources
 
@@ -368,5 +371,5 @@ def _notes(rows, series):
     if most > 1 and most * 2 > len(rows):
         notes.append(f"{files} are of one source, {source!r}, by their names; if that is wrong, give {PATTERN}")
     elif most > 1:
-        notes.append(f"sources are told by file names; the largest, {source!r}, has {files}")
+        notes.append(f"sources are derived from file names; the largest, {source!r}, has {files}")
     return notes

@@ -1,0 +1,151 @@
+"""KerasTuner's own tuners: the space as its hyperparameters, networks of the trial's settings, and clear errors."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+from keras_tuner.errors import FatalValueError
+
+import tfdfd
+from tests.made_faces import make_faces
+from tfdfd.tuning import HyperModel, space
+from tfdfd.tuning.search_space import read_space
+
+ROOT = Path(__file__).parent.parent
+TINY = ("size=64", "batch_size=8", "data=crops")
+AUC = keras_tuner.Objective("val_auc", "max")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    make_faces(folder, videos=24, frames=2)
+    return folder
+
+
+def test_the_space_is_that_of_the_file():
+    hp = tfdfd.tuning.space("meso4")
+    assert [one.name for one in hp.space] == [setting.key for setting in read_space("meso4").search]
+    rate = next(one for one in hp.space if one.name == "learning_rate")
+    assert (rate.min_value, rate.max_value, rate.sampling) == (1e-4, 1e-2, "log")
+    assert next(one for one in hp.space if one.name == "ema").values == ["none", "0.99", "0.999"]
+
+
+def test_a_network_has_the_settings_of_the_trial():
+    model, hp = HyperModel("meso4", settings=TINY), keras_tuner.HyperParameters()
+    hp.values = {"arguments.dropout": 0.25, "learning_rate": 0.002, "optimizer": "sgdm", "ema": "none"}
+    network = model.build(hp)
+    assert network.input_shape == (None, 64, 64, 3)
+    assert {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} == {0.25}
+    assert isinstance(network.optimizer, keras.optimizers.SGD)
+    assert float(keras.ops.convert_to_numpy(network.optimizer.learning_rate)) == pytest.approx(0.002)
+    recipe = model.recipe(hp)
+    assert (recipe.learning_rate, recipe.ema, recipe.batch_size, recipe.data) == (0.002, None, 8, "crops")
+    assert "batch_size" not in [one.name for one in hp.space]  # it is set, so it is not varied
+
+
+def test_search_with_arrays_of_the_users_own(tmp_path):
+    draw = np.random.default_rng(0)
+    x, y = draw.random((16, 64, 64, 3), np.float32), np.arange(16) % 2
+    model = HyperModel("meso4", settings=["size=64", "batch_size=8", "ema=0.5", "schedule=cosine"])
+    tuner = keras_tuner.RandomSearch(model, AUC, max_trials=1, directory=tmp_path, seed=1)
+    tuner.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+    (trial,) = tuner.oracle.trials.values()
+    assert trial.status == "COMPLETED" and 0 <= trial.score <= 1
+    # The checkpoint is the moving average that was validated.
+    best = tuner.get_best_models()[0]
+    assert best.evaluate(x, y, verbose=0, return_dict=True)["auc"] == pytest.approx(trial.score, abs=1e-6)
+
+
+def test_the_rate_follows_the_recipes_schedule(faces):
+    rates = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            rates.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+
+    settings = [*TINY, "schedule=cosine", "learning_rate=0.01", "optimizer=adam", "limit=16", "augment=none"]
+    model, hp = HyperModel("meso4", faces, settings=settings), keras_tuner.HyperParameters()
+    network = model.build(hp)
+    history = model.fit(hp, network, epochs=2, callbacks=[Watch()], verbose=0).history
+    cosine = keras.optimizers.schedules.CosineDecay(0.01, 4)
+    np.testing.assert_allclose(rates, [float(cosine(step)) for step in range(4)], rtol=1e-5)
+    assert {"val_loss", "val_accuracy", "val_auc", "val_video_auc"} <= set(history)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "meso5"}, "no network is known as 'meso5'.*did you mean meso4"),
+        ({"network": "nowhere.json"}, "cannot read the search space nowhere.json"),
+        ({"network": "reseption_ensemble"}, "procedure=ensemble.*Search it with 'tfdfd tune'"),
+        ({"settings": ["epoch=3"]}, "no setting 'epoch'; did you mean epochs"),
+        ({"data": "nowhere"}, "nowhere holds no face crops"),
+    ],
+)
+def test_unknown_networks_spaces_and_data(options, message):
+    with pytest.raises(ValueError, match=message):
+        HyperModel(**{"network": "meso4"} | options)
+    if set(options) == {"network"} and "ensemble" not in options["network"]:
+        with pytest.raises(ValueError, match=message):
+            space(options["network"])
+
+
+def test_one_class_is_an_error(tmp_path):
+    make_faces(tmp_path / "faces", videos=12, frames=1, fakes=0.0)
+    with pytest.raises(ValueError, match="crops of split 'train' are real; a network learns nothing from one class"):
+        HyperModel("meso4", tmp_path / "faces", settings=TINY)
+    model, hp = HyperModel("meso4", settings=TINY), keras_tuner.HyperParameters()
+    network = model.build(hp)
+    with pytest.raises(FatalValueError, match=r"nothing from one class; received labels \[1\] only"):
+        model.fit(hp, network, np.zeros((4, 64, 64, 3)), np.ones(4, int))
+    with pytest.raises(FatalValueError, match="there are no training data"):
+        model.fit(hp, network)
+
+
+def test_without_keras_tuner_the_extra_is_named():
+    code = "import sys; sys.modules['keras_tuner'] = None; import tfdfd; tfdfd.tuning.HyperModel"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "run pip install 'tfdfd[tune]'" in ended.stderr
+
+
+def example(faces, output, epochs, **environment):
+    words = [ROOT / "examples" / "tune_meso.py", faces, output, epochs, *TINY, "limit=16"]
+    command = [sys.executable, *map(str, words)]
+    known = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(
+        command, env=os.environ | known | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_the_example_searches(faces, tmp_path):
+    process = example(faces, tmp_path, epochs=2)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Recipe(name='sbi-meso-inception4'" in out
+    trials = [json.loads(file.read_text()) for file in (tmp_path / "meso").glob("trial_*/trial.json")]
+    assert trials and {trial["status"] for trial in trials} == {"COMPLETED"}
+
+
+@pytest.mark.slow
+def test_the_example_searches_with_a_chief_and_a_worker(faces, tmp_path):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    chief, worker = (example(faces, tmp_path, 3, KERASTUNER_TUNER_ID=name, **address) for name in ("chief", "worker-1"))
+    try:
+        _, err = chief.communicate(timeout=300)
+        assert chief.returncode == 0, err
+        trials = [json.loads(file.read_text()) for file in (tmp_path / "meso").glob("trial_*/trial.json")]
+        assert len(trials) >= 2 and {trial["status"] for trial in trials} == {"COMPLETED"}
+    finally:
+        worker.kill()
+        worker.communicate()

@@ -1,0 +1,105 @@
+"""Python child processes of the package: one starter, and JSON lines as their way of reporting.
+
+A child runs this package's code from the parent's import path, writes messages on standard output, and ends with its
+parent, whose end closes the child's standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import TextIO
+
+from tfdfd.log_lines import without_log_lines
+
+_END_OF_ERRORS = 4000
+# The whole import path is handed over, so the current folder does not decide which code runs.
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+
+
+def python_command(code: str, *arguments: str) -> list[str]:
+    """The command that runs code of this package; `sys` is imported there, and `sys.argv[1:]` holds `arguments`."""
+    return [sys.executable, "-c", _BOOT + code, json.dumps(sys.path), *arguments]
+
+
+class PythonProcess:
+    """A child process; a context manager that kills it if it is still running at the end.
+
+    Args:
+        code, arguments: as for `python_command`.
+        environment: variables that differ from this process's; None removes one.
+
+    Attributes:
+        errors: end of its standard error without log lines, known after `wait`.
+    """
+
+    def __init__(self, code: str, *arguments: str, environment: dict[str, str | None] | None = None):
+        changed = {"TF_CPP_MIN_LOG_LEVEL": "3"} | (environment or {})
+        variables = {name: value for name, value in (os.environ | changed).items() if value is not None}
+        self.errors = ""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            python_command(code, *arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=variables,
+            encoding="utf-8",
+        )
+
+    def __enter__(self) -> PythonProcess:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.kill()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+        self._stderr.close()
+
+    def kill(self) -> None:
+        """Ends it at once; may be called from any thread."""
+        self._process.kill()
+
+    def messages(self) -> Iterator[dict]:
+        """The child's messages, until it ends or closes its output."""
+        for line in self._process.stdout:
+            yield json.loads(line)
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Its exit code; negative: killed by that signal.
+
+        Raises:
+            subprocess.TimeoutExpired: it is still running after `seconds`.
+        """
+        code = self._process.wait(seconds)
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _END_OF_ERRORS))
+        self.errors = without_log_lines(self._stderr.read().decode("utf-8", "replace")).strip()
+        return code
+
+
+class Channel:
+    """The child's side: messages to the parent. Anything else written to standard output goes to standard error.
+
+    From its creation on, the process ends when its parent does.
+    """
+
+    def __init__(self):
+        self._file: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def send(self, **message) -> None:
+        """Writes one message, which must be JSON."""
+        self._file.write(json.dumps(message) + "\n")
+        self._file.flush()
+
+
+def _end_with_parent():
+    os.read(0, 1)  # not `sys.stdin`: its lock must not be held when Python ends
+    os._exit(1)

@@ -1,0 +1,162 @@
+"""Publication of a trained network and its weights in a hub: complete and proved under a new version, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfdfd.files import sync_folder, write_atomically
+from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_version
+from tfdfd.hub.manifest import FILE, Manifest, Version, version_in
+from tfdfd.hub.sources import locked, read_manifest
+from tfdfd.weights.records import list_records
+from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
+
+_TEMPORARY = ".tfdfd-publish-"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published version.
+
+    Attributes:
+        handle: with its version.
+        folder: of the version.
+        version: its files.
+        manifest_sha256: digest of the hub's new manifest, for `$TFDFD_HUB_SHA256`.
+        hides: the handle without version, if the package has other weights under it; else None.
+    """
+
+    handle: Handle
+    folder: Path
+    version: Version
+    manifest_sha256: str
+    hides: str | None = None
+
+
+def publish(
+    model: str | os.PathLike,
+    hub: str | os.PathLike,
+    number: int,
+    name: str | None = None,
+    export: Callable[[str | os.PathLike, Path], object] | None = None,
+) -> Published:
+    """Exports a trained network as `<hub>/<name>/<number>/` and then adds it to the hub's manifest.
+
+    Other publishers wait. A publisher that is killed leaves the manifest and its versions unchanged.
+
+    Args:
+        model: a handle, a weights file, or the folder of a run.
+        hub: folder; made if absent.
+        number: version, at least 1; an existing one is never overwritten.
+        name: of the model; None: from the handle, or from the model card of a run or file.
+        export: called as `(model, folder)`; None: `tfdfd.publishing.exporting.export`.
+
+    Raises:
+        HubError: name or version is invalid or taken, the name in the card belongs to other weights, or the folder is
+            not a hub.
+        ValueError: the weights are unknown, or the export cannot be proved.
+        OSError: the folder cannot be written.
+    """
+    check_version(number)
+    record, weights = locate(model)
+    name = name or _name_of(model, record)
+    check_name(name)
+    if export is None:
+        from tfdfd.publishing.exporting import export
+    root = Path(hub).absolute()
+    if root.exists() and not root.is_dir():
+        raise HubError(f"{root} is not a folder; a hub is a folder.")
+    with locked(root):
+        manifest = _opened(root)
+        folder = root / name / str(number)
+        _check_free(manifest, root, folder, name, number)
+        partial = root / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            export(model, partial)
+            _add_weights(partial, name, record, weights)
+            version = version_in(partial, f"{PREFIX}{name}/{number}")
+            folder.parent.mkdir(exist_ok=True)
+            os.rename(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        data = manifest.with_version(name, number, version).encoded()
+        write_atomically(root / FILE, data)
+    known = list_records().get(f"{PREFIX}{name}")
+    hides = known.handle if known and known.sha256 != record.sha256 else None
+    return Published(Handle(name, number), folder, version, hashlib.sha256(data).hexdigest(), hides)
+
+
+def _name_of(model, record):
+    text = os.fspath(model)
+    if text.startswith(PREFIX):
+        handle = Handle.parse(text)
+        return handle.model
+    known = list_records().get(record.handle)
+    name = record.handle.removeprefix(PREFIX)
+    if known is not None and known.sha256 != record.sha256:
+        raise HubError(
+            f"the model card of {text} has the handle {record.handle}, which belongs to other weights (sha256 "
+            f"{known.sha256}); give another name: --name MODEL."
+        )
+    try:
+        check_name(name)
+    except HubError as error:
+        raise HubError(f"{error} That is the name in the model card of {text}; give another: --name MODEL.") from error
+    return name
+
+
+def _add_weights(folder, name, record, weights):
+    """Adds the weights file beside the graph, and the published handle to the card."""
+    card_path = folder / CARD
+    if not card_path.is_file():
+        return
+    suffix = next(suffix for suffix in (".weights.h5", *DATA_SUFFIXES) if weights.name.endswith(suffix))
+    file = f"weights{suffix.removeprefix('.weights')}"
+    shutil.copyfile(weights, folder / file)
+    check_digest(folder / file, record.sha256, record.handle)
+    of_weights = {key: getattr(record, key) for key in ("sha256", "bytes", "layout", "polarity")} | {"file": file}
+    card = read_card(card_path) | {"handle": f"{PREFIX}{name}", "weights": of_weights}
+    card["files"] = card.get("files", {}) | {file: {"sha256": record.sha256, "bytes": record.bytes}}
+    card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync_folder(folder)
+
+
+def _opened(root):
+    """The manifest, written if the folder is new; leftovers of killed publishers are removed."""
+    path = root / FILE
+    if not path.exists():
+        others = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".tfdfd-"))
+        if others:
+            raise HubError(
+                f"{root} holds {others[0]!r}, but no hub; give the folder of a hub, or a new or empty folder."
+            )
+        write_atomically(path, Manifest().encoded())
+    for entry in root.iterdir():
+        # This process holds the lock, so nobody else is writing these.
+        if entry.name.startswith((_TEMPORARY, f".{_TEMPORARY}")) and not entry.is_symlink() and entry.is_dir():
+            shutil.rmtree(entry)
+    return Manifest.decode(read_manifest(root, f"the hub {root}"), str(path))
+
+
+def _check_free(manifest, root, folder, name, number):
+    versions = manifest.models.get(name, {})
+    if number in versions:
+        raise HubError(
+            f"{PREFIX}{name}/{number} is published in {root}, and a version is never changed; "
+            f"the next free one is {max(versions) + 1}."
+        )
+    if folder.parent.is_symlink():
+        raise HubError(f"{folder.parent} is a link; the models of a hub must lie there themselves.")
+    if os.path.lexists(folder):
+        raise HubError(
+            f"{folder} is there, but {root / FILE} does not name it: a killed publisher left it. Remove it, and "
+            "publish again."
+        )

@@ -1,0 +1,37 @@
+"""Text from outside, such as file names, made safe to show in a terminal, a JSON file or a spreadsheet."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+# A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+_OVERRIDES = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def printable_path(path: str) -> str:
+    """A file name as valid Unicode; bytes that are not UTF-8 become `\\xNN`."""
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair: no file can have this name, but a caller may ask for it
+        return path.encode("utf-8", "backslashreplace").decode()
+
+
+def escape_control_chars(text: str) -> str:
+    """Text with its control characters escaped, so that it cannot start a new line or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text that a spreadsheet program shows and does not run, on one line.
+
+    A formula is prefixed with an apostrophe. Control characters, line breaks and bidirectional overrides are escaped.
+    """
+    safe = "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
+    return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
+
+
+def _steers(c):
+    return unicodedata.category(c) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(c) in _OVERRIDES
