@@ -189,7 +189,7 @@ def _s4(models):
         with_srm = model.network.startswith(_SRM)
         name = model.network.removeprefix(_SRM)
         if with_srm in aucs.setdefault(name, {}):
-            raise ValueError(f"--table s4 has one cell per network, and two models are {model.network}.")
+            raise ValueError(f"--table s4 has one cell per network, and both models are {model.network}.")
         aucs[name][with_srm] = model.report[FRAME]["auc"]["value"]
     rows = tuple(
         (name, *(format_percent(metrics.get(srm), 0) for srm in (False, True))) for name, metrics in aucs.items()
