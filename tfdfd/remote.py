@@ -89,7 +89,7 @@ class Server:
 
 
 class RemoteScorer:
-    """Scores crops on a server, with the interface of `tfdfd.detect.scorer.Scorer`.
+    """Scores crops on a server, with the interface of `tfdfd.runtime.network.Scorer`.
 
     Crops are sent as PNG, which is lossless and a quarter the size of floats.
 

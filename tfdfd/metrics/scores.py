@@ -203,7 +203,7 @@ class Video:
     fake_probability: float | None
     crops: tuple[ScoreRow, ...]
 
-    # Read by `tfdfd.data.splitting.groups`; score tables carry no names of people.
+    # Read by `tfdfd.data.splits.groups`; score tables carry no names of people.
     identity: ClassVar[tuple[str, ...]] = ()
 
 

@@ -53,10 +53,10 @@ class Recipe:
             `tfdfd.training.distillation`; None for labels alone.
         teacher_weight: weight of imitation, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes blended from them).
-        fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
+        fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.pair_sets`).
         medium: degradation of `self-blended` data: as a `photo`, or mostly as frames of a `video`.
         order: order of crops: `shuffled`, `balanced`, or S2's `dual` and `various`.
-        augment: policy of `tfdfd.augment`, or None.
+        augment: policy of `tfdfd.data.augment`, or None.
         batch_size: number of crops in a batch.
         epochs: number of passes over the set.
         steps: number of steps of procedures that do not count epochs.
