@@ -5,7 +5,7 @@
 The last layer begins as the mean of the members' calibrated logits. Platt's sigmoid is fitted on the labeled validation
 crops of `--faces`, both classes weighing the same, and put into it. With `--domains VALIDATION.json`, of
 `python -m tools.validate FOLDER/best_ensemble.safetensors`, threshold, band and figures by domain go into the card: run
-once without, validate, and run again.
+once without, validate, run again, and repeat both once: figures are given at the band of the card that was validated.
 """
 
 from __future__ import annotations
