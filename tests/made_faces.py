@@ -15,9 +15,18 @@ SPLITS = ("train", "train", "train", "val", "val", "test")
 
 
 def make_faces(
-    folder: Path, videos: int = 24, frames: int = 4, side: int = 64, seed: int = 0, fakes: float = 0.5
+    folder: Path,
+    videos: int = 24,
+    frames: int = 4,
+    side: int = 64,
+    seed: int = 0,
+    fakes: float = 0.5,
+    pairs: bool = False,
 ) -> list[FaceRow]:
-    """Writes PNGs and their `faces.csv`, and returns its rows. Every video has a source of its own."""
+    """Writes PNGs and their `faces.csv`, and returns its rows.
+
+    Every video has a source of its own; with `pairs`, the n-th fake is made from the n-th real video.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     draw, before = np.random.default_rng(seed), [0, 0]
     rows: list[FaceRow] = []
@@ -25,6 +34,7 @@ def make_faces(
         label = int((video + 1) * fakes) - int(video * fakes)
         split = SPLITS[before[label] % len(SPLITS)]
         before[label] += 1
+        source = f"pair{before[label]:03}" if pairs else f"{video:03}"
         for frame in range(frames):
             noise = draw.integers(0, 256, (side, side, 3), np.uint8)
             image = cv2.GaussianBlur(noise, (0, 0), 0.9 + 0.5 * label + draw.uniform(0, 0.2))
@@ -42,7 +52,7 @@ def make_faces(
                     score=1.0,
                     label=label,
                     method="Deepfakes" if label == FAKE else "original",
-                    source_id=(f"{video:03}",),
+                    source_id=(source,),
                     split=split,
                     sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest(),
                 )

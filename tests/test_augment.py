@@ -19,11 +19,6 @@ from tfdfd.data.augment import POLICIES, CropAugmenter
 from tfdfd.pipelines.augmentation import Augmentation
 
 COUNT = 1500
-# The policy `s2` and the jitter of `modern` in layers of Keras, from whose distributions ours are taken.
-BY_KERAS = {
-    "rotate": lambda: layers.RandomRotation(40 / 360, fill_mode="constant", seed=5, dtype="float32"),
-    "erase": lambda: layers.RandomErasing((0.5, 0.5), value_range=(0, 1), seed=5, dtype="float32"),
-}
 
 
 def colors_by_keras(strength, hue):
@@ -149,15 +144,6 @@ def test_noise_is_as_strong_as_asked(square):
     assert abs(np.corrcoef(difference[..., 0].ravel(), difference[..., 1].ravel())[0, 1]) < 0.05
 
 
-def test_erased_is_noise_in_the_rectangle_and_nothing_beside(crop):
-    here = augment.erase(crop, 0.25, 0.5, 0.5, 1.0, np.random.default_rng(0))
-    inside = np.zeros(crop.shape[:2], bool)
-    inside[32:64, 20:40] = True
-    np.testing.assert_array_equal(here[~inside], crop[~inside])
-    assert (here[inside] == 0).mean() == pytest.approx(0.5, abs=0.05)  # a normal number cut off at 0 and 1
-    np.testing.assert_array_equal(augment.erase(crop, 0.501, 0.502, 0, 1, np.random.default_rng(0)), crop)
-
-
 def drawn(policy, operation, nth=0):
     """Draws of the n-th step of a policy that has this operation."""
     step = [step for step in POLICIES[policy] if step.operation is getattr(augment, operation)][nth]
@@ -169,7 +155,7 @@ def drawn_by_keras(layer, name, shape=(4, 4)):
     return np.asarray(layer.get_random_transformation(np.zeros((COUNT, *shape, 3), np.float32))[name])
 
 
-@pytest.mark.parametrize(("policy", "strength", "hue"), [("s2", 0.2, 0.05), ("modern", 0.15, 0.03)])
+@pytest.mark.parametrize(("policy", "strength", "hue"), [("modern", 0.15, 0.03)])
 @pytest.mark.parametrize("operation", ["brighten", "change_contrast", "saturate", "shift_hue"])
 def test_colors_are_drawn_as_keras_draws_them(policy, strength, hue, operation):
     here = [value for (value,) in drawn(policy, operation)]
@@ -179,24 +165,12 @@ def test_colors_are_drawn_as_keras_draws_them(policy, strength, hue, operation):
 
 
 def test_angles_are_drawn_as_keras_draws_them():
-    here = [angle for (angle,) in drawn("s2", "rotate")]
-    assert ks_2samp(here, drawn_by_keras(BY_KERAS["rotate"](), "angle")).pvalue > 0.01
+    layer = layers.RandomRotation(40 / 360, fill_mode="constant", seed=5, dtype="float32")
+    here = [angle for (angle,) in drawn("s2", "rotate_nearest")]
+    assert ks_2samp(here, drawn_by_keras(layer, "angle")).pvalue > 0.01
 
 
-def test_rectangles_are_drawn_as_keras_draws_them():
-    made = BY_KERAS["erase"]().get_random_transformation(np.zeros((COUNT, 40, 40, 3), np.float32))
-    masks, chosen = np.asarray(made["batch_masks"])[..., 0], np.asarray(made["apply_erasing"])
-    here = drawn("s2", "erase")
-    assert np.mean([drawn is not None for drawn in here]) == pytest.approx(chosen.mean(), abs=0.05)
-    image = np.full((40, 40, 3), 2, np.float32)
-    erased = np.array([augment.erase(image, *drawn)[..., 0] != 2 for drawn in here if drawn is not None])
-    for axis in (1, 2):
-        lengths = [mask.any(axis=3 - axis).sum(axis=1) for mask in (erased, masks)]
-        starts = [mask.any(axis=3 - axis).argmax(axis=1) for mask in (erased, masks)]
-        assert ks_2samp(*lengths).pvalue > 0.01 and ks_2samp(*starts).pvalue > 0.01
-
-
-@pytest.mark.parametrize("policy", ["s2", "modern"])
+@pytest.mark.parametrize("policy", ["s2", "flip", "modern"])
 def test_half_of_the_crops_are_mirrored(policy):
     assert np.mean([draw is not None for draw in drawn(policy, "mirror")]) == pytest.approx(0.5, abs=0.05)
 
@@ -239,8 +213,10 @@ def test_a_crop_is_a_function_of_seed_epoch_and_position(name, crop):
         for key in [(0, 0, 0), (1, 0, 0)] + [(0, 0, n) for n in range(9)]
     }
     assert CropAugmenter(name, 0)(crop, np.int64(0), np.int64(5)).tobytes() == made[0, 0, 5]
-    assert len(set(made.values())) > 4
-    assert CropAugmenter(name, 0)(crop, 1, 5).tobytes() != CropAugmenter(name, 0)(crop, 5, 1).tobytes()
+    # Flipping has two results, so that two draws may agree.
+    assert len(set(made.values())) == 2 if name == "flip" else len(set(made.values())) > 4
+    augmenter, numbers = CropAugmenter(name, 0), range(5, 13) if name == "flip" else [5]
+    assert any(augmenter(crop, 1, n).tobytes() != augmenter(crop, n, 1).tobytes() for n in numbers)
     np.testing.assert_array_equal(crop, before)
 
 
@@ -322,9 +298,9 @@ def test_policy_trains_with_a_network_behind_it(name, crop):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CropAugmenter("s3"), "no augmentation policy 's3'; expected one of s1, s2, modern"),
+        (lambda: CropAugmenter("s3"), "no augmentation policy 's3'; expected one of s1, s2, flip, modern"),
         (lambda: CropAugmenter("s1", -1), "seed must be an integer of at least 0; received: -1"),
-        (lambda: Augmentation("s3"), "no augmentation policy 's3'; expected one of s1, s2, modern"),
+        (lambda: Augmentation("s3"), "no augmentation policy 's3'; expected one of s1, s2, flip, modern"),
         (lambda: Augmentation("s1", seed=0.5), "seed must be an integer of at least 0; received: 0.5"),
         (lambda: Augmentation("s1")(np.zeros((8, 8, 1), np.float32)), r"\(\[batch,\] height, width, 3\).*\(8, 8, 1\)"),
     ],

@@ -475,7 +475,7 @@ def test_fakes_are_blended_of_real_crops(models, tmp_path, astronaut):
         (("MODEL", "--data", "/nowhere"), "holds no face crops"),
         (("tfdfd/meso5", "--data", "FACES"), "no weights are known as 'tfdfd/meso5'"),
         (("--from-scores", "/nowhere.csv"), "cannot be read as a table"),
-        (("--from-scores", "/nowhere.csv", "--blend"), "omit --data, --blend and --index"),
+        (("--from-scores", "/nowhere.csv", "--blend"), "omit --data, --blend, --frames and --index"),
     ],
 )
 def test_usage_errors(models, faces, tmp_path, run_tfdfd, words, told):

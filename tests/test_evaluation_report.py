@@ -64,7 +64,7 @@ def test_s0_is_the_confusion_of_frames_with_fake_as_positive():
 
 
 def test_s1_has_precision_recall_and_f1_of_frames():
-    table, accuracies = tables_of("s1")
+    table, deepfakes, face2face, accuracies = tables_of("s1")
     assert table["rows"] == [
         ["0 (real)", "0.50", "0.50", "0.50", "4"],
         ["1 (fake)", "0.60", "0.60", "0.60", "5"],
@@ -72,8 +72,30 @@ def test_s1_has_precision_recall_and_f1_of_frames():
         ["Macro avg", "0.55", "0.55", "0.55", "9"],
         ["weighted avg", "0.56", "0.56", "0.56", "9"],
     ]
-    # AUC of frames: of 20 pairs 4 + 4 + 2 + 1 + 4 are in order.
-    assert accuracies["rows"] == [["tfdfd/meso4.x", "55.56 %", "75.00 %"]]
+    # AUC of frames, of each method's fakes with all real ones: of 12 pairs 4 + 4 + 4, of 8 pairs 2 + 1 are in order.
+    assert deepfakes["title"] == "S1, table 6: Deepfakes of ffpp"
+    assert deepfakes["rows"] == [["tfdfd/meso4.x", "71.43 %", "100.00 %"]]
+    assert face2face["title"] == "S1, table 7: Face2Face of ffpp"
+    assert face2face["rows"] == [["tfdfd/meso4.x", "33.33 %", "37.50 %"]]
+    # Both sets of accuracies of the document beside ours.
+    assert accuracies["rows"] == [
+        ["Deepfakes", "96.00 %", "67.00 %", "71.43 %"],
+        ["FaceForensics++", "93.00 %", "62.00 %", "55.56 %"],
+        ["Celeb-DF", "96.00 %", "70.00 %", "–"],
+        ["combined set", "66.70 %", "66.33 %", "55.56 %"],
+    ]
+
+
+def test_a_table_takes_any_number_of_models():
+    """S4's has six: three networks, each without and with SRM."""
+    names = [f"{srm}{network}" for network in ("mobilenet_v2", "vgg16", "resnet50v2") for srm in ("", "srm_")]
+    scored = [(MODEL | {"handle": f"tfdfd/{name}.x", "network": name}, ROWS) for name in names]
+    report = make_report(scored, [], table="s4", resamples=50)
+    assert report["tables"][0]["rows"] == [[name, "75 %", "75 %"] for name in ("mobilenet_v2", "vgg16", "resnet50v2")]
+    assert [one["model"]["network"] for one in report["others"]] == names[2:]
+    jsonschema.validate(report, SCHEMA)
+    s1 = make_report(scored[:3], [], table="s1", resamples=50)["tables"]
+    assert len(s1[-1]["columns"]) == 3 + 3
 
 
 def test_s2_has_loss_of_frames_and_accuracy_of_videos_by_method():

@@ -213,7 +213,7 @@ def test_an_ensemble_of_trained_runs_that_was_killed_ends_in_the_same_weights(fa
 def test_members_must_be_those_of_the_ensemble(members, faces, tmp_path, svm_run):
     v1, v2 = members
     with pytest.raises(ValueError, match=r"is built on trained networks: reseption_v1 and .*--set members=RUN_1,RUN_2"):
-        train(quick("s2-reseption-ensemble"), faces, tmp_path / "run")
+        train(quick("s2-reseption-ensemble", "order=shuffled"), faces, tmp_path / "run")
     with pytest.raises(ValueError, match=r"which are reseption_v1, reseption_v1\. Give --set members=RUN_1,RUN_2"):
         train(ensemble((v1, v1)), faces, tmp_path / "run")
     with pytest.raises(ValueError, match=r"which are reseption_v1, meso_inception4"):

@@ -28,7 +28,8 @@ def _runs():
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faces")
-    make_faces(folder, videos=36, frames=2, side=96)
+    # Pairs: S2's batches are of fakes beside their originals.
+    make_faces(folder, videos=36, frames=2, side=96, pairs=True)
     return folder
 
 

@@ -213,7 +213,7 @@ def test_official_splits_stay_and_rows_without_one_are_counted():
     rows += [index_row("x.mp4", ["x"]), index_row("y.mp4", ["y"])]
     with pytest.raises(ValueError, match="2 of 8 rows have no split of their own, such as x.mp4"):
         split_as(rows, "official")
-    with pytest.raises(ValueError, match="no preset 's9'; expected one of s1, s2, s3, s4, official"):
+    with pytest.raises(ValueError, match="no preset 's9'; expected one of s0, s1, s2, s3, s3-75-25, s4, official"):
         split_as(rows, "s9")
 
 

@@ -41,10 +41,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--from-scores", metavar="scores.csv", help="evaluate these scores, without a network")
     parser.add_argument(
         "--against",
+        action="append",
         metavar="MODEL|scores.csv",
-        help="compare with a second model on the same sets (with --from-scores, with its table)",
+        help="compare with a second model on the same sets (with --from-scores, with its table); repeatable, for "
+        "further models in the tables of --table",
     )
     parser.add_argument("--blend", action="store_true", help="blend the fakes from the real crops of the set")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="N equally spaced crops of each video (default: all; S2 tests on 12)"
+    )
     parser.add_argument("--index", metavar="INDEX.csv", help="index of the set: labels of videos without a crop")
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="P(fake) from which the verdict is fake (default: the model's)"
@@ -112,8 +117,8 @@ def _check_splits(data, split):
 def _evaluate_scores(arguments):
     from tfdfd.evaluation.evaluate import evaluate_scores
 
-    if arguments.data or arguments.blend or arguments.index:
-        raise ValueError("--from-scores evaluates existing scores; omit --data, --blend and --index.")
+    if arguments.data or arguments.blend or arguments.index or arguments.frames:
+        raise ValueError("--from-scores evaluates existing scores; omit --data, --blend, --frames and --index.")
     options = _options(arguments, arguments.split or "none")
     return evaluate_scores(
         arguments.from_scores, arguments.output, options, model=arguments.model, against=arguments.against

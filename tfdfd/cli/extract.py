@@ -138,6 +138,9 @@ def _options(arguments):
 
     of_boxes = {"frames", "every_s", "first", "all", "detector", "boxes_from"}
     given = {name for name in of_boxes if getattr(arguments, name) not in (None, False)}
+    options = detector_options(arguments)
+    if arguments.boxes and options:
+        raise ValueError("--boxes determines the faces; omit --min-face and --ssd.")
     # A mirrored tree needs --first even though the boxes imply it.
     if arguments.boxes and given - ({"first"} if arguments.mirror else set()):
         raise ValueError(
@@ -145,5 +148,4 @@ def _options(arguments):
         )
     if arguments.quality is not None and arguments.format != "jpg":
         raise ValueError("--quality is for --format jpg; png is lossless.")
-    options, limits = detector_options(arguments), limits_of(arguments)
-    return from_options(FaceOptions, arguments, detector_options=options, limits=limits)
+    return from_options(FaceOptions, arguments, detector_options=options, limits=limits_of(arguments))

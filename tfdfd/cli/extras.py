@@ -41,6 +41,7 @@ NEEDS = (
     _Need("train", ("sklearn",), "train", _fits_svm),
     _Need("train", ("jax",), None, _is_on_jax),
     _Need("finetune", _TRAINING, "train"),
+    _Need("reproduce", (*_TRAINING, "sklearn"), "train"),
     _Need("tune", ("keras_tuner", *_TRAINING), "tune"),
     _Need("tune", ("sklearn",), "tune", _is("tuner", "bayesian")),
     _Need("tune", ("jax",), None, _is_on_jax),

@@ -46,6 +46,7 @@ VERBS = {
     "tune": Verb("tfdfd.cli.tune:add_arguments", "search the hyperparameters of a network"),
     "prune": Verb("tfdfd.cli.prune:add_arguments", "prune the weights of a network"),
     "evaluate": Verb("tfdfd.cli.evaluate:add_arguments", "evaluate a model on a test set"),
+    "reproduce": Verb("tfdfd.cli.reproduce:add_arguments", "reproduce the tables of a source document on your data"),
     "explain": Verb("tfdfd.cli.explain:add_arguments", "explain scores by heat maps of faces"),
     "export": Verb(
         "tfdfd.cli.export:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"

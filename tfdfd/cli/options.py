@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.extract.sandbox import SANDBOXES
 from tfdfd.faces import DETECTORS, NO_DETECTOR
@@ -90,7 +90,7 @@ def check_at_least(arguments: argparse.Namespace, option: str, least: int) -> No
     """Raises `ValueError` if the value of an option is below `least`; None is accepted."""
     value = getattr(arguments, option)
     if value is not None and value < least:
-        raise ValueError(f"--{option} must be at least {least}; received {value}.")
+        raise ValueError(f"--{option.replace('_', '-')} must be at least {least}; received {value}.")
 
 
 def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
@@ -141,23 +141,51 @@ def open_detector(arguments: argparse.Namespace, **others) -> Detector:
 
 
 def add_detector_files(parser: argparse._ActionsContainer) -> None:
-    """Adds the files of the detector `ssd`."""
+    """Adds the files and settings of the detector `ssd`, and the smallest face of the others."""
     parser.add_argument("--ssd", metavar="GRAPH", help="network of --detector ssd: .pb or .caffemodel")
     parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt (default: the one beside it)")
+    parser.add_argument(
+        "--ssd-preset",
+        choices=("opencv", "tf"),
+        help="input of GRAPH: BGR less OpenCV's mean (default), or RGB as in TensorFlow's Object Detection API",
+    )
+    parser.add_argument(
+        "--ssd-mean", nargs="+", type=float, metavar="M", help="mean of the channels (default: the preset's)"
+    )
+    parser.add_argument("--ssd-scale", type=float, metavar="S", help="factor after the mean (default: the preset's, 1)")
+    parser.add_argument("--ssd-threshold", type=float, metavar="P", help="least score of a face (default: 0.5)")
+    parser.add_argument("--ssd-keep-best", action="store_true", help="accept a frame's best box whatever its score")
+    parser.add_argument("--min-face", type=int, metavar="PX", help="smallest face of mtcnn and haar (S4: haar, 128)")
 
 
-def detector_options(arguments: argparse.Namespace) -> dict[str, str | None]:
+def detector_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of the face detector.
 
     Raises:
-        ValueError: files are given for a detector other than `ssd`.
+        ValueError: an option is given for a detector other than its own, or `--min-face` is below 1.
     """
+    settings = {
+        "preset": arguments.ssd_preset,
+        "mean": arguments.ssd_mean,
+        "scale": arguments.ssd_scale,
+        "threshold": arguments.ssd_threshold,
+        "keep_best": arguments.ssd_keep_best or None,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
     if arguments.detector == "ssd":
-        return {"graph": arguments.ssd, "config": arguments.ssd_config}
-    if arguments.ssd or arguments.ssd_config:
+        if arguments.min_face is not None:
+            raise ValueError("--min-face is for --detector mtcnn and haar; an SSD searches one size.")
+        return {"graph": arguments.ssd, "config": arguments.ssd_config, **settings}
+    if arguments.ssd or arguments.ssd_config or settings:
         chosen = f"; the detector is {arguments.detector}" if arguments.detector else ""
-        raise ValueError(f"--ssd and --ssd-config are for --detector ssd{chosen}.")
-    return {}
+        raise ValueError(f"--ssd and its settings, such as --ssd-config, are for --detector ssd{chosen}.")
+    if arguments.min_face is None:
+        return {}
+    check_at_least(arguments, "min_face", 1)
+    names = {None: "min_face_size", "mtcnn": "min_face_size", "haar": "min_size"}
+    if arguments.detector not in names:
+        raise ValueError(f"--min-face is for --detector mtcnn and haar; the detector is {arguments.detector}.")
+    return {names[arguments.detector]: arguments.min_face}
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,13 @@ position in that epoch, in whichever thread or order crops are processed: a resu
 `s1`: blur 3x3, 9x9 or 15x15, rotation by 45, 90 or 180 degrees, scale +50 % or -50 %, as in the document "What AI has
 broken can be fixed by AI". The document does not say how often: each changes half of the images.
 
-`s2`: mirroring with probability 0.5, rotation by up to 40 degrees either way, jitter of brightness, contrast,
-saturation and hue, random erasing, as in the thesis "DeepFake: algorithms for fake video detection". The strength of
-the jitter (20 %, hue 5 %) and the share of erasing (0.5) are ours.
+`s2`: mirroring, rotation by up to 40 degrees either way, color jitter and random erasing, as in the thesis "DeepFake:
+algorithms for fake video detection" (section 4.2). The settings are those of its author's program, which uses
+torchvision: `RandomHorizontalFlip()`, `RandomRotation(40)` (nearest pixel, black corners), `ColorJitter(0.3, 0.3, 0.3,
+0.1)` (four operations in random order), and `RandomErasing()` after normalization by (x - 0.5) / 0.5, whose value of 0
+is mid-gray: the gray rectangle of figure 4.3.
+
+`flip`: the mirroring of `s2` alone, as in the reference of the Celeb-DF study (document S4).
 
 `modern`: color, blur, loss of resolution, noise, JPEG, in the order in which they happen to a picture: the kinds of
 distortion in the DFDC test set (Dolhansky et al., arXiv:2006.07397, section 4).
@@ -24,6 +28,9 @@ import numpy as np
 
 from tfdfd.data.degrade import blur, compress_jpeg, to_uint8
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+GRAY = 0.5
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in Pillow
 _STREAM = 0x61756763  # first word of the seeds: separates these draws from others with the same seed
 
 
@@ -140,19 +147,53 @@ def rotate(image: np.ndarray, degrees: float, zoom: float = 1.0) -> np.ndarray:
     return np.clip(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR), 0, 1)
 
 
-def erase(
-    image: np.ndarray, left: float, right: float, top: float, bottom: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Replaces a rectangle, in shares of the sides, by noise."""
+def rotate_nearest(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotates counterclockwise about the center without resampling: every pixel is one of the input, or black."""
     height, width = image.shape[:2]
-    rows, columns = np.arange(height), np.arange(width)
-    rows = rows[(rows >= top * height) & (rows < bottom * height)]
-    columns = columns[(columns >= left * width) & (columns < right * width)]
-    if not len(rows) or not len(columns):
-        return image
-    image = image.copy()
-    part = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    part[...] = np.clip(rng.standard_normal(part.shape, np.float32), 0, 1)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_NEAREST)
+
+
+def jitter_colors(image: np.ndarray, order: tuple[int, ...], factors: tuple[float, float, float, float]) -> np.ndarray:
+    """Changes brightness, contrast, saturation and hue as torchvision's `ColorJitter`, in the given order.
+
+    Args:
+        image: RGB float32 in [0, 1].
+        order: of `BRIGHTNESS`, `CONTRAST`, `SATURATION`, `HUE`.
+        factors: three multipliers, and a share of the color circle, by these numbers.
+    """
+    for operation in order:
+        factor = np.float32(factors[operation])
+        if operation == BRIGHTNESS:
+            image = np.clip(image * factor, 0, 1)
+        elif operation == CONTRAST:
+            gray = (image @ _LUMA).mean()
+            image = np.clip((image - gray) * factor + gray, 0, 1)
+        elif operation == SATURATION:
+            gray = (image @ _LUMA)[..., None]
+            image = np.clip((image - gray) * factor + gray, 0, 1)
+        else:
+            image = shift_hue(image, factor)
+    return image
+
+
+def erase_gray(image: np.ndarray, top: float, left: float, sizes: list[tuple[float, float]]) -> np.ndarray:
+    """Fills a rectangle with mid-gray.
+
+    Args:
+        image: RGB float32 in [0, 1].
+        top, left: position within the available room, in [0, 1).
+        sizes: candidates (share of the area, height / width); the first one that fits is taken, as in torchvision.
+    """
+    height, width = image.shape[:2]
+    for area, aspect in sizes:
+        rows = round(np.sqrt(area * height * width * aspect))
+        columns = round(np.sqrt(area * height * width / aspect))
+        if 0 < rows < height and 0 < columns < width:
+            y, x = int(top * (height - rows + 1)), int(left * (width - columns + 1))
+            image = image.copy()
+            image[y : y + rows, x : x + columns] = GRAY
+            return image
     return image
 
 
@@ -176,16 +217,17 @@ def _with(probability, draw):
     return lambda rng: draw(rng) if rng.random() < probability else None
 
 
+def _draw_jitter(rng):
+    factors = (*rng.uniform(0.7, 1.3, 3).tolist(), float(rng.uniform(-0.1, 0.1)))
+    return tuple(rng.permutation(4).tolist()), factors
+
+
 def _draw_rectangle(rng):
-    """Edges of a rectangle of 2 to 33 % of the area, and the generator of its noise; None in half of the cases."""
-    if rng.random() >= rng.uniform(0.5, 0.5):
+    """Position and ten candidate sizes of a rectangle of 2 to 33 % of the area; None in half of the cases."""
+    if rng.random() >= 0.5:
         return None
-    edges = []
-    for _ in range(2):
-        length = np.sqrt(rng.uniform(0.02, 0.33))
-        start = rng.random() * (1 - length)
-        edges += [start, start + length]
-    return *edges, rng
+    areas, aspects = rng.uniform(0.02, 0.33, 10), np.exp(rng.uniform(np.log(0.3), np.log(3.3), 10))
+    return rng.random(), rng.random(), list(zip(areas.tolist(), aspects.tolist(), strict=True))
 
 
 def _draw_saturation(rng, strength):
@@ -212,10 +254,11 @@ POLICIES: dict[str, tuple[Step, ...]] = {
     ),
     "s2": (
         _MIRROR,
-        Step(rotate, lambda rng: (360 * rng.uniform(-40 / 360, 40 / 360),)),
-        *_color_jitter(0.2, 0.05),
-        Step(erase, _draw_rectangle),
+        Step(rotate_nearest, lambda rng: (float(rng.uniform(-40, 40)),)),
+        Step(jitter_colors, _draw_jitter),
+        Step(erase_gray, _draw_rectangle),
     ),
+    "flip": (_MIRROR,),
     "modern": (
         _MIRROR,
         *_color_jitter(0.15, 0.03),

@@ -136,7 +136,8 @@ def dual_frames(video_length: int, epoch: int, total_epochs: int, batch_size: in
     if frame_step < 1:
         raise ValueError(
             f"a video of {video_length} frames is too short for {half} of them in each of {total_epochs} epochs; "
-            f"expected at least {total_epochs + half} frames: extract more, or give a smaller total_epochs or batch."
+            f"expected at least {total_epochs + half} frames: {_extract_more(total_epochs + half)}, or give "
+            "fewer epochs or a smaller batch."
         )
     return np.arange(epoch, video_length, frame_step, dtype=np.int64)[:half]
 
@@ -159,7 +160,7 @@ def various_frame(video_length: int, epoch: int, total_epochs: int, n: int = N) 
     if video_length <= total_epochs:
         raise ValueError(
             f"a video of {video_length} frames is too short for {total_epochs} epochs; expected at least "
-            f"{total_epochs + 1} frames: extract more, or give a smaller total_epochs."
+            f"{total_epochs + 1} frames: {_extract_more(total_epochs + 1)}, or give fewer epochs."
         )
     frame = (n * epoch) % (video_length - total_epochs) + (n * epoch) // video_length
     return min(frame, video_length - 1)
@@ -296,6 +297,11 @@ def _overlap(one, other):
     height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
     shared = max(width, 0) * max(height, 0)
     return shared and shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+def _extract_more(frames):
+    """The extraction that the formulas need: they are written for every frame of a video."""
+    return f"extract again with 'tfdfd extract --all', as S2 does, or --frames {frames} or more"
 
 
 def _half(batch_size):

@@ -44,6 +44,7 @@ def _shares(train, val, test):
 
 SHARES = _shares(0.7, 0.2, 0.1)
 PRESETS = {
+    "s0": Preset("own test set; 10 % of the rest is validation", _shares(0.9, 0.1, 0.0), keeps=("test",)),
     "s1": Preset("70/20/10", SHARES),
     "s2": Preset(
         "official split where there is one, else 72/14/14; DFDC anew, 80/10/10; fakes with their originals",
@@ -54,6 +55,8 @@ PRESETS = {
         of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
+    # Its section IV; of what is no test, as much is validation as in its section V.
+    "s3-75-25": Preset("75/25, of which 15 of the 75 are validation", _shares(0.6, 0.15, 0.25)),
     "s4": Preset(
         "official test list; 15 % of the rest is validation, fakes with their originals",
         _shares(0.85, 0.15, 0.0),

@@ -1,6 +1,6 @@
-"""Evaluation of one or two models on face sets, into a folder with the report in all its forms.
+"""Evaluation of one or more models on face sets, into a folder with the report in all its forms.
 
-scores.csv, scores.json      P(fake) of each crop; `second.csv` of a second model
+scores.csv, scores.json      P(fake) of each crop; `second.csv`, `model-3.csv` ... of further models
 report.json, report.md, report.html
 plots/, hardest/             pictures that report.md shows
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfdfd.data.tables import FAKE, REAL, FaceRow
 from tfdfd.evaluation.plots import check_matplotlib, draw_plots
 from tfdfd.evaluation.report import (
+    RUN_PICTURES,
     Pictures,
     as_json,
     as_markdown_report,
@@ -56,6 +57,8 @@ class Options:
         index: `index.csv` that a single set was extracted from, or None.
         allow_leaks: evaluate a leaking set all the same.
         plots: draw plots.
+        frames: number of equally spaced crops of each video that are scored, see `tfdfd.data.crops.equally_spaced`;
+            None for all.
     """
 
     split: str | None = "test"
@@ -70,6 +73,7 @@ class Options:
     index: str | None = None
     allow_leaks: bool = False
     plots: bool = True
+    frames: int | None = None
 
     def __post_init__(self):
         for name, choices in (("aggregation", AGGREGATIONS), ("missing", POLICIES)):
@@ -92,10 +96,10 @@ def evaluate(
     folder: str | os.PathLike,
     options: Options | None = None,
     *,
-    against: str | os.PathLike | None = None,
+    against: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Scores one or two models on sets and writes the report.
+    """Scores one or more models on sets and writes the report.
 
     Args:
         model: a handle, a weights file with its card, or the folder of a run.
@@ -103,7 +107,7 @@ def evaluate(
         folder: of the report; created if missing. Scores of the same model on the same sets are reused; others are an
             error.
         options: see `Options`.
-        against: a second model to compare on the same sets.
+        against: a second model to compare on the same sets; further ones are in the tables of a document.
         progress: called with the number of crops scored and the total, from 0 for each model.
 
     Returns:
@@ -121,7 +125,8 @@ def evaluate(
         raise ValueError("--index belongs to one set; evaluate the sets one by one, or merge them first.")
     scored, training, sets, leaks = [], [], [], None
     warnings = []
-    for name, each in zip(MODELS, [model] + [against] * (against is not None), strict=False):
+    models = [model, *_list(against)]
+    for name, each in zip(score_names(len(models)), models, strict=True):
         opened = open_model(each)
         # Blended pairs are made at the network's size.
         sets = [
@@ -134,6 +139,7 @@ def evaluate(
                 index=options.index,
                 seed=options.seed,
                 allow_leaks=options.allow_leaks,
+                chosen_frames=options.frames,
             )
             for where in data
         ]
@@ -148,7 +154,8 @@ def evaluate(
     warnings += [warning for one in sets for warning in _set_warnings(one)]
     about = [one.info() for one in sets]
     report = make_report(scored, about, **options.of_report(), leaks=leaks, warnings=warnings, training=training)
-    write_report(folder, report, pictures_of(sets), options.plots)
+    run = run_pictures(scored[0][0]["run"]) if options.plots else {}
+    write_report(folder, report, pictures_of(sets), options.plots, run)
     return report
 
 
@@ -158,7 +165,7 @@ def evaluate_scores(
     options: Options | None = None,
     *,
     model: str | os.PathLike | None = None,
-    against: str | os.PathLike | None = None,
+    against: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
 ) -> dict:
     """Evaluates stored scores again, without a network.
 
@@ -167,7 +174,7 @@ def evaluate_scores(
         folder: of the report.
         options: see `Options`; `split` None takes all rows.
         model: its threshold is used if there is no JSON beside the table.
-        against: table of a second model on the same sets.
+        against: table of a second model on the same sets, or tables of several.
 
     Returns:
         The content of `report.json`.
@@ -179,7 +186,7 @@ def evaluate_scores(
     if options.plots:
         check_matplotlib()
     scored, sets = [], []
-    for index, each in enumerate([table] + [against] * (against is not None)):
+    for index, each in enumerate([table, *_list(against)]):
         about = about_scores(each) or {"model": _record_info(each, model if not index else None), "sets": []}
         rows = read_scores(each)
         if options.split is not None:
@@ -194,7 +201,18 @@ def evaluate_scores(
     return report
 
 
-def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, plots: bool = True) -> None:
+def score_names(count: int) -> list[str]:
+    """Names of the tables of scores of `count` models: `scores`, `second`, `model-3` ..."""
+    return [*MODELS, *(f"model-{number}" for number in range(3, count + 1))][:count]
+
+
+def write_report(
+    folder: str | os.PathLike,
+    report: dict,
+    pictures: Pictures,
+    plots: bool = True,
+    run: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes a report in all its forms; `report.html`, which is complete, last.
 
     Args:
@@ -202,9 +220,12 @@ def write_report(folder: str | os.PathLike, report: dict, pictures: Pictures, pl
         report: of `tfdfd.evaluation.report.make_report`.
         pictures: source of the crops.
         plots: draw plots.
+        run: of `run_pictures`, shown after the plots.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_plots(report["judged"], report["histogram"]) if plots else {}
+    drawn |= run or {}
     shown = thumbnails(report["judged"]["hardest"], pictures)
     plot_files = _write_pictures(folder / "plots", {f"{name}.png": data for name, data in drawn.items()})
     names = [[f"{number:02}-{n}.jpg" for n, _ in enumerate(some)] for number, some in enumerate(shown, 1)]
@@ -239,6 +260,12 @@ def training_summary(run: str | os.PathLike | None) -> dict[str, float | None]:
         "train_loss": result.get("train_cross_entropy", kept.get("loss")),
         "seconds": result.get("training_seconds", history[-1].get("seconds")),
     }
+
+
+def run_pictures(run: str | os.PathLike | None) -> dict[str, bytes]:
+    """PNGs of a run's training by name, see `RUN_PICTURES`; empty without a run."""
+    files = {name: Path(run, f"{name}.png") for name in RUN_PICTURES} if run is not None else {}
+    return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
 
 
 # Overlap with the training data --------------------------------------------------------------------------------------
@@ -360,6 +387,12 @@ def _record_info(table, model):
         "threshold": record.threshold,
         "training_data": record.training_data,
     }
+
+
+def _list(against):
+    if against is None:
+        return []
+    return [against] if isinstance(against, str | os.PathLike) else list(against)
 
 
 def _write_pictures(folder, files):

@@ -46,13 +46,19 @@ SIDE = 128
 # Pixels of a crop by data set, file and method; None if it is not available.
 Pictures = Callable[[str, str, str], np.ndarray | None]
 _NAMED = 20
+# Pictures of a run folder that the report of its model shows, with their titles.
+RUN_PICTURES = {
+    "curves": "Training",
+    "gradient_flow": "Gradients of each layer, early and late",
+    "first_kernels": "Kernels of the first layer",
+}
 _PLOT_TITLES = {
     "roc": "ROC curve",
     "precision_recall": "Precision and recall",
     "reliability": "Reliability",
     "confusion": "Confusion matrices",
     "scores": "Scores of real and fake",
-}
+} | RUN_PICTURES
 
 
 def make_report(
@@ -68,19 +74,19 @@ def make_report(
     seed: int = 0,
     leaks: dict | None = None,
     warnings: Sequence[dict[str, str]] = (),
-    training: Sequence[dict] = ({}, {}),
+    training: Sequence[dict] = (),
 ) -> dict:
-    """Evaluates one model, or two on the same sets.
+    """Evaluates one model, or several on the same sets; the first two are compared.
 
     Args:
         scored: for each model its description in `scores.json`, and its scores.
         sets: descriptions of the sets in `scores.json`.
-        threshold: on P(fake), for the first model; None: its own. The second model always uses its own.
+        threshold: on P(fake), for the first model; None: its own. Further models always use their own.
         table: `s0` ... `s4`: adds the tables of a source document.
         aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.report.compute_report`.
         leaks: of `tfdfd.evaluation.evaluate.training_overlap`.
         warnings: further warnings, `{code, where, message}`.
-        training: for each model, `tfdfd.evaluation.evaluate.training_summary`, for `s3`.
+        training: for each model, `tfdfd.evaluation.evaluate.training_summary`, for `s3`; missing ones are empty.
 
     Returns:
         The content of `report.json`, the same for the same scores.
@@ -90,7 +96,7 @@ def make_report(
     """
     options = {"aggregation": aggregation, "missing": missing, "cluster": cluster, "resamples": resamples, "seed": seed}
     models = []
-    for (info, rows), summary in zip(scored, training, strict=False):
+    for (info, rows), summary in zip(scored, [*training, *[{}] * len(scored)], strict=False):
         own = _threshold(info, None if models else threshold)
         report = compute_report(rows, own, **options)
         models.append(ScoredModel(info["handle"], info.get("network") or info["handle"], rows, report, summary))
@@ -99,7 +105,7 @@ def make_report(
     if len(models) > 1:
         same = {name: options[name] for name in ("aggregation", "cluster", "resamples", "seed")}
         compared = compare(rows, scored[1][1], **same)
-    # Warnings about the second model name it.
+    # Warnings about further models name them.
     others = [
         one | {"where": f"{model.name}, {one['where']}", "message": f"{model.name}: {one['message']}"}
         for model in models[1:]
@@ -121,6 +127,9 @@ def make_report(
         "judged": first.report,
         "histogram": score_histogram(rows, aggregation, missing),
         "second": None if len(models) == 1 else {"model": scored[1][0], "judged": models[1].report},
+        "others": [
+            {"model": other, "judged": model.report} for (other, _), model in zip(scored[2:], models[2:], strict=True)
+        ],
         "comparison": compared,
         "document": table,
         "tables": [one.to_dict() for one in document_tables(table, models)] if table else [],
@@ -225,7 +234,7 @@ def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[S
         facts=_facts(report),
         tables=report_tables(report),
         plots={_PLOT_TITLES[name]: data_uri(data, "png") for name, data in plots.items()},
-        broad={_PLOT_TITLES[name] for name in ("confusion", "scores")},
+        broad={_PLOT_TITLES[name] for name in ("confusion", "scores", *RUN_PICTURES)},
         hardest=hardest,
         samples=samples,
     )

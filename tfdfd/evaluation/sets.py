@@ -11,11 +11,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tfdfd.data.crops import Faces, clips_of, faces_of, named_set, read_pixels
+from tfdfd.data.crops import Faces, clips_of, equally_spaced, faces_of, named_set, read_pixels
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.landmarks import PARTIAL, FaceLandmarks, landmarks_of
 from tfdfd.data.leaks import refuse_leaks
@@ -298,6 +299,7 @@ def open_set(
     index: str | os.PathLike | None = None,
     seed: int = 0,
     allow_leaks: bool = False,
+    chosen_frames: int | None = None,
 ) -> EvalSet:
     """Opens a face set for evaluation.
 
@@ -311,6 +313,8 @@ def open_set(
         index: `index.csv` that the set was extracted from: it knows the labels of videos without crops.
         seed: of blended pairs.
         allow_leaks: accept a set whose splits share sources, people or files.
+        chosen_frames: number of equally spaced crops of each video, see `tfdfd.data.crops.equally_spaced`; None for
+            all.
 
     Raises:
         ValueError: no such set or split, leaks, or incompatible arguments.
@@ -321,14 +325,15 @@ def open_set(
     if blend and index:
         raise ValueError("--blend makes its own fakes, so --index has nothing to add; omit one of them.")
     if is_packed(where):
-        if blend or index:
-            raise ValueError(f"{where} is packed; pass the face set itself for --blend or --index.")
+        if blend or index or chosen_frames:
+            raise ValueError(f"{where} is packed; pass the face set itself for --blend, --index or --frames.")
         refuse_leaks(_packed_rows(where), allow_leaks)
         return PackedSet(where, size, split, name)
     everything = faces_of(where)
     refuse_leaks(everything.rows, allow_leaks)
     # Without digests a replaced crop would go unnoticed.
-    faces = faces_of(everything, split).with_digests()
+    faces = faces_of(everything, split)
+    faces = replace(faces, rows=tuple(equally_spaced(faces.rows, chosen_frames))).with_digests()
     if blend:
         return BlendedSet(where, faces, size, split, name, seed)
     opened = ClipSet(where, faces, size, frames, split, name) if frames else EvalSet(where, faces, size, split, name)

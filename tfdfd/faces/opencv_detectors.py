@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -51,8 +53,21 @@ class HaarDetector:
 
 
 INPUT_SIZE = (300, 300)
-MEAN_BGR = (104.0, 177.0, 123.0)
 THRESHOLD = 0.5
+
+
+class SsdPreset(NamedTuple):
+    """Input of a graph: `(level - mean) * scale` of each channel, in RGB or BGR."""
+
+    mean: tuple[float, float, float]
+    scale: float
+    rgb: bool
+
+
+PRESETS = {
+    "opencv": SsdPreset((104.0, 177.0, 123.0), 1.0, rgb=False),
+    "tf": SsdPreset((0.0, 0.0, 0.0), 1.0, rgb=True),
+}
 # Suffix of the text file that describes each type of graph.
 CONFIG_SUFFIX = {".pb": ".pbtxt", ".caffemodel": ".prototxt"}
 
@@ -60,19 +75,47 @@ CONFIG_SUFFIX = {".pb": ".pbtxt", ".caffemodel": ".prototxt"}
 class SsdDetector:
     """Single-shot detector (Liu et al., ECCV 2016) in a Caffe or TensorFlow graph: boxes and scores in [0, 1].
 
-    Takes OpenCV's own face detector (`opencv_face_detector_uint8.pb`, ResNet-10 at 300 x 300) and any graph with the
-    same output: rows of image number, class, score, left, top, right, bottom, as fractions of the frame.
+    Takes any graph whose output is rows of image number, class, score, left, top, right, bottom, as fractions of the
+    frame: OpenCV's own face detector (`opencv_face_detector_uint8.pb`, ResNet-10 at 300 x 300; preset `opencv`), and
+    graphs of TensorFlow's Object Detection API (preset `tf`) such as the MobileNet-SSD trained on WIDER FACE that
+    document S2 used (`frozen_inference_graph_face.pb`), which take RGB levels and normalize them themselves.
 
     Args:
         graph: a `.pb` (TensorFlow) or `.caffemodel` (Caffe) file.
         config: its `.pbtxt` or `.prototxt`; None takes the only one in the same folder.
-        threshold: minimum score of a face, in [0, 1].
+        threshold: score above which a box is a face, in [0, 1].
+        preset: of `PRESETS`.
+        mean: of the channels in the graph's order, in place of the preset's; one number counts for all three.
+        scale: factor after the mean, above 0, in place of the preset's.
+        keep_best: accept the best box of a frame whatever its score, as in S2, whose videos have a face in every frame.
 
     Raises:
-        ValueError: a file is missing, has another suffix, or cannot be read by OpenCV.
+        ValueError: a file is missing, has another suffix, or cannot be read by OpenCV; or a setting is invalid.
     """
 
-    def __init__(self, graph: str | Path, config: str | Path | None = None, threshold: float = THRESHOLD):
+    def __init__(
+        self,
+        graph: str | Path,
+        config: str | Path | None = None,
+        threshold: float = THRESHOLD,
+        preset: str = "opencv",
+        mean: Sequence[float] | float | None = None,
+        scale: float | None = None,
+        keep_best: bool = False,
+    ):
+        if preset not in PRESETS:
+            raise ValueError(f"an SSD preset is one of {', '.join(PRESETS)}; received {preset!r}.")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"the threshold of an SSD must be in [0, 1]; received {threshold!r}.")
+        if scale is not None and not scale > 0:
+            raise ValueError(f"the scale of an SSD must be above 0; received {scale!r}.")
+        chosen = PRESETS[preset]
+        means = chosen.mean if mean is None else tuple(np.ravel(mean).tolist())
+        if len(means) not in (1, 3):
+            raise ValueError(f"the mean of an SSD is one number or three; received {mean!r}.")
+        self._mean = means * 3 if len(means) == 1 else means
+        self._scale = chosen.scale if scale is None else scale
+        self._rgb, self._keep_best = chosen.rgb, keep_best
         graph_file, config_file = _check_files(Path(graph), config)
         read = cv2.dnn.readNetFromTensorflow if graph_file.suffix == ".pb" else cv2.dnn.readNetFromCaffe
         weights, layout = (np.frombuffer(file.read_bytes(), np.uint8) for file in (graph_file, config_file))
@@ -90,9 +133,14 @@ class SsdDetector:
         return [self._detect_one(frame) for frame in frames]
 
     def _detect_one(self, frame):
-        # One frame per call: the graph of OpenCV's own detector has a reshape with a fixed batch. It takes BGR.
-        self._network.setInput(cv2.dnn.blobFromImage(frame, 1.0, INPUT_SIZE, MEAN_BGR, swapRB=True))
-        rows = [row for row in self._network.forward().reshape(-1, 7) if row[2] > self.threshold]
+        # One frame per call: the graph of OpenCV's own detector has a reshape with a fixed batch.
+        blob = cv2.dnn.blobFromImage(frame, self._scale, INPUT_SIZE, self._mean, swapRB=not self._rgb)
+        self._network.setInput(blob)
+        boxes = self._network.forward().reshape(-1, 7)
+        rows = [row for row in boxes if row[2] > self.threshold]
+        if not rows and self._keep_best and len(boxes):
+            best = max(boxes, key=lambda row: row[2])
+            rows = [best] if best[2] > 0 else []
         faces = [_face(row[3:], row[2], frame.shape) for row in rows]
         return sorted((face for face in faces if face is not None), key=lambda face: -face.score)
 

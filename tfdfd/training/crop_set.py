@@ -7,28 +7,32 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import keras
 import numpy as np
 
-from tfdfd.data.crops import Faces, clips_of, faces_of
+from tfdfd.data.crops import Faces, clips_of, equally_spaced, faces_of
 from tfdfd.data.leaks import refuse_leaks
-from tfdfd.data.orders import balanced, dual, shuffled, various
+from tfdfd.data.orders import balanced, dual, pair_faces, shuffled, various
 from tfdfd.data.pair_sets import BlendedPairs, blended_row
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.metrics.metrics import auc, brier, log_loss
+from tfdfd.metrics.metrics import auc, balanced_accuracy, brier, log_loss
+from tfdfd.metrics.scores import ScoreRow, write_scores
 from tfdfd.pipelines.datasets import blended_eval, blended_pipeline, clip_pipeline, eval_pipeline, train_pipeline
 from tfdfd.training import TrainingError
 from tfdfd.training.recipe import BLENDED, CROPS, Recipe
 from tfdfd.workdir import differences
 
 TRAIN, VAL = "train", "val"
+LAST_SCORES = "last_val_scores.csv"
 CROSS_ENTROPY = "binary_crossentropy"
 # The squared error of a probability is its Brier score.
 _LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
-# Losses are minimized, areas are maximized.
-_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1}
+# Losses are minimized, areas and accuracies are maximized.
+_SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1, "val_video_balanced_accuracy": 1}
+_PAIR_ORDERS = {"dual": dual, "various": various}
 # A `tf.data.Dataset`; only `tfdfd.pipelines` imports TensorFlow.
 Batches: TypeAlias = Any
 _Labeled = TypeVar("_Labeled")
@@ -47,6 +51,7 @@ class CropSet:
         size: as given.
         count: number of training crops, blended ones included.
         steps: number of batches per epoch.
+        short_pairs: number of pairs of a fake and its original that S2's orders omit for too few frames.
 
     Raises:
         ValueError: the set is missing, a split is empty or has one class only, or splits leak.
@@ -67,6 +72,12 @@ class CropSet:
             }
         self.count = 2 * len(self._pairs[TRAIN].rows) if self._pairs else len(self._parts[TRAIN].rows)
         self.steps = len(self.batches(0))
+        self.short_pairs = 0
+        if recipe.order in _PAIR_ORDERS and not self._pairs:
+            rows = self._parts[TRAIN].rows
+            used = len(_order(recipe)(rows, recipe.batch_size, recipe.seed)(0))
+            each = recipe.batch_size if recipe.order == "dual" else 2
+            self.short_pairs = len(pair_faces(rows)[0]) - used // each
 
     def digests(self) -> dict:
         """Returns a description of the data: digest of the table, counts by method, and the folder."""
@@ -141,12 +152,16 @@ class CropSet:
             )
         # For clips, the limit counts clips.
         limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
+        if split == VAL:
+            rows = equally_spaced(rows, self._recipe.val_frames)
+        if split == TRAIN and self._recipe.order in _PAIR_ORDERS and self._recipe.data != BLENDED:
+            return replace(part, rows=tuple(limited_pairs(rows, limit, self._recipe.seed)))
         return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
 
 
 def _order(recipe):
-    if recipe.order in ("dual", "various"):
-        return {"dual": dual, "various": various}[recipe.order](recipe.epochs, skip_short=True)
+    if recipe.order in _PAIR_ORDERS:
+        return _PAIR_ORDERS[recipe.order](recipe.epochs, skip_short=True)
     return {"shuffled": shuffled, "balanced": balanced}[recipe.order]
 
 
@@ -160,6 +175,26 @@ def limited(rows: Sequence[_Labeled], limit: int | None, seed: int) -> Sequence[
         rank[position] = counts[label]
         counts[label] += 1
     return [rows[position] for position in sorted(sorted(rank, key=rank.get)[:limit])]
+
+
+def limited_pairs(rows: Sequence[FaceRow], limit: int | None, seed: int) -> Sequence[FaceRow]:
+    """Returns at most `limit` crops, or those of one original with its fakes: whole originals with all their fakes.
+
+    Originals with fakes come first, so that the result has the pairs that the order needs.
+    """
+    if limit is None or len(rows) <= limit:
+        return rows
+    families: dict[tuple, list[int]] = {}
+    for position, row in enumerate(rows):
+        families.setdefault((row.dataset, row.compression, row.source_id[:1]), []).append(position)
+    groups = list(families.values())
+    draws = np.random.default_rng([seed, 4]).permutation(len(groups))
+    classes = [len({rows[position].label for position in group}) for group in groups]
+    kept: list[int] = []
+    for number in sorted(range(len(groups)), key=lambda number: (-classes[number], draws[number])):
+        if not kept or len(kept) + len(groups[number]) <= limit:
+            kept += groups[number]
+    return [rows[position] for position in sorted(kept)]
 
 
 def _digest(parts):
@@ -253,7 +288,8 @@ def validate(model: keras.Model, crops: CropSet | ClipSet, loss: str = CROSS_ENT
 
 
 def validation_metrics(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict[str, float]:
-    """Returns `val_loss`, `val_accuracy` (at 0.5) and `val_auc` of crops, and `val_video_auc` of videos.
+    """Returns `val_loss`, `val_accuracy` (at 0.5) and `val_auc` of crops, `val_video_auc` of videos and
+    their `val_video_balanced_accuracy` (at 0.5).
 
     A video's score is the mean of its crops' scores.
 
@@ -269,7 +305,25 @@ def validation_metrics(rows: list[FaceRow], scores: np.ndarray, loss: str = CROS
         "val_accuracy": float(((scores >= 0.5) == labels).mean()),
         "val_auc": auc(labels, scores),
         "val_video_auc": auc(video_labels, video_scores),
+        "val_video_balanced_accuracy": balanced_accuracy(video_labels, video_scores, 0.5),
     }
+
+
+def write_last_scores(model: keras.Model, crops: CropSet | ClipSet, folder: str | os.PathLike) -> None:
+    """Writes the validation scores of the last epoch, for `tfdfd evaluate --from-scores` (S2, tables 5.3 and 5.4).
+
+    Args:
+        model: with the weights of the last epoch.
+        crops: the set.
+        folder: the run folder, which receives `LAST_SCORES`.
+    """
+    rows, scores = score(model, crops)
+    table = [
+        ScoreRow(row.file, row.dataset, row.video, row.frame, row.track, row.label, row.method, row.source_id,
+                 row.compression, row.split, float(value))
+        for row, value in zip(rows, scores, strict=True)
+    ]  # fmt: skip
+    write_scores(Path(folder) / LAST_SCORES, table)
 
 
 def is_better(row: dict, other: dict, monitor: str) -> bool:

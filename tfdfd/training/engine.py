@@ -18,10 +18,11 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from tfdfd.models import load
 from tfdfd.training import TrainingError, pipeline_errors
-from tfdfd.training.crop_set import ClipSet, CropSet, is_better, validate
+from tfdfd.training.crop_set import ClipSet, CropSet, is_better, validate, write_last_scores
 from tfdfd.training.distillation import ANSWER, HINT, LABELS, Distilled
-from tfdfd.training.history import GradientFlow, write_history
+from tfdfd.training.history import FLOW_TABLE, GradientFlow, write_history
 from tfdfd.training.optimizers import averaged_weights, make_optimizer
+from tfdfd.training.pictures import draw_first_kernels, draw_gradient_flow
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import STATE, RunFolder, best_weights, keep_best, load_state, save_state
 from tfdfd.training.schedules import schedule_of
@@ -64,10 +65,10 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
     Raises:
         TrainingError: the loss is not finite, a crop cannot be read, or the state cannot be saved; says where.
     """
-    schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.epochs)
+    schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.planned_epochs or recipe.epochs)
     # With a teacher, the trained model wraps the network.
     learner = Distilled(model, load(*locate(recipe.teacher)), recipe.teacher_weight) if recipe.teacher else model
-    compile_model(learner, recipe, schedule.rate)
+    compile_model(learner, recipe, schedule.rate, steps_per_epoch=crops.steps)
     model.jit_compile = learner.jit_compile
     saver = _Saver(learner, run.path / STATE, report, recipe, crops.steps)
     progress = saver.progress
@@ -89,17 +90,26 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         progress.epoch, progress.step, progress.metrics = epoch + 1, 0, []
         progress.schedule = schedule.get_state()
         if flow:
-            flow.write(run.path / "gradient_flow.csv", epoch + 1)
+            flow.write(run.path / FLOW_TABLE, epoch + 1)
         saver.save()
         keep_best(run.path, progress.best_epoch)
         write_history(run.path, progress.history, recipe.name)
         report.epoch(row)
+    with averaged_weights(learner, recipe.ema):
+        write_last_scores(model, crops, run.path)
     load_safetensors(model, best_weights(run.path, progress.best_epoch))
+    draw_first_kernels(run.path / "first_kernels.png", model)
+    if flow:
+        draw_gradient_flow(run.path / "gradient_flow.png", run.path / FLOW_TABLE)
     return progress
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, rate: float | LearningRateSchedule, metrics: Sequence[keras.Metric] = ()
+    model: keras.Model,
+    recipe: Recipe,
+    rate: float | LearningRateSchedule,
+    metrics: Sequence[keras.Metric] = (),
+    steps_per_epoch: int = 1,
 ) -> None:
     """Compiles `model` with the recipe's optimizer, norm momentum and loss; `metrics` are added to `accuracy`."""
     if recipe.norm_momentum is not None:
@@ -109,8 +119,10 @@ def compile_model(
             recipe.optimizer,
             rate,
             momentum=recipe.momentum,
+            radam_threshold=recipe.radam_threshold,
             loss_scale=recipe.loss_scale,
             gradient_noise=recipe.gradient_noise,
+            steps_per_noise=steps_per_epoch if recipe.noise_step == "epoch" else 1,
             ema=recipe.ema,
             gradient_flow=recipe.gradient_flow,
             seed=recipe.seed,

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,10 +19,17 @@ from tfdfd.files import write_atomically
 from tfdfd.training.optimizers import GradientRecord
 from tfdfd.training.run_folder import LOG
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLOW_TABLE = "gradient_flow.csv"
 FLOW_COLUMNS = ("epoch", "layer", "weight", "size", "max", "mean")
 _PLOTS = (
     ("loss", ("loss", "val_loss")),
-    ("accuracy (at 0.5) and AUC", ("accuracy", "val_accuracy", "val_auc", "val_video_auc")),
+    (
+        "accuracy (at 0.5) and AUC",
+        ("accuracy", "val_accuracy", "val_video_balanced_accuracy", "val_auc", "val_video_auc"),
+    ),
     ("learning rate", ("learning_rate",)),
 )
 _NAMES = {
@@ -28,6 +37,7 @@ _NAMES = {
     "val_loss": "validation",
     "accuracy": "training accuracy",
     "val_accuracy": "validation accuracy",
+    "val_video_balanced_accuracy": "validation balanced accuracy, videos",
     "val_auc": "validation AUC, crops",
     "val_video_auc": "validation AUC, videos",
     "learning_rate": "rate",
@@ -181,15 +191,7 @@ def _write_scalars(folder, history):
 
 
 def _draw_curves(path, history, title):
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError(
-            "training curves need matplotlib, which is not installed: run pip install 'tfdfd[train]'."
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
     unit = _unit(history[0])
     positions = [row[unit] for row in history]
@@ -202,9 +204,32 @@ def _draw_curves(path, history, title):
         axis.legend()
     axes[-1].set_yscale("log")
     figure.suptitle(title)
+    save_figure(path, figure)
+
+
+def load_pyplot() -> ModuleType:
+    """Returns `matplotlib.pyplot` with the backend that draws into files.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError(
+            "training curves need matplotlib, which is not installed: run pip install 'tfdfd[train]'."
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save_figure(path: str | os.PathLike, figure: Figure) -> None:
+    """Writes a matplotlib figure as PNG and closes it."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    pyplot.close(figure)
+    load_pyplot().close(figure)
     write_atomically(path, picture.getvalue())
 
 

@@ -193,7 +193,7 @@ class SeparateAverage(OptimizerWrapper):
 class GradientNoise(OptimizerWrapper):
     """Adds annealed Gaussian noise to gradients (Neelakantan et al., arXiv:1511.06807; document S2, section 7.1.2).
 
-    The variance at step t (from 0) is η / (1 + t)^γ. Noise is added before the inner optimizer clips. The generator is
+    The variance at time t (from 0) is η / (1 + t)^γ. Noise is added before the inner optimizer clips. The generator is
     one of the optimizer's variables: a training resumed from saved variables draws the same noise as an uninterrupted
     one.
 
@@ -203,22 +203,26 @@ class GradientNoise(OptimizerWrapper):
         gamma: γ, at least 0.
         seed: integer, at least 0.
         name: name of the wrapper.
+        every: number of steps in a unit of t, at least 1: 1, or the steps of an epoch (S2 tried both).
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    def __init__(self, inner_optimizer, eta, gamma=0.55, seed=0, name=None):
+    def __init__(self, inner_optimizer, eta, gamma=0.55, seed=0, name=None, every=1):
         super().__init__(inner_optimizer, name)
         if not eta > 0 or not gamma >= 0:
             raise ValueError(f"expected eta above 0 and gamma of at least 0; received eta={eta}, gamma={gamma}.")
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step; received {every}.")
         self.eta = eta
         self.gamma = gamma
         self.seed = seed
+        self.every = every
         self.generator = keras.random.SeedGenerator(seed)
 
     def transform_gradients(self, gradients):
-        step = ops.cast(self.iterations, "float32")
+        step = ops.cast(ops.floor_divide(self.iterations, self.every), "float32")
         deviation = ops.sqrt(self.eta / (1 + step) ** self.gamma)
         return [None if gradient is None else gradient + self._noise(gradient, deviation) for gradient in gradients]
 
@@ -227,7 +231,7 @@ class GradientNoise(OptimizerWrapper):
         return [self.generator.state, *super().variables]
 
     def get_config(self):
-        return super().get_config() | {"eta": self.eta, "gamma": self.gamma, "seed": self.seed}
+        return super().get_config() | {"eta": self.eta, "gamma": self.gamma, "seed": self.seed, "every": self.every}
 
     def _noise(self, gradient, deviation):
         noise = keras.random.normal(gradient.shape, dtype="float32", seed=self.generator)
@@ -284,8 +288,10 @@ def make_optimizer(
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     *,
     momentum: float = 0.9,
+    radam_threshold: float = 4.0,
     loss_scale: bool = False,
     gradient_noise: float | None = None,
+    steps_per_noise: int = 1,
     gradient_flow: bool = False,
     ema: float | None = None,
     seed: int = 0,
@@ -299,9 +305,11 @@ def make_optimizer(
         name: one of `OPTIMIZERS`.
         learning_rate: number above 0, or a function of the step (`tfdfd.training.schedules`).
         momentum: for `sgdm`, in [0, 1]. It is Keras's momentum, which includes the rate of past steps.
+        radam_threshold: `threshold` of `RAdam`, for `radam`.
         loss_scale: whether to scale the loss dynamically with `keras.optimizers.LossScaleOptimizer`. Under
             `mixed_float16`, Keras's `compile` does so anyway.
         gradient_noise: η of `GradientNoise`; None for none.
+        steps_per_noise: `every` of `GradientNoise`: 1, or the steps of an epoch.
         gradient_flow: whether to record each weight's gradients, before noise, for `history.GradientFlow`.
         ema: decay of a separate moving average of the weights, in [0, 1), see `SeparateAverage`; None for none.
         seed: seed of the noise, an integer of at least 0.
@@ -312,7 +320,7 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         hint = did_you_mean(name, OPTIMIZERS, 1, f"there are {', '.join(OPTIMIZERS)}.")
         raise ValueError(f"no optimizer is known as {name!r}; {hint}")
-    options = {"momentum": momentum} if name == "sgdm" else {}
+    options = {"sgdm": {"momentum": momentum}, "radam": {"threshold": radam_threshold}}.get(name, {})
     if ema is not None:
         if not 0 <= ema < 1:
             raise ValueError(f"ema must be in [0, 1); received {ema}.")
@@ -321,7 +329,7 @@ def make_optimizer(
     if ema is not None:
         optimizer = SeparateAverage(optimizer)
     if gradient_noise is not None:
-        optimizer = GradientNoise(optimizer, gradient_noise, seed=seed)
+        optimizer = GradientNoise(optimizer, gradient_noise, seed=seed, every=steps_per_noise)
     if gradient_flow:
         optimizer = GradientRecord(optimizer)
     return keras.optimizers.LossScaleOptimizer(optimizer) if loss_scale else optimizer

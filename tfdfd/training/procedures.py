@@ -76,6 +76,11 @@ def train(
                 return run.result
             if crops.count < recipe.batch_size:
                 report.note(f"the {crops.count} training crops are fewer than a batch of {recipe.batch_size}")
+            if crops.short_pairs:
+                report.note(
+                    f"{crops.short_pairs:,} pairs of a fake and its original have too few frames for {recipe.epochs} "
+                    "epochs and are left out; 'tfdfd extract --all' takes every frame"
+                )
             parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
             initial = [*recipe.members, *filter(None, [recipe.weights, recipe.teacher])]
             write_fingerprints(run.path, parts, faces.root, [model.removeprefix(SLIM) for model in initial])

@@ -22,11 +22,12 @@ CHOICES = {
     "fakes": ("plain", "varied"),
     "medium": ("photo", "video"),
     "order": ("shuffled", "balanced", "dual", "various"),
-    "augment": (None, "s1", "s2", "modern"),
+    "augment": (None, "s1", "s2", "flip", "modern"),
     "optimizer": ("adam", "sgdm", "radam"),
     "loss": ("binary_crossentropy", "mean_squared_error"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
-    "monitor": ("val_video_auc", "val_auc", "val_loss"),
+    "monitor": ("val_video_auc", "val_video_balanced_accuracy", "val_auc", "val_loss"),
+    "noise_step": ("batch", "epoch"),
     "calibration": ("none", "temperature", "platt"),
 }
 
@@ -63,10 +64,13 @@ class Recipe:
         optimizer: `adam`, `sgdm` or `radam`.
         learning_rate: initial learning rate.
         momentum: momentum of `sgdm`.
+        radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' code and in S2.
         schedule: name of the learning rate schedule, see `tfdfd.training.schedules`.
+        planned_epochs: number of epochs of the schedule, if training ends before them; None for `epochs`.
         loss: `binary_crossentropy` or `mean_squared_error`.
         loss_scale: whether the loss is scaled dynamically.
         gradient_noise: η of the noise added to gradients, or None.
+        noise_step: unit of time in which the noise decays: `batch` or `epoch`.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
         norm_momentum: momentum of batch normalization's running statistics, or None for the network's own, see
             `tfdfd.training.engine.set_norm_momentum`.
@@ -76,6 +80,8 @@ class Recipe:
         patience: number of epochs without improvement after which training ends, or None.
         calibration: calibration of P(fake), fitted on validation and folded into the network's last layer.
         frames: number of crops in a clip (`temporal`).
+        val_frames: number of equally spaced crops of each validation video (`tfdfd.data.crops.equally_spaced`); None
+            for all.
         limit: largest number of crops (`temporal`: clips) of a split; None for all.
         seed: seed of everything random.
     """
@@ -102,10 +108,13 @@ class Recipe:
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     momentum: float = 0.9
+    radam_threshold: float = 4.0
     schedule: str = "constant"
+    planned_epochs: int | None = None
     loss: str = "binary_crossentropy"
     loss_scale: bool = False
     gradient_noise: float | None = None
+    noise_step: str = "batch"
     ema: float | None = None
     norm_momentum: float | None = None
     gradient_flow: bool = False
@@ -114,6 +123,7 @@ class Recipe:
     patience: int | None = None
     calibration: str = "platt"
     frames: int = 16
+    val_frames: int | None = None
     limit: int | None = None
     seed: int = 0
 
@@ -124,7 +134,9 @@ class Recipe:
                 hint = did_you_mean(value, choices, 1)
                 expected = ", ".join(map(str, choices))
                 raise ValueError(f"{name} must be one of {expected}; received {value!r}{f'; {hint}' if hint else '.'}")
-        for name in ("batch_size", "epochs", "steps", "size", "limit", "frames", "patience"):
+        for name in (
+            "batch_size", "epochs", "planned_epochs", "steps", "size", "limit", "frames", "val_frames", "patience",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; received {value}.")
@@ -199,12 +211,12 @@ class Recipe:
         return replace(
             self,
             size=smallest if shrinks else self.size,
-            batch_size=min(self.batch_size, 8),
+            # Half a dual batch is of one video, of which quick sets have few frames.
+            batch_size=min(self.batch_size, 4 if self.order == "dual" else 8),
             epochs=1,
+            planned_epochs=None,
             steps=None if self.steps is None else min(self.steps, 20),
             frames=min(self.frames, 4),
-            # Orders of video pairs need more frames than so few crops have.
-            order="shuffled" if self.order in ("dual", "various") else self.order,
             limit=24,
         )
 

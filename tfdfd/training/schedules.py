@@ -14,7 +14,10 @@ from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRa
 from tfdfd.near_matches import did_you_mean
 from tfdfd.training import TrainingError
 
-SCHEDULES = ("constant", "divided", "divided-5-epochs", "computed", "plateau", "decay-plateau", "cosine")
+SCHEDULES = (
+    "constant", "divided", "divided-5-epochs", "computed", "plateau", "plateau-training", "decay", "decay-plateau",
+    "decay-plateau-training", "cosine",
+)  # fmt: skip
 LOWEST = 1e-6
 
 
@@ -192,7 +195,9 @@ def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: i
     `constant`. `divided`: by 10 every 1,000 steps down to 1e-6 (S1, section 4.2). `divided-5-epochs`: by 10 every 5
     epochs (S1, section 4.3.1, second model). `computed`: see `computed_decay` (S1, first model). `plateau`: halved
     after two epochs without improvement (S2, section 5.3). `decay-plateau`: the same, and times 0.94 every second epoch
-    (S2, section 7.1.5). `cosine`: half a cosine down to 0 at the last step.
+    (S2, section 7.1.5). `plateau-training` and `decay-plateau-training`: the same by the training loss, as in the code
+    of S2's author. `decay`: times 0.94 every second epoch alone (S2, figure 7.2). `cosine`: half a cosine down to 0 at
+    the last step.
 
     Args:
         name: one of `SCHEDULES`.
@@ -219,6 +224,12 @@ def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: i
         return Schedule(learning_rate, (Plateau(),))
     if name == "decay-plateau":
         return Schedule(learning_rate, (EpochDecay(), Plateau()))
+    if name == "plateau-training":
+        return Schedule(learning_rate, (Plateau(monitor="loss"),))
+    if name == "decay":
+        return Schedule(learning_rate, (EpochDecay(),))
+    if name == "decay-plateau-training":
+        return Schedule(learning_rate, (EpochDecay(), Plateau(monitor="loss")))
     if name == "cosine":
         return Schedule(CosineDecay(learning_rate, steps_per_epoch * epochs))
     hint = did_you_mean(name, SCHEDULES, 1, f"there are {', '.join(SCHEDULES)}.")

@@ -109,7 +109,12 @@ class HyperModel(keras_tuner.HyperModel):
                 model = build(recipe.network, recipe.weights, (size, size, 3), **recipe.arguments)
         except ValueError as error:
             raise FatalValueError(str(error)) from error
-        compile_model(model, recipe, recipe.learning_rate, [keras.metrics.AUC(name="auc")])
+        steps = 1
+        if recipe.gradient_noise is not None and recipe.noise_step == "epoch":
+            if self._faces is None:
+                raise FatalValueError("noise_step=epoch needs the steps of an epoch: give HyperModel(data=...).")
+            steps = self._crops(recipe).steps
+        compile_model(model, recipe, recipe.learning_rate, [keras.metrics.AUC(name="auc")], steps_per_epoch=steps)
         return model
 
     def fit(
@@ -169,7 +174,8 @@ class _TrainingCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         recipe, steps = self._recipe, self.params.get("steps")
-        self._schedule = schedule_of(recipe.schedule, recipe.learning_rate, steps or 1, self.params["epochs"])
+        epochs = recipe.planned_epochs or self.params["epochs"]
+        self._schedule = schedule_of(recipe.schedule, recipe.learning_rate, steps or 1, epochs)
         if not steps and callable(self._schedule.rate):
             raise FatalValueError(
                 f"schedule={recipe.schedule} needs the number of steps: give search(steps_per_epoch=...)."

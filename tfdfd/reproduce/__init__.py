@@ -1,0 +1,1 @@
+"""Reproduction of the five source documents: their experiments, printed numbers and contradictions."""

@@ -1,0 +1,288 @@
+"""Our figure for each entry of a document, and the verdict on both.
+
+A measure is a name with dots: `frame.auc`, `video.balanced_accuracy`, `frame.recall.fake`, `val.loss.NeuralTextures`.
+`@ffpp` restricts it to a data set, `/Deepfakes` to the fakes of a method and all real ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tfdfd.data.tables import FAKE, REAL
+from tfdfd.evaluation.evaluate import training_summary
+from tfdfd.metrics.intervals import bootstrap_interval
+from tfdfd.metrics.metrics import MetricError, accuracy, auc, balanced_accuracy, log_loss
+from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos, read_scores
+from tfdfd.reproduce.documents import COUNT, GIGA, LOSS, MILLION, PERCENT, SECONDS, SHARE, Document, Entry
+from tfdfd.training.crop_set import LAST_SCORES
+from tfdfd.training.run_folder import read_log
+
+REPRODUCED, NOT_REPRODUCED, CANNOT, DRAWN = "reproduced", "not reproduced", "cannot be", "drawn"
+THRESHOLD = 0.5
+RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure of ours.
+
+    Attributes:
+        value: in the entry's unit; shares in [0, 1].
+        interval: 95 %, bootstrap over videos; None where there is none.
+        protocol: what it was measured on.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An entry with our figure and the verdict on both, see `judge`."""
+
+    entry: Entry
+    measured: Measured | None
+    status: str
+    reason: str
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the document's; None where one is missing."""
+        if self.measured is None or self.entry.printed is None:
+            return None
+        return self.measured.value - self.entry.printed
+
+
+@dataclass
+class Outcome:
+    """What an experiment came to.
+
+    Attributes:
+        run: folder of the training; None where there is none.
+        evaluations: split -> folder of its report.
+        problem: why there is no result; None where there is one.
+        protocol: of our training, as text.
+        shortfall: why its data are not the document's, although the data set is; None where they are.
+    """
+
+    run: Path | None = None
+    evaluations: dict[str, Path] = field(default_factory=dict)
+    problem: str | None = None
+    protocol: str = ""
+    shortfall: str | None = None
+
+
+def judge(
+    entry: Entry,
+    document: Document,
+    measured: Measured | None,
+    *,
+    datasets: Sequence[str],
+    own_test: bool,
+    quick: bool,
+    problem: str | None = None,
+    shortfall: str | None = None,
+) -> Verdict:
+    """The verdict on an entry: reproduced, not reproduced, cannot be, or (a figure without a number) drawn.
+
+    A number is reproduced if it lies within our interval, or, where there is none, if ours rounds (or truncates, as
+    some documents do) to it. It cannot be reproduced where the document contradicts itself, its data are absent or a
+    training did not take place; ours is shown beside it all the same.
+
+    Args:
+        entry: of the document.
+        document: that it is of.
+        measured: ours, or None.
+        datasets: names of our data sets.
+        own_test: whether our test split is the data set's own.
+        quick: whether trainings were shortened to see that they run.
+        problem: why there is nothing of ours.
+        shortfall: why our data are fewer than the document's.
+    """
+    verdict = partial(Verdict, entry, measured)
+    if entry.cannot is not None:
+        return verdict(CANNOT, entry.cannot)
+    if entry.printed is None:
+        return verdict(DRAWN, "the document prints no number") if problem is None else verdict(CANNOT, problem)
+    if measured is None:
+        return verdict(CANNOT, problem or "there is no figure of ours")
+    if entry.experiment is not None:
+        wanted = entry.data or document.data
+        missing = sorted(set(wanted) - set(datasets))
+        if quick:
+            return verdict(CANNOT, "--quick shows that it runs, not how well")
+        if missing:
+            return verdict(CANNOT, f"data: it is of {', '.join(wanted)}; DATA has no {', '.join(missing)}")
+        if document.own_test and not own_test:
+            return verdict(CANNOT, "data: the data set's own test split is not in DATA")
+        if shortfall:
+            return verdict(CANNOT, f"data: {shortfall}")
+    difference = measured.value - entry.printed
+    half = 0.5 * 10.0**-entry.digits / (100 if entry.unit == SHARE else 1)
+    apart = number(abs(difference), entry).replace(" %", " points" if entry.unit == SHARE else " %")
+    off = f"ours is {apart} {'above' if difference > 0 else 'below'}"
+    if measured.interval is None:
+        if -half - 1e-9 <= difference < 2 * half + 1e-9:
+            return verdict(REPRODUCED, "to the printed digit")
+        return verdict(NOT_REPRODUCED, f"{off}; one training, no interval" if entry.experiment else off)
+    low, high = measured.interval
+    shown = f"interval [{number(low, entry)}, {number(high, entry)}]"
+    if low - half <= entry.printed <= high + half:
+        return verdict(REPRODUCED, f"within our {shown}")
+    return verdict(NOT_REPRODUCED, f"{off}, {shown}")
+
+
+def number(value: float | None, entry: Entry) -> str:
+    """A value in the unit of an entry, as text."""
+    if value is None:
+        return "–"
+    if entry.unit == SHARE:
+        return f"{100 * value:.{max(entry.digits, 1)}f} %"
+    suffix = {MILLION: " M", GIGA: " G", SECONDS: " s", PERCENT: " %", COUNT: "", LOSS: ""}[entry.unit]
+    return f"{value:,.{entry.digits}f}{suffix}"
+
+
+class Measures:
+    """Measures figures of finished experiments.
+
+    Args:
+        outcomes: by experiment.
+        costs: of networks: `learned.NAME` (M), `thesis_macs.NAME` (G), `saves.NAME` (percent), `saves_seconds.NAME`.
+    """
+
+    def __init__(self, outcomes: dict[str, Outcome], costs: dict[str, Measured]):
+        self._outcomes, self._costs = outcomes, costs
+        self._tables: dict[Path, list[ScoreRow]] = {}
+
+    def of(self, entry: Entry) -> Measured | None:
+        """Our figure for an entry; None where there is none."""
+        if entry.measure is None:
+            return None
+        if entry.experiment is None:
+            return self._costs.get(entry.measure)
+        outcome = self._outcomes.get(entry.experiment)
+        if outcome is None or outcome.run is None:
+            return None
+        if entry.measure in _OF_RUNS:
+            value = _OF_RUNS[entry.measure](outcome)
+            return None if value is None else Measured(value, None, f"the training of {outcome.run.name}")
+        if entry.measure == "test_crops":
+            return Measured(len(self._scores(outcome, "test")), None, "crops of our test split")
+        return self._scored(entry.measure, outcome)
+
+    def _scored(self, measure, outcome):
+        name, _, method = measure.partition("/")
+        name, _, dataset = name.partition("@")
+        level, kind, *part = name.split(".")
+        split = level if level in ("val", "last", "test") else "test"
+        rows = self._scores(outcome, split)
+        if dataset:
+            rows = [row for row in rows if row.dataset == dataset]
+        if method:
+            rows = [row for row in rows if row.label == REAL or row.method == method]
+            if all(row.label == REAL for row in rows):
+                return None
+        if split == level and part and part[0] != "Overall":
+            real = part[0] == "original_sequences"
+            rows = [row for row in rows if (row.label == REAL if real else row.method == part[0] and row.label == FAKE)]
+        if not rows:
+            return None
+        # The categories of S2: loss of frames, accuracy of videos.
+        of_videos = level == "video" or (split == level and kind == "accuracy")
+        labels, scores, clusters = _columns(rows, of_videos)
+        metric = _METRICS[f"{kind}.{part[0]}" if level == "frame" and part else kind]
+        unit = "videos" if of_videos else "frames"
+        where = {"val": "validation", "last": "validation, last epoch", "test": "test"}[split]
+        protocol = (
+            f"{len(labels):,} {unit} of {'+'.join(sorted({row.dataset for row in rows}))}, {where}, at {THRESHOLD}"
+        )
+        try:
+            value = float(metric(labels, scores))
+            interval = bootstrap_interval(metric, labels, scores, clusters, RESAMPLES)
+        except MetricError:
+            return None
+        except ZeroDivisionError:
+            return None
+        return Measured(value, interval, protocol)
+
+    def _scores(self, outcome, split):
+        path = outcome.run / LAST_SCORES if split == "last" else outcome.evaluations.get(split, Path()) / "scores.csv"
+        if path not in self._tables:
+            rows = read_scores(path) if path.is_file() else []
+            self._tables[path] = [row for row in rows if row.status == OK]
+        return self._tables[path]
+
+
+def _columns(rows, of_videos):
+    if not of_videos:
+        return (
+            np.array([row.label for row in rows]), np.array([row.fake_probability for row in rows]),
+            [f"{row.dataset}/{row.video}" for row in rows],
+        )  # fmt: skip
+    videos = [video for video in aggregate_videos(rows) if video.status == OK]
+    return np.array([v.label for v in videos]), np.array([v.fake_probability for v in videos]), None
+
+
+def _share(labels, scores, of, verdict):
+    """Among examples of which `of` holds, the share whose verdict is `verdict`; NaN-free: 0 where there are none."""
+    chosen = np.asarray(of)
+    said = np.asarray(scores) >= THRESHOLD
+    return float((said[chosen] == verdict).mean()) if chosen.any() else 0.0
+
+
+def _recall(labels, scores, label):
+    return _share(labels, scores, np.asarray(labels) == label, bool(label))
+
+
+def _precision(labels, scores, label):
+    said = (np.asarray(scores) >= THRESHOLD) == bool(label)
+    return float((np.asarray(labels)[said] == label).mean()) if said.any() else 0.0
+
+
+def _f1(labels, scores, label):
+    precision, recall = _precision(labels, scores, label), _recall(labels, scores, label)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+_METRICS: dict[str, Callable] = {
+    "accuracy": partial(accuracy, threshold=THRESHOLD),
+    "balanced_accuracy": partial(balanced_accuracy, threshold=THRESHOLD),
+    "auc": auc,
+    "loss": log_loss,
+    **{
+        f"{name}.{kind}": partial(metric, label=label)
+        for name, metric in (("recall", _recall), ("precision", _precision), ("f1", _f1))
+        for kind, label in (("real", REAL), ("fake", FAKE))
+    },
+}
+
+
+def _last_row(outcome):
+    rows = read_log(outcome.run)
+    return {name: float(cell) for name, cell in rows[-1].items() if cell} if rows else {}
+
+
+def _val_error(outcome):
+    accuracy_of_last = _last_row(outcome).get("val_accuracy")
+    return None if accuracy_of_last is None else 1 - accuracy_of_last
+
+
+_OF_RUNS: dict[str, Callable[[Outcome], float | None]] = {
+    "val_error": _val_error,
+    "train_accuracy": lambda outcome: training_summary(outcome.run).get("train_accuracy"),
+    "val_accuracy": lambda outcome: training_summary(outcome.run).get("val_accuracy"),
+    "train_loss": lambda outcome: training_summary(outcome.run).get("train_loss"),
+    "train_seconds": lambda outcome: training_summary(outcome.run).get("seconds"),
+}
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
