@@ -72,7 +72,7 @@ def add_split_arguments(parser: Parser) -> None:
 
 def add_check_leaks_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd check-leaks`."""
-    from tfdfd.data.leaks import NEAR
+    from tfdfd.data.options import NEAR
 
     parser.description = _CHECK_LEAKS
     parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")
