@@ -95,7 +95,9 @@ def train(
 
 def _check_libraries():
     """Fails before hours of training instead of after the first epoch."""
-    missing = [name for name in ("matplotlib", "scipy", "tensorboard") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("matplotlib", "scipy", "sklearn", "tensorboard") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise ValueError(f"training needs {', '.join(missing)}, not installed here: run pip install 'tfdfd[train]'.")
 
