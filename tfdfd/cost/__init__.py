@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def hardware_line() -> str:
     return f"{cores} of {machine['processor']}; {versions}"
 
 
-def _processor():
+def _processor() -> str:
     import platform
 
     file = Path("/proc/cpuinfo")
@@ -66,7 +67,7 @@ def _processor():
     return platform.processor() or platform.machine() or "an unknown processor"
 
 
-def _cores():
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -140,7 +141,7 @@ def count_cycles(work: Callable[[], None]) -> int | None:
             raise RuntimeError(f"perf did not end within {_END_SECONDS} s of its SIGINT; it was killed.") from None
 
 
-def _parse_cycles(output):
+def _parse_cycles(output: str) -> int | None:
     for line in output.splitlines():
         value, *rest = line.split(",")
         if value.isdigit() and any(field.startswith("cycles") for field in rest):
@@ -202,7 +203,7 @@ def main(request: str) -> None:
         json.dump(result, answer)
 
 
-def _cause_of_death(done):
+def _cause_of_death(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return f"the process was killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")
