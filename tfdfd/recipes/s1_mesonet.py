@@ -5,10 +5,12 @@ iterations down to 1e-6, 10 epochs. The same section describes a second schedule
 the lowest rate and the number of epochs, and a second run with batches of 64.
 """
 
+from typing import Any
+
 from tfdfd.training.recipe import Recipe
 
 _SOURCE = "S1, section 4, tables 4 to 7 and figures 5 and 6"
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "source": _SOURCE,
     "augment": "s1",
     "optimizer": "adam",

@@ -10,10 +10,12 @@ epochs without improvement, batches of 24 from various pairs of videos, a scaled
 source.
 """
 
+from typing import Any
+
 from tfdfd.training.recipe import Recipe
 
 _TRANSFER_NETWORKS = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
-_RESEPTION = {
+_RESEPTION: dict[str, Any] = {
     "order": "various",
     "augment": "s2",
     "batch_size": 24,
