@@ -12,15 +12,17 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.log_lines import without_log_lines
 from tfdfd.runtime import RUNTIMES, TENSORFLOW, check_runtime
+
+if TYPE_CHECKING:
+    import subprocess
 
 # Defaults of the latency measurement: batch sizes, and seconds for each.
 BATCHES, SECONDS = (1, 32), 5.0
