@@ -7,14 +7,16 @@ handed, computes, and writes its responses.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.media import Limits
+
+if TYPE_CHECKING:
+    import ctypes
 
 # `auto` seals the processes where the kernel can, `require` refuses to decode without, `off` does not seal.
 AUTO, REQUIRE, OFF = SANDBOXES = ("auto", "require", "off")
