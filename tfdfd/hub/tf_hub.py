@@ -10,14 +10,15 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfdfd.weights.store import look_further
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from tfdfd.weights.records import WeightRecord
 
 _HUB, _KERAS = "tensorflow_hub", "keras"
