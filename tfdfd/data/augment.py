@@ -21,7 +21,7 @@ distortion in the DFDC test set (Dolhansky et al., arXiv:2006.07397, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -110,7 +110,7 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
 def shift_hue(image: np.ndarray, turn: float) -> np.ndarray:
     """Shifts hues by a share of the color circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] += np.float32(360 * (turn % 1))  # OpenCV wraps hues above 360, but not below 0
+    hsv[..., 0] += np.float32(360 * (turn % 1))  # type: ignore[arg-type]  # OpenCV wraps hues above 360, but not below 0
     return np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1)
 
 
@@ -197,7 +197,7 @@ def erase_gray(image: np.ndarray, top: float, left: float, sizes: list[tuple[flo
     return image
 
 
-def _shrink_rows(image, count):
+def _shrink_rows(image: np.ndarray, count: int) -> np.ndarray:
     """Resamples rows to `count` with triangle weights, normalized over the rows within the image."""
     side = len(image)
     step = side / count
@@ -213,7 +213,7 @@ def _shrink_rows(image, count):
     return out / total[:, None, None]
 
 
-def _with(probability, draw):
+def _with(probability: float, draw: Callable[[np.random.Generator], Any]) -> Callable[[np.random.Generator], Any]:
     return lambda rng: draw(rng) if rng.random() < probability else None
 
 
@@ -230,12 +230,12 @@ def _draw_rectangle(rng):
     return rng.random(), rng.random(), list(zip(areas.tolist(), aspects.tolist(), strict=True))
 
 
-def _draw_saturation(rng, strength):
+def _draw_saturation(rng: np.random.Generator, strength: float) -> tuple[float]:
     value = rng.uniform(0.5 - strength / 2, 0.5 + strength / 2)
     return (value / (1 - value + 1e-7),)
 
 
-def _color_jitter(strength, hue):
+def _color_jitter(strength: float, hue: float) -> tuple[Step, ...]:
     """Brightness, contrast, saturation and hue, drawn as the Keras layers of these names draw them."""
     return (
         Step(brighten, lambda rng: (rng.uniform(-strength, strength),)),
