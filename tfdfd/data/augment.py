@@ -107,7 +107,7 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def shift_hue(image: np.ndarray, turn: float) -> np.ndarray:
+def shift_hue(image: np.ndarray, turn: float | np.floating) -> np.ndarray:
     """Shifts hues by a share of the color circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] += np.float32(360 * (turn % 1))  # type: ignore[arg-type]  # OpenCV wraps hues above 360, but not below 0
@@ -217,12 +217,12 @@ def _with(probability: float, draw: Callable[[np.random.Generator], Any]) -> Cal
     return lambda rng: draw(rng) if rng.random() < probability else None
 
 
-def _draw_jitter(rng):
+def _draw_jitter(rng: np.random.Generator) -> tuple:
     factors = (*rng.uniform(0.7, 1.3, 3).tolist(), float(rng.uniform(-0.1, 0.1)))
     return tuple(rng.permutation(4).tolist()), factors
 
 
-def _draw_rectangle(rng):
+def _draw_rectangle(rng: np.random.Generator) -> tuple | None:
     """Position and ten candidate sizes of a rectangle of 2 to 33 % of the area; None in half of the cases."""
     if rng.random() >= 0.5:
         return None

@@ -113,10 +113,10 @@ def _s1(models: Sequence[ScoredModel]) -> list[Table]:
     return [*tables, _s1_accuracies(models)]
 
 
-def _s1_accuracies(models):
+def _s1_accuracies(models: Sequence[ScoredModel]) -> Table:
     """Both accuracies that the document gives, beside those of the models on the same part of the data."""
 
-    def measured(report, name):
+    def measured(report: dict[str, Any], name: str) -> float | None:
         if name == "combined set":
             return report[FRAME]["accuracy"]["value"]
         dataset = {"FaceForensics++": "ffpp", "Celeb-DF": "celebdf"}.get(name)

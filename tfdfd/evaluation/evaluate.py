@@ -392,7 +392,7 @@ def _record_info(table: str | os.PathLike, model: str | os.PathLike | None) -> d
     }
 
 
-def _list(against):
+def _list(against: Any) -> list:
     if against is None:
         return []
     return [against] if isinstance(against, str | os.PathLike) else list(against)

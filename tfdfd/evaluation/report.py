@@ -95,8 +95,14 @@ def make_report(
     Raises:
         ValueError: no scores, no threshold, or an invalid argument.
     """
-    options = {"aggregation": aggregation, "missing": missing, "cluster": cluster, "resamples": resamples, "seed": seed}
-    models = []
+    options: dict[str, Any] = {
+        "aggregation": aggregation,
+        "missing": missing,
+        "cluster": cluster,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    models: list[ScoredModel] = []
     for (info, rows), summary in zip(scored, [*training, *[{}] * len(scored)], strict=False):
         own = _threshold(info, None if models else threshold)
         report = compute_report(rows, own, **options)

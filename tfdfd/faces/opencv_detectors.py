@@ -132,7 +132,7 @@ class SsdDetector:
         """Faces of each frame; see `tfdfd.faces.FaceDetector`."""
         return [self._detect_one(frame) for frame in frames]
 
-    def _detect_one(self, frame):
+    def _detect_one(self, frame: np.ndarray) -> list[Face]:
         # One frame per call: the graph of OpenCV's own detector has a reshape with a fixed batch.
         blob = cv2.dnn.blobFromImage(frame, self._scale, INPUT_SIZE, self._mean, swapRB=not self._rgb)
         self._network.setInput(blob)

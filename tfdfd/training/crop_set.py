@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -32,7 +32,7 @@ CROSS_ENTROPY = "binary_crossentropy"
 _LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
 # Losses are minimized, areas and accuracies are maximized.
 _SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1, "val_video_balanced_accuracy": 1}
-_PAIR_ORDERS = {"dual": dual, "various": various}
+_PAIR_ORDERS: dict[str, Callable[..., Order]] = {"dual": dual, "various": various}
 # A `tf.data.Dataset`; only `tfdfd.pipelines` imports TensorFlow.
 Batches: TypeAlias = Any
 _Labeled = TypeVar("_Labeled")
@@ -154,7 +154,7 @@ class CropSet:
         # For clips, the limit counts clips.
         limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
         if split == VAL:
-            rows = equally_spaced(rows, self._recipe.val_frames)
+            rows = tuple(equally_spaced(rows, self._recipe.val_frames))
         if split == TRAIN and self._recipe.order in _PAIR_ORDERS and self._recipe.data != BLENDED:
             return replace(part, rows=tuple(limited_pairs(rows, limit, self._recipe.seed)))
         return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
@@ -290,7 +290,7 @@ def validate(model: keras.Model, crops: CropSet | ClipSet, loss: str = CROSS_ENT
     return validation_metrics(*score(model, crops), loss)
 
 
-def validation_metrics(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict[str, float]:
+def validation_metrics(rows: Sequence[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict[str, float]:
     """Returns `val_loss`, `val_accuracy` (at 0.5) and `val_auc` of crops, `val_video_auc` of videos and
     their `val_video_balanced_accuracy` (at 0.5).
 

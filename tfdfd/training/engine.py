@@ -98,7 +98,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         report.epoch(row)
     with averaged_weights(learner, recipe.ema):
         write_last_scores(model, crops, run.path)
-    load_safetensors(model, best_weights(run.path, progress.best_epoch))
+    load_safetensors(model, best_weights(run.path, progress.best_epoch))  # type: ignore[arg-type]
     draw_first_kernels(run.path / "first_kernels.png", model)
     if flow:
         draw_gradient_flow(run.path / "gradient_flow.png", run.path / FLOW_TABLE)

@@ -190,7 +190,7 @@ def _write_scalars(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     os.replace(partial, folder)
 
 
-def _draw_curves(path, history, title):
+def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> None:
     pyplot = load_pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
     unit = _unit(history[0])

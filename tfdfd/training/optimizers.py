@@ -218,7 +218,15 @@ class GradientNoise(OptimizerWrapper):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, inner_optimizer, eta, gamma=0.55, seed=0, name=None, every=1):
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        eta: float,
+        gamma: float = 0.55,
+        seed: int = 0,
+        name: str | None = None,
+        every: int = 1,
+    ) -> None:
         super().__init__(inner_optimizer, name)
         if not eta > 0 or not gamma >= 0:
             raise ValueError(f"expected eta above 0 and gamma of at least 0; received eta={eta}, gamma={gamma}.")
@@ -239,7 +247,7 @@ class GradientNoise(OptimizerWrapper):
     def variables(self) -> list:
         return [self.generator.state, *super().variables]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"eta": self.eta, "gamma": self.gamma, "seed": self.seed, "every": self.every}
 
     def _noise(self, gradient: Any, deviation: Any) -> Any:
