@@ -1,5 +1,6 @@
 """Packed training: packs, donors, blending, the trainer's loss, resuming and the command line."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,10 +16,15 @@ pytest.importorskip("jax", reason="jax is not installed: pip install 'tfdfd[test
 
 import jax
 import jax.numpy as jnp
+import keras
 
+from tfdfd.models import build, load
+from tfdfd.weights.saving import save_weights
+from tfdfd.weights.store import locate
 from tools.packed import blending, pixels
 from tools.packed import pack as packing
 from tools.packed.dataset import SIDE, Pack, Sampler
+from tools.packed.finish import average
 from tools.packed.mesh_points import POINTS, REGIONS
 from tools.packed.settings import Settings
 
@@ -590,3 +596,39 @@ def test_auc_and_videos():
     assert np.isnan(auc([1, 1], [0.2, 0.3]))
     result = by_video(np.array(["b", "a", "b"]), np.array([1, 0, 1]), np.array([0.2, 0.5, 0.4]))
     np.testing.assert_allclose(result, [[0, 1], [0.5, 0.3]])
+
+
+@pytest.fixture(scope="module")
+def meso_runs(tmp_path_factory):
+    """Weights files with their cards of two networks that differ."""
+    files = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        file = tmp_path_factory.mktemp("meso") / "weights.safetensors"
+        save_weights(build("meso4", input_shape=(64, 64, 3)), file)
+        data = file.read_bytes()
+        card = {"handle": "tfdfd/meso4.x", "model": "meso4", "file": file.name, "bytes": len(data)}
+        card |= {"sha256": hashlib.sha256(data).hexdigest(), "licence": "none", "training_data": "none"}
+        card |= {"polarity": "fake=1", "threshold": 0.5, "input_shape": [64, 64, 3]}
+        file.with_suffix(".json").write_text(json.dumps(card))
+        files.append(file)
+    return files
+
+
+def test_averaged_weights_lie_between_both(meso_runs):
+    model = load(*locate(meso_runs[0]))
+    own = model.get_weights()
+    info = average(model, str(meso_runs[1]), 0.75, {})
+    theirs = load(*locate(meso_runs[1])).get_weights()
+    for mean, a, b in zip(model.get_weights(), own, theirs, strict=True):
+        np.testing.assert_allclose(mean, 0.75 * a + 0.25 * b, rtol=1e-6, atol=1e-7)
+    assert info == {"model": "tfdfd/meso4.x", "sha256": locate(meso_runs[1])[0].sha256, "share": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("share", "arguments", "message"),
+    [(1.5, {}, "SHARE is 1.5; expected a number from 0 to 1"), (0.5, {"alpha": 1}, "expected meso4 with")],
+)
+def test_what_cannot_be_averaged_is_refused(meso_runs, share, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        average(load(*locate(meso_runs[0])), str(meso_runs[1]), share, arguments)

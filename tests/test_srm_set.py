@@ -147,7 +147,7 @@ def test_verb_clones_rows_and_tells_how(faces, tmp_path, run_tfdfd):
 def test_verb_with_one_kernel_and_a_small_range(faces, tmp_path, run_tfdfd):
     words = ["srm", faces, "-o", tmp_path / "noise", "--kernels", "KV", "--truncate", "2", "--quiet"]
     code, out, err = run_tfdfd(*words)
-    assert (code, err) == (0, "") and "% of the residuals reach 2 grey levels" in out
+    assert (code, err) == (0, "") and "% of the residuals reach 2 gray levels" in out
     row = read_table(tmp_path / "noise" / "faces.csv", FaceRow)[0]
     expected = np.clip(cv2.filter2D(read(faces / row.file).astype(np.float32), cv2.CV_32F, kv()), -2, 2)
     assert np.abs(from_levels(read(tmp_path / "noise" / row.file), 2) - expected).max() <= 2 / 254 + 1e-3

@@ -55,10 +55,10 @@ class PythonProcess:
     def __enter__(self) -> PythonProcess:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.kill()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.stdout.close()  # type: ignore[union-attr]
         self._process.wait()
         self._stderr.close()
 
@@ -68,7 +68,7 @@ class PythonProcess:
 
     def messages(self) -> Iterator[dict]:
         """The child's messages, until it ends or closes its output."""
-        for line in self._process.stdout:
+        for line in self._process.stdout:  # type: ignore[union-attr]
             yield json.loads(line)
 
     def wait(self, seconds: float | None = None) -> int:
@@ -89,17 +89,17 @@ class Channel:
     From its creation on, the process ends when its parent does.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._file: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def send(self, **message) -> None:
+    def send(self, **message: object) -> None:
         """Writes one message, which must be JSON."""
         self._file.write(json.dumps(message) + "\n")
         self._file.flush()
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     os.read(0, 1)  # not `sys.stdin`: its lock must not be held when Python ends
     os._exit(1)

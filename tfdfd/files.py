@@ -46,7 +46,7 @@ def sha256(path: str | os.PathLike) -> str:
     return value.hexdigest()
 
 
-def sync_folder(folder: str | os.PathLike) -> None:
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flushes the files in a folder, and their names, to the disk, so that they survive a power failure.
 
     File systems flush many files at once in a fraction of the time of one after another.
@@ -60,7 +60,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
         _sync(folder, os.O_RDONLY)
 
 
-def _sync(path, mode=os.O_RDWR):
+def _sync(path: str | os.PathLike, mode: int = os.O_RDWR) -> None:
     descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)

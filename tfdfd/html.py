@@ -63,14 +63,14 @@ def data_uri(data: bytes, kind: str = "jpeg") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _probability(value):
+def _probability(value: float) -> str:
     """Three digits, but never 0 or 1, a certainty that no model has."""
     if value >= 0.9995:
         return "> 0.999"
     return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
-def _seconds(value):
+def _seconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value < 120:
@@ -78,13 +78,13 @@ def _seconds(value):
     return f"{value // 60:.0f} min {value % 60:.0f} s"
 
 
-def _printable(value):
+def _printable(value: object) -> object:
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return _UNPRINTABLE.sub(_escaped, value)
 
 
-def _escaped(match):
+def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:
         # Python's representation of an undecodable byte, shown as that byte, as `printable_path` does.

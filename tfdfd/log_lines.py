@@ -7,6 +7,10 @@ import os
 import re
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 # TensorFlow's own variable: 1 drops INFO, 2 also WARNING, 3 also ERROR.
 LEVEL, QUIET = "TF_CPP_MIN_LOG_LEVEL", "3"
@@ -72,14 +76,16 @@ class LogFilter:
     """
 
     def __init__(self, level: str):
+        self._process: subprocess.Popen[bytes] | None
+        self._kept: int | None
         self._level, self._process, self._kept = level, None, None
 
-    def find_spec(self, name: str, path=None, target=None) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:
             with contextlib.suppress(OSError):  # without a filter, log lines are shown
                 self._start()
 
-    def _start(self):
+    def _start(self) -> None:
         import subprocess
 
         self._kept = os.dup(2)

@@ -10,9 +10,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +75,7 @@ class Server:
     cert: str | None = None
     key: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
         if not host or "/" in self.address or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError(f"the server must be HOST:PORT of its gRPC interface; received {self.address!r}.")
@@ -89,7 +91,7 @@ class Server:
 
 
 class RemoteScorer:
-    """Scores crops on a server, with the interface of `tfdfd.detect.scorer.Scorer`.
+    """Scores crops on a server, with the interface of `tfdfd.runtime.network.Scorer`.
 
     Crops are sent as PNG, which is lossless and a quarter the size of floats.
 
@@ -125,7 +127,7 @@ class RemoteScorer:
         scores = [score for batch in _batches(crops) for score in self._scores(batch)]
         return np.asarray(scores, np.float32)
 
-    def _scores(self, encoded):
+    def _scores(self, encoded: Sequence[bytes]) -> list[float]:
         import grpc
 
         try:
@@ -138,7 +140,7 @@ class RemoteScorer:
         except Exception as error:  # the answer may be anything
             raise RemoteError(f"the server {self._server.address} gave no scores: {error}") from error
 
-    def _request(self, encoded):
+    def _request(self, encoded: Sequence[bytes]) -> bytes:
 
         request = messages()["PredictRequest"](output_filter=[OUTPUT])
         request.model_spec.name, request.model_spec.signature_name = self._model, SIGNATURE
@@ -150,7 +152,7 @@ class RemoteScorer:
         tensor.string_val.extend(encoded)
         return request.SerializeToString()
 
-    def _explained(self, status, details):
+    def _explained(self, status: str, details: str | None) -> str:
         where = f"the server {self._server.address}"
         if status == "UNAVAILABLE":
             return f"{where} cannot be reached, or is overloaded ({details}); nothing was scored in its place."
@@ -162,7 +164,8 @@ class RemoteScorer:
         return f"{where} refused: {status}: {details}"
 
 
-def _batches(crops):
+def _batches(crops: Iterable[np.ndarray]) -> Iterator[list[bytes]]:
+    batch: list[bytes]
     batch, size = [], 0
     for crop in crops:
         encoded = _png(crop)
@@ -175,7 +178,7 @@ def _batches(crops):
         yield batch
 
 
-def _png(crop):
+def _png(crop: np.ndarray) -> bytes:
     import cv2
 
     done, encoded = cv2.imencode(".png", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
@@ -184,7 +187,7 @@ def _png(crop):
     return encoded.tobytes()
 
 
-def _probabilities(outputs, count):
+def _probabilities(outputs: Mapping[str, Any], count: int) -> list[float]:
 
     if OUTPUT not in outputs:
         raise ValueError(f"the answer has no output {OUTPUT!r} but {sorted(outputs)}.")
@@ -234,7 +237,7 @@ _MESSAGES = {
 
 
 @cache
-def messages() -> dict[str, type]:
+def messages() -> dict[str, Any]:
     """Classes of the messages by name. They have a pool of their own, so the official ones may be imported, too."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -288,7 +291,7 @@ def find_served(model: str | os.PathLike) -> Served:
     Raises:
         ValueError: there is no record of it.
     """
-    name, version = os.fspath(ALIASES.get(model, model)), None
+    name, version = os.fspath(ALIASES.get(model, model)), None  # type: ignore[arg-type]
     if name.endswith(".json"):
         card = read_card(Path(name))
         # A published card keeps the weights' own file apart from the published files.
@@ -312,7 +315,7 @@ def find_served(model: str | os.PathLike) -> Served:
     return Served(record, record.handle.removeprefix(PREFIX), version)
 
 
-def _known(name, version):
+def _known(name: str, version: int | None) -> WeightRecord:
     """The record in the package, or that of a published model."""
     if name in list_records():
         return find_record(name)

@@ -33,5 +33,5 @@ def spreadsheet_cell(text: str) -> str:
     return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
 
 
-def _steers(c):
+def _steers(c: str) -> bool:
     return unicodedata.category(c) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(c) in _OVERRIDES

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import locked_folder, write_atomically
 
@@ -79,7 +80,7 @@ class WorkDir:
         """Writes the description: the request and the state of the work."""
         write_atomically(self._file, json.dumps(self.request | state, indent=1) + "\n")
 
-    def _opened(self):
+    def _opened(self) -> dict | None:
         for left_over in self.path.glob(".tfdfd-*.tmp"):
             left_over.unlink(missing_ok=True)
         if not self._file.exists():
@@ -132,8 +133,8 @@ def differences(before: dict, now: dict, places: Collection[str] = ()) -> str:
     return "; ".join(shown + ["…"] * (len(differing) > _SHOWN))
 
 
-def _flat(nested, prefix=""):
-    flat = {}
+def _flat(nested: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}

@@ -1,6 +1,6 @@
 """Markdown tables of the bundled models, made from their cards.
 
-    python -m tools.models_table            the table of the README: one row per model
+    python -m tools.models_table            a table with one row per model
     python -m tools.models_table --write    docs/models.md: one section per model, all figures
 
 All numbers come from the cards, which `python -m tools.make_card` writes.

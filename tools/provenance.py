@@ -101,13 +101,20 @@ def run_description(run: dict, photographs: str, faces: str, command: str, initi
         "versions": run["versions"],
     }
     packed = run.get("packed")
-    if packed:
+    if packed and "settings" in packed:
         counts, blended = f"of the labeled set: {counts}", ", real deepfakes and faces blended with the face mesh"
         training |= {"steps": packed["settings"]["steps"], "machine": packed.get("machine")}
         commands = packed_commands(packed, faces)
     else:
-        commands = [train_command(each["recipe"], faces, path.name) for path, each in runs_behind(recipe).items()]
-        commands.append(train_command(recipe, faces))
+        trained = packed["recipe"] if packed else recipe
+        commands = [train_command(each["recipe"], faces, path.name) for path, each in runs_behind(trained).items()]
+        commands.append(train_command(trained, faces, "TRAINED_RUN" if packed else "RUN"))
+    if packed:
+        commands.append(finish_command(packed, recipe["size"], faces))
+    averaged = packed.get("average") if packed else None
+    if averaged:
+        teacher += f"; weights averaged, {averaged['share']:g} to {1 - averaged['share']:g}, with those of "
+        teacher += f"{averaged['model']} (sha256 {averaged['sha256']})"
     return {
         "licence_note": f"The weights are derived from the training data; they were {begins}.",
         "training_data": f"{photographs}{blended} ({counts}); {begins}{teacher}",
@@ -141,7 +148,7 @@ def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:
 
 
 def packed_commands(packed: dict, faces: str) -> list[str]:
-    """The commands of a packed training."""
+    """The commands of a packed training before `finish_command`."""
     settings, changed = packed["settings"], []
     defaults = Settings(settings["network"]).plain()
     for name, value in settings.items():
@@ -150,13 +157,21 @@ def packed_commands(packed: dict, faces: str) -> list[str]:
         elif name != "network" and value != defaults.get(name):
             changed.append(f"--set {name}={without_folders(value)}")
     teacher = [f"--teacher {packed['teacher']}"] if packed.get("teacher") else []
-    train = [f"python -m tools.train_packed PACK.npz {settings['network']} -o PACKED_RUN", *teacher, *changed]
+    train = [f"python -m tools.train_packed PACK.npz {settings['network']} -o TRAINED_RUN", *teacher, *changed]
     return [
         f"python -m tools.packed.pack {faces} {PHOTOGRAPH_SET} -o PACK.npz --mesh mediapipe-0.10.14.whl",
         " ".join(train),
-        f"python -m tools.packed.finish PACKED_RUN --faces {faces} --also {PHOTOGRAPH_SET} --domains validation.json "
-        f"--dtype {packed.get('dtype', 'float32')} -o RUN",
     ]
+
+
+def finish_command(packed: dict, size: int | None, faces: str) -> str:
+    """The command of `tools.packed.finish`."""
+    words = [f"python -m tools.packed.finish TRAINED_RUN --faces {faces} --also {PHOTOGRAPH_SET}"]
+    if size:
+        words.append(f"--size {size}")
+    if packed.get("average"):
+        words.append(f"--average {packed['average']['model']} {packed['average']['share']:g}")
+    return " ".join([*words, f"--domains validation.json --dtype {packed.get('dtype', 'float32')} -o RUN"])
 
 
 def without_folders(value):

@@ -11,7 +11,7 @@ from tfdfd.cli.options import add_training
 from tfdfd.cli.parser import ALL, SOME, Parser
 from tfdfd.cli.text import warn
 from tfdfd.faces import DETECTORS, NO_DETECTOR
-from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+from tfdfd.weights.records import DEFAULT_MODEL
 
 _DESCRIPTION = """\
 Fine-tunes a model on a folder of real and a folder of fake images and videos, and evaluates it on a part of them that
@@ -34,9 +34,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("real", metavar="REAL", help="folder of real images and videos")
     parser.add_argument("fake", metavar="FAKE", help="folder of fake images and videos")
     parser.add_argument("-o", "--output", required=True, metavar="RUN", help="a new folder, or one to resume")
-    aliases = " or ".join(ALIASES)
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="HANDLE|FILE", help=f"weights to start from: or {aliases}"
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="HANDLE|FILE",
+        help="weights to start from, of a network of single faces: a handle, a file, the folder of a run, or fast",
     )
     parser.add_argument("--frames", type=int, default=32, metavar="N", help="frames of a video to train on")
     parser.add_argument(
@@ -69,7 +71,8 @@ def run(arguments: Namespace) -> int:
     extracted = _step(["extract", at("index.csv"), *faces, "-o", at("faces"), *quiet])
     if extracted not in (ALL, SOME):
         return extracted
-    _step(["split", at("faces"), "-o", at("split.csv")])
+    if code := _step(["split", at("faces"), "-o", at("split.csv")]):
+        return code
     _train(recipe, arguments, at("split.csv"), at("model"))
     return _step(["evaluate", at("model"), "--data", at("split.csv"), "-o", at("report"), *leaks, *quiet]) or extracted
 

@@ -12,8 +12,8 @@ from tfdfd.cli.text import warn
 
 _DESCRIPTION = """\
 Serves SavedModels over gRPC and REST as TensorFlow Serving does: Predict, Classify, Regress, metadata, states, health,
-metrics for Prometheus. It is meant for one machine, tests and demonstrations; README.md says when to use TensorFlow
-Serving itself.
+metrics for Prometheus. It is meant for one machine, tests and demonstrations; docs/serving.md says when to use
+TensorFlow Serving itself.
 
 A model is a folder with a folder per version, named by its number (as 'tfdfd publish' writes them), NAME=FOLDER, or a
 handle. The highest version that loads is served. Folders are watched: a new version is loaded, warmed up and switched

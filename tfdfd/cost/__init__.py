@@ -16,10 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.log_lines import without_log_lines
 from tfdfd.runtime import RUNTIMES, TENSORFLOW, check_runtime
+
+if TYPE_CHECKING:
+    import subprocess
 
 # Defaults of the latency measurement: batch sizes, and seconds for each.
 BATCHES, SECONDS = (1, 32), 5.0
@@ -55,7 +58,7 @@ def hardware_line() -> str:
     return f"{cores} of {machine['processor']}; {versions}"
 
 
-def _processor():
+def _processor() -> str:
     import platform
 
     file = Path("/proc/cpuinfo")
@@ -66,7 +69,7 @@ def _processor():
     return platform.processor() or platform.machine() or "an unknown processor"
 
 
-def _cores():
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -140,7 +143,7 @@ def count_cycles(work: Callable[[], None]) -> int | None:
             raise RuntimeError(f"perf did not end within {_END_SECONDS} s of its SIGINT; it was killed.") from None
 
 
-def _parse_cycles(output):
+def _parse_cycles(output: str) -> int | None:
     for line in output.splitlines():
         value, *rest = line.split(",")
         if value.isdigit() and any(field.startswith("cycles") for field in rest):
@@ -202,7 +205,7 @@ def main(request: str) -> None:
         json.dump(result, answer)
 
 
-def _cause_of_death(done):
+def _cause_of_death(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return f"the process was killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")

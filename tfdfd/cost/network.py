@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdfd.cost import BATCHES, RUNTIME, SECONDS, MeasurementError, check_measurable, peak_memory, run_isolated
 from tfdfd.models import build, spec
 from tfdfd.runtime.opening import network_on
+
+if TYPE_CHECKING:
+    import keras
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
 
@@ -44,7 +48,7 @@ def network_costs(
     return _costs(names, {"batches": list(batches), "seconds": seconds, "runtime": runtime})
 
 
-def _costs(names, arguments):
+def _costs(names: Sequence[str], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name in names:
         try:
             result = run_isolated(f"{__name__}:measure", name=name, **arguments)
@@ -66,7 +70,7 @@ def measure(name: str, batches: Sequence[int], seconds: float, runtime: str) -> 
 
     model = build(name)
     # First, while the peak includes nothing but the running network.
-    score = network_on(runtime, model) if batches else None
+    score: Any = network_on(runtime, model) if batches else None
     latency = [_latency(score, (size, *model.input_shape[1:]), seconds) for size in batches]
     peak = peak_memory() if batches else None
     return {
@@ -89,7 +93,7 @@ def layers_of(name: str) -> list[dict]:
     return layer_rows(build(name))
 
 
-def _latency(score, shape, seconds):
+def _latency(score: Callable[[np.ndarray], Any], shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
     crops = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     score(crops)  # compiles
     times = [_seconds(score, crops)]
@@ -100,13 +104,13 @@ def _latency(score, shape, seconds):
     return {"batch": shape[0], "seconds": statistics.median(times), "rounds": len(times)}
 
 
-def _seconds(score, crops):
+def _seconds(score: Callable[[np.ndarray], Any], crops: np.ndarray) -> float:
     start_time = time.perf_counter()
     score(crops)
     return time.perf_counter() - start_time
 
 
-def _file_bytes(model):
+def _file_bytes(model: keras.Model) -> int:
     from tfdfd.weights.saving import save_weights
 
     with tempfile.TemporaryDirectory() as folder:

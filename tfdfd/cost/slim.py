@@ -7,7 +7,8 @@ MobileNetV3 and its reductions R1, R2, R3 need less than MesoInception4 to score
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def rounds_of(
     return _rounds(names, rounds, arguments)
 
 
-def _rounds(names, rounds, arguments):
+def _rounds(names: Sequence[str], rounds: int, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for number in range(1, rounds + 1):
         for name in names:
             start_time = time.perf_counter()
@@ -90,7 +91,7 @@ def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> d
             score(crops.batch(0, size))
     result = {}
 
-    def work():
+    def work() -> None:
         user, system = cpu_seconds()
         result["start_cpu_s"] = user + system
         start_time = time.perf_counter()
@@ -155,7 +156,7 @@ def compare(measured: Sequence[dict]) -> list[dict]:
     return [_against(row, result[0]) for row in result]
 
 
-def _best(name, rounds):
+def _best(name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     done = [row | {"cpu_s": row["user_s"] + row["system_s"]} for row in rounds if "error" not in row]
     if not done:
         return {"name": name, "error": rounds[0]["error"]}
@@ -163,7 +164,7 @@ def _best(name, rounds):
     return {key: value for key, value in best.items() if key != "round"} | {"rounds": len(done)}
 
 
-def _against(row, first):
+def _against(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     if "error" in row:
         return row
     saves_cpu = saves_cycles = None

@@ -21,7 +21,7 @@ distortion in the DFDC test set (Dolhansky et al., arXiv:2006.07397, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -107,10 +107,10 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def shift_hue(image: np.ndarray, turn: float) -> np.ndarray:
+def shift_hue(image: np.ndarray, turn: float | np.floating) -> np.ndarray:
     """Shifts hues by a share of the color circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] += np.float32(360 * (turn % 1))  # OpenCV wraps hues above 360, but not below 0
+    hsv[..., 0] += np.float32(360 * (turn % 1))  # type: ignore[arg-type]  # OpenCV wraps hues above 360, but not below 0
     return np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1)
 
 
@@ -197,7 +197,7 @@ def erase_gray(image: np.ndarray, top: float, left: float, sizes: list[tuple[flo
     return image
 
 
-def _shrink_rows(image, count):
+def _shrink_rows(image: np.ndarray, count: int) -> np.ndarray:
     """Resamples rows to `count` with triangle weights, normalized over the rows within the image."""
     side = len(image)
     step = side / count
@@ -213,16 +213,16 @@ def _shrink_rows(image, count):
     return out / total[:, None, None]
 
 
-def _with(probability, draw):
+def _with(probability: float, draw: Callable[[np.random.Generator], Any]) -> Callable[[np.random.Generator], Any]:
     return lambda rng: draw(rng) if rng.random() < probability else None
 
 
-def _draw_jitter(rng):
+def _draw_jitter(rng: np.random.Generator) -> tuple:
     factors = (*rng.uniform(0.7, 1.3, 3).tolist(), float(rng.uniform(-0.1, 0.1)))
     return tuple(rng.permutation(4).tolist()), factors
 
 
-def _draw_rectangle(rng):
+def _draw_rectangle(rng: np.random.Generator) -> tuple | None:
     """Position and ten candidate sizes of a rectangle of 2 to 33 % of the area; None in half of the cases."""
     if rng.random() >= 0.5:
         return None
@@ -230,12 +230,12 @@ def _draw_rectangle(rng):
     return rng.random(), rng.random(), list(zip(areas.tolist(), aspects.tolist(), strict=True))
 
 
-def _draw_saturation(rng, strength):
+def _draw_saturation(rng: np.random.Generator, strength: float) -> tuple[float]:
     value = rng.uniform(0.5 - strength / 2, 0.5 + strength / 2)
     return (value / (1 - value + 1e-7),)
 
 
-def _color_jitter(strength, hue):
+def _color_jitter(strength: float, hue: float) -> tuple[Step, ...]:
     """Brightness, contrast, saturation and hue, drawn as the Keras layers of these names draw them."""
     return (
         Step(brighten, lambda rng: (rng.uniform(-strength, strength),)),

@@ -131,7 +131,7 @@ def contact_sheet(pairs: list[PreviewPair], rows: int = ROWS) -> np.ndarray:
             top = _HEADING + row * step
             mask = np.rint(255 * pair.mask).astype(np.uint8)[..., None].repeat(3, axis=2)
             # The multiplication saturates at white.
-            difference = cv2.multiply(cv2.absdiff(pair.real, pair.fake), (AMPLIFIED,) * 3)
+            difference = cv2.multiply(cv2.absdiff(pair.real, pair.fake), (AMPLIFIED,) * 3)  # type: ignore[call-overload]
             for column, picture in enumerate((pair.real, pair.fake, mask, difference)):
                 sheet[top : top + size, left + column * step :][:, :size] = picture
     return sheet[: height - _GAP]
@@ -142,18 +142,18 @@ def as_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
-def _heading(title, width):
+def _heading(title: str, width: int) -> np.ndarray:
     strip = np.full((_HEADING, width, 3), 255, np.uint8)
     return cv2.putText(strip, title, (0, _HEADING - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def _pair(path, pixels, face, rng, size):
-    real, fake, mask = self_blend(pixels, face.landmarks, rng)
+def _pair(path: str, pixels: np.ndarray, face: Face, rng: np.random.Generator, size: int) -> PreviewPair:
+    real, fake, mask = self_blend(pixels, face.landmarks, rng)  # type: ignore[arg-type]
     real, fake = degrade_pair(real, fake, rng)
     return PreviewPair(path, *crop_alike((real, fake, mask), face.box, rng, MARGIN, size=size))
 
 
-def _best_face(path, detector) -> tuple[np.ndarray, Face]:
+def _best_face(path: str, detector: FaceDetector) -> tuple[np.ndarray, Face]:
     """The photograph, at most 1024 pixels long, and its face with the highest detector score."""
     pixels = next(part.pixels for part in read_media(path, 1, Limits()) if isinstance(part, Frame))
     factor = _LARGEST_SIDE / max(pixels.shape)

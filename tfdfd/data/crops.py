@@ -72,7 +72,7 @@ class Faces:
                 rows[position] = replace(rows[position], sha256=digest)
         return Faces(self.root, tuple(rows))
 
-    def _digest(self, position):
+    def _digest(self, position: int) -> str | None:
         try:
             return sha256(self.path(position))
         except OSError:
@@ -259,8 +259,8 @@ def crop_alike(
         margin: range of the margin.
         wander: largest shift of the center, in longer sides of the box.
     """
-    margin, shift = rng.uniform(*margin), rng.uniform(-wander, wander, 2)
-    crops = [square_crop(image, box, margin, shift, size) for image in images]
+    margin, shift = rng.uniform(*margin), rng.uniform(-wander, wander, 2)  # type: ignore[assignment]
+    crops = [square_crop(image, box, margin, shift, size) for image in images]  # type: ignore[arg-type]
     if rng.random() < 0.5:
         crops = [cv2.flip(crop, 1) for crop in crops]
     return crops
@@ -307,7 +307,7 @@ def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]
         Clips, and the number of videos of each kind: `clips` (all that are taken), `padded` (those of them with fewer
         crops than `frames`, some of which are repeated), `left_out` (with a single crop).
     """
-    tracks = defaultdict(lambda: defaultdict(list))
+    tracks: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, row in enumerate(rows):
         tracks[row.dataset, row.video][row.track].append(position)
     clips, counts = [], Counter(clips=0, padded=0, left_out=0)
@@ -323,7 +323,7 @@ def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]
     return clips, counts
 
 
-def _read_faces(path):
+def _read_faces(path: Path) -> Faces:
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
         return Faces(table.parent, tuple(read_table(table, FaceRow)))
@@ -342,7 +342,7 @@ def _read_faces(path):
     return Faces(path, tuple(rows))
 
 
-def _missing_path_hint(path):
+def _missing_path_hint(path: Path) -> str:
     parent = path.absolute().parent
     hint = None
     with contextlib.suppress(OSError):
@@ -350,7 +350,7 @@ def _missing_path_hint(path):
     return f" There is no {path.name!r} in {parent}{'; ' + hint if hint else '.'}"
 
 
-def _tables_with(folder, split):
+def _tables_with(folder: Path, split: str) -> list[Path]:
     """Other tables of crops in a folder that have the split."""
     tables = []
     for file in sorted(folder.glob("*.csv")):
@@ -360,7 +360,7 @@ def _tables_with(folder, split):
     return tables
 
 
-def _mirror_positions(positions, length):
+def _mirror_positions(positions: np.ndarray, length: int) -> np.ndarray:
     """Positions beyond [0, length) mirrored into it about the border pixels, repeatedly if needed."""
     period = max(2 * (length - 1), 1)
     positions = np.abs(positions) % period

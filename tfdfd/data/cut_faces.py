@@ -18,9 +18,10 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -154,12 +155,12 @@ class VideoCut:
                 digests = [self._write(frame.index, i, frame.faces[i].crop) for i in kept]
                 thumbs = [cv2.resize(f.crop, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA) for f in frame.faces]
                 for face in frame.faces:
-                    face.crop = None
+                    face.crop = None  # type: ignore[assignment]
                 looked_at.append((frame, thumbs, kept, digests))
         if refusal := too_damaged(damaged, len(looked_at)):
             return VideoRecord(row.path, "decode_error", refusal, kind)
         if damaged and (note := damage_note(damaged, len(looked_at))) not in notes:
-            notes.insert(0, note)
+            notes.insert(0, note)  # type: ignore[arg-type]
         if boxes is None:
             by_frame = self._tracked(looked_at)
         else:
@@ -182,10 +183,10 @@ class VideoCut:
         record.message = "; ".join(notes) or None
         return record
 
-    def _request(self, **others):
+    def _request(self, **others: Any) -> Request:
         return Request(size=self._options.size, margin=self._options.margin, whole_pixels=True, **others)
 
-    def _detected(self):
+    def _detected(self) -> Iterator[Extraction]:
         options = self._options
         if not options.all and options.every_s is None:
             yield self._ask(self._request(frames=1 if options.first else options.frames, in_order=options.first))
@@ -196,15 +197,16 @@ class VideoCut:
             if len(part.frames) + part.frames_damaged < WINDOW:
                 return
 
-    def _by_boxes(self, boxes):
+    def _by_boxes(self, boxes: dict[int, list[FaceBox]]) -> Iterator[Extraction]:
         for window in self._windows(boxes):
             part = self._ask(self._request(frames=max(1, len(window)), boxes=tuple(window)))
             yield part
             if len(part.frames) + part.frames_damaged < len(window):
                 return
 
-    def _windows(self, boxes):
+    def _windows(self, boxes: dict[int, list[FaceBox]]) -> Iterator[list]:
         """Frames with the faces to cut from them, in pieces that fit into a response."""
+        window: list[list]
         window, faces = [], 0
         for index in sorted(boxes):
             cut = [[*face.box, face.score] for face in self._kept(boxes[index])]
@@ -215,10 +217,10 @@ class VideoCut:
             faces += len(cut)
         yield window
 
-    def _kept(self, faces):
+    def _kept(self, faces: Sequence[FaceBox]) -> list[FaceBox]:
         return [faces[i] for i in self._options.kept([face.score for face in faces])]
 
-    def _tracked(self, looked_at):
+    def _tracked(self, looked_at: list) -> dict[int, list[FaceBox]]:
         numbers = link_faces(
             [
                 [(face.box, thumb) for face, thumb in zip(frame.faces, thumbs, strict=True)]
@@ -230,13 +232,13 @@ class VideoCut:
             for (frame, *_), tracks in zip(looked_at, numbers, strict=True)
         }
 
-    def _write(self, frame, position, crop):
+    def _write(self, frame: int, position: int, crop: np.ndarray) -> str:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self._options.quality] if self._options.format == "jpg" else []
         data = cv2.imencode(f".{self._options.format}", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
         (self._partial / "found" / f"{frame}-{position}").write_bytes(data)
         return hashlib.sha256(data).hexdigest()
 
-    def _crops(self, looked_at, by_frame, stored):
+    def _crops(self, looked_at: list, by_frame: dict[int, list[FaceBox]], stored: bool) -> Iterator[dict[str, Any]]:
         """Renames crops by frame and track; yields the fields of `FaceRow` of each."""
         (self._partial / "crops").mkdir()
         for frame, _, kept, digests in looked_at:
@@ -350,14 +352,14 @@ class FaceWork:
             return self._publish(job, VideoRecord(job.row.path, status, message, job.row.kind), partial)
 
     @contextlib.contextmanager
-    def _temporary_folder(self):
+    def _temporary_folder(self) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(dir=self.partial))
         try:
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _known_boxes(self, job):
+    def _known_boxes(self, job: VideoJob) -> tuple[dict[int, list[FaceBox]] | None, str, VideoRecord | None]:
         """Known boxes (None: detect), their origin, and a record instead of them where the stored set failed."""
         if self.stored:
             file = self.stored / "records" / f"{job.name}.json"
@@ -374,7 +376,7 @@ class FaceWork:
                 return boxes, OF_ORIGINAL, None
         return None, DETECTED, None
 
-    def _ask(self, row, extractor):
+    def _ask(self, row: IndexRow, extractor: FaceExtractor) -> Callable[[Request], Extraction]:
         """A function from a request to the extraction from this video."""
         error = None
         pure = PurePosixPath(row.path)
@@ -382,14 +384,14 @@ class FaceWork:
             error = MediaError("unsupported", "the path leads out of the data set's folder")
         item = Input(os.path.join(self.root, row.path), row.kind, error)
 
-        def ask(request):
+        def ask(request: Request) -> Extraction:
             answer = extractor.extract_one(item, request)
             # Somebody may have ended the process: only a file that ends it twice is at fault.
             return extractor.extract_one(item, request) if answer.process_died else answer
 
         return ask
 
-    def _publish(self, job, record, partial):
+    def _publish(self, job: VideoJob, record: VideoRecord, partial: Path) -> VideoRecord:
         """Moves crops and boxes into the set, then the record, which marks the video as done."""
         done = self.record(job.name)
         if done is not None:
@@ -416,20 +418,20 @@ class FaceWork:
         return record
 
 
-def _box_to_json(face):
+def _box_to_json(face: FaceBox) -> dict[str, Any]:
     x, y, width, height = face.box
     edges = {"top": y, "bottom": y + height, "left": x, "right": x + width}
     return edges | {"score": face.score, "track": face.track}
 
 
-def _read_frame(frame, faces):
+def _read_frame(frame: int, faces: Any) -> list[FaceBox]:
     boxes = [_read_box(face) for face in faces]
     if len({face.track for face in boxes}) < len(boxes):
         raise ValueError(f"two faces of frame {frame} have the same track")
     return boxes
 
 
-def _read_box(face):
+def _read_box(face: Any) -> FaceBox:
     top, bottom, left, right = (face[edge] for edge in ("top", "bottom", "left", "right"))
     if not all(type(edge) is int and abs(edge) < 2**31 for edge in (top, bottom, left, right)):
         raise ValueError(f"edges must be whole numbers; received {face}")
@@ -441,7 +443,7 @@ def _read_box(face):
     return FaceBox((left, top, right - left, bottom - top), score, _check_number(face["track"]))
 
 
-def _check_number(value):
+def _check_number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"the number of a frame or track must be at least 0; received {value!r}")
     return value

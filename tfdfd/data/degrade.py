@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 CRF = 0, 51
 # U and V of an RGB pixel, BT.601, limited range, with the weights of `cv2.COLOR_RGB2YUV_I420`.
-_CHROMA = np.float32([[-0.148, -0.291, 0.439, 128], [0.439, -0.368, -0.071, 128]])
+_CHROMA = np.float32([[-0.148, -0.291, 0.439, 128], [0.439, -0.368, -0.071, 128]])  # type: ignore[arg-type]
 _VIDEO_SHARE = 0.75
 LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
@@ -39,7 +40,7 @@ def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not written:
         raise ValueError(f"image {image.shape} could not be encoded as JPEG of quality {quality}")
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
 
 
 def blur(image: np.ndarray, sigma: float, size: int = 0) -> np.ndarray:
@@ -137,7 +138,7 @@ def simulate_video(
         move[:, 2] += before * drift
         moves.append(move)
 
-    def clip(image):
+    def clip(image: np.ndarray) -> np.ndarray:
         moved = [cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REFLECT_101) for move in moves]
         return np.stack([*moved, image])
 
@@ -190,7 +191,7 @@ def degrade_pair(
     return pair[0], pair[1]
 
 
-def _encode(frames, crf, preset):
+def _encode(frames: Sequence[np.ndarray], crf: float, preset: str) -> list:
     """H.264 packets of the frames."""
     import av
 
@@ -212,7 +213,7 @@ def _encode(frames, crf, preset):
     return packets + encoder.encode(None)
 
 
-def _decode(packets):
+def _decode(packets: Sequence[Any]) -> list[np.ndarray]:
     """YUV planes of each frame, in OpenCV's I420 layout."""
     import av
 
@@ -222,12 +223,12 @@ def _decode(packets):
     return [frame.to_ndarray() for frame in frames + decoder.decode(None)]
 
 
-def _to_i420(frame):
+def _to_i420(frame: np.ndarray) -> np.ndarray:
     """RGB `(height, width, 3)` with even sides to the planes Y, U, V below each other, `(1.5 height, width)`."""
     height, width = frame.shape[:2]
     planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
     # OpenCV subsamples chroma by taking one pixel in four; encoders take the mean.
     half = cv2.resize(frame, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    chroma = cv2.transform(half, _CHROMA)
+    chroma = cv2.transform(half, _CHROMA)  # type: ignore[call-overload]
     planes[height:] = np.moveaxis(chroma, 2, 0).reshape(height // 2, width)
     return planes

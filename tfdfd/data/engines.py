@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from tfdfd.data.cut_faces import FaceWork, VideoJob, VideoRecord
 
@@ -112,17 +112,17 @@ class RayEngine:
                 pool.close()
 
 
-def _check_workers(workers):
+def _check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
         raise ValueError(f"the number of workers must be at least 1; received {workers}.")
 
 
 @contextlib.contextmanager
-def _connected(ray, address, cores):
+def _connected(ray: Any, address: str | None, cores: int | None) -> Iterator[None]:
     if address is None and ray.is_initialized():  # the caller's connection, which stays
         yield
         return
-    options = {"address": address, "log_to_driver": False, "configure_logging": False}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
     if address is None:
         options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
         options["object_store_memory"] = _OBJECT_STORE
@@ -141,7 +141,7 @@ def _connected(ray, address, cores):
             ray.shutdown()
 
 
-def _knock(address):
+def _knock(address: str) -> None:
     """Raises `OSError` where nothing listens: Ray itself would retry forever."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
@@ -149,7 +149,7 @@ def _knock(address):
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Limits Ray's log to errors and disables its usage statistics."""
     logger = logging.getLogger("ray")
     level, before = logger.level, {name: os.environ.get(name) for name in _QUIET}
@@ -173,7 +173,7 @@ class _Worker:
         self._work = work
         self._extractor = work.extractor(1)
 
-    def check(self):
+    def check(self) -> None:
         self._work.check()
 
     def do(self, job: VideoJob) -> VideoRecord:
@@ -183,12 +183,12 @@ class _Worker:
 class _Pool:
     """Actors and their pending jobs."""
 
-    def __init__(self, ray, work, count):
+    def __init__(self, ray: Any, work: FaceWork, count: int) -> None:
         self._ray, self._work, self._count = ray, work, count
         self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
-        self._idle = []
+        self._idle: list[Any] = []
         # Pending result -> its actor and the number of the job; None stands for the actor's start.
-        self._awaited = {}
+        self._awaited: dict[Any, tuple[Any, int | None]] = {}
         self._lost_starting = 0
         for _ in range(count):
             self._start()
@@ -196,13 +196,13 @@ class _Pool:
     def map(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         todo = list(range(len(jobs)))  # a heap: repeated jobs come before later ones
         done, given = {}, 0
-        lost = collections.Counter()
+        lost: collections.Counter[int | None] = collections.Counter()
         while given < len(jobs):
             while self._idle and todo and todo[0] < given + self._count + AHEAD:
                 actor, number = self._idle.pop(), heapq.heappop(todo)
                 self._awaited[actor.do.remote(jobs[number])] = actor, number
             (answer,), _ = self._ray.wait(list(self._awaited))
-            actor, number = self._awaited.pop(answer)
+            actor, number = self._awaited.pop(answer)  # type: ignore[assignment]
             try:
                 record = self._ray.get(answer)
             except self._ray.exceptions.RayTaskError as error:
@@ -238,11 +238,11 @@ class _Pool:
         for actor in [*self._idle, *(actor for actor, _ in self._awaited.values())]:
             self._ray.kill(actor)
 
-    def _start(self):
+    def _start(self) -> None:
         actor = self._actor.remote(self._work)
         self._awaited[actor.check.remote()] = actor, None
 
-    def _no_start(self, error):
+    def _no_start(self, error: Exception) -> None:
         self._lost_starting += 1
         if getattr(error, "actor_init_failed", False) or self._lost_starting >= MAX_LOST:
             raise RuntimeError(

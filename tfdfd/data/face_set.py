@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
 from tfdfd.data.engines import Engine, LocalEngine
@@ -106,7 +106,7 @@ class FaceSet:
             raise ValueError(f"{index} lists {twice!r} more than once; paths must be unique.")
         self._names = safe_names(self._by_path)
         self._stored = Path(stored) if stored is not None else None
-        self._request = {
+        self._request: dict[str, Any] = {
             "schema": SCHEMA,
             **VERSIONS,
             "index_sha256": sha256(index),
@@ -119,9 +119,9 @@ class FaceSet:
             raise ValueError(f"retry takes {', '.join(FAILED)}; received {', '.join(map(repr, unknown))}.")
         options = replace(self.options, detector_options=self.options.detector_options | self._detector_files())
         folders = [None if path is None else Path(os.path.abspath(path)) for path in (root, folder, stored)]
-        self._work = FaceWork(options, *folders, VERSIONS)
+        self._work = FaceWork(options, *folders, VERSIONS)  # type: ignore[arg-type,call-arg]
         self._engine = engine or LocalEngine()
-        self._running = None
+        self._running: Any = None
         self._set = WorkDir(
             self._folder, "tfdfd extract", self._request, holds="face set", state=_state(None), upgrade=_check_run
         )
@@ -135,10 +135,10 @@ class FaceSet:
             self.close()
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> FaceSet:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self._running is not None:
             self._running.close()  # workers would still write into the folder
         self.close()
@@ -166,17 +166,17 @@ class FaceSet:
         Raises:
             RuntimeError: a record is missing.
         """
-        statuses = []
+        statuses: list[StatusRow] = []
         write_table(self._folder / "faces.csv", self._face_rows(statuses.append), FaceRow)
         write_table(self._folder / "status.csv", statuses, StatusRow)
-        counts = {"videos": len(statuses), "crops": sum(row.crops for row in statuses)}
+        counts: dict[str, Any] = {"videos": len(statuses), "crops": sum(row.crops for row in statuses)}
         counts[MULTIPLE] = sum(row.multiple_faces for row in statuses)
         counts["statuses"] = dict(sorted(collections.Counter(row.status for row in statuses).items()))
         shutil.rmtree(self._work.partial, ignore_errors=True)
         self._set.write(_state(counts))
         return counts
 
-    def _face_rows(self, add_status):
+    def _face_rows(self, add_status: Callable[[StatusRow], None]) -> Iterator[FaceRow]:
         """The rows of `faces.csv`; `add_status` gets the row of `status.csv` of each video, read at the same time."""
         for row in self.rows:
             record = self._record(row)
@@ -192,17 +192,17 @@ class FaceSet:
             for crop in record.crops:
                 yield FaceRow(**crop | {"box": tuple(crop["box"])}, **of_video, split=row.split)
 
-    def _digests(self):
+    def _digests(self) -> dict[str, Any]:
         """The detector's options, files represented by their digests."""
         return self.options.detector_options | {name: sha256(file) for name, file in self._detector_files().items()}
 
-    def _detector_files(self):
+    def _detector_files(self) -> dict[str, str]:
         """The absolute paths of the detector's options that are files."""
         options = self.options.detector_options.items()
         return {name: os.path.abspath(value) for name, value in options if value and os.path.isfile(str(value))}
 
-    def _arguments_of_stored(self):
-        run = self._stored / RUN
+    def _arguments_of_stored(self) -> dict[str, Any]:
+        run = self._stored / RUN  # type: ignore[operator]
         try:
             data = run.read_bytes()
             before = json.loads(data)
@@ -225,7 +225,7 @@ class FaceSet:
             )
         return {key: arguments[key] for key in _OF_BOXES} | {"stored": hashlib.sha256(data).hexdigest()}
 
-    def _begin(self, retry, finished):
+    def _begin(self, retry: Sequence[str], finished: bool) -> list[IndexRow]:
         """Removes the records of videos to be repeated; returns the pending rows."""
         records = ((row.path, self._record(row)) for row in self.rows)
         ends = {path: (record.status, record.boxes) for path, record in records if record is not None}
@@ -244,7 +244,7 @@ class FaceSet:
             self._work.file_of("records", self._names[path]).unlink()
         return pending
 
-    def _refuse_other_files(self, paths):
+    def _refuse_other_files(self, paths: Iterable[str]) -> None:
         """Raises `ValueError` for files of another size than the index has; missing files are accepted."""
         for path in paths:
             file, known = self._root / path, self._by_path[path].bytes
@@ -257,10 +257,10 @@ class FaceSet:
                         "or index it anew and give another folder."
                     )
 
-    def _record(self, row):
+    def _record(self, row: IndexRow) -> VideoRecord | None:
         return self._work.record(self._names[row.path])
 
-    def _original_of(self, row):
+    def _original_of(self, row: IndexRow) -> str | None:
         """The name of the row whose boxes are used for this one, or None."""
         if self.options.boxes_from != ORIGINAL or self._stored or row.label != FAKE:
             return None
@@ -268,11 +268,11 @@ class FaceSet:
         return self._names[original.path] if original is not None and original.label != FAKE else None
 
 
-def _state(counts):
+def _state(counts: dict[str, Any] | None) -> dict[str, Any]:
     return {"finished": counts is not None, "counts": counts}
 
 
-def _check_run(before):
+def _check_run(before: dict[str, Any]) -> dict[str, Any]:
     if not {"schema", "index_sha256", "arguments", "finished"} <= before.keys():
         raise ValueError(f"the folder holds other work than a face set (see its {RUN}); give another folder.")
     return before
@@ -301,7 +301,7 @@ def safe_names(paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _plain_name(path):
+def _plain_name(path: str) -> tuple[str, bool]:
     """The name with unsafe characters replaced, and whether there were none."""
     pure = PurePosixPath(path)
     wanted = [*pure.parts[:-1], pure.stem]

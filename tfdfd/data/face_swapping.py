@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -27,6 +28,9 @@ from tfdfd.data.crops import Faces, read_pixels
 from tfdfd.data.degrade import map_levels, resize_and_back, to_uint8
 from tfdfd.data.landmarks import FaceLandmarks
 from tfdfd.data.self_blending import check_image, face_outline
+
+if TYPE_CHECKING:
+    from tfdfd.data.tables import FaceRow
 
 KINDS = ("poisson", "mixed", "pyramid", "feathered")
 # Mixed gradients show both faces through each other; few real swaps do.
@@ -122,8 +126,8 @@ class Donors:
 
     def __init__(self, faces: Faces, landmarks: Mapping[str, FaceLandmarks]):
         self._rows = faces.rows
-        self._shapes = np.stack([_shape_features(np.float32(landmarks[row.file].points)) for row in faces.rows])
-        crops = {}
+        self._shapes = np.stack([_shape_features(np.float32(landmarks[row.file].points)) for row in faces.rows])  # type: ignore[arg-type]
+        crops: dict[tuple[str, str], Any] = {}
         for number, row in enumerate(faces.rows):
             crops.setdefault((row.dataset, row.video), []).append(number)
         self._index = {video: index for index, video in enumerate(crops)}
@@ -166,7 +170,7 @@ class Donors:
         return int(crops[np.argmin(np.square(self._shapes[crops] - self._shapes[number]).sum(axis=1))])
 
 
-def _are_strangers(row, other):
+def _are_strangers(row: FaceRow, other: FaceRow) -> bool:
     return (
         other.split == row.split
         and (other.dataset, other.video) != (row.dataset, row.video)
@@ -175,27 +179,27 @@ def _are_strangers(row, other):
     )
 
 
-def _shape_features(points):
+def _shape_features(points: Any) -> np.ndarray:
     """Nose and mouth where the eyes are at 0 and 1, `(6,)`: the pose of the head, and the mouth's expression."""
     x, y = points.T
     places = (x[2:] - x[0] + 1j * (y[2:] - y[0])) / (x[1] - x[0] + 1j * (y[1] - y[0]))
     return np.concatenate([places.real, places.imag])
 
 
-def _distances(features, own):
+def _distances(features: np.ndarray, own: int) -> np.ndarray:
     return np.sqrt(np.mean(np.square(features - features[own]), axis=1))
 
 
-def _appearance(pixels, points):
+def _appearance(pixels: np.ndarray, points: Any) -> tuple[np.ndarray, np.ndarray]:
     """Lab levels of the upright thumbnail of the face, `(1440,)`, and a map of its fine detail, `(120,)`."""
     width, height = _THUMBNAIL
     points = np.float32(points)
     # Eyes half a width apart, at four times the thumbnail's size: averaging then loses no pixel.
     unit = 4 * width / 2
     eyes = points[:2].mean(axis=0)
-    down = np.float32([points[0, 1] - points[1, 1], points[1, 0] - points[0, 0]])
-    to = np.float32([[2 * width - unit / 2, unit * 0.6], [2 * width + unit / 2, unit * 0.6], [2 * width, unit * 1.6]])
-    matrix = cv2.getAffineTransform(np.float32([points[0], points[1], eyes + down]), to)
+    down = np.float32([points[0, 1] - points[1, 1], points[1, 0] - points[0, 0]])  # type: ignore[arg-type]
+    to = np.float32([[2 * width - unit / 2, unit * 0.6], [2 * width + unit / 2, unit * 0.6], [2 * width, unit * 1.6]])  # type: ignore[arg-type]
+    matrix = cv2.getAffineTransform(np.float32([points[0], points[1], eyes + down]), to)  # type: ignore[arg-type,call-overload]
     face = cv2.warpAffine(pixels, matrix, (4 * width, 4 * height), borderMode=cv2.BORDER_REPLICATE)
     face = cv2.cvtColor(face, cv2.COLOR_RGB2LAB).astype(np.float32)
     fine = np.abs(face[..., 0] - cv2.GaussianBlur(face[..., 0], (0, 0), 2))
@@ -203,7 +207,9 @@ def _appearance(pixels, points):
     return cv2.resize(face, (width, height), interpolation=cv2.INTER_AREA).ravel(), np.log1p(fine).ravel()
 
 
-def _warp(donor, donor_points, points, shape, rng):
+def _warp(
+    donor: np.ndarray, donor_points: np.ndarray, points: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The donor on the target's landmarks, uint8 `(h, w, 3)`, and where its photograph reaches, `(h, w)`, 0 or 255.
 
     Features move most of the way to the target's: some of the donor's proportions stay, as in swaps.
@@ -222,11 +228,13 @@ def _warp(donor, donor_points, points, shape, rng):
     return face, cv2.erode(covered, np.ones((5, 5), np.uint8), borderValue=0)
 
 
-def _anchors(points):
+def _anchors(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, face_outline(points)]).astype(np.float64)
 
 
-def _spline_maps(to_points, from_points, shape):
+def _spline_maps(
+    to_points: np.ndarray, from_points: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """x and y maps for `cv2.remap`, float32 of `shape`, of the thin-plate spline through pairs of points."""
     try:
         from scipy.interpolate import RBFInterpolator
@@ -245,7 +253,7 @@ def _spline_maps(to_points, from_points, shape):
     return np.ascontiguousarray(fine[..., 0]), np.ascontiguousarray(fine[..., 1])
 
 
-def _mask(shape, points, rng):
+def _mask(shape: tuple[int, ...], points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Where the donor's face goes, uint8 `(height, width)`, 0 or 255."""
     exponent = _MASKS[rng.choice(len(_MASKS), p=_MASK_SHARES)]
     if exponent is None:
@@ -264,7 +272,7 @@ def _mask(shape, points, rng):
     return mask
 
 
-def _transfer_colors(face, target, mask, method):
+def _transfer_colors(face: np.ndarray, target: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
     """The face in the target's colors, measured within the mask: uint8."""
     if method == "none":
         return face
@@ -274,26 +282,26 @@ def _transfer_colors(face, target, mask, method):
     return cv2.cvtColor(map_levels(source, np.stack(tables, axis=-1)), cv2.COLOR_LAB2RGB)
 
 
-def _reinhard(source, wanted):
+def _reinhard(source: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """New values of the 256 levels by mean and spread (Reinhard et al., 2001)."""
     gain = np.clip(wanted.std() / max(source.std(), 1.0), 0.5, 2.0)
     return (np.arange(256) - source.mean()) * gain + wanted.mean()
 
 
-def _match_histogram(source, wanted):
+def _match_histogram(source: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """New values of the 256 levels by equal cumulative shares."""
     below, wanted_below = (np.cumsum(np.bincount(levels, minlength=256)) / len(levels) for levels in (source, wanted))
     return np.interp(below, wanted_below, np.arange(256))
 
 
-def _feather(face, target, mask, radius):
+def _feather(face: np.ndarray, target: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
     """Blends with a blurred mask, eroded first by the blur's radius so that it stays within its outline."""
     size = 2 * radius + 1
-    weight = cv2.erode(mask, np.ones((size, size), np.uint8), borderValue=0).astype(np.float32) / 255
-    return to_uint8(_mix(face, target, cv2.GaussianBlur(weight, (size, size), 0)))
+    weight = cv2.erode(mask, np.ones((size, size), np.uint8), borderValue=0).astype(np.float32) / 255  # type: ignore[type-var]
+    return to_uint8(_mix(face, target, cv2.GaussianBlur(weight, (size, size), 0)))  # type: ignore[arg-type]
 
 
-def _blend_pyramids(face, target, mask, levels):
+def _blend_pyramids(face: np.ndarray, target: np.ndarray, mask: np.ndarray, levels: int) -> np.ndarray:
     """Blends coarse detail over a wide seam, fine detail over a narrow one (Burt and Adelson, 1983)."""
     face, target = face.astype(np.float32), target.astype(np.float32)
     weight = mask.astype(np.float32) / 255
@@ -305,12 +313,12 @@ def _blend_pyramids(face, target, mask, levels):
         low_face, low_target, low_weight = (cv2.pyrDown(image) for image in (face, target, weight))
         face_band, target_band = face - cv2.pyrUp(low_face, dstsize=size), target - cv2.pyrUp(low_target, dstsize=size)
         bands.append(_mix(face_band, target_band, weight))
-        face, target, weight = low_face, low_target, low_weight
+        face, target, weight = low_face, low_target, low_weight  # type: ignore[assignment]
     image = _mix(face, target, weight)
     for band in reversed(bands):
         image = band + cv2.pyrUp(image, dstsize=band.shape[1::-1])
     return to_uint8(image)
 
 
-def _mix(face, target, weight):
+def _mix(face: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return weight[..., None] * face + (1 - weight[..., None]) * target

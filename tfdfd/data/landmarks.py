@@ -11,9 +11,10 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,9 @@ from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
 from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
+
+if TYPE_CHECKING:
+    from tfdfd.faces.mtcnn import MtcnnDetector
 
 TABLE = "landmarks.csv"
 OK, NO_FACE, PARTIAL, DECODE_ERROR, NOT_FOUND = STATUSES = ("ok", "no_face", "partial", "decode_error", "not_found")
@@ -98,14 +102,14 @@ def find_landmarks(
             entries[row.file] = entry
         if pictures:
             detector = detector or _mtcnn()
-            entries |= {entry.file: entry for entry in _detect(*zip(*pictures.values(), strict=True), detector)}
+            entries |= {entry.file: entry for entry in _detect(*zip(*pictures.values(), strict=True), detector)}  # type: ignore[call-arg]
         new = [entry for entry in entries.values() if known.get(entry.file) != entry]
         if new:
             _append(table, new)
         yield from entries.values()
 
 
-def _read_crop(faces, position, entry):
+def _read_crop(faces: Faces, position: int, entry: FaceLandmarks | None) -> tuple[FaceLandmarks, np.ndarray | None]:
     """The entry of a crop as far as its bytes determine it, and its pixels if detection is needed."""
     file = faces.rows[position].file
     try:
@@ -121,13 +125,15 @@ def _read_crop(faces, position, entry):
         return FaceLandmarks(file, digest, DECODE_ERROR), None
 
 
-def _mtcnn():
+def _mtcnn() -> MtcnnDetector:
     from tfdfd.faces.mtcnn import MtcnnDetector
 
     return MtcnnDetector(min_face_size=_SIDE // 4)
 
 
-def _detect(entries, pictures, detector):
+def _detect(
+    entries: Sequence[FaceLandmarks], pictures: Sequence[np.ndarray], detector: MtcnnDetector
+) -> Iterator[FaceLandmarks]:
     factors = [_SIDE / max(picture.shape[:2]) for picture in pictures]
     scaled = [_scale(picture, factor) for picture, factor in zip(pictures, factors, strict=True)]
     answers = detector.detect(scaled, [min(factor, 1.0) for factor in factors])
@@ -137,24 +143,24 @@ def _detect(entries, pictures, detector):
             yield FaceLandmarks(entry.file, entry.sha256, NO_FACE)
             continue
         face = max(faces, key=lambda face: face.box[2] * face.box[3])
-        points = tuple((round(float(x), 2), round(float(y), 2)) for x, y in face.landmarks)
+        points = tuple((round(float(x), 2), round(float(y), 2)) for x, y in face.landmarks)  # type: ignore[union-attr]
         score = None if face.score is None else round(face.score, 4)
         box = tuple(round(float(value), 2) for value in face.box)
         try:
-            check_landmarks(points, picture.shape[:2])
+            check_landmarks(points, picture.shape[:2])  # type: ignore[arg-type]
             status = OK
         except ValueError:
             status = PARTIAL
         yield FaceLandmarks(entry.file, entry.sha256, status, score, box, points)
 
 
-def _scale(picture, factor):
+def _scale(picture: np.ndarray, factor: float) -> np.ndarray:
     # The short side of a very narrow picture would round to 0.
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
-def _open_table(table):
+def _open_table(table: Path) -> dict[str, FaceLandmarks]:
     """Rows by file. A partial last row of an interrupted run is removed."""
     if not table.exists():
         write_atomically(table, ",".join(_COLUMNS) + "\n")
@@ -180,7 +186,7 @@ def _open_table(table):
     return {row.file: row for row in rows}
 
 
-def _append(table, rows):
+def _append(table: Path, rows: Iterable[FaceLandmarks]) -> None:
     # In one call, so that rows of two processes do not interleave.
     descriptor = os.open(table, os.O_WRONLY | os.O_APPEND)
     try:
@@ -192,21 +198,23 @@ def _append(table, rows):
         os.close(descriptor)
 
 
-def _csv(lines):
+def _csv(lines: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _cells(row):
+def _cells(row: FaceLandmarks) -> tuple[str, ...]:
     box, points = (np.ravel(values).tolist() if values else [] for values in (row.box, row.points))
     numbers = (" ".join(map(repr, values)) for values in (box, points))
     return row.file, row.sha256 or "", row.status, "" if row.score is None else repr(row.score), *numbers
 
 
-def _parse(cells):
+def _parse(cells: Sequence[str]) -> FaceLandmarks:
     if len(cells) != len(_COLUMNS):
         raise ValueError(f"{len(cells)} cells; expected {len(_COLUMNS)}")
+    box: Any
+    points: Any
     file, sha256, status, score, box, points = cells
     if status not in STATUSES:
         raise ValueError(f"status {status!r}; expected one of {', '.join(STATUSES)}")

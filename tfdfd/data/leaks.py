@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import cv2
 import numpy as np
@@ -72,7 +73,7 @@ class Leak:
     likeness: float | None = None
     mirrored: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = "; ".join(f"{split} ({count:,} row{'s' * (count != 1)}, {file})" for split, count, file in self.where)
         if self.kind == PICTURE:
             (one, _, file), (other, _, match) = self.where
@@ -137,6 +138,7 @@ def fingerprint_files(rows: Iterable, folder: str | os.PathLike, threads: int | 
     """Reads each row's file below `folder`, several at a time; unreadable files are listed, not raised."""
 
     rows = list(rows)
+    digests: list[str | None]
     digests, numbers, hashes, details, unread = [], [], [], [], []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(rows), 1024):  # or a million results would wait in memory
@@ -173,9 +175,11 @@ def same_pictures(
     Returns:
         Row numbers, the smaller one first, sorted.
     """
+    first: dict[str, int]
+    pairs: dict[frozenset, tuple[int, int]]
     first, pairs = {}, {}
 
-    def add(one, other):
+    def add(one: int, other: int) -> None:
         between = groups[one], groups[other]
         if between[0] != between[1]:
             pairs.setdefault(frozenset(between), (min(one, other), max(one, other)))
@@ -184,7 +188,7 @@ def same_pictures(
         if digest:
             add(first.setdefault(digest, number), number)
     for ones, others in _alike_between(prints, groups, near) if prints else ():
-        for one, other in zip(prints.numbers[ones].tolist(), prints.numbers[others].tolist(), strict=True):
+        for one, other in zip(prints.numbers[ones].tolist(), prints.numbers[others].tolist(), strict=True):  # type: ignore[union-attr]
             add(one, other)
     return sorted(pairs.values())
 
@@ -263,7 +267,7 @@ def likeness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", left.astype(np.float32), right.astype(np.float32))
 
 
-def _expand(begins, ends):
+def _expand(begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every number in `range(begins[i], ends[i])`, with its i, in blocks of about `_EXPANDED`."""
     counts = ends - begins
     rows = np.flatnonzero(counts)
@@ -279,16 +283,17 @@ def _expand(begins, ends):
             yield repeated, begins[repeated] + within
 
 
-def _digests(rows, prints):
+def _digests(rows: Iterable, prints: Fingerprints | None) -> Sequence[str | None]:
     return prints.digests if prints else [getattr(row, "sha256", None) for row in rows]
 
 
-def _alike_between(prints, groups, near):
+def _alike_between(prints: Fingerprints, groups: Any, near: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions of the same pictures in two groups, in blocks.
 
     Frames of one video often have the same hash; only one of these is searched for in the other groups.
     """
 
+    ids: dict[Any, int]
     hashes, details, ids = prints.hashes, prints.details, {}
     belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in prints.numbers], np.int64)
     order = np.lexsort((hashes, belongs))
@@ -311,7 +316,7 @@ def _alike_between(prints, groups, near):
                         yield here[alike], there[alike]
 
 
-def _fingerprint(row, folder):
+def _fingerprint(row: Any, folder: str | os.PathLike) -> tuple[str | None, Any, str | None]:
     """`(digest, fingerprint, reason why there is none)`; a flat picture has neither fingerprint nor reason."""
 
     try:
@@ -329,8 +334,8 @@ def _fingerprint(row, folder):
     return digest, fingerprint(image), None
 
 
-def _leaks_by_name(rows) -> Iterator[Leak]:
-    def keys():
+def _leaks_by_name(rows: Sequence[Any]) -> Iterator[Leak]:
+    def keys() -> Iterator[tuple[int, tuple[str, str, str]]]:
         for number, row in enumerate(rows):
             for dataset, kind, name in keys_of(row):
                 if kind != VIDEO or not row.source_id:  # a video with sources is covered by them
@@ -339,9 +344,9 @@ def _leaks_by_name(rows) -> Iterator[Leak]:
     return _crossing(rows, keys())
 
 
-def _crossing(rows, keyed) -> Iterator[Leak]:
+def _crossing(rows: Sequence[Any], keyed: Iterable[tuple[int, tuple[str, str | None, str]]]) -> Iterator[Leak]:
     """A leak for each `(kind, data set, name)` whose rows are in several splits, by kind and name."""
-    by_key = defaultdict(dict)
+    by_key: dict[Any, dict] = defaultdict(dict)
     for number, key in keyed:
         split = rows[number].split
         if split is not None:
@@ -355,7 +360,7 @@ def _crossing(rows, keyed) -> Iterator[Leak]:
         yield Leak(kind, name, dataset, where)
 
 
-def _leaks_by_picture(rows, prints, near) -> list[Leak]:
+def _leaks_by_picture(rows: Sequence[Any], prints: Fingerprints, near: int) -> list[Leak]:
     """For each picture of a later split, its nearest in each earlier one, if that is the same picture."""
 
     splits = np.array([rows[number].split or "" for number in prints.numbers])
@@ -374,7 +379,7 @@ def _leaks_by_picture(rows, prints, near) -> list[Leak]:
     return leaks
 
 
-def _best_matches(prints, left, right, near):
+def _best_matches(prints: Fingerprints, left: np.ndarray, right: np.ndarray, near: int) -> tuple[np.ndarray, ...]:
     """The most similar left picture of each right one (-1: none), its distance, likeness and whether it is mirrored."""
 
     match, apart = np.full(len(right), -1), np.zeros(len(right), np.uint8)

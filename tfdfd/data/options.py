@@ -71,7 +71,7 @@ class FaceOptions:
     mirror: bool = False
     limits: Limits = field(default_factory=Limits)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_detector(self.detector)
         if (self.every_s is not None) + self.first + self.all > 1:
             raise ValueError("every_s, first and all exclude one another; give one of them.")
@@ -79,7 +79,13 @@ class FaceOptions:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; received {getattr(self, name)!r}.")
-        bounds = {"frames": (1, 1024), "size": (8, 2048), "margin": (1, 10), "quality": (1, 100), "min_score": (0, 1)}
+        bounds: dict[str, tuple[float, float]] = {
+            "frames": (1, 1024),
+            "size": (8, 2048),
+            "margin": (1, 10),
+            "quality": (1, 100),
+            "min_score": (0, 1),
+        }
         bounds |= {"max_faces": (1, math.inf), "drop_frames_above": (1, math.inf)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
@@ -120,7 +126,7 @@ class SrmOptions:
     kernels: tuple[str, ...] = tuple(WHOLE)
     truncate: float = float(SRM_STEPS)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         unknown = [name for name in self.kernels if name not in WHOLE]
         if unknown or len(self.kernels) not in (1, 3) or len(set(self.kernels)) < len(self.kernels):
             raise ValueError(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,8 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     Raises:
         ValueError: there is no real or no fake crop.
     """
+    real: Any
+    methods: dict[str, list[int]]
     real, methods = [], defaultdict(list)
     for position, row in enumerate(rows):
         (methods[row.method] if row.label == FAKE else real).append(position)
@@ -62,7 +64,7 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     strata = [np.array(methods[method], np.int64) for method in sorted(methods)]
     real, rounds = np.array(real, np.int64), -(-len(rows) // (2 * len(strata)))
 
-    def positions_of(epoch):
+    def positions_of(epoch: int) -> np.ndarray:
         draws = [_stretch(stratum, epoch * rounds, rounds, [seed, 1, n]) for n, stratum in enumerate(strata)]
         generator = np.random.default_rng([seed, 0, epoch])
         fakes = generator.permuted(np.stack(draws, axis=1), axis=1).ravel()
@@ -83,7 +85,7 @@ def dual(total_epochs: int, originals: Mapping[str, str] | None = None, skip_sho
         skip_short: leave out pairs with too few frames (somebody who passes by) instead of raising an error.
     """
 
-    def frames(length, epoch, batch_size):
+    def frames(length: int, epoch: int, batch_size: int) -> np.ndarray:
         return dual_frames(length, epoch, total_epochs, batch_size)
 
     return _paired_order(total_epochs, frames, originals, skip_short)
@@ -102,7 +104,7 @@ def various(
         originals, skip_short: see `dual`.
     """
 
-    def frames(length, epoch, batch_size):
+    def frames(length: int, epoch: int, batch_size: int) -> list[int]:
         return [various_frame(length, epoch, total_epochs, n)]
 
     return _paired_order(total_epochs, frames, originals, skip_short)
@@ -187,6 +189,7 @@ def pair_faces(
     Raises:
         ValueError: several real videos could be the original of a fake.
     """
+    frames: dict[Any, dict[int, list[int]]]
     tracks, frames = defaultdict(list), defaultdict(lambda: defaultdict(list))
     for position, row in enumerate(rows):
         if row.label == FAKE:
@@ -196,7 +199,7 @@ def pair_faces(
     original_of = _original_by_source(rows) if originals is None else lambda row: originals.get(row.video)
     pairs, alone = [], 0
     for (dataset, _, _), positions in sorted(tracks.items()):
-        known = frames.get((dataset, original_of(rows[positions[0]])), {})
+        known: Any = frames.get((dataset, original_of(rows[positions[0]])), {})
         positions = sorted(positions, key=lambda position: rows[position].frame)
         partners = [_partner(rows, position, known, apart) for position in positions]
         matched = [both for both in zip(positions, partners, strict=True) if both[1] is not None]
@@ -211,7 +214,7 @@ def originals_of(index: Iterable[IndexRow]) -> dict[str, str]:
     return {row.path: row.original for row in index if row.original}
 
 
-def _stretch(stratum, start, count, seed):
+def _stretch(stratum: np.ndarray, start: int, count: int, seed: Sequence[int]) -> np.ndarray:
     """`count` crops from position `start` of an endless sequence of permutations of the stratum."""
     times = -(-_BLOCK // len(stratum))
     size = times * len(stratum)
@@ -223,10 +226,12 @@ def _stretch(stratum, start, count, seed):
     return np.concatenate(blocks)[start - first * size :][:count]
 
 
-def _paired_order(total_epochs, frames, originals, skip_short):
+def _paired_order(
+    total_epochs: int, frames: Callable[[int, int, int], Any], originals: Mapping[str, str] | None, skip_short: bool
+) -> Order:
     """The order that takes `frames(video_length, epoch, batch_size)` of each pair, pairs in a new permutation."""
 
-    def order(rows, batch_size, seed):
+    def order(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
         if total_epochs < 1:
             raise ValueError(f"total_epochs must be at least 1; received {total_epochs}.")
         _half(batch_size)
@@ -249,7 +254,7 @@ def _paired_order(total_epochs, frames, originals, skip_short):
                 f"{short} of {len(pairs)} pairs are too short. {first_error} Or leave such out with skip_short=True."
             )
 
-        def positions_of(epoch):
+        def positions_of(epoch: int) -> np.ndarray:
             positions = []
             for number in np.random.default_rng([seed, epoch]).permutation(len(long)):
                 pair = long[number]
@@ -262,13 +267,13 @@ def _paired_order(total_epochs, frames, originals, skip_short):
     return order
 
 
-def _original_by_source(rows):
+def _original_by_source(rows: Sequence[FaceRow]) -> Callable[[FaceRow], str | None]:
     known = defaultdict(set)
     for row in rows:
         if row.label == REAL:
             known[row.dataset, row.compression, row.source_id[:1]].add(row.video)
 
-    def original_of(row):
+    def original_of(row: FaceRow) -> str | None:
         videos = known.get((row.dataset, row.compression, row.source_id[:1]), ())
         if len(videos) > 1:
             raise ValueError(
@@ -280,7 +285,7 @@ def _original_by_source(rows):
     return original_of
 
 
-def _partner(rows, position, known, apart):
+def _partner(rows: Sequence[FaceRow], position: int, known: Mapping[int, Sequence[int]], apart: int) -> int | None:
     row = rows[position]
     if not known:
         return None
@@ -291,7 +296,7 @@ def _partner(rows, position, known, apart):
     return -best if overlap > 0 else None
 
 
-def _overlap(one, other):
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
     """Intersection over union of two boxes `(x, y, width, height)`."""
     width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
@@ -299,17 +304,17 @@ def _overlap(one, other):
     return shared and shared / (one[2] * one[3] + other[2] * other[3] - shared)
 
 
-def _extract_more(frames):
+def _extract_more(frames: int) -> str:
     """The extraction that the formulas need: they are written for every frame of a video."""
     return f"extract again with 'tfdfd extract --all', as S2 does, or --frames {frames} or more"
 
 
-def _half(batch_size):
+def _half(batch_size: int) -> int:
     if operator.index(batch_size) < 2 or batch_size % 2:
         raise ValueError(f"a batch of pairs needs an even size of at least 2; received {batch_size}.")
     return batch_size // 2
 
 
-def _check_epoch(epoch, total_epochs):
+def _check_epoch(epoch: int, total_epochs: int) -> None:
     if not 0 <= epoch < total_epochs:
         raise ValueError(f"epoch must be from 0 to total_epochs - 1 ({total_epochs - 1}); received {epoch}.")

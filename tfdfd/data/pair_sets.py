@@ -16,6 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,7 +53,9 @@ Landmarks = Mapping[str, FaceLandmarks] | str | os.PathLike | None
 class _PairSet:
     """The real crops of some splits that have landmarks."""
 
-    def __init__(self, faces, size: int, splits: Sequence[str | None], seed: int, landmarks: Landmarks):
+    def __init__(
+        self, faces: str | os.PathLike | Faces, size: int, splits: Sequence[str | None], seed: int, landmarks: Landmarks
+    ) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be the side of a square in pixels, as pairs are square; received {size!r}.")
         if not isinstance(seed, int) or seed < 0:
@@ -83,7 +87,7 @@ class _PairSet:
         """Number of pairs (of an epoch)."""
         return len(self._real.rows)
 
-    def _landmarks_at(self, number):
+    def _landmarks_at(self, number: int) -> FaceLandmarks:
         return self._landmarks[self._real.rows[number].file]
 
 
@@ -129,7 +133,7 @@ class BlendedPairs(_PairSet):
         self.rows = self._real.rows
         self.fakes, self.medium = fakes, medium
         self._meshes = meshes or {}
-        self._order = None, None
+        self._order: Any = None, None
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of the crops in an epoch, int64 `(len,)`: a permutation of `rows`."""
@@ -158,9 +162,9 @@ class BlendedPairs(_PairSet):
         path, mesh = self._real.path(number), self._meshes.get(self.rows[number].file)
         pixels, more = read_pixels(path), vary if self.fakes == VARIED else None
         try:
-            real, fake, mask = self_blend(pixels, landmarks.points, rng, vary=more, mesh=mesh)
+            real, fake, mask = self_blend(pixels, landmarks.points, rng, vary=more, mesh=mesh)  # type: ignore[arg-type]
             pair = degrade_pair(real, fake, rng, video=self.medium == VIDEO)
-            *pair, mask = crop_alike((*pair, mask), landmarks.box, rng, MARGIN, size=self.size)
+            *pair, mask = crop_alike((*pair, mask), landmarks.box, rng, MARGIN, size=self.size)  # type: ignore[arg-type,assignment]
             return np.stack(pair), mask
         except ValueError as error:
             raise ValueError(f"no self-blended pair can be made from {path}: {error}") from error
@@ -189,7 +193,7 @@ class BlendedPairs(_PairSet):
         wanted = ((e, b) for e in numbers for b in range(first_batch if e == first_epoch else 0, last))
         threads = threads or os.cpu_count() or 1
         with ThreadPoolExecutor(threads) as pool:
-            upcoming = deque()
+            upcoming: deque[Any] = deque()
             for epoch, number in wanted:
                 upcoming.append(pool.submit(self.batch, epoch, number, batch_size))
                 if len(upcoming) > threads + 1:
@@ -205,7 +209,7 @@ class BlendedPairs(_PairSet):
         half = batch_size // 2
         crops = self.order(epoch)[number * half : (number + 1) * half]
         images = np.concatenate([self.pair(crop, epoch) for crop in crops]).astype(np.float32) / np.float32(255)
-        return images, np.tile(np.float32([[0], [1]]), (len(crops), 1))
+        return images, np.tile(np.float32([[0], [1]]), (len(crops), 1))  # type: ignore[arg-type]
 
     def batches_of_epoch(self, batch_size: int) -> int:
         """Number of batches of `batch_size` images in an epoch."""
@@ -267,25 +271,25 @@ class SwappedPairs(_PairSet):
         target, other = (read_pixels(path) for path in paths)
         landmarks, donor_landmarks = self._landmarks_at(number), self._landmarks_at(donor)
         try:
-            fake = swap_face(target, landmarks.points, other, donor_landmarks.points, rng, kind)
-            factor = min(1.0, rng.uniform(*_SIDES) / max(landmarks.box[2:]))
+            fake = swap_face(target, landmarks.points, other, donor_landmarks.points, rng, kind)  # type: ignore[arg-type]
+            factor = min(1.0, rng.uniform(*_SIDES) / max(landmarks.box[2:]))  # type: ignore[index]
             size = max(1, round(target.shape[1] * factor)), max(1, round(target.shape[0] * factor))
             changed = np.any(fake != target, axis=-1).astype(np.float32)
             *pair, mask = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (target, fake, changed))
-            box = [value * factor for value in landmarks.box]
+            box = [value * factor for value in landmarks.box]  # type: ignore[union-attr]
             *pair, mask = crop_alike((*simulate_video(pair, crf, rng), mask), box, rng, MARGIN, size=self.size)
             return np.stack(pair), mask
         except ValueError as error:
             raise ValueError(f"the face of {paths[1]} cannot be swapped into {paths[0]}: {error}") from error
 
-    def _draw(self, number):
+    def _draw(self, number: int) -> tuple[int, str, int, np.random.Generator]:
         """Rank of the donor, kind, rate factor, and the generator of everything else."""
         row = self._real.rows[number]
         name = f"{row.dataset}\0{row.video}".encode("utf-8", "surrogateescape")
         rng = np.random.default_rng([self.seed, *np.frombuffer(hashlib.sha256(name).digest(), "<u4")])
         return int(rng.integers(NEAREST)), str(rng.choice(KINDS, p=KIND_SHARES)), int(rng.choice(CRFS)), rng
 
-    def _two_rows(self, number):
+    def _two_rows(self, number: int) -> tuple[FaceRow, FaceRow]:
         _, kind, crf, _ = self._draw(number)
         real, other = self._real.rows[number], self._real.rows[self._donors[number]]
         real = replace(real, compression=f"c{crf}")
@@ -341,7 +345,7 @@ def write_swapped_set(pairs: SwappedPairs, folder: str | os.PathLike) -> Iterato
     yield from _write(folder, "tfdfd data swap", pairs, versions, pairs.rows, pairs.pair)
 
 
-def _fake_row(real, method):
+def _fake_row(real: FaceRow, method: str) -> FaceRow:
     return replace(real, label=FAKE, method=method, video=f"{real.video}#{method}", sha256=None)
 
 
@@ -351,7 +355,7 @@ def _write(
     pairs: _PairSet,
     versions: Mapping[str, str],
     rows: Sequence[tuple[FaceRow, FaceRow]],
-    pair: Callable[[int], Sequence[np.ndarray]],
+    pair: Callable[[int], np.ndarray],
 ) -> Iterator[FaceRow]:
     request = {"made_by": made_by, "size": pairs.size, "seed": pairs.seed, "crops": len(pairs)}
     request |= {"left_out": dict(pairs.left_out), **versions, "tfdfd": __version__, "opencv": cv2.__version__}
@@ -372,14 +376,14 @@ def _write(
             yield written[-2]
 
 
-def _rows_digest(rows):
+def _rows_digest(rows: Sequence[tuple[FaceRow, FaceRow]]) -> str:
     digest = hashlib.sha256()
     for row, _ in rows:
         digest.update(f"{row.file}\0{row.sha256}\0{row.split}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _write_pair(folder, number, rows, pair):
+def _write_pair(folder: Path, number: int, rows: Sequence[FaceRow], pair: Callable[[int], np.ndarray]) -> list[FaceRow]:
     """Writes the two files unless they exist; their rows."""
     names = [f"{part}/{number:06}.png" for part in ("real", "fake")]
     files = [folder / name for name in names]

@@ -15,6 +15,7 @@ eye, nose, left and right mouth corner, where left means left in the picture. Ev
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -254,10 +255,10 @@ def vary(image: np.ndarray, target: np.ndarray, eye_distance: float, rng: np.ran
     return image
 
 
-def _blend(source, target, mask):
+def _blend(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The target with the source in the mask, uint8; only the mask's bounding box is computed."""
     fake = target.copy()
-    x, y, width, height = cv2.boundingRect(np.uint8(mask > 0))
+    x, y, width, height = cv2.boundingRect(np.uint8(mask > 0))  # type: ignore[call-overload]
     part = np.s_[y : y + height, x : x + width]
     weight = mask[part][..., None]
     mixed = weight * source[part] + (1 - weight) * target[part]
@@ -265,12 +266,14 @@ def _blend(source, target, mask):
     return fake
 
 
-def _filled(shape, outline):
+def _filled(shape: tuple[int, ...], outline: np.ndarray) -> np.ndarray:
     canvas = np.zeros(shape, np.uint8)
     return cv2.fillPoly(canvas, [np.rint(outline).astype(np.int32)], 255)
 
 
-def _smooth_displacement(shape, grid, deviation, rng):
+def _smooth_displacement(
+    shape: tuple[int, ...], grid: tuple[int, int], deviation: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """x and y maps for `cv2.remap`: pixel positions plus a smooth random field, an enlarged grid of random shifts."""
     height, width = shape
     shifts = rng.normal(0, deviation, (*grid, 2)).astype(np.float32)
@@ -279,41 +282,41 @@ def _smooth_displacement(shape, grid, deviation, rng):
     return columns + field[..., 0], rows + field[..., 1]
 
 
-def _misplace(image, center, eye_distance, rng):
+def _misplace(image: np.ndarray, center: Any, eye_distance: float, rng: np.random.Generator) -> np.ndarray:
     """Shifts, scales and rotates a picture about a point by the small errors of face swaps."""
     center = float(center[0]), float(center[1])
     matrix = cv2.getRotationMatrix2D(center, rng.uniform(-1.5, 1.5), rng.uniform(0.96, 1.05))
-    matrix[:, 2] += rng.uniform(-0.06, 0.06, 2) * eye_distance
+    matrix[:, 2] += rng.uniform(-0.06, 0.06, 2) * eye_distance  # type: ignore[arg-type]
     height, width = image.shape[:2]
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _shift_hsv(image, rng):
+def _shift_hsv(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hue, others = (LEVELS + int(rng.integers(-6, 7))) % 180, LEVELS + rng.integers(-20, 21, 2)
     hsv = map_levels(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.hstack([hue, others]))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def _sharpen(image, rng):
+def _sharpen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     smooth = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 1.6))
     amount = rng.uniform(0.3, 1.2)
     return cv2.addWeighted(image, 1 + amount, smooth, -amount, 0)
 
 
-def _lose_detail(image, rng, smallest, largest):
+def _lose_detail(image: np.ndarray, rng: np.random.Generator, smallest: float, largest: float) -> np.ndarray:
     """Scales down and up again by a random factor, as a swap generated smaller than the face it covers."""
     scale = rng.uniform(smallest, largest)
     up = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
     return resize_and_back(image, scale, down=cv2.INTER_LINEAR, up=up)
 
 
-def _displace(image, eye_distance, rng):
+def _displace(image: np.ndarray, eye_distance: float, rng: np.random.Generator) -> np.ndarray:
     """Moves features by a smooth random field, up to about a sixteenth of the distance between the eyes."""
     columns, rows = _smooth_displacement(image.shape[:2], (5, 5), 0.025 * eye_distance, rng)
     return cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _render(image, rng):
+def _render(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Removes texture and keeps edges, then scales to the size of an autoencoder's output and back."""
     smooth = cv2.bilateralFilter(image, 5, float(rng.uniform(10, 40)), 2.0)
     weight = float(rng.uniform(0.4, 1.0))
@@ -322,7 +325,7 @@ def _render(image, rng):
     return resize_and_back(image, scale, up=cv2.INTER_CUBIC) if scale < 1 else image
 
 
-def _match_colors(image, target, rng):
+def _match_colors(image: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Moves mean and spread of each Lab channel towards those of the target's center (Reinhard), or past them."""
     source, wanted = cv2.cvtColor(image, cv2.COLOR_RGB2LAB), cv2.cvtColor(target, cv2.COLOR_RGB2LAB)
     height, width = image.shape[:2]

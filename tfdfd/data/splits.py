@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tfdfd.data.tables import FAKE, IDENTITY, REAL, SOURCE, SPLITS, VIDEO, Key, keys_of, name_of, video_of
 
@@ -38,7 +39,7 @@ class Preset:
     of: Mapping[str, Preset] = field(default_factory=dict)
 
 
-def _shares(train, val, test):
+def _shares(train: float, val: float, test: float) -> dict[str, float]:
     return dict(zip(SPLITS, (train, val, test), strict=True))
 
 
@@ -101,7 +102,7 @@ def split(
             f"{len(wanted)} splits are wanted, but the rows form {_count(len(set(names)), 'group')} only: "
             f"{_largest(rows, names, by, joined)} {_remedy(rows, by)}"
         )
-    strata = defaultdict(Counter)
+    strata: dict[Any, Counter] = defaultdict(Counter)
     for row, name in zip(rows, names, strict=True):
         strata[name][row.dataset, row.method, row.label] += 1
     chosen = _assigned(strata, wanted, seed)
@@ -129,21 +130,28 @@ def split_as(
     parts = defaultdict(list)
     for number, row in enumerate(rows):
         parts[row.dataset if row.dataset in rule.of else None].append(number)
-    done = {}
+    done: dict[int, Any] = {}
     joined = list(joined)
     for dataset, numbers in parts.items():
         some, pairs = [rows[number] for number in numbers], _within(joined, numbers)
-        done |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by, pairs), strict=True)
+        done |= zip(numbers, _split_by_rule(some, rule.of.get(dataset, rule), preset, seed, by, pairs), strict=True)  # type: ignore[arg-type]
     return [done[number] for number in range(len(rows))]
 
 
-def _within(joined, numbers):
+def _within(joined: Iterable[tuple[int, int]], numbers: Sequence[int]) -> list[tuple[int, int]]:
     """The pairs whose rows are both among `numbers`, as positions in it."""
     position = {number: n for n, number in enumerate(numbers)}
     return [(position[one], position[other]) for one, other in joined if one in position and other in position]
 
 
-def _split_by_rule(rows, rule, preset, seed, by, joined):
+def _split_by_rule(
+    rows: Sequence[Any],
+    rule: Preset,
+    preset: str,
+    seed: int,
+    by: tuple[str, ...] | None,
+    joined: Iterable[tuple[int, int]],
+) -> Sequence:
     numbers = [number for number, row in enumerate(rows) if row.split not in rule.keeps]
     free = [rows[number] for number in numbers]
     if rule.shares is None and free:
@@ -151,14 +159,14 @@ def _split_by_rule(rows, rule, preset, seed, by, joined):
             f"{len(free):,} of {len(rows):,} rows have no split of their own, such as {name_of(free[0])}; preset "
             f"{preset} needs one for each. Give shares (--train, --val, --test) or another preset."
         )
-    if len(free) == len(rows) and set(rule.keeps) - set(_wanted(rule.shares)):
+    if len(free) == len(rows) and set(rule.keeps) - set(_wanted(rule.shares)):  # type: ignore[arg-type]
         raise ValueError(
             f"no row has the split {' or '.join(rule.keeps)} of its own, which preset {preset} keeps. Make the index "
             "with the data set's list, or use another preset."
         )
     if not free:
         return rows
-    done = iter(split(free, rule.shares, seed, rule.by if by is None else by, _within(joined, numbers)))
+    done = iter(split(free, rule.shares, seed, rule.by if by is None else by, _within(joined, numbers)))  # type: ignore[arg-type]
     return [row if row.split in rule.keeps else next(done) for row in rows]
 
 
@@ -195,14 +203,14 @@ def groups(rows: Iterable, by: tuple[str, ...] = BY, joined: Iterable[tuple[int,
     """
     if not by or set(by) - set(BY):
         raise ValueError(f"rows can be kept together by {', '.join(BY)}; received {by!r}.")
-    leader = {}
+    leader: dict[Any, Any] = {}
 
-    def first(key):
+    def first(key: Any) -> Any:
         while leader[key] != key:
             leader[key] = key = leader[leader[key]]
         return key
 
-    def join(key, another):
+    def join(key: Any, another: Any) -> None:
         one, other = sorted((first(key), first(another)))
         leader[other] = one
 
@@ -239,7 +247,7 @@ def deviations(
     return messages
 
 
-def _wanted(shares):
+def _wanted(shares: Mapping[str, float]) -> dict[str, float]:
     unknown = [name for name in shares if name not in SPLITS]
     if unknown or any(not 0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())
@@ -247,17 +255,17 @@ def _wanted(shares):
     return {name: shares[name] for name in SPLITS if shares.get(name, 0) > 0}
 
 
-def _assigned(strata, shares, seed):
+def _assigned(strata: Mapping[Any, Counter], shares: Mapping[str, float], seed: int) -> dict[Any, str]:
     """Group -> split: large groups first, each to the split with room for it that most lacks its methods."""
     sizes = {name: counts.total() for name, counts in strata.items()}
-    total = Counter()
+    total: Counter = Counter()
     for counts in strata.values():
         total.update(counts)
     everything = total.total()
-    have = {name: Counter() for name in shares}
+    have: dict[str, Counter] = {name: Counter() for name in shares}
     filled = dict.fromkeys(shares, 0)
 
-    def cost(name, counts):
+    def cost(name: str, counts: Counter) -> float:
         """Growth of chi-square between the rows of the split and its share of each method."""
         share, held = shares[name], have[name]
         size = counts.total()
@@ -275,7 +283,7 @@ def _assigned(strata, shares, seed):
         if len(empty) >= len(order) - position:
             options = empty  # the last groups: no split may be left without rows
         else:
-            options = [name for name in shares if room[name] >= sizes[group] - 1e-9] or [max(room, key=room.get)]
+            options = [name for name in shares if room[name] >= sizes[group] - 1e-9] or [max(room, key=room.get)]  # type: ignore[arg-type]
         best = min(options, key=lambda name: cost(name, strata[group]))
         chosen[group] = best
         have[best].update(strata[group])
@@ -283,16 +291,16 @@ def _assigned(strata, shares, seed):
     return chosen
 
 
-def _in_turns(rows, numbers, seed):
+def _in_turns(rows: Sequence[Any], numbers: Sequence[int], seed: int) -> list[int]:
     """Row numbers in the order in which they are kept: methods in turns, in each its videos in turns."""
 
-    def ranked(parts):
+    def ranked(parts: Mapping[Any, Sequence[int]]) -> list[tuple[int, int]]:
         """Numbers, each with its rank within its part."""
         return [(rank, number) for part in parts.values() for rank, number in enumerate(part)]
 
     draws = {n: _drawn(seed, (rows[n].dataset, name_of(rows[n]))) for n in numbers}
     videos = defaultdict(list)
-    for n in sorted(numbers, key=draws.get):
+    for n in sorted(numbers, key=draws.get):  # type: ignore[arg-type]
         videos[rows[n].dataset, rows[n].method, video_of(rows[n])].append(n)
     methods = defaultdict(list)
     for _, n in sorted(ranked(videos), key=lambda pair: (pair[0], draws[pair[1]])):
@@ -300,12 +308,12 @@ def _in_turns(rows, numbers, seed):
     return [n for _, n in sorted(ranked(methods), key=lambda pair: (pair[0], draws[pair[1]]))]
 
 
-def _drawn(seed, name):
+def _drawn(seed: int, name: object) -> bytes:
     """A random number that depends on nothing but the seed and the name."""
     return hashlib.blake2b(repr((seed, name)).encode(), digest_size=8).digest()
 
 
-def _largest(rows, names, by, joined):
+def _largest(rows: Sequence[Any], names: Sequence[Any], by: tuple[str, ...], joined: Iterable[tuple[int, int]]) -> str:
     name, size = Counter(names).most_common(1)[0]
     members = [row for row, group in zip(rows, names, strict=True) if group == name]
     ties = {key for row in members for key in keys_of(row)}
@@ -320,7 +328,7 @@ def _largest(rows, names, by, joined):
     )
 
 
-def _remedy(rows, by):
+def _remedy(rows: Sequence[Any], by: tuple[str, ...]) -> str:
     if any(row.dataset == FOLDER for row in rows):
         return (
             "In a data set of your own, sources are derived from file names: if they are wrong, index it with "
@@ -335,5 +343,5 @@ def _remedy(rows, by):
     )
 
 
-def _count(number, thing):
+def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -15,10 +15,11 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -121,10 +122,10 @@ class SrmSet:
         for left_over in self._folder.rglob(".tfdfd-*.tmp"):
             left_over.unlink()
 
-    def __enter__(self):
+    def __enter__(self) -> SrmSet:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -166,14 +167,14 @@ class SrmSet:
         self._work.write({"finished": True, "counts": counts})
         return counts
 
-    def _write(self, number):
+    def _write(self, number: int) -> tuple[str, int, int]:
         """Writes one crop's noise unless it exists: SHA-256 of its file, number of clipped values, number of values.
 
         An existing file is trusted only if the table has the crop's digest; otherwise it is computed again.
         """
         target = self._folder / self._names[number]
         levels = None
-        data = None
+        data: Any = None
         with contextlib.suppress(FileNotFoundError):
             data = target.read_bytes()
         if data is not None and self.faces.rows[number].sha256:
@@ -185,9 +186,9 @@ class SrmSet:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, data)
         clipped = np.count_nonzero((levels == NO_NOISE - SRM_STEPS) | (levels == NO_NOISE + SRM_STEPS))
-        return hashlib.sha256(data).hexdigest(), clipped, levels.size
+        return hashlib.sha256(data).hexdigest(), clipped, levels.size  # type: ignore[return-value]
 
-    def _compute(self, number):
+    def _compute(self, number: int) -> np.ndarray:
         path = self.faces.path(number)
         try:
             data = self.faces.read(number)
@@ -198,7 +199,7 @@ class SrmSet:
             raise ValueError(f"the crop {path} cannot be filtered: {error}") from error
 
 
-def _digest(rows):
+def _digest(rows: Sequence[FaceRow]) -> str:
     """SHA-256 of the table's rows."""
     digest = hashlib.sha256()
     for row in rows:
@@ -206,13 +207,13 @@ def _digest(rows):
     return digest.hexdigest()
 
 
-def _check_run(before):
+def _check_run(before: dict[str, Any]) -> dict[str, Any]:
     if _MADE_BY not in before:
         raise ValueError(f"the folder holds other work than an SRM set (see its {RUN}); give another folder.")
     return before
 
 
-def _names(rows):
+def _names(rows: Sequence[FaceRow]) -> list[str]:
     """The file of each crop's noise: the crop's path below the new folder, as PNG.
 
     Raises:

@@ -10,9 +10,10 @@ import csv
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import write_atomically
 
@@ -174,7 +175,7 @@ def keys_of(row: Row) -> list[Key]:
     keys += [(row.dataset, SOURCE, name) for name in row.source_id]
     keys += [(row.dataset, IDENTITY, name) for name in row.identity]
     if getattr(row, "original", None):
-        keys.append((row.dataset, VIDEO, _recording(row, row.original)))
+        keys.append((row.dataset, VIDEO, _recording(row, row.original)))  # type: ignore[union-attr]
     return keys
 
 
@@ -211,10 +212,12 @@ def merge_tables(tables: Sequence[Iterable], labels: Sequence[str]) -> MergedTab
         ValueError: kinds differ, or two different rows describe the same file.
     """
     tables = [list(table) for table in tables]
-    kinds = {type(row): label for table, label in zip(tables, labels, strict=True) for row in table[:1]}
+    kinds = {type(row): label for table, label in zip(tables, labels, strict=True) for row in table[:1]}  # type: ignore[index]
     if len(kinds) > 1:
         listed = ", ".join(f"{label} of {'crops' if kind is FaceRow else 'videos'}" for kind, label in kinds.items())
         raise ValueError(f"the tables are of different kinds: {listed}. Merge indexes, or faces, not both.")
+    rows: dict[Any, Any]
+    owner: dict[Any, str]
     rows, owner, repeated = {}, {}, 0
     for table, label in zip(tables, labels, strict=True):
         for row in table:
@@ -244,7 +247,7 @@ def relocate(rows: Iterable, folder: str | os.PathLike, target: str | os.PathLik
     if here == there:
         return list(rows)
 
-    def moved(path):
+    def moved(path: str | None) -> Any:
         return None if path is None else os.path.relpath(os.path.join(here, path), there).replace(os.sep, "/")
 
     return [
@@ -262,14 +265,14 @@ def rename_dataset(rows: Iterable, dataset: str) -> list:
     return [replace(row, dataset=dataset) for row in rows]
 
 
-def _recording(row, path):
+def _recording(row: IndexRow | FaceRow, path: Any) -> str:
     """The path without its folder of compression: FaceForensics++ has each video up to three times."""
     if row.compression is None:
         return path
     return "/".join(part for part in path.split("/") if part not in _COMPRESSIONS)
 
 
-def _differences(one, other):
+def _differences(one: Any, other: Any) -> str:
     return ", ".join(
         f"{field.name} ({getattr(one, field.name)!r}, {getattr(other, field.name)!r})"
         for field in fields(one)
@@ -277,7 +280,9 @@ def _differences(one, other):
     )
 
 
-def _shared_keys(tables):
+def _shared_keys(tables: Sequence[Any]) -> list:
+    seen: set
+    shared: dict[Any, None]
     seen, shared = set(), {}
     for table in tables:
         here = {key for row in table for key in keys_of(row)}
@@ -286,7 +291,7 @@ def _shared_keys(tables):
     return list(shared)
 
 
-def _to_cell(value):
+def _to_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
@@ -295,36 +300,36 @@ def _to_cell(value):
     return str(value)
 
 
-def _names(cell):
+def _names(cell: str) -> tuple[str, ...]:
     return tuple(part for part in cell.split(SEPARATOR) if part)
 
 
-def _text(cell):
+def _text(cell: str) -> str:
     if not cell:
         raise ValueError("an empty cell where a name is expected.")
     return cell
 
 
-def _label(cell):
+def _label(cell: str) -> int:
     if cell not in ("0", "1"):
         raise ValueError(f"label must be 0 (real) or 1 (fake); received {cell!r}.")
     return int(cell)
 
 
-def _split(cell):
+def _split(cell: str) -> str | None:
     if cell and cell not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)} or empty; received {cell!r}.")
     return cell or None
 
 
-def _box(cell):
+def _box(cell: str) -> tuple[int, ...]:
     box = tuple(int(part) for part in cell.split())
     if len(box) != 4:
         raise ValueError(f"box must be 'x y width height'; received {cell!r}.")
     return box
 
 
-def _optional(read):
+def _optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda cell: read(cell) if cell else None
 
 

@@ -34,6 +34,8 @@ from tfdfd.weights.store import locate
 DIGITS = 6
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from tfdfd.runtime.network import Scorer
 Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 
@@ -100,10 +102,11 @@ class Detector:
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
+        self._server: Any
         self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
-        self._loaded = None
+        self._loaded: Any = None
         self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
         weakref.finalize(self, self._extractor.close)
 
@@ -195,21 +198,21 @@ class Detector:
         return {"schema": SCHEMA_VERSION, "model": self.model_info(), "results": results}
 
     @property
-    def _scorer(self):
+    def _scorer(self) -> Scorer | RemoteScorer:
         if self._loaded is None:
             self._loaded, self.runtime_note = self._open_remote() if self._server else self._open()
             if self.runtime_note:
                 warnings.warn(self.runtime_note, RuntimeWarning, stacklevel=2)
         return self._loaded
 
-    def _open(self):
+    def _open(self) -> tuple[Scorer | RemoteScorer, str | None]:
         from tfdfd.runtime.network import Scorer
         from tfdfd.runtime.opening import open_network
 
         network, note = open_network(self.record, self._weights, self._runtime)
         return Scorer(network), note
 
-    def _open_remote(self):
+    def _open_remote(self) -> tuple[RemoteScorer, str | None]:
         scorer = RemoteScorer(self._server, self._served.name, self._served.version, self._request.size)
         try:
             return scorer, check_served(scorer, self._served, self._server.address)
@@ -217,7 +220,7 @@ class Detector:
             scorer.close()
             raise
 
-    def _inputs(self, media):
+    def _inputs(self, media: Iterable[Media]) -> Inputs:
         inputs = Inputs()
         for one in media:
             if isinstance(one, (str, os.PathLike)):
@@ -303,7 +306,7 @@ def detect(media: Media | list[Media], **options: Any) -> Detection | list[Detec
         return detector.detect_many(media) if isinstance(media, (list, tuple)) else detector.detect(media)
 
 
-def _key(options):
+def _key(options: dict[str, Any]) -> tuple:
     """Hashable options; a weights file that has changed gives another key."""
     items = []
     for name, value in sorted(options.items()):
@@ -314,7 +317,7 @@ def _key(options):
     return tuple(items)
 
 
-def _after_fork():
+def _after_fork() -> None:
     # The processes of these detectors belong to the parent: this one neither uses nor ends them.
     global _lock
     _inherited.extend(_loaded.values())
@@ -326,9 +329,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _link(extraction):
+def _link(extraction: Extraction) -> list[list[int]]:
     frames = [[(face.box, face.crop) for face in frame.faces] for frame in extraction.frames]
     if extraction.kind == "image":
         # Faces in one image are different people, however alike.
         return [list(range(len(faces))) for faces in frames]
-    return link_faces(frames)
+    return link_faces(frames)  # type: ignore[arg-type]

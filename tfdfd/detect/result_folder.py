@@ -93,12 +93,12 @@ class ResultFolder:
         with open(self.file, "rb") as file:
             yield from map(json.loads, file)
 
-    def _line(self, item, detection):
+    def _line(self, item: Input, detection: Detection) -> bytes:
         result = detection.to_dict() | fingerprint(item, detection) | {"path": self._paths[self.done]}
         result.pop("elapsed_s", None)
         return json.dumps(result).encode() + b"\n"
 
-    def _recover(self):
+    def _recover(self) -> int:
         """Counts the valid lines, and removes what follows them: a line whose writing was interrupted."""
         count = size = 0
         with open(self.file, "a+b") as file:
@@ -111,7 +111,7 @@ class ResultFolder:
         return count
 
 
-def _is_result(line, path):
+def _is_result(line: bytes, path: str) -> bool:
     try:
         return line.endswith(b"\n") and json.loads(line)["path"] == path
     except (ValueError, KeyError, TypeError):

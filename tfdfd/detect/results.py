@@ -118,7 +118,7 @@ class Detection:
     correction: str | None = None
     frames_damaged: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}; received {self.status!r}.")
         if (self.status == "ok") != (self.fake_probability is not None):

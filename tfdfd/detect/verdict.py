@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +66,7 @@ def choose_deciding(tracks: list[FaceTrack], sampled: list[int], detector: str) 
     return _note(Counter(track.left_out for track in tracks if not track.decides), len(tracks))
 
 
-def _doubt(track, sampled, detector, main):
+def _doubt(track: FaceTrack, sampled: Sequence[int], detector: str, main: bool) -> str | None:
     confidence, least = _confidence(track), (SURE_ENOUGH if main else SURE).get(detector)
     if least is not None and confidence is not None and confidence < least:
         return DOUBTFUL
@@ -76,16 +78,16 @@ def _doubt(track, sampled, detector, main):
     return None if often else PASSING
 
 
-def _side(track):
+def _side(track: FaceTrack) -> float:
     return float(np.median([min(frame.box[2:]) for frame in track.frames]))
 
 
-def _confidence(track):
+def _confidence(track: FaceTrack) -> float | None:
     scores = [frame.detector_score for frame in track.frames if frame.detector_score is not None]
     return float(np.mean(scores)) if scores else None
 
 
-def _note(left_out, total):
+def _note(left_out: Counter[str | None], total: int) -> str | None:
     if not left_out:
         return None
     kinds = " or ".join(kind for kind in (SMALL, DOUBTFUL, PASSING) if left_out[kind])
@@ -197,7 +199,7 @@ def tail_threshold(tail: dict, rate: float) -> float:
     return _logit(highest[0]) + count * tail["mean_excess"] * (rarer ** (1 / count) - 1)
 
 
-def _raised(record, single, faces):
+def _raised(record: WeightRecord, single: float, faces: int) -> tuple[float, str]:
     rate = -math.expm1(math.log1p(-BOUND) / faces)
     if record.genuine_tails:
         return max(tail_threshold(tail, rate) for tail in record.genuine_tails), VALIDATION
@@ -208,7 +210,7 @@ def _raised(record, single, faces):
     return _logit(single) + math.log(faces), ODDS
 
 
-def _line(points):
+def _line(points: Any) -> tuple[float, float, float] | None:
     """Logit and rate at `fpr_5`, and the rise of the logit per factor e of the rate; None without these points."""
     try:
         (low, low_rate), (high, high_rate) = [
@@ -221,11 +223,11 @@ def _line(points):
     return low, low_rate, (high - low) / math.log(low_rate / high_rate)
 
 
-def _logit(probability):
+def _logit(probability: float) -> float:
     # Float32 sigmoids saturate at exactly 0 and 1, whose logits are infinite.
     probability = min(max(probability, 1e-7), 1 - 1e-7)
     return math.log(probability) - math.log1p(-probability)
 
 
-def _sigmoid(logit):
+def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-min(logit, 700.0)))

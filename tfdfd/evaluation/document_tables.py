@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.evaluation.tables import NOTHING, Table, format_count, format_number, format_percent, protocol_line
 from tfdfd.metrics.metrics import LOG_LOSS_CLIP
 from tfdfd.metrics.report import FRAME, VIDEO
-from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos
+from tfdfd.metrics.scores import OK, ScoreRow, Video, aggregate_videos
 
 _SRM = "srm_"
 _HARDEST = 10
@@ -59,7 +60,7 @@ def document_tables(document: str, models: Sequence[ScoredModel]) -> list[Table]
     return _MAKERS[document](models)
 
 
-def _s0(models):
+def _s0(models: Sequence[ScoredModel]) -> list[Table]:
     tables = []
     for model in models:
         metrics = model.report[FRAME]["confusion"] or {}
@@ -77,8 +78,10 @@ def _s0(models):
     return tables
 
 
-def _s1(models):
+def _s1(models: Sequence[ScoredModel]) -> list[Table]:
     tables = []
+    rows: Any
+    notes: tuple[str, ...]
     for model in models:
         metrics = model.report[FRAME]
         if not metrics["classes"]:
@@ -110,10 +113,10 @@ def _s1(models):
     return [*tables, _s1_accuracies(models)]
 
 
-def _s1_accuracies(models):
+def _s1_accuracies(models: Sequence[ScoredModel]) -> Table:
     """Both accuracies that the document gives, beside those of the models on the same part of the data."""
 
-    def measured(report, name):
+    def measured(report: dict[str, Any], name: str) -> float | None:
         if name == "combined set":
             return report[FRAME]["accuracy"]["value"]
         dataset = {"FaceForensics++": "ffpp", "Celeb-DF": "celebdf"}.get(name)
@@ -133,10 +136,10 @@ def _s1_accuracies(models):
     return Table("S1, abstract and section 5", protocol_line(models[0].report, FRAME), columns, rows, notes)
 
 
-def _s2(models):
+def _s2(models: Sequence[ScoredModel]) -> list[Table]:
     columns = [_by_category(model) for model in models]
-    names = sorted({name for column in columns for name in column} - {_ORIGINALS, _OVERALL})
-    rows = []
+    names: list[Any] = sorted({name for column in columns for name in column} - {_ORIGINALS, _OVERALL})
+    rows: Any = []
     for name in [*names, _ORIGINALS, _OVERALL]:
         cells = [column.get(name, (None, None)) for column in columns]
         texts = (text for loss, share in cells for text in (format_number(loss, 5), format_percent(share)))
@@ -164,7 +167,7 @@ def _s2(models):
     return tables
 
 
-def _s3(models):
+def _s3(models: Sequence[ScoredModel]) -> list[Table]:
     rows, notes = [], []
     for model in models:
         known, metrics = model.training, model.report[FRAME]
@@ -183,8 +186,8 @@ def _s3(models):
     return [Table("S3, table 2", protocol_line(models[0].report, FRAME), columns, tuple(rows), tuple(notes))]
 
 
-def _s4(models):
-    aucs = {}
+def _s4(models: Sequence[ScoredModel]) -> list[Table]:
+    aucs: dict[str, dict[bool, float | None]] = {}
     for model in models:
         with_srm = model.network.startswith(_SRM)
         name = model.network.removeprefix(_SRM)
@@ -204,16 +207,18 @@ _MAKERS = {"s0": _s0, "s1": _s1, "s2": _s2, "s3": _s3, "s4": _s4}
 DOCUMENTS = tuple(_MAKERS)
 
 
-def _accuracy_note(metrics):
+def _accuracy_note(metrics: dict[str, Any]) -> str:
     accuracy, balanced = (format_percent(metrics[name]["value"]) for name in ("accuracy", "balanced_accuracy"))
     return (
         f"accuracy {accuracy}, majority baseline {format_percent(metrics['majority'])}, balanced accuracy {balanced}."
     )
 
 
-def _by_category(model):
+def _by_category(model: ScoredModel) -> dict[str | None, tuple[float, float]]:
     """Mean loss of frames and accuracy of videos, by method and overall."""
     threshold, aggregation = (model.report["protocol"][name] for name in ("threshold", "aggregation"))
+    losses: dict[str | None, list[float]]
+    rights: dict[str | None, list[bool]]
     losses, rights = {}, {}
     for row in model.rows:
         if row.status == OK:
@@ -226,7 +231,7 @@ def _by_category(model):
     return {name: (_mean(losses[name]), _mean(rights[name])) for name in losses}
 
 
-def _worst(model):
+def _worst(model: ScoredModel) -> list[tuple[str | None, str, str]]:
     losses = []
     for video in aggregate_videos(model.rows):
         if video.status == OK:
@@ -235,18 +240,18 @@ def _worst(model):
     return [(method, video.rsplit("/", 1)[-1], format_number(loss, 2)) for loss, method, video in losses[:_HARDEST]]
 
 
-def _category(row):
+def _category(row: ScoreRow | Video) -> str | None:
     return _ORIGINALS if row.label == REAL else row.method
 
 
-def _loss(row):
-    given = row.fake_probability if row.label == FAKE else 1 - row.fake_probability
+def _loss(row: ScoreRow) -> float:
+    given: Any = row.fake_probability if row.label == FAKE else 1 - row.fake_probability  # type: ignore[operator]
     return -math.log(max(given, LOG_LOSS_CLIP))
 
 
-def _mean(values):
+def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _minutes(seconds):
+def _minutes(seconds: float | None) -> str:
     return NOTHING if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02}"

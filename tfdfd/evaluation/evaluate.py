@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfdfd.data.tables import FAKE, REAL, FaceRow
 from tfdfd.evaluation.plots import check_matplotlib, draw_plots
@@ -75,7 +76,7 @@ class Options:
     plots: bool = True
     frames: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in (("aggregation", AGGREGATIONS), ("missing", POLICIES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; received {getattr(self, name)!r}.")
@@ -185,6 +186,8 @@ def evaluate_scores(
     options = options or Options(split=None)
     if options.plots:
         check_matplotlib()
+    sets: list[dict]
+    each: Any
     scored, sets = [], []
     for index, each in enumerate([table, *_list(against)]):
         about = about_scores(each) or {"model": _record_info(each, model if not index else None), "sets": []}
@@ -330,7 +333,7 @@ def overlap_warnings(overlap: dict) -> list[dict[str, str]]:
     return warnings
 
 
-def _marks(one: EvalSet, row: FaceRow):
+def _marks(one: EvalSet, row: FaceRow) -> list[tuple[str, str]]:
     marks = fingerprints_of(row, one.root or one.where)
     if row.sha256 or one.root is None:
         return marks
@@ -339,14 +342,14 @@ def _marks(one: EvalSet, row: FaceRow):
     return marks + ([(CROP, sha256(path))] if path.is_file() else [])
 
 
-def _shared_text(kinds):
+def _shared_text(kinds: dict[str, dict[str, Any]]) -> str:
     return "; ".join(
         f"{shared['crops']:,} crops share a {kind} with it, such as {shared['examples'][0]}"
         for kind, shared in kinds.items()
     )
 
 
-def _check_tracks(sets, aggregation):
+def _check_tracks(sets: Sequence[EvalSet], aggregation: str) -> None:
     if aggregation == max_of_track_means.__name__:
         for one in sets:
             if not one.has_tracks:
@@ -375,7 +378,7 @@ def _set_warnings(one: EvalSet) -> Iterator[dict[str, str]]:
         yield {"code": "no_videos", "where": "data", "message": message}
 
 
-def _record_info(table, model):
+def _record_info(table: str | os.PathLike, model: str | os.PathLike | None) -> dict[str, Any]:
     """Description of a model whose scores have no JSON beside them."""
     if model is None:
         return {"handle": os.path.basename(table), "threshold": None}
@@ -389,13 +392,13 @@ def _record_info(table, model):
     }
 
 
-def _list(against):
+def _list(against: Any) -> list:
     if against is None:
         return []
     return [against] if isinstance(against, str | os.PathLike) else list(against)
 
 
-def _write_pictures(folder, files):
+def _write_pictures(folder: Path, files: dict[str, bytes]) -> list[str]:
     """Replaces the pictures of an earlier report; returns the links."""
     shutil.rmtree(folder, ignore_errors=True)
     if files:

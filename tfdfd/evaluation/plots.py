@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 
@@ -45,12 +46,12 @@ def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
     return pictures
 
 
-def _roc(pyplot, report, histogram):
-    def draw(axis, level):
+def _roc(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
         curve = report["curves"][level]["roc"]
         axis.plot(curve["fpr"], curve["tpr"], label=_label(report, level, "auc", "AUC"), **_LINES[level])
 
-    def decorate(axis):
+    def decorate(axis: Any) -> None:
         axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
         axis.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
         axis.legend(loc="lower right")
@@ -58,15 +59,15 @@ def _roc(pyplot, report, histogram):
     return _of_levels(pyplot, report, "roc", draw, decorate)
 
 
-def _precision_recall(pyplot, report, histogram):
-    def draw(axis, level):
+def _precision_recall(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
         curve = report["curves"][level]["precision_recall"]
         label = _label(report, level, "average_precision", "AP")
         axis.step(curve["recall"], curve["precision"], where="pre", label=label, **_LINES[level])
         metrics = report[level]
         axis.axhline(metrics["n_fake"] / metrics["n"], color=_LINES[level]["color"], linestyle=":", linewidth=1)
 
-    def decorate(axis):
+    def decorate(axis: Any) -> None:
         axis.set(xlabel="recall of fakes", ylabel="precision of fakes", title="Precision and recall (dotted: chance)")
         axis.set_ylim(0, 1.02)
         axis.legend(loc="lower left")
@@ -74,14 +75,14 @@ def _precision_recall(pyplot, report, histogram):
     return _of_levels(pyplot, report, "precision_recall", draw, decorate)
 
 
-def _reliability(pyplot, report, histogram):
-    def draw(axis, level):
+def _reliability(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
         bins = report["curves"][level]["reliability"]
         columns = [one["score"] for one in bins], [one["fakes"] for one in bins]
         label = _label(report, level, "ece", "ECE")
         axis.plot(*columns, marker="o", markersize=4, label=label, **_LINES[level])
 
-    def decorate(axis):
+    def decorate(axis: Any) -> None:
         axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
         axis.set(xlabel="mean P(fake) of the bin", ylabel="share of fakes in it", title="Reliability")
         axis.legend()
@@ -89,7 +90,7 @@ def _reliability(pyplot, report, histogram):
     return _of_levels(pyplot, report, "reliability", draw, decorate)
 
 
-def _confusion(pyplot, report, histogram):
+def _confusion(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
     figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.7), layout="constrained")
     for axis, level in zip(axes, LEVELS, strict=True):
         counts = report[level]["confusion"]
@@ -110,7 +111,7 @@ def _confusion(pyplot, report, histogram):
     return figure
 
 
-def _scores(pyplot, report, histogram):
+def _scores(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
     figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.2), layout="constrained")
     edges = histogram["edges"]
     for axis, level in zip(axes, LEVELS, strict=True):
@@ -134,7 +135,9 @@ _PLOTS: dict[str, Callable] = {
 }
 
 
-def _of_levels(pyplot, report, curve, draw, decorate):
+def _of_levels(
+    pyplot: Any, report: dict[str, Any], curve: str, draw: Callable[[Any, str], None], decorate: Callable[[Any], None]
+) -> Any:
     levels = [level for level in LEVELS if report["curves"][level][curve]]
     if not levels:
         return None
@@ -146,12 +149,12 @@ def _of_levels(pyplot, report, curve, draw, decorate):
     return figure
 
 
-def _label(report, level, name, title):
+def _label(report: dict[str, Any], level: str, name: str, title: str) -> str:
     value = report[level][name]["value"]
     return f"{level}s" if value is None else f"{level}s, {title} {value:.3f}"
 
 
-def _pyplot():
+def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,8 +95,14 @@ def make_report(
     Raises:
         ValueError: no scores, no threshold, or an invalid argument.
     """
-    options = {"aggregation": aggregation, "missing": missing, "cluster": cluster, "resamples": resamples, "seed": seed}
-    models = []
+    options: dict[str, Any] = {
+        "aggregation": aggregation,
+        "missing": missing,
+        "cluster": cluster,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    models: list[ScoredModel] = []
     for (info, rows), summary in zip(scored, [*training, *[{}] * len(scored)], strict=False):
         own = _threshold(info, None if models else threshold)
         report = compute_report(rows, own, **options)
@@ -144,7 +151,7 @@ def score_histogram(rows: Sequence[ScoreRow], aggregation: str, missing: str) ->
     for level, examples in ((VIDEO, videos), (FRAME, [row for row in rows if row.status == OK])):
         histogram[level] = {}
         for label, kind in enumerate(("real", "fake")):
-            scores = [one.fake_probability for one in examples if one.label == label]
+            scores: Any = [one.fake_probability for one in examples if one.label == label]
             histogram[level][kind] = np.histogram(scores, edges)[0].tolist()
     return histogram
 
@@ -183,7 +190,7 @@ def as_markdown_report(report: dict, plots: Sequence[str], thumbnails: Sequence[
     return "\n".join(_markdown_lines(report, plots, thumbnails)).rstrip("\n") + "\n"
 
 
-def _markdown_lines(report, plots, thumbnails) -> Iterator[str]:
+def _markdown_lines(report: dict[str, Any], plots: Sequence[str], thumbnails: Any) -> Iterator[str]:
     yield from (f"# Evaluation of {_code(report['model']['handle'])}", "")
     for warning in report["warnings"]:
         yield from (f"> **WARNING** {escape_control_chars(warning['message'])}", "")
@@ -247,7 +254,7 @@ def pictures_of(sets: Sequence[EvalSet]) -> Pictures:
     """Crops of opened sets, self-blended fakes included."""
     by_name = {name: one for one in sets for name in one.info()["names"]}
 
-    def picture(dataset, file, method):
+    def picture(dataset: str, file: str, method: str) -> np.ndarray | None:
         try:
             return by_name[dataset].pixels(file, method)
         except (KeyError, ValueError):  # not in these sets, or no longer readable
@@ -260,7 +267,7 @@ def stored_pictures(sets: Iterable[dict]) -> Pictures:
     """Crops of the sets that a table of scores describes, if they are still in place."""
     roots = {name: one.get("root") for one in sets for name in one.get("names", ())}
 
-    def picture(dataset, file, method):
+    def picture(dataset: str, file: str, method: str) -> np.ndarray | None:
         root = roots.get(dataset)
         if root is None or method == METHOD:
             return None
@@ -307,18 +314,18 @@ def _facts(report: dict) -> dict[str, str]:
     return facts
 
 
-def _threshold(info, given):
+def _threshold(info: dict[str, Any], given: float | None) -> float:
     threshold = info.get("threshold") if given is None else given
     if threshold is None:
         raise ValueError(f"no threshold is known for {info['handle']}; give --threshold, chosen on validation.")
     return threshold
 
 
-def _loudness(warning):
+def _loudness(warning: dict[str, Any]) -> int:
     return 0 if warning["code"] in LOUD else 2 if warning["code"] in QUIET else 1
 
 
-def _crop_counts(rows):
+def _crop_counts(rows: Iterable[ScoreRow]) -> dict[str, Any]:
     """Counts of crops, and names of the rows without a score."""
     crops = [row for row in rows if row.file is not None]
     counts = Counter(row.status for row in crops)
@@ -336,9 +343,9 @@ def _crop_counts(rows):
     }
 
 
-def _code(text):
+def _code(text: str) -> str:
     return f"`{escape_control_chars(text).replace('`', chr(39))}`"
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

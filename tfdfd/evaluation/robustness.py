@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,24 +17,27 @@ from tfdfd.data import degrade
 from tfdfd.evaluation.sets import EvalSet
 from tfdfd.faces.crop import resize_crop
 
+if TYPE_CHECKING:
+    from tfdfd.data.tables import FaceRow, IndexRow
+
 Condition = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 UNCHANGED = "as it is"
 CONDITIONS: dict[str, Condition] = {
     UNCHANGED: lambda image, rng: image,
-    **{f"JPEG quality {q}": lambda image, rng, q=q: degrade.compress_jpeg(image, q) for q in (90, 70, 50, 30, 10)},
-    **{f"Gaussian blur, sigma {s}": lambda image, rng, s=s: degrade.blur(image, s) for s in (1, 2, 3)},
+    **{f"JPEG quality {q}": lambda image, rng, q=q: degrade.compress_jpeg(image, q) for q in (90, 70, 50, 30, 10)},  # type: ignore[misc]
+    **{f"Gaussian blur, sigma {s}": lambda image, rng, s=s: degrade.blur(image, s) for s in (1, 2, 3)},  # type: ignore[misc]
     **{
-        f"resized to 1/{part} and back": lambda image, rng, part=part: degrade.resize_and_back(image, 1 / part)
+        f"resized to 1/{part} and back": lambda image, rng, part=part: degrade.resize_and_back(image, 1 / part)  # type: ignore[misc]
         for part in (2, 4)
     },
     **{
-        f"Gaussian noise, sigma {s} of 255": lambda image, rng, s=s: degrade.add_noise(image, s, rng)
+        f"Gaussian noise, sigma {s} of 255": lambda image, rng, s=s: degrade.add_noise(image, s, rng)  # type: ignore[misc]
         for s in (5, 10, 20)
     },
     **{
-        f"H.264, CRF {crf}": lambda image, rng, crf=crf: degrade.simulate_video([image], crf, rng)[0]
+        f"H.264, CRF {crf}": lambda image, rng, crf=crf: degrade.simulate_video([image], crf, rng)[0]  # type: ignore[misc]
         for crf in (23, 32, 40)
     },
 }
@@ -56,7 +60,7 @@ class DegradedSet(EvalSet):
         )  # fmt: skip
         self.blended, self.seed, self.unlabelled, self.videos_known = base.blended, base.seed, {}, base.videos_known
 
-    def dataset_of(self, row) -> str:
+    def dataset_of(self, row: FaceRow | IndexRow) -> str:
         return self._base.dataset_of(row)
 
     def info(self) -> dict:

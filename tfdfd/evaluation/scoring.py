@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -188,7 +189,7 @@ def about_scores(table: str | os.PathLike) -> dict | None:
 
 def check_names(sets: Sequence[EvalSet]) -> None:
     """Raises `ValueError` if two sets have the same name in tables."""
-    known = {}
+    known: dict[str, str] = {}
     for one in sets:
         for name in one.info()["names"]:
             if name in known:
@@ -198,7 +199,7 @@ def check_names(sets: Sequence[EvalSet]) -> None:
             known[name] = one.where
 
 
-def _check_same(about, description, table):
+def _check_same(about: dict[str, Any], description: Path, table: Path) -> None:
     before = about_scores(table)
     if before is None:
         raise ValueError(
@@ -213,13 +214,15 @@ def _check_same(about, description, table):
             )
 
 
-def _decisive(about):
+def _decisive(about: dict[str, Any]) -> dict[str, Any]:
     """The fields that determine the scores; locations of files are not among them."""
     sets = {number: {key: one.get(key) for key in _DECISIVE} for number, one in enumerate(about["sets"])}
     return {"model": {key: about["model"].get(key) for key in _DECISIVE}, "sets": sets}
 
 
-def _score_parts(model, sets, folder, about, progress):
+def _score_parts(
+    model: OpenedModel, sets: Sequence[EvalSet], folder: Path, about: dict[str, Any], progress: Any
+) -> list[ScoreRow]:
     _open_parts(folder, about)
     total, rows = sum(len(one.rows) for one in sets), []
     for index, one in enumerate(sets):
@@ -235,7 +238,7 @@ def _score_parts(model, sets, folder, about, progress):
     return rows
 
 
-def _open_parts(folder, about):
+def _open_parts(folder: Path, about: dict[str, Any]) -> None:
     """Deletes the parts of other scores."""
     about = {"schema": about["schema"], "tfdfd": about["tfdfd"]} | _decisive(about)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -246,7 +249,7 @@ def _open_parts(folder, about):
         write_atomically(mark, digest)
 
 
-def _score_part(model, one, numbers):
+def _score_part(model: OpenedModel, one: EvalSet, numbers: Sequence[int]) -> list[ScoreRow]:
     numbers, broken = list(numbers), {}
     try:
         scores = _predict(model, one, numbers)
@@ -257,16 +260,16 @@ def _score_part(model, one, numbers):
         if not broken:
             raise
         numbers = [number for number in numbers if number not in broken]
-        scores = _predict(model, one, numbers) if numbers else []
+        scores = _predict(model, one, numbers) if numbers else []  # type: ignore[assignment]
     rows = {n: one.score_row(one.rows[n], float(score), OK) for n, score in zip(numbers, scores, strict=True)}
     rows |= {number: one.score_row(one.rows[number], None, status) for number, status in broken.items()}
     return [rows[number] for number in sorted(rows)]
 
 
-def _predict(model, one, numbers):
+def _predict(model: OpenedModel, one: EvalSet, numbers: Sequence[int]) -> np.ndarray:
     """P(fake) of these rows, float64 `(n,)`."""
     batch = max(1, BATCH // (model.frames or 1))
-    with contextlib.closing(one.batches(numbers, batch)) as batches:
+    with contextlib.closing(one.batches(numbers, batch)) as batches:  # type: ignore[type-var]
         outputs = [np.asarray(model.network.predict_on_batch(batch), np.float64).reshape(-1) for batch in batches]
     scores = np.concatenate(outputs)
     if len(scores) != len(numbers):

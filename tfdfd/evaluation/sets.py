@@ -9,10 +9,11 @@ import copy
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ class EvalSet:
         same = (row.label, row.method, row.source_id, row.compression, row.split)
         return ScoreRow(None, self.dataset_of(row), video_of(row), None, None, *same, None, status)
 
-    def _files(self, number):
+    def _files(self, number: int) -> list[str]:
         return [os.path.join(self.root, self.rows[number].file)]
 
 
@@ -180,12 +181,12 @@ class ClipSet(EvalSet):
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
         """RGB float32 `(batch, frames, size, size, 3)` in [0, 1]."""
-        positions = np.stack([self._clips[number].frames(self.frames) for number in numbers])
+        positions = np.stack([self._clips[number].frames(self.frames) for number in numbers])  # type: ignore[arg-type]
         for clip, _ in clip_pipeline(self._faces, positions, self.size, batch_size).as_numpy_iterator():
             yield clip
 
-    def _files(self, number):
-        positions = dict.fromkeys(self._clips[number].frames(self.frames).tolist())
+    def _files(self, number: int) -> list[str]:
+        positions = dict.fromkeys(self._clips[number].frames(self.frames).tolist())  # type: ignore[arg-type]
         return [self._faces.path(position) for position in positions]
 
 
@@ -195,7 +196,7 @@ class PackedSet(EvalSet):
     has_tracks = False
 
     def __init__(self, where: str, size: int, split: str | None = None, name: str | None = None):
-        super().__init__(where, Faces(None, _packed_rows(where, split)), size, split, name)
+        super().__init__(where, Faces(None, _packed_rows(where, split)), size, split, name)  # type: ignore[arg-type]
 
     def parts(self, length: int) -> list[range]:
         return [range(len(self.rows))]
@@ -243,6 +244,7 @@ class BlendedSet(EvalSet):
     ):
         super().__init__(where, faces, size, split, name)
         known: Mapping[str, FaceLandmarks] = landmarks_of(faces, landmarks)
+        self._kind: dict[str, Any]
         self.seed, self._kind = seed, {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
         self._pairs = BlendedPairs(faces, size, split=None, **self._kind)
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
@@ -281,7 +283,7 @@ class BlendedSet(EvalSet):
         numbers = {row.file: number for number, row in enumerate(self._pairs.rows)}
         return self._pair(numbers[file])[int(method == METHOD)]
 
-    def _pair(self, number):
+    def _pair(self, number: int) -> np.ndarray:
         if self._kept is None:
             return self._pairs.pair(number, None)
         if number not in self._kept:
@@ -345,7 +347,9 @@ def open_set(
     return opened
 
 
-def _missing_videos(faces, split, index) -> tuple[list[tuple[IndexRow, str]], dict[str, int]] | None:
+def _missing_videos(
+    faces: Faces, split: str | None, index: str | os.PathLike | None
+) -> tuple[list[tuple[IndexRow, str]], dict[str, int]] | None:
     """The videos of a split without crops, from `status.csv`; None without that table.
 
     Returns:
@@ -358,6 +362,7 @@ def _missing_videos(faces, split, index) -> tuple[list[tuple[IndexRow, str]], di
         return None
     with_crops = {row.video for row in faces.rows}
     known = {row.path: row for row in read_table(index, IndexRow)} if index else {}
+    unknown: Counter[str]
     missing, unknown = [], Counter()
     for status in read_table(table, StatusRow):
         if status.video in with_crops:
@@ -371,7 +376,7 @@ def _missing_videos(faces, split, index) -> tuple[list[tuple[IndexRow, str]], di
     return missing, dict(sorted(unknown.items()))
 
 
-def _packed_rows(where, split=None) -> tuple[FaceRow, ...]:
+def _packed_rows(where: str | os.PathLike, split: str | None = None) -> tuple[FaceRow, ...]:
     """Rows of the crops in shards with their digests; shards do not store time, track and box."""
     return tuple(
         FaceRow(
@@ -393,7 +398,7 @@ def _packed_rows(where, split=None) -> tuple[FaceRow, ...]:
     )
 
 
-def _file_status(paths):
+def _file_status(paths: Iterable[str]) -> str | None:
     """Status of the first file that cannot be read; None if all can."""
     for path in paths:
         if not os.path.isfile(path):

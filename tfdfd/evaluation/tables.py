@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tfdfd.metrics.metrics import METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
@@ -97,11 +98,11 @@ def escape_control_chars(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _markdown_row(cells):
+def _markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(map(_escape_markdown, cells))} |"
 
 
-def _escape_markdown(text):
+def _escape_markdown(text: str) -> str:
     return "".join(
         f"\\{c}" if c in "\\`*_[]|#!" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in escape_control_chars(text)
     )
@@ -136,6 +137,8 @@ def protocol_line(report: dict, level: str | None = None, part: dict | None = No
 
 def main_table(report: dict) -> Table:
     """Every metric of videos and frames."""
+    notes: dict[str, list[str]]
+    rows: list[tuple[str, ...]]
     rows, notes = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))], {}
     for name, metric in METRICS.items():
         rows.append((metric.title, *(_with_majority(report[level], name) for level in LEVELS)))
@@ -152,6 +155,7 @@ def main_table(report: dict) -> Table:
 
 def confusion_table(report: dict, level: str) -> Table:
     """Actual class by verdict."""
+    rows: tuple
     counts, rows = report[level]["confusion"], ()
     if counts:
         rows = tuple(
@@ -164,6 +168,7 @@ def confusion_table(report: dict, level: str) -> Table:
 
 def class_table(report: dict, level: str) -> Table:
     """Precision, recall, F1 and support of both classes, their means, and accuracy beside the majority baseline."""
+    rows: tuple
     metrics, rows = report[level], ()
     if metrics["classes"]:
         rows = tuple(
@@ -259,7 +264,7 @@ def short_table(report: dict) -> Table:
     return Table(report["model"]["handle"], protocol_line(judged), columns, rows)
 
 
-def _part_table(title, parts, columns, report):
+def _part_table(title: str, parts: Sequence[dict[str, Any]], columns: Sequence[str], report: dict[str, Any]) -> Table:
     by_part = {name: metric.title for name, metric in METRICS.items() if metric.by_part}
     rows = tuple(
         (part["dataset"], *(str(part[name] or NOTHING) for name in columns), f"{level}s", _class_counts(part[level]),
@@ -272,14 +277,14 @@ def _part_table(title, parts, columns, report):
     return Table(title, protocol_line(report), heads, rows)
 
 
-def _class_counts(metrics):
+def _class_counts(metrics: dict[str, Any]) -> str:
     return f"{metrics['n_real']:,} / {metrics['n_fake']:,}"
 
 
-def _with_majority(metrics, name):
+def _with_majority(metrics: dict[str, Any], name: str) -> str:
     text = format_value(metrics[name])
     return f"{text} (majority: {format_number(metrics['majority'])})" if name == "accuracy" else text
 
 
-def _p_value(value):
+def _p_value(value: float | None) -> str:
     return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

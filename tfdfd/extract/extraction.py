@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Request:
     skip: int = 0
     whole_pixels: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
@@ -200,7 +200,7 @@ def too_damaged(damaged: int, whole: int) -> str | None:
     )
 
 
-def _detect(detector, batch, request):
+def _detect(detector: FaceDetector | None, batch: Sequence[Frame], request: Request) -> tuple[list[list[Face]], float]:
     """The faces of each frame, and the scale at which an image was searched."""
     pixels = [frame.pixels for frame in batch]
     if detector is None:
@@ -211,8 +211,8 @@ def _detect(detector, batch, request):
     return detect_bounded(detector, pixels, request.video_side), 1.0
 
 
-def _crop(pixels, face, whole_frame, request):
-    box = tuple(round(value) for value in face.box)
+def _crop(pixels: np.ndarray, face: Face, whole_frame: bool, request: Request) -> FaceCrop:
+    box: Any = tuple(round(value) for value in face.box)
     if whole_frame:
         crop = resize_crop(pixels, request.size)
     else:
@@ -222,7 +222,7 @@ def _crop(pixels, face, whole_frame, request):
     return FaceCrop(box, score, landmarks, crop)
 
 
-def _batches(source, request, limits) -> Iterator[list[Frame] | MediaInfo]:
+def _batches(source: str | BinaryIO, request: Request, limits: Limits) -> Iterator[list[Frame] | MediaInfo]:
     """Yields lists of up to `DETECTION_BATCH` frames, and the `MediaInfo` last.
 
     A thread decodes ahead of the caller by at most one batch.
@@ -252,7 +252,7 @@ def _batches(source, request, limits) -> Iterator[list[Frame] | MediaInfo]:
         thread.join()
 
 
-def _decode(source, request, limits, ready):
+def _decode(source: str | BinaryIO, request: Request, limits: Limits, ready: _FrameQueue) -> None:
     try:
         for item in read_media(source, request.choice(), limits):
             ready.put(item)
@@ -265,12 +265,12 @@ def _decode(source, request, limits, ready):
 class _FrameQueue:
     """Hands frames to another thread, one batch ahead. `batch_size` follows from the size of the first frame."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._queue: queue.Queue = queue.Queue()
         self._closed = threading.Event()
         self.batch_size = DETECTION_BATCH
 
-    def put(self, item):
+    def put(self, item: Any) -> None:
         if isinstance(item, Frame) and self._queue.maxsize == 0:
             self.batch_size = max(1, min(DETECTION_BATCH, _BATCH_BYTES // max(item.pixels.nbytes, 1)))
             self._queue.maxsize = self.batch_size
@@ -280,8 +280,8 @@ class _FrameQueue:
             except queue.Full:
                 continue
 
-    def get(self):
+    def get(self) -> Any:
         return self._queue.get()
 
-    def close(self):
+    def close(self) -> None:
         self._closed.set()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +101,7 @@ class FaceExtractor:
                 self._idle.append(self._process(max(1, cores // count)))
         return count
 
-    def _process(self, threads):
+    def _process(self, threads: int) -> _Process:
         return _Process(self._config | {"threads": threads}, self._libraries, self.limits)
 
     def extract(self, items: Iterable[Input], request: Request) -> Iterator[Extraction]:
@@ -133,7 +133,7 @@ class FaceExtractor:
         ahead = count + 2
         waiting = collections.deque(threads.submit(work, item) for item in items[:ahead])
 
-        def outcomes():
+        def outcomes() -> Iterator[_Result]:
             try:
                 for item in items[ahead:]:
                     yield waiting.popleft().result()
@@ -169,7 +169,7 @@ class FaceExtractor:
         response.elapsed_s = time.monotonic() - start
         return response
 
-    def _run(self, path, descriptor, kind, request):
+    def _run(self, path: str, descriptor: int, kind: str | None, request: Request) -> Extraction:
         with self._lock:
             if self._closed:
                 raise RuntimeError(_ENDED)
@@ -202,7 +202,7 @@ class FaceExtractor:
             self._idle.clear()
 
 
-def _libraries_by_name(items):
+def _libraries_by_name(items: Iterable[Any]) -> set[str]:
     """The libraries that these inputs need, judged by name; items of another type may be videos."""
     if not all(isinstance(item, Input) and item.kind == "image" for item in items):
         return {"video"}
@@ -210,7 +210,7 @@ def _libraries_by_name(items):
     return {"heif"} if heif else set()
 
 
-def _library(descriptor, kind):
+def _library(descriptor: int, kind: str | None) -> str | None:
     """The library that an open file needs, judged by content, or None."""
     if kind == "video":
         return "video"
@@ -220,17 +220,17 @@ def _library(descriptor, kind):
 class _Process:
     """One decoding process, started at once, and again after a crash, a time-out or another failure."""
 
-    def __init__(self, config, libraries, limits):
+    def __init__(self, config: dict[str, Any], libraries: Collection[str], limits: Limits) -> None:
         self._config, self._libraries, self._limits = config, set(libraries), limits
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._popen: Any = None
+        self._channel: Any = None
         self._served = 0
         self.sandbox_note: str | None = None
         self._start()
 
     def run(self, path: str, descriptor: int, library: str | None, request: Request) -> Extraction:
         """The outcome for an open file that needs `library` (a key of `tfdfd.extract.worker.LIBRARIES`, or None)."""
-        missing = {library} - self._libraries - {None}
+        missing: set[Any] = {library} - self._libraries - {None}
         self._libraries |= missing
         if missing or self._popen is None or self._popen.poll() is not None or self._served >= INPUTS_PER_PROCESS:
             self._start()
@@ -253,13 +253,13 @@ class _Process:
             self.stop()
         return response
 
-    def kill(self):
+    def kill(self) -> None:
         """Ends the process from another thread; the thread that waits in `run` notices and cleans up."""
         popen = self._popen
         if popen is not None:
             popen.kill()
 
-    def stop(self):
+    def stop(self) -> None:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
@@ -267,7 +267,7 @@ class _Process:
             self._channel.close()
             self._popen = self._channel = None
 
-    def _start(self):
+    def _start(self) -> None:
         self.stop()
         # The folder of this package comes last, for the case that it was imported from the current folder.
         paths = [*(os.path.abspath(entry) for entry in sys.path if entry), str(Path(__file__).parents[2])]
@@ -275,7 +275,7 @@ class _Process:
         self._channel, requests = socket.socketpair()
         self._channel.settimeout(self._limits.max_seconds)
         with requests:
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # type: ignore[call-overload]
                 [sys.executable, "-c", _BOOT, json.dumps(config), *paths],
                 stdin=requests,
                 stdout=subprocess.PIPE,
@@ -285,7 +285,7 @@ class _Process:
         self._ready = False
         self._served = 0
 
-    def _await_ready(self):
+    def _await_ready(self) -> None:
         if self._ready:
             return
         try:
@@ -303,23 +303,23 @@ class _Process:
         self.sandbox_note = note if isinstance(note, str) else None
         self._ready = True
 
-    def _request(self, descriptor, request):
+    def _request(self, descriptor: int, request: Request) -> None:
         line = json.dumps(asdict(request)).encode() + b"\n"
         # The descriptor goes with the first byte.
         sent = socket.send_fds(self._channel, [line], [descriptor])
         self._channel.sendall(line[sent:])
 
-    def _response(self, path, request, deadline):
+    def _response(self, path: str, request: Request, deadline: float) -> Extraction:
         header, crops = self._read(deadline, request.size)
         return worker.unpack(path, header, crops, request.size)
 
-    def _read(self, deadline, size=1):
+    def _read(self, deadline: float, size: int = 1) -> tuple[dict[str, Any], bytes]:
         header_bytes, crop_bytes = worker.lengths(self._receive(worker.PREFIX_BYTES, deadline))
         header = worker.parse(self._receive(header_bytes, deadline))
         worker.check_crop_bytes(header, crop_bytes, size)
         return header, self._receive(crop_bytes, deadline)
 
-    def _receive(self, count, deadline):
+    def _receive(self, count: int, deadline: float) -> bytes:
         received = bytearray(count)
         view = memoryview(received)
         pipe = self._popen.stdout.fileno()
@@ -335,7 +335,7 @@ class _Process:
                 view = view[got:]
         return bytes(received)
 
-    def _post_mortem(self):
+    def _post_mortem(self) -> tuple[str, str]:
         """Status and message for a process that ended while it had an input."""
         try:
             code = self._popen.wait(DYING_SECONDS)

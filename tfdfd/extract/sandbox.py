@@ -11,8 +11,12 @@ import errno
 import os
 import struct
 import sys
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.media import Limits
+
+if TYPE_CHECKING:
+    import ctypes
 
 # `auto` seals the processes where the kernel can, `require` refuses to decode without, `off` does not seal.
 AUTO, REQUIRE, OFF = SANDBOXES = ("auto", "require", "off")
@@ -93,7 +97,7 @@ def seal() -> None:
     _forbid_calls(libc)
 
 
-def _libc():
+def _libc() -> ctypes.CDLL:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -101,7 +105,7 @@ def _libc():
     return libc
 
 
-def _last_error():
+def _last_error() -> str:
     import ctypes
 
     return os.strerror(ctypes.get_errno())
@@ -115,7 +119,7 @@ _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _PORT_RIGHTS, _SCOPES = 2, 2
 
 
-def _forbid_files(libc):
+def _forbid_files(libc: ctypes.CDLL) -> None:
     """A Landlock ruleset that handles every right and grants none."""
     from ctypes import c_size_t
 
@@ -196,7 +200,7 @@ _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 32
 
 
-def _forbid_calls(libc):
+def _forbid_calls(libc: ctypes.CDLL) -> None:
     """A seccomp filter for all threads: permitted system calls run, all others fail with EPERM."""
     import ctypes
 
@@ -210,11 +214,11 @@ def _forbid_calls(libc):
         raise SandboxError(f"seccomp: {_last_error() if result < 0 else f'thread {result} has another filter'}")
 
 
-def _filter():
+def _filter() -> list[tuple[int, int, int, int]]:
     """The filter's instructions: `(code, instructions to skip if true, if false, operand)`."""
     column, architecture = _ARCHITECTURES[os.uname().machine]
     denied = _FAIL | errno.EPERM
-    program = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, denied)]
+    program: list[Any] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, denied)]
     program.append((_LOAD, 0, 0, _NUMBER))
     for numbers in _PERMITTED.values():
         if numbers[column] is not None:

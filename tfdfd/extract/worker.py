@@ -18,14 +18,18 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces
 from tfdfd.media import STATUSES
+
+if TYPE_CHECKING:
+    from tfdfd.faces import FaceDetector
+    from tfdfd.media import Limits
 
 MAX_HEADER = 16 << 20
 _LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops
@@ -116,14 +120,14 @@ def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extrac
         raise ProtocolError(f"malformed: {error}") from error
 
 
-def _number(value):
+def _number(value: Any) -> float:
     value = float(value)
     if not 0 <= value < math.inf:
         raise ValueError(f"the number {value}")
     return value
 
 
-def _box(values):
+def _box(values: Any) -> tuple[int, int, int, int]:
     x, y, width, height = map(int, values)
     return x, y, width, height
 
@@ -159,7 +163,7 @@ def main(config: dict[str, Any]) -> None:
         _send(responses, pack(response))
 
 
-def _prepare(config):
+def _prepare(config: dict[str, Any]) -> tuple[FaceDetector | None, Limits, str | None]:
     """The detector, the limits, and the reason that the process is not sealed, or None."""
     import cv2
 
@@ -190,7 +194,7 @@ def _prepare(config):
     return detector, limits, note
 
 
-def _import_all(library):
+def _import_all(library: str) -> None:
     """Imports a package, if it is installed, with its submodules, some of which it imports at their first use."""
     with contextlib.suppress(ImportError):
         package = importlib.import_module(library)
@@ -199,7 +203,7 @@ def _import_all(library):
                 importlib.import_module(module.name)
 
 
-def _warm_up(detector):
+def _warm_up(detector: FaceDetector | None) -> None:
     """Runs decoder and detector once, so that they load what they load at their first use."""
     import cv2
 
@@ -215,7 +219,7 @@ def _warm_up(detector):
         detector.detect([pixels], [1.0])
 
 
-def _requests(channel) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
+def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
     line, descriptors = bytearray(), []
     while True:
         data, received, _, _ = socket.recv_fds(channel, 1 << 16, 1)
@@ -229,7 +233,7 @@ def _requests(channel) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
             line.clear()
 
 
-def _serve(request, file, detector, limits):
+def _serve(request: dict[str, Any], file: BinaryIO, detector: FaceDetector | None, limits: Limits) -> Extraction:
     from tfdfd.extract import extraction
     from tfdfd.media.decode import is_out_of_memory
 
@@ -245,7 +249,7 @@ def _serve(request, file, detector, limits):
         return Extraction("", None, *reason)
 
 
-def _end_with_parent():
+def _end_with_parent() -> None:
     """Ends this process, whatever it is doing, when the other end of standard input is closed."""
     if hasattr(select, "poll"):
         hangup = select.poll()
@@ -254,7 +258,7 @@ def _end_with_parent():
         os._exit(1)
 
 
-def _send(responses, buffers):
+def _send(responses: BinaryIO, buffers: Iterable[bytes | memoryview]) -> None:
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
         while view:

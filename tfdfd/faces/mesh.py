@@ -86,7 +86,7 @@ class FaceMesh:
             )
         return points.astype(np.float32), score
 
-    def _run(self, crop, center, side, angle):
+    def _run(self, crop: np.ndarray, center: np.ndarray, side: float, angle: float) -> tuple[np.ndarray, float]:
         """Points in pixels of the crop, and the confidence, from one pass on a rotated square."""
         cos, sin, scale = np.cos(angle), np.sin(angle), side / _SIDE
         rotation = scale * np.array([[cos, -sin], [sin, cos]])
@@ -105,7 +105,7 @@ class FaceMesh:
         return points @ matrix[:, :2].T + matrix[:, 2], float(1 / (1 + np.exp(-logit)))
 
 
-def _read(source):
+def _read(source: Path) -> bytes:
     try:
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as wheel:

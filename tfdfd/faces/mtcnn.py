@@ -8,7 +8,9 @@ defaults. `tests/test_mtcnn.py` compares the two, and `make bench` measures them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,7 +49,7 @@ class MtcnnDetector:
                 faces[i] = found
         return faces
 
-    def _detect_batch(self, frames):
+    def _detect_batch(self, frames: Sequence[np.ndarray]) -> list[list[Face]]:
         """Detects in frames of one shape. Rows of `boxes` are frame number, x1, y1, x2, y2, score."""
         boxes = self._propose(frames)
         boxes, _ = self._refined(frames, boxes, self._refine, 24, REFINE_THRESHOLD)
@@ -56,7 +58,7 @@ class MtcnnDetector:
         kept = _survivors(boxes, OVERLAP, by_smaller=True)
         return _as_faces(boxes[kept], landmarks[kept], frames)
 
-    def _propose(self, frames):
+    def _propose(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         height, width = frames[0].shape[:2]
         found = []
         for scale in pyramid(width, height, self.min_face_size):
@@ -74,7 +76,9 @@ class MtcnnDetector:
         boxes = np.concatenate(found) if found else np.empty((0, 6))
         return _square(boxes[_survivors(boxes, OVERLAP)])
 
-    def _refined(self, frames, boxes, network, size, threshold):
+    def _refined(
+        self, frames: Sequence[np.ndarray], boxes: np.ndarray, network: cv2.dnn.Net, size: int, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Boxes regressed and rescored by the second or third network, with landmarks from the third."""
         if not len(boxes):
             return boxes, np.empty((0, 10))
@@ -100,17 +104,17 @@ def pyramid(width: int, height: int, min_face_size: int) -> np.ndarray:
     return scales[smallest * scales >= CELL]
 
 
-def _forward(network, images):
+def _forward(network: cv2.dnn.Net, images: np.ndarray) -> Any:
     network.setInput(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32))
     return network.forward()
 
 
-def _softmax(logits):
+def _softmax(logits: np.ndarray) -> np.ndarray:
     """P(face) of `(n, 2, ...)` logits [no face, face]."""
     return 1 / (1 + np.exp(np.clip(logits[:, 0] - logits[:, 1], -50, 50)))
 
 
-def _patch(frame, box, size):
+def _patch(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     """Samples the box at `size` x `size` points, the outer ones on its edges, as TensorFlow's `crop_and_resize` does
     with boxes normalized by the frame's size."""
     height, width = frame.shape[:2]
@@ -121,7 +125,7 @@ def _patch(frame, box, size):
     return cv2.warpAffine(frame, to_frame, (size, size), None, flags, cv2.BORDER_CONSTANT, BORDER)
 
 
-def _strongest(boxes, count):
+def _strongest(boxes: np.ndarray, count: int) -> np.ndarray:
     """The `count` highest-scoring boxes of each frame, in descending order."""
     boxes = boxes[np.argsort(-boxes[:, 5], kind="stable")]
     rank = np.zeros(len(boxes), int)
@@ -131,7 +135,7 @@ def _strongest(boxes, count):
     return boxes[rank < count]
 
 
-def _survivors(boxes, threshold, by_smaller=False):
+def _survivors(boxes: np.ndarray, threshold: float, by_smaller: bool = False) -> np.ndarray:
     """Non-maximum suppression per frame; indices of the remaining boxes in descending order of score.
 
     As in the package, a suppressed box still suppresses others.
@@ -145,7 +149,7 @@ def _survivors(boxes, threshold, by_smaller=False):
     return np.concatenate(kept) if kept else np.empty(0, int)
 
 
-def _overlaps(boxes, by_smaller):
+def _overlaps(boxes: np.ndarray, by_smaller: bool) -> np.ndarray:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     other = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
@@ -154,7 +158,7 @@ def _overlaps(boxes, by_smaller):
     return shared / np.maximum(whole, 1e-9)
 
 
-def _square(boxes):
+def _square(boxes: np.ndarray) -> np.ndarray:
     """Extends the short side of each box about its center."""
     boxes = boxes.copy()
     size = boxes[:, 3:5] - boxes[:, 1:3]
@@ -164,21 +168,21 @@ def _square(boxes):
     return boxes
 
 
-def _as_faces(boxes, landmarks, frames):
-    faces = [[] for _ in frames]
+def _as_faces(boxes: np.ndarray, landmarks: np.ndarray, frames: Sequence[np.ndarray]) -> list[list[Face]]:
+    faces: list[list[Face]] = [[] for _ in frames]
     for row, points in zip(boxes, landmarks, strict=True):
         frame = frames[int(row[0])]
         limit = np.array([frame.shape[1], frame.shape[0]] * 2) - 1
         x1, y1, x2, y2 = np.clip(row[1:5], 0, limit)
         if x2 > x1 and y2 > y1:
-            box = tuple(float(value) for value in (x1, y1, x2 - x1, y2 - y1))
+            box: Any = tuple(float(value) for value in (x1, y1, x2 - x1, y2 - y1))
             faces[int(row[0])].append(Face(box, float(row[5]), points.reshape(2, 5).T.astype(np.float32)))
     for found in faces:
-        found.sort(key=lambda face: -face.score)
+        found.sort(key=lambda face: -face.score)  # type: ignore[operator]
     return faces
 
 
-def _read_network(name):
+def _read_network(name: str) -> cv2.dnn.Net:
     try:
         graph = np.fromfile(NETWORKS / f"{name}.onnx", np.uint8)
     except OSError as error:

@@ -36,19 +36,19 @@ class HaarDetector:
                 "pip install 'opencv-python>=4.11,<5'."
             )
         self.min_size, self.scale_factor, self.min_neighbors = min_size, scale_factor, min_neighbors
-        self._cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, CASCADE)))
+        self._cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, CASCADE)))  # type: ignore[attr-defined]
 
     def detect(self, frames: list[np.ndarray], scales: list[float]) -> list[list[Face]]:
         """Faces of each frame; see `tfdfd.faces.FaceDetector`."""
         return [self._detect_one(frame, scale) for frame, scale in zip(frames, scales, strict=True)]
 
-    def _detect_one(self, frame, scale):
+    def _detect_one(self, frame: np.ndarray, scale: float) -> list[Face]:
         gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         smallest = max(1, round(self.min_size * scale))
         boxes = self._cascade.detectMultiScale(
             gray, self.scale_factor, self.min_neighbors, minSize=(smallest, smallest)
         )
-        faces = [Face(tuple(float(value) for value in box)) for box in boxes]
+        faces = [Face(tuple(float(value) for value in box)) for box in boxes]  # type: ignore[arg-type]
         return sorted(faces, key=lambda face: -face.box[2])
 
 
@@ -132,7 +132,7 @@ class SsdDetector:
         """Faces of each frame; see `tfdfd.faces.FaceDetector`."""
         return [self._detect_one(frame) for frame in frames]
 
-    def _detect_one(self, frame):
+    def _detect_one(self, frame: np.ndarray) -> list[Face]:
         # One frame per call: the graph of OpenCV's own detector has a reshape with a fixed batch.
         blob = cv2.dnn.blobFromImage(frame, self._scale, INPUT_SIZE, self._mean, swapRB=not self._rgb)
         self._network.setInput(blob)
@@ -142,10 +142,10 @@ class SsdDetector:
             best = max(boxes, key=lambda row: row[2])
             rows = [best] if best[2] > 0 else []
         faces = [_face(row[3:], row[2], frame.shape) for row in rows]
-        return sorted((face for face in faces if face is not None), key=lambda face: -face.score)
+        return sorted((face for face in faces if face is not None), key=lambda face: -face.score)  # type: ignore[operator]
 
 
-def _face(corners, score, shape):
+def _face(corners: np.ndarray, score: float, shape: tuple[int, ...]) -> Face | None:
     height, width = shape[:2]
     left, top, right, bottom = np.clip(corners, 0, 1) * [width, height, width, height]
     if right <= left or bottom <= top:
@@ -153,7 +153,7 @@ def _face(corners, score, shape):
     return Face((float(left), float(top), float(right - left), float(bottom - top)), float(score))
 
 
-def _check_files(graph, config):
+def _check_files(graph: Path, config: str | Path | None) -> tuple[Path, Path]:
     if graph.suffix not in CONFIG_SUFFIX:
         raise ValueError(f"an SSD graph ends in {' or '.join(CONFIG_SUFFIX)}; received {graph}.")
     if not graph.is_file():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from tfdfd.faces import Face, FaceDetector
+
+if TYPE_CHECKING:
+    from tfdfd.faces.crop import Box
 
 # Longest side in pixels of the copy that the detector sees. An image gets more detail than one of many video frames.
 VIDEO_SIDE, IMAGE_SIDE = 640, 1280
@@ -58,11 +62,13 @@ def detect_still(detector: FaceDetector, image: np.ndarray, max_side: int) -> tu
     return (_merge(parts) if len(parts) > 1 else [face for face, _ in parts[0]]), scale
 
 
-def _affordable(scale, image, overlapping):
+def _affordable(scale: float, image: np.ndarray, overlapping: float) -> float:
     return min(scale, math.sqrt(_MOST_PIXELS / (overlapping * image.shape[0] * image.shape[1])))
 
 
-def _detect_parts(detector, image, max_side, scale, overlap):
+def _detect_parts(
+    detector: FaceDetector, image: np.ndarray, max_side: int, scale: float, overlap: float
+) -> list[list[tuple[Face, bool]]]:
     """For each part of the image, its faces, and whether a border inside the image cuts each."""
     height, width = image.shape[:2]
     side = max_side / scale
@@ -75,7 +81,7 @@ def _detect_parts(detector, image, max_side, scale, overlap):
     return parts
 
 
-def _spans(length, side, overlap) -> Iterator[tuple[int, int]]:
+def _spans(length: int, side: float, overlap: float) -> Iterator[tuple[int, int]]:
     """Equal intervals of at most `side` that cover `length`; successive ones share at least `overlap`."""
     side = min(int(side), length)
     count = 1 if side >= length else 1 + math.ceil((length - side) / max(1, side - overlap))
@@ -84,20 +90,20 @@ def _spans(length, side, overlap) -> Iterator[tuple[int, int]]:
         yield start, start + side
 
 
-def _moved(face, part, width, height):
+def _moved(face: Face, part: tuple[int, int, int, int], width: int, height: int) -> tuple[Face, bool]:
     left, top, right, bottom = part
     x, y, w, h = face.box
     near = 0.02 * max(w, h)
     cut = (x < near and left > 0) or (y < near and top > 0)
     cut = cut or (x + w > right - left - near and right < width) or (y + h > bottom - top - near and bottom < height)
-    landmarks = None if face.landmarks is None else face.landmarks + np.float32([left, top])
+    landmarks = None if face.landmarks is None else face.landmarks + np.float32([left, top])  # type: ignore[arg-type,operator]
     return Face((x + left, y + top, w, h), face.score, landmarks), cut
 
 
-def _merge(parts):
+def _merge(parts: Iterable[list[tuple[Face, bool]]]) -> list[Face]:
     """The faces of all parts without duplicates: whole faces take precedence over cut ones, then higher scores."""
     ranked = [(cut, *_rank(face), number, face) for number, part in enumerate(parts) for face, cut in part]
-    kept = []
+    kept: list[tuple[int, Face]] = []
     for *_, number, face in sorted(ranked, key=lambda item: item[:4]):
         # Faces of one part are distinct: the detector has merged duplicates.
         if all(number == other or _shared(face.box, kept_face.box) < _SAME for other, kept_face in kept):
@@ -105,19 +111,19 @@ def _merge(parts):
     return sorted((face for _, face in kept), key=_rank)
 
 
-def _rank(face):
+def _rank(face: Face) -> tuple[float, float]:
     """Sort key for descending scores; descending sizes if the detector gives no score."""
     return -(face.score or 0), -face.box[2]
 
 
-def _shared(box, other):
+def _shared(box: Box, other: Box) -> float:
     """Area of the intersection of two boxes as a fraction of the smaller."""
     width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
     height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
     return max(width, 0) * max(height, 0) / max(min(box[2] * box[3], other[2] * other[3]), 1e-9)
 
 
-def _shrunk(frame, scale):
+def _shrunk(frame: np.ndarray, scale: float) -> np.ndarray:
     if scale == 1:
         return frame
     height, width = frame.shape[:2]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from tfdfd.faces.crop import Box
 
 # Sampled frames can be seconds apart, so position alone cannot link faces, and appearance alone confuses people; either
 # may be weak if the other is strong. Chosen so that two people side by side stay apart and a walking person stays one.
@@ -45,7 +50,7 @@ def link_faces(frames: list[list[tuple[tuple[float, float, float, float], np.nda
     return numbers
 
 
-def _affinity(track, box, appearance):
+def _affinity(track: dict, box: Box, appearance: np.ndarray) -> float:
     """Mean of proximity and likeness: from below 0 (another person) to 1 (same position, size and appearance)."""
     x, y, width, height = track["box"]
     side = max(width, height, box[2], box[3])
@@ -57,7 +62,7 @@ def _affinity(track, box, appearance):
     return (proximity + likeness) / 2
 
 
-def _appearance(crop):
+def _appearance(crop: np.ndarray) -> np.ndarray:
     """A small color image of the face minus its mean; correlation of two of them is insensitive to lighting."""
     small = cv2.resize(crop, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
     return small - small.mean(axis=(0, 1))

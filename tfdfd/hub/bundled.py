@@ -23,7 +23,7 @@ from tfdfd.hub.manifest import FILE, File, Manifest, Version
 from tfdfd.hub.sources import CACHE, FolderHub, cache_folder, check_owner, locked
 from tfdfd.runtime.equality import check_equal
 from tfdfd.version import __version__
-from tfdfd.weights.records import list_records
+from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import CARD, locate, read_card
 
 FOLDER = "from-weights"
@@ -77,7 +77,7 @@ def export_weights(model: str, number: int, version: FromWeights) -> Path:
         raise HubError(f"{error} This is the cache: delete {root}, and it is made again.") from error
 
 
-def _make(handle, root):
+def _make(handle: Handle, root: Path) -> None:
     name = PREFIX + handle.model
     try:
         record, weights = locate(name)
@@ -98,7 +98,7 @@ def _make(handle, root):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _in_a_process(handle, weights, hub):
+def _in_a_process(handle: Handle, weights: Path, hub: Path) -> None:
     request = {"weights": str(weights), "hub": str(hub), "version": handle.version, "name": handle.model}
     environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_USE_LEGACY_KERAS": None}
     with PythonProcess(_CODE, json.dumps(request), environment=environment) as child:
@@ -120,7 +120,7 @@ def main(request: str) -> None:
         sys.exit(" ".join(str(error).split()))
 
 
-def _check_scores(record, folder):
+def _check_scores(record: WeightRecord, folder: Path) -> None:
     expected = record.card.get("proof_scores")
     if expected is None:
         return
@@ -174,7 +174,7 @@ class PackageHub:
         return self._published.folder_of(model, number, version)
 
 
-def _version(record):
+def _version(record: WeightRecord) -> FromWeights:
     card = json.dumps(record.card, sort_keys=True).encode()
     digest = hashlib.sha256(card).hexdigest()
     return FromWeights((File("model_card.json", len(card), digest), File(record.file, record.bytes, record.sha256)))

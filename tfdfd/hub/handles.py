@@ -54,7 +54,7 @@ class Handle:
         version = match["version"]
         return cls(match["model"], None if version is None else int(version), bool(match["features"]))
 
-    def __str__(self):
+    def __str__(self) -> str:
         version = "" if self.version is None else f"/{self.version}"
         return f"{PREFIX}{self.model}{version}{f'/{FEATURE_VECTOR}' if self.features else ''}"
 

@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import write_atomically
 from tfdfd.hub.handles import PREFIX, Handle, HubError
@@ -59,7 +61,7 @@ def prepare_kaggle(handle: Handle, folder: Path, target: str | os.PathLike) -> s
     )
 
 
-def _of_model(slug, name, card):
+def _of_model(slug: str, name: str, card: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ownerSlug": OWNER,
         "title": f"tfdfd {name}",
@@ -72,7 +74,7 @@ def _of_model(slug, name, card):
     }
 
 
-def _of_variation(slug, variation, handle, card, licence):
+def _of_variation(slug: str, variation: str, handle: Handle, card: Mapping[str, Any], licence: str) -> dict[str, Any]:
     return {
         "ownerSlug": OWNER,
         "modelSlug": slug,
@@ -98,7 +100,7 @@ features = hub.KerasLayer("${PATH}/feature_vector")
 ```"""
 
 
-def _description(name, card):
+def _description(name: str, card: Mapping[str, Any]) -> str:
     limits = "\n".join(f"- {limit}" for limit in card.get("limits", []))
     notices = "".join(f"\n\n{notice}" for notice in card.get("notices", []))
     attributions = f"\n\n**Attributions**{notices}" if notices else ""
@@ -110,9 +112,9 @@ def _description(name, card):
     )
 
 
-def _slug(text):
+def _slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _json(content):
+def _json(content: object) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

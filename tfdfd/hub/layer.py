@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,31 +54,31 @@ class HubLayer(keras.layers.Layer):
         network: the Keras model inside.
     """
 
-    def __init__(self, handle: str, trainable: bool = False, **kwargs):
+    def __init__(self, handle: str, trainable: bool = False, **kwargs: Any) -> None:
         # The proof holds for float32, whatever the surrounding model computes in.
         kwargs.setdefault("dtype", "float32")
         super().__init__(trainable=trainable, **kwargs)
         wanted = Handle.parse(handle)
-        _, handle, version = look_up(wanted)
-        self.handle = str(handle)
+        _, resolved, version = look_up(wanted)
+        self.handle = str(resolved)
         if isinstance(version, FromWeights):
-            model = _in_float32(lambda: load(*locate(PREFIX + handle.model)))
+            model = _in_float32(lambda: load(*locate(PREFIX + resolved.model)))
         else:
-            model = network_of(find(str(replace(handle, features=False))))
+            model = network_of(find(str(replace(resolved, features=False))))
         self.network = _features(model) if wanted.features else model
         if not trainable:
             self.network.trainable = False
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         images = ops.cast(inputs, self.compute_dtype)
         at_size = resize_images(images, self.network.input_shape[1:3])
         answers = self.network(at_size, training=bool(training) and self.trainable)
         return answers if training else nan_where_invalid(answers, images)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], *self.network.output_shape[1:])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "handle": self.handle}
 
 
@@ -106,7 +109,7 @@ def network_of(published: ResolvedModel) -> keras.Model:
     return model
 
 
-def _in_float32(make):
+def _in_float32(make: Callable[[], keras.Model]) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -115,18 +118,18 @@ def _in_float32(make):
         keras.config.set_dtype_policy(policy)
 
 
-def _features(model):
+def _features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("features").output, name=f"{model.name}_features")
 
 
-def _published(folder, crops):
+def _published(folder: Path, crops: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """The variables of a SavedModel, and P(fake) and features of crops."""
     loaded = tf.saved_model.load(str(folder))
     features = loaded.signatures["features"](image=tf.constant(crops))["features"]
     return [variable.numpy() for variable in loaded.variables], loaded(crops, training=False).numpy(), features.numpy()
 
 
-def _other_network(published, why):
+def _other_network(published: ResolvedModel, why: object) -> str:
     version = read_card(published.folder / CARD).get("tfdfd")
     return (
         f"this tfdfd does not build the network of {published.handle} ({why}); tfdfd {version} published it. "

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tfdfd.hub.handles import FEATURE_VECTOR, VERSION, HubError, check_name
 from tfdfd.weights.store import digest
@@ -111,12 +113,12 @@ class Manifest:
             raise HubError(f"{where}: {error}") from error
 
 
-def _encoded(version):
+def _encoded(version: Version) -> dict[str, Any]:
     files = [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in version.files]
     return {"files": files} | ({"source": version.source} if version.source else {})
 
 
-def _versions(model, content):
+def _versions(model: str, content: Any) -> dict[int, Version]:
     check_name(model)
     if not isinstance(content, dict):
         raise HubError(f"the versions of {model} must be an object; received {type(content).__name__}.")
@@ -126,7 +128,7 @@ def _versions(model, content):
     return {int(number): _version(f"{model}/{number}", version) for number, version in content.items()}
 
 
-def _version(name, content):
+def _version(name: str, content: Any) -> Version:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, list) or not files or len(files) > MAX_FILES:
         raise HubError(f"{name} must have a list of 1 to {MAX_FILES} files.")
@@ -151,9 +153,10 @@ def version_of(files: list[File], name: str, source: str | None = None) -> Versi
     return Version(tuple(sorted(files, key=lambda file: file.path)), source)
 
 
-def _file(name, content):
+def _file(name: str, content: Any) -> File:
     if not isinstance(content, dict):
         raise HubError(f"a file of {name} must be an object; received {type(content).__name__}.")
+    path: Any
     path, size, sha256 = (content.get(key) for key in ("path", "bytes", "sha256"))
     check_path(path, name)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_FILE_BYTES:
@@ -224,7 +227,7 @@ def refuse_links(root: Path, path: Path, name: str) -> None:
             raise HubError(f"{root} is a link: the files of {name} must lie there themselves.")
 
 
-def _files(root, folder, name):
+def _files(root: Path, folder: Path, name: str) -> dict[str, Path]:
     """Plain files by relative path."""
     refuse_links(root, folder, name)
     if not folder.is_dir():
@@ -245,7 +248,7 @@ def _files(root, folder, name):
     return files
 
 
-def _few(names):
+def _few(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
 
 

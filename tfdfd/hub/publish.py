@@ -15,7 +15,7 @@ from tfdfd.files import sync_folder, write_atomically
 from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_version
 from tfdfd.hub.manifest import FILE, Manifest, Version, version_in
 from tfdfd.hub.sources import locked, read_manifest
-from tfdfd.weights.records import list_records
+from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
 
 _TEMPORARY = ".tfdfd-publish-"
@@ -79,7 +79,7 @@ def publish(
         _check_free(manifest, root, folder, name, number)
         partial = root / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
-            export(model, partial)
+            export(model, partial)  # type: ignore[misc]
             _add_weights(partial, name, record, weights)
             version = version_in(partial, f"{PREFIX}{name}/{number}")
             folder.parent.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def publish(
     return Published(Handle(name, number), folder, version, hashlib.sha256(data).hexdigest(), hides)
 
 
-def _name_of(model, record):
+def _name_of(model: str | os.PathLike, record: WeightRecord) -> str:
     text = os.fspath(model)
     if text.startswith(PREFIX):
         handle = Handle.parse(text)
@@ -113,7 +113,7 @@ def _name_of(model, record):
     return name
 
 
-def _add_weights(folder, name, record, weights):
+def _add_weights(folder: Path, name: str, record: WeightRecord, weights: Path) -> None:
     """Adds the weights file beside the graph, and the published handle to the card."""
     card_path = folder / CARD
     if not card_path.is_file():
@@ -129,7 +129,7 @@ def _add_weights(folder, name, record, weights):
     sync_folder(folder)
 
 
-def _opened(root):
+def _opened(root: Path) -> Manifest:
     """The manifest, written if the folder is new; leftovers of killed publishers are removed."""
     path = root / FILE
     if not path.exists():
@@ -146,7 +146,7 @@ def _opened(root):
     return Manifest.decode(read_manifest(root, f"the hub {root}"), str(path))
 
 
-def _check_free(manifest, root, folder, name, number):
+def _check_free(manifest: Manifest, root: Path, folder: Path, name: str, number: int) -> None:
     versions = manifest.models.get(name, {})
     if number in versions:
         raise HubError(

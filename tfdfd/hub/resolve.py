@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def find(handle: str) -> ResolvedModel:
     hub, wanted, version = look_up(Handle.parse(handle))
     if wanted.features and not version.has_features:
         raise HubError(f"tfdfd/{wanted.model}/{wanted.version} was published without a {FEATURE_VECTOR}.")
-    resolved = ResolvedModel(wanted, hub.folder_of(wanted.model, wanted.version, version), version, hub.name)
+    folder = hub.folder_of(wanted.model, wanted.version, version)  # type: ignore[arg-type]
+    resolved = ResolvedModel(wanted, folder, version, hub.name)
     from tfdfd.publishing.allowed_operations import check_operations
 
     try:
@@ -174,7 +175,7 @@ def not_found_message(wanted: Handle, known: dict[str, set[int]], unreachable: E
     return _reason(wanted, known) + (f" It was not looked for everywhere: {unreachable}" if unreachable else "")
 
 
-def _reason(wanted, known):
+def _reason(wanted: Handle, known: Mapping[str, set[int]]) -> str:
     from tfdfd.models import MODELS
     from tfdfd.recipes import list_recipes
 

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tfdfd.files import locked_folder, sync_folder, write_atomically
@@ -111,7 +112,9 @@ class Cache:
                 write_atomically(self.root / FILE, added.encoded())
         return folder
 
-    def _fetch(self, folder, model, number, version, fetch):
+    def _fetch(
+        self, folder: Path, model: str, number: int, version: Version, fetch: Callable[[str, int, File, Path], None]
+    ) -> None:
         partial = self.root / f".{model}-{number}-{version.digest[:16]}.part"
         for file in version.files:
             target = partial / file.path
@@ -123,7 +126,7 @@ class Cache:
         folder.parent.mkdir(exist_ok=True)
         os.rename(partial, folder)
 
-    def _manifest(self):
+    def _manifest(self) -> Manifest:
         path = self.root / FILE
         if not path.is_file():
             return Manifest()
@@ -146,7 +149,7 @@ class FolderHub:
     def __init__(self, root: Path, name: str, pin: str | None = None):
         self.name = name
         self._root, self._pin = root, pin
-        self._digest = None
+        self._digest: Any = None
 
     def manifest(self) -> Manifest:
         """The versions that the folder's manifest lists.
@@ -180,7 +183,7 @@ class FolderHub:
         """
         return Cache().keep(model, number, version, self._digest, self._copy)
 
-    def _copy(self, model, number, file, target):
+    def _copy(self, model: str, number: int, file: File, target: Path) -> None:
         source = self._root / model / str(number) / file.path
         refuse_links(self._root, source, f"tfdfd/{model}/{number}")
         if not source.is_file():
@@ -210,7 +213,7 @@ class AddressHub:
                 f"{address} is plain http, which can be altered on the way: use https, or set ${PIN} to the sha256 of "
                 "its manifest, as printed by 'tfdfd publish'."
             )
-        self._digest = None
+        self._digest: Any = None
 
     def manifest(self) -> Manifest:
         """The versions that the server lists.
@@ -236,7 +239,7 @@ class AddressHub:
 
     fetch = folder_of
 
-    def _fetch(self, model, number, file, target):
+    def _fetch(self, model: str, number: int, file: File, target: Path) -> None:
         url = f"{self._base}{model}/{number}/{file.path}"
         store(target, blocks_of(url, file.bytes), file, url)
 
@@ -326,7 +329,7 @@ def base_of_address(address: str) -> str:
     return address.rstrip("/") + "/"
 
 
-def _is_this_machine(host):
+def _is_this_machine(host: Any) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -334,7 +337,7 @@ def _is_this_machine(host):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, reply, code, message, headers, address):
+    def redirect_request(self, request: Any, reply: Any, code: int, message: str, headers: Any, address: str) -> Any:
         if urlsplit(address).scheme not in ("https", urlsplit(request.full_url).scheme):
             raise HubError(f"{request.full_url} leads to {address}: only redirects to https are followed.")
         return super().redirect_request(request, reply, code, message, headers, address)

@@ -9,8 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfdfd.weights.store import look_further
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from tfdfd.weights.records import WeightRecord
 
 _HUB, _KERAS = "tensorflow_hub", "keras"
 # Classes registered with Keras, by module.
@@ -40,7 +49,7 @@ def register() -> None:
             add()
 
 
-def _weights(handle):
+def _weights(handle: str) -> tuple[WeightRecord, Path] | None:
     from tfdfd.hub.weights import find_weights
 
     return find_weights(handle)
@@ -49,7 +58,7 @@ def _weights(handle):
 class Resolver:
     """Resolver of TensorFlow Hub (`tensorflow_hub.registry.resolver`) for handles `tfdfd/…`."""
 
-    def is_supported(self, handle) -> bool:
+    def is_supported(self, handle: object) -> bool:
         """True for every handle below `tfdfd/`, even a mistyped one: no local folder may answer in its place."""
         return isinstance(handle, str) and (handle == "tfdfd" or handle.startswith("tfdfd/"))
 
@@ -72,7 +81,7 @@ class _Finder:
     """
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         add = _ADDERS.get(name)
         if add is None:
             return None
@@ -82,15 +91,15 @@ class _Finder:
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_add(module):
+            def execute_and_add(module: ModuleType) -> None:
                 execute(module)
                 add()
 
-            spec.loader.exec_module = execute_and_add
+            spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
         return spec
 
 
-def _add_resolver():
+def _add_resolver() -> None:
     try:
         resolvers = importlib.import_module(f"{_HUB}.registry").resolver
         resolvers.add_implementation(Resolver())
@@ -104,7 +113,7 @@ def _add_resolver():
         )
 
 
-def _add_placeholders():
+def _add_placeholders() -> None:
     """Registers placeholders that import the real class or function when a saved model needs it.
 
     The modules cannot be imported here: one of them may be importing Keras, and is then half executed.
@@ -126,28 +135,28 @@ def _add_placeholders():
         )
 
 
-def _class_placeholder(module, name):
+def _class_placeholder(module: str, name: str) -> type:
     class Placeholder:
         @classmethod
-        def from_config(cls, config, **kwargs):
+        def from_config(cls, config: dict[str, Any], **kwargs: Any) -> Any:
             return _real(module, name).from_config(config, **kwargs)
 
-        def get_config(self):  # Keras registers no class without
+        def get_config(self) -> NoReturn:  # Keras registers no class without
             raise NotImplementedError(f"{name} is in {module}.")
 
     Placeholder.__name__ = Placeholder.__qualname__ = name
     return Placeholder
 
 
-def _function_placeholder(module, name):
-    def placeholder(*arguments, **kwargs):
+def _function_placeholder(module: str, name: str) -> Callable[..., Any]:
+    def placeholder(*arguments: Any, **kwargs: Any) -> Any:
         return _real(module, name)(*arguments, **kwargs)
 
     placeholder.__name__ = placeholder.__qualname__ = name
     return placeholder
 
 
-def _real(module, name):
+def _real(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 

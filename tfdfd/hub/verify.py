@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tfdfd.hub.bundled import FromWeights
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
@@ -13,6 +14,10 @@ from tfdfd.hub.resolve import bundled, hub_at, look_up
 from tfdfd.hub.weights import record_of_card
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.weights.store import CARD, locate, read_card
+
+if TYPE_CHECKING:
+    from tfdfd.hub.manifest import Version
+    from tfdfd.hub.resolve import Hub
 
 
 @dataclass(frozen=True)
@@ -55,25 +60,25 @@ def verify(source: str | os.PathLike | None = None) -> Iterator[Outcome]:
             yield outcome(hub, Handle(model, number), version)
 
 
-def _outcome(hub, handle, version):
+def _outcome(hub: Hub, handle: Handle, version: Version) -> Outcome:
     try:
-        folder = hub.folder_of(handle.model, handle.version, version)
+        folder = hub.folder_of(handle.model, handle.version, version)  # type: ignore[arg-type]
         record_of_card(read_card(folder / CARD), folder / CARD)
         check_operations(folder)
         if version.has_features:
             check_operations(folder / FEATURE_VECTOR)
-        error = None
+        error: str | None = None
     except ValueError as reason:
         error = str(reason)
     handle = Handle(handle.model, handle.version)
     return Outcome(str(handle), hub.name, error, len(version.files), sum(file.bytes for file in version.files))
 
 
-def _of_weights(hub, handle, version):
+def _of_weights(hub: Hub, handle: Handle, version: Version) -> Outcome:
     """Checks weights that become a SavedModel at their first use, without making it."""
     try:
         locate(PREFIX + handle.model)
-        error = None
+        error: str | None = None
     except ValueError as reason:
         error = str(reason)
     name = f"{hub.name}, as weights"

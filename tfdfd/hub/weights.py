@@ -9,12 +9,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import write_atomically
 from tfdfd.hub.bundled import FromWeights, PackageHub
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, File, Manifest, pin_of_user
-from tfdfd.hub.resolve import VARIABLE, ResolvedModel, find, hub_at, not_found_message, search_hubs
+from tfdfd.hub.resolve import VARIABLE, ResolvedModel, Search, find, hub_at, not_found_message, search_hubs
 from tfdfd.hub.sources import (
     OtherFile,
     base_of_address,
@@ -79,7 +80,7 @@ def find_weights(handle: str) -> tuple[WeightRecord, Path] | None:
     hub, wanted, version = search.hit
     if isinstance(version, FromWeights):
         return locate(PREFIX + wanted.model)
-    folder = hub.folder_of(wanted.model, wanted.version, version)
+    folder = hub.folder_of(wanted.model, wanted.version, version)  # type: ignore[arg-type]
     # The handle is the one it was published under, whatever its card says.
     card = read_card(folder / CARD) | {"handle": PREFIX + wanted.model}
     record = record_of_card(card, folder / CARD)
@@ -93,7 +94,7 @@ def find_weights(handle: str) -> tuple[WeightRecord, Path] | None:
     return _read_from_saved_model(find(str(wanted)), card)
 
 
-def _has_the_rest(record):
+def _has_the_rest(record: WeightRecord) -> bool:
     """Whether the members and the base that the file builds on are on this machine. The SavedModel includes them."""
     records = list_records()
     members = [records.get(member["handle"]) for member in record.members.values()]
@@ -116,7 +117,7 @@ def record_of_card(card: dict, path: Path) -> WeightRecord:
         raise HubError(f"{path} is not a model card: {error}") from error
 
 
-def _check_absent(wanted, search):
+def _check_absent(wanted: Handle, search: Search) -> None:
     """Raises if the handle has another version, resembles others, or a hub did not answer."""
     if search.unreachable or wanted.model in search.known:
         raise HubError(not_found_message(wanted, search.known, search.unreachable))
@@ -186,10 +187,10 @@ def pull(handle: str, source: str | os.PathLike | None = None) -> Path:
         _pull_file(each, source, record)
     if base_of(record):
         return _pull_base(record, source)
-    return local_file(record.file)
+    return local_file(record.file)  # type: ignore[return-value]
 
 
-def _pull_file(record, source, wanted):
+def _pull_file(record: WeightRecord, source: str | None, wanted: WeightRecord) -> None:
     path = local_file(record.file)
     if path is not None and (carried_file(record.file) or digest(path) == record.sha256):
         check_digest(path, record.sha256, record.handle)
@@ -208,7 +209,7 @@ def _pull_file(record, source, wanted):
     )
 
 
-def _fetch_from(location, target, record):
+def _fetch_from(location: str, target: Path, record: WeightRecord) -> bool:
     """Whether the source has the file; then it is in the cache now."""
     other = None
     for where, blocks in _candidates(location, record):
@@ -226,16 +227,16 @@ def _fetch_from(location, target, record):
     return False
 
 
-def _from_its_address(target, record):
+def _from_its_address(target: Path, record: WeightRecord) -> None:
     try:
-        store(target, blocks_of(record.url, record.bytes + _BLOCK), _file_of(record), record.url)
+        store(target, blocks_of(record.url, record.bytes + _BLOCK), _file_of(record), record.url)  # type: ignore[arg-type]
     except HubError as error:
         raise HubError(
             f"{error} On a machine with network, fetch that file, and here run '{pull_command(record)} --from FILE'."
         ) from error
 
 
-def _file_of(record):
+def _file_of(record: WeightRecord) -> File:
     return File(record.file, record.bytes, record.sha256)
 
 
@@ -268,7 +269,7 @@ def _candidates(location: str, record: WeightRecord) -> Iterator[tuple[str, Iter
             yield str(file), blocks_in(file)
 
 
-def _paths_in_hub(manifest, record):
+def _paths_in_hub(manifest: Manifest, record: WeightRecord) -> Iterator[str]:
     """Paths of the files with the record's digest, whatever their names."""
     for model, versions in manifest.models.items():
         for number, version in versions.items():
@@ -277,7 +278,7 @@ def _paths_in_hub(manifest, record):
                     yield f"{model}/{number}/{file.path}"
 
 
-def _manifest_at(base):
+def _manifest_at(base: str) -> Manifest:
     try:
         return Manifest.decode(b"".join(blocks_of(base + FILE, MAX_BYTES)), base + FILE)
     except HubUnreachable:
@@ -286,16 +287,16 @@ def _manifest_at(base):
         return Manifest()
 
 
-def _manifest_in(root):
+def _manifest_in(root: Path) -> Manifest:
     if not (root / FILE).is_file():
         return Manifest()
     return Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE))
 
 
-def _pull_published(handle, location):
+def _pull_published(handle: str, location: Any) -> Path:
     """Copies a model that has no record here from a hub into the cache of hubs."""
     try:
-        wanted = Handle.parse(handle if handle.startswith(PREFIX) else PREFIX + handle)
+        wanted: Any = Handle.parse(handle if handle.startswith(PREFIX) else PREFIX + handle)
     except HubError:
         wanted = None
     if wanted is None or location is None:
@@ -309,10 +310,10 @@ def _pull_published(handle, location):
     return hub.fetch(wanted.model, number, versions[number])
 
 
-def _pull_base(record, source):
+def _pull_base(record: WeightRecord, source: str | None) -> Path:
     from tfdfd.weights.clip import read_encoder
 
-    base = base_of(record)
+    base: Any = base_of(record)
     if source is None:
         path = base_file(record)
         read_encoder(path, base["sha256"])
@@ -324,7 +325,7 @@ def _pull_base(record, source):
     return target
 
 
-def _file_of_base(base, source):
+def _file_of_base(base: dict, source: Path) -> Path:
     wanted = (wheel_of(base), base["file"])
     path = source
     if source.is_dir():

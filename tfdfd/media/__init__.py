@@ -46,7 +46,7 @@ class Limits:
     max_seconds: float = 300.0
     max_memory: int = 2 * 1024**3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value, most = getattr(self, name), 10**9 if name == "max_seconds" else 2**62
             if not 0 < value <= most:
@@ -95,7 +95,7 @@ class InOrder:
     skip: int = 0
     count: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every_s is not None and not 0 < self.every_s < math.inf:
             raise ValueError(f"the seconds between frames must be greater than 0; received {self.every_s!r}.")
         if self.skip < 0:

@@ -109,7 +109,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _read_image(file, limits):
+def _read_image(file: BinaryIO, limits: Limits) -> Iterator[Frame | MediaInfo]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     pixels, note = read_image(file.read(size), limits)
@@ -117,7 +117,7 @@ def _read_image(file, limits):
     yield MediaInfo("image", [0], note=note)
 
 
-def _as_media_error(error, limits):
+def _as_media_error(error: cv2.error, limits: Limits) -> MediaError:
     text = str(error)
     if "MAX_IMAGE" in text or "validateInputImageSize" in text:
         return MediaError("too_large", f"an image of more than {limits.max_pixels:,} pixels (--max-pixels)")

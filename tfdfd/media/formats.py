@@ -207,7 +207,7 @@ def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ..
     return tags
 
 
-def _read_tiff(data, header):
+def _read_tiff(data: bytes, header: ImageHeader) -> None:
     # OpenCV rotates TIFF upright whatever its flags.
     tags = tiff_tags(data, count_pages=True)
     if tags[-1][0]:
@@ -247,7 +247,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         offset = end
 
 
-def _read_jpeg(data, header):
+def _read_jpeg(data: bytes, header: ImageHeader) -> None:
     for marker, start, end in jpeg_segments(data):
         if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
             header.turn_by_exif(data[start:end])
@@ -270,7 +270,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset = end + 4
 
 
-def _read_png(data, header):
+def _read_png(data: bytes, header: ImageHeader) -> None:
     kind, start, _ = next(png_chunks(data), (b"", 0, 0))
     if kind != b"IHDR":
         return
@@ -311,7 +311,7 @@ def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset = end + length % 2
 
 
-def _read_webp(data, header):
+def _read_webp(data: bytes, header: ImageHeader) -> None:
     frames = 0
     for kind, start, end in webp_chunks(data):
         if (kind == b"VP8X" and data[start] & 0x10) or (kind == b"VP8L" and data[start + 4] & 0x10):
@@ -346,14 +346,14 @@ def gif_end(data: bytes) -> tuple[int, int]:
     return offset, pictures
 
 
-def _read_gif(data, header):
+def _read_gif(data: bytes, header: ImageHeader) -> None:
     # An image smaller than the canvas is transparent around it.
     header.alpha = "straight"
     if gif_end(data)[1] > 1:
         header.note = _ANIMATED
 
 
-def _read_bmp(data, header):
+def _read_bmp(data: bytes, header: ImageHeader) -> None:
     header_bytes, bits = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<H", data, 28)[0]
     if header_bytes >= 56 and bits == 32 and struct.unpack_from("<I", data, 66)[0]:
         header.alpha = "straight"
@@ -379,7 +379,7 @@ def boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]
 _ALPHA_NAMES = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"
 
 
-def _read_avif(data, header):
+def _read_avif(data: bytes, header: ImageHeader) -> None:
     if b"avis" in data[8 : min(int.from_bytes(data[:4], "big"), 400)]:
         header.note = _ANIMATED
     meta = _find_box(data, 0, len(data), b"meta")
@@ -410,18 +410,18 @@ def _read_avif(data, header):
             header.alpha_max = 2**depth - 1
 
 
-def _turn(header, turns, mirrored):
+def _turn(header: ImageHeader, turns: int, mirrored: bool) -> None:
     """Appends a rotation and then a mirroring to the header's."""
     # After a mirroring, rotation has the opposite direction.
     header.turns = (header.turns + (-turns if header.mirrored else turns)) % 4
     header.mirrored ^= mirrored
 
 
-def _find_box(data, start, end, wanted):
+def _find_box(data: bytes, start: int, end: int, wanted: bytes) -> tuple[int, int] | None:
     return next(((first, last) for kind, first, last in boxes(data, start, end) if kind == wanted), None)
 
 
-def _property_indices(data, start, end, item):
+def _property_indices(data: bytes, start: int, end: int, item: int) -> Iterator[int]:
     """Yields the indices of an item's properties, from 1, in the order in which they apply."""
     if end - start < 8:
         return
@@ -437,7 +437,7 @@ def _property_indices(data, start, end, item):
                 yield number & (0x7FFF if wide else 0x7F)
 
 
-def _read_jp2(data, header):
+def _read_jp2(data: bytes, header: ImageHeader) -> None:
     jp2h = _find_box(data, 0, len(data), b"jp2h")
     if jp2h is None:
         return

@@ -59,7 +59,7 @@ class FrameHeaders:
         self._previous = None
         return False, False
 
-    def _is_behind_a_gap(self, unit):
+    def _is_behind_a_gap(self, unit: bytes) -> bool:
         """Whether the frame number skips some: reference frames are numbered without gaps, in a few bits."""
         number = self._number(unit)
         previous, referred = self._previous, unit[0] >> 5 & 3
@@ -68,9 +68,9 @@ class FrameHeaders:
         if number is None or previous is None or unit[0] & 31 == _IDR_SLICE or self._gaps_allowed:
             return False
         # 0 also follows an operation that resets the numbers.
-        return number != 0 and number not in (previous, (previous + 1) % (1 << self._bits))
+        return number != 0 and number not in (previous, (previous + 1) % (1 << self._bits))  # type: ignore[operator]
 
-    def _number(self, unit):
+    def _number(self, unit: bytes) -> int | None:
         if self._bits is None:
             return None
         bits = _Bits(unit[1:40])
@@ -81,7 +81,7 @@ class FrameHeaders:
         except ValueError:
             return None
 
-    def _parameters(self, unit):
+    def _parameters(self, unit: bytes) -> None:
         try:
             count, allowed = _frame_numbers(_Bits(unit[1:]))
         except ValueError:
@@ -91,7 +91,7 @@ class FrameHeaders:
         self._bits, self._gaps_allowed = count, allowed
 
 
-def _frame_numbers(bits):
+def _frame_numbers(bits: _Bits) -> tuple[int | None, bool]:
     """From a sequence parameter set: bits of a frame number (None: unsupported), and whether gaps are permitted."""
     profile = bits.take(8)
     bits.take(16)
@@ -117,7 +117,7 @@ def _frame_numbers(bits):
     return (count if count <= 16 else None), bool(bits.take(1))
 
 
-def _skip_scaling_list(bits, size):
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -126,7 +126,7 @@ def _skip_scaling_list(bits, size):
         last = following or last
 
 
-def _units(data, length_bytes) -> Iterator[bytes]:
+def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
     """Yields the start of each NAL unit of a packet."""
     offset = 0
     while True:
@@ -144,17 +144,17 @@ def _units(data, length_bytes) -> Iterator[bytes]:
 class _Bits:
     """Bit reader for a NAL unit's header; raises ValueError at its end."""
 
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         data = data.replace(b"\0\0\3", b"\0\0")
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
-    def take(self, count):
+    def take(self, count: int) -> int:
         if count > self._left:
             raise ValueError("the header ends early")
         self._left -= count
         return self._value >> self._left & (1 << count) - 1
 
-    def unsigned(self):
+    def unsigned(self) -> int:
         """An Exp-Golomb code."""
         zeros = 0
         while not self.take(1):

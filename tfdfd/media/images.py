@@ -6,6 +6,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
         return _on_white(pixels, alpha, 255, premultiplied), _notes(None, alpha)
     if header.size is not None:
         check_pixels(*header.size, limits)
-    pixels = _decode_rgb(data, header.format)
+    pixels = _decode_rgb(data, header.format)  # type: ignore[assignment]
     end_note = None
     if pixels is None:
         data = _completed(data, header.format)
@@ -65,17 +66,17 @@ def check_pixels(width: float, height: float, limits: Limits) -> None:
         raise MediaError("too_large", f"an image of {size} pixels; at most {limits.max_pixels:,} (--max-pixels)")
 
 
-def _notes(note, alpha, end_note=None):
+def _notes(note: str | None, alpha: np.ndarray | None, end_note: str | None = None) -> str | None:
     hidden = _HIDDEN if alpha is not None and not alpha.any() else None
     return "; ".join(text for text in (note, end_note, hidden) if text) or None
 
 
-def _decode(data, flags):
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
     # The header gives the orientation: OpenCV knows that of some formats, depending on its version.
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode_rgb(data, name):
+def _decode_rgb(data: bytes, name: str) -> np.ndarray | None:
     if name != "avif":
         return _decode(data, cv2.IMREAD_COLOR_RGB)
     # For AVIF with transparency, OpenCV (4.14) returns BGR whatever the flag.
@@ -83,12 +84,12 @@ def _decode_rgb(data, name):
     return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _upright(pixels, header: ImageHeader):
+def _upright(pixels: np.ndarray, header: ImageHeader) -> np.ndarray:
     pixels = np.rot90(pixels, header.turns)
     return np.ascontiguousarray(pixels[:, ::-1] if header.mirrored else pixels)
 
 
-def _alpha(data, header):
+def _alpha(data: bytes, header: ImageHeader) -> np.ndarray | None:
     """The alpha channel, or None for an image without one."""
     if header.alpha is None and header.transparent_gray is None:
         return None
@@ -106,7 +107,7 @@ def _alpha(data, header):
     return None if header.format == "bmp" and not alpha.any() else alpha
 
 
-def _on_white(pixels, alpha, alpha_max, premultiplied):
+def _on_white(pixels: np.ndarray, alpha: np.ndarray | None, alpha_max: int, premultiplied: bool) -> np.ndarray:
     """Composes RGB pixels over white; 8-bit alpha is opaque at 255, 16-bit alpha at `alpha_max`."""
     if alpha is None:
         return pixels
@@ -123,7 +124,7 @@ def _on_white(pixels, alpha, alpha_max, premultiplied):
     return out
 
 
-def _no_pixels(name):
+def _no_pixels(name: str) -> MediaError:
     label = _BUILD_NAMES.get(name)
     if label and re.search(rf"^\s*{label}:\s+NO\b", cv2.getBuildInformation(), re.MULTILINE):
         return MediaError(
@@ -134,7 +135,7 @@ def _no_pixels(name):
     return MediaError("decode_error", "the image is damaged or of a variant that OpenCV cannot decode")
 
 
-def _decode_heif(data, limits):
+def _decode_heif(data: bytes, limits: Limits) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Upright RGB pixels of a HEIC file's primary image; its alpha or None; whether that is premultiplied."""
     try:
         import pillow_heif
@@ -145,7 +146,7 @@ def _decode_heif(data, limits):
     try:
         # The decoder applies the rotation in the file's properties. EXIF repeats it and is not applied again.
         file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True, bgr_mode=False)
-        check_pixels(*file.size, limits)
+        check_pixels(*file.size, limits)  # type: ignore[call-arg]
         pixels = np.asarray(file)
         premultiplied = bool(getattr(file, "premultiplied_alpha", False))
     except (ValueError, RuntimeError, EOFError, SyntaxError, OSError) as error:
@@ -160,7 +161,7 @@ def _decode_heif(data, limits):
     return np.ascontiguousarray(np.broadcast_to(color, (*color.shape[:2], 3))), alpha, premultiplied
 
 
-def _completed(data, name):
+def _completed(data: bytes, name: str) -> bytes | None:
     """The file with its missing end restored; None if a pixel is missing or the format has no repair."""
     repair = {"jpeg": _complete_jpeg, "png": _complete_png, "gif": _complete_gif, "webp": _complete_webp}.get(name)
     try:
@@ -173,7 +174,7 @@ _EOI = b"\xff\xd9"
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
-def _complete_jpeg(data):
+def _complete_jpeg(data: bytes) -> bytes | None:
     """Complete if every scan is present and appended data changes no pixel."""
     data = data.rstrip(b"\xff")  # half a marker
     final, pixel_data = {}, len(data)
@@ -203,7 +204,7 @@ def _complete_jpeg(data):
     return repaired
 
 
-def _fillers(scan):
+def _fillers(scan: bytes) -> Iterator[bytes]:
     """Yields various data that could continue a scan, with the next restart markers."""
     last = max(range(8), key=lambda number: scan.rfind(bytes((0xFF, 0xD0 + number))))
     first = last + 1 if bytes((0xFF, 0xD0 + last)) in scan else 0
@@ -212,7 +213,7 @@ def _fillers(scan):
         yield part + b"".join(bytes((0xFF, 0xD0 + (first + number) % 8)) + part for number in range(8))
 
 
-def _complete_png(data):
+def _complete_png(data: bytes) -> bytes | None:
     """Complete if the compressed data decompresses to the number of bytes that the header implies."""
     before, packed, offset = [], [], 8
     for kind, start, end in png_chunks(data):
@@ -238,7 +239,7 @@ def _complete_png(data):
     return data[:8] + b"".join(before) + _png_chunk(b"IDAT", zlib.compress(rows, 1)) + _png_chunk(b"IEND", b"")
 
 
-def _png_chunk(kind, content):
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
@@ -246,13 +247,13 @@ def _png_chunk(kind, content):
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
-def _png_bytes(width, height, bits, interlaced):
+def _png_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // step_x), -(-(height - y) // step_y)) for x, y, step_x, step_y in passes]
     return sum((1 + (columns * bits + 7) // 8) * rows for columns, rows in sizes if columns > 0 and rows > 0)
 
 
-def _complete_gif(data):
+def _complete_gif(data: bytes) -> bytes | None:
     # OpenCV rejects an image whose codes end early.
     end, pictures = gif_end(data)
     if pictures:
@@ -262,7 +263,7 @@ def _complete_gif(data):
     return data + b"\0;" if pictures else None
 
 
-def _complete_webp(data):
+def _complete_webp(data: bytes) -> bytes | None:
     """The complete chunks, with their actual length in the header."""
     end, kinds = 12, set()
     for kind, _, end in webp_chunks(data):  # noqa: B007

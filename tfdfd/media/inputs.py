@@ -77,7 +77,7 @@ def open_media(path: str, limits: Limits) -> tuple[BinaryIO, str]:
         raise
 
 
-def _check_content(file, limits):
+def _check_content(file: BinaryIO, limits: Limits) -> str:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise MediaError("unsupported", "not a regular file (a folder, device, pipe or socket)")
@@ -94,7 +94,7 @@ def _check_content(file, limits):
     return kind
 
 
-def _too_large(unit, count, most, name):
+def _too_large(unit: str, count: int, most: int, name: str) -> MediaError | None:
     return MediaError("too_large", f"{count:,} {unit}; at most {most:,} ({name})") if count > most else None
 
 
@@ -116,7 +116,7 @@ def list_inputs(paths: Iterable[str | bytes | os.PathLike]) -> Inputs:
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|.*://)")
 
 
-def _add(path, inputs):
+def _add(path: str, inputs: Inputs) -> None:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -137,7 +137,7 @@ def _add(path, inputs):
         inputs.items.append(Input(path, error=MediaError("unsupported", message)))
 
 
-def _missing(path, error):
+def _missing(path: str, error: OSError | ValueError) -> MediaError:
     if isinstance(error, ValueError):
         return MediaError("not_found", f"no file can have this name: {error}")
     if _ADDRESS.match(path):
@@ -149,7 +149,7 @@ def _missing(path, error):
     return MediaError("not_found", "there is no such file or folder")
 
 
-def _walk(folder, inputs):
+def _walk(folder: str, inputs: Inputs) -> None:
     root = os.path.realpath(folder)
     pending = [folder]
     while pending:
@@ -171,7 +171,7 @@ def _walk(folder, inputs):
         pending += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
 
 
-def _add_file(path, inputs):
+def _add_file(path: str, inputs: Inputs) -> None:
     kind = kind_of_name(path) or _kind_of_file(path)
     if kind is None:
         inputs.skipped += 1
@@ -179,7 +179,7 @@ def _add_file(path, inputs):
         inputs.items.append(Input(path, kind))
 
 
-def _add_link(entry, root, inputs):
+def _add_link(entry: os.DirEntry[str], root: str, inputs: Inputs) -> None:
     target = os.path.realpath(entry.path)
     if os.path.commonpath([root, target]) == root and os.path.isfile(target):
         # The resolved name is opened later, so replacing the link in between has no effect.
@@ -191,7 +191,7 @@ def _add_link(entry, root, inputs):
         inputs.items.append(Input(entry.path, kind_of_name(entry.name), MediaError("unsupported", message)))
 
 
-def _kind_of_file(path):
+def _kind_of_file(path: str | os.PathLike) -> str | None:
     try:
         with open(path, "rb", buffering=0) as file:
             return kind_of_content(file.read(HEAD_BYTES))
@@ -260,7 +260,7 @@ def memory_input(value: object, limits: Limits) -> MemoryInput:
     return MemoryInput(ARRAY, "image", error, lambda: _as_bmp(pixels))
 
 
-def _check_array(pixels):
+def _check_array(pixels: np.ndarray) -> None:
     shape = pixels.shape
     if pixels.ndim == 4:
         raise ValueError(f"a batch of shape {shape} is not one image; give a list of its images: list(array).")
@@ -286,7 +286,7 @@ def _check_array(pixels):
         raise ValueError(f"{_EXPECTED}; received {pixels.dtype}: {hint}.")
 
 
-def _as_bmp(pixels):
+def _as_bmp(pixels: np.ndarray) -> bytes:
     """An uncompressed file: lossless, and as fast as copying memory."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, -(-width * 3 // 4) * 4), np.uint8)  # padded to four bytes, bottom row first
@@ -295,7 +295,7 @@ def _as_bmp(pixels):
     return head + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, rows.nbytes, 2835, 2835, 0, 0) + rows.data
 
 
-def _as_png(image):
+def _as_png(image: Any) -> bytes:
     """A Pillow image as an upright PNG of the same colors and transparency."""
     from PIL import ImageOps
 

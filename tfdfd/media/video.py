@@ -8,8 +8,9 @@ from __future__ import annotations
 import bisect
 import collections
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Collection, Generator, Iterable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import av
 import cv2
@@ -24,6 +25,12 @@ from tfdfd.media import InOrder, Limits, MediaError, choose_in_order, frame_indi
 from tfdfd.media.decode import Frame, MediaInfo
 from tfdfd.media.formats import HEAD_BYTES, VIDEO_DEMUXERS, is_mov
 from tfdfd.media.h264 import FrameHeaders
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.stream import VideoStream
 
 _BUFFER = 1 << 18
 _MOST_THREADS = 16
@@ -62,7 +69,7 @@ def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterato
     Raises:
         MediaError: with the status of the input.
     """
-    read = _read_in_order if isinstance(frames, InOrder) else _read_spaced
+    read: Any = _read_in_order if isinstance(frames, InOrder) else _read_spaced
     position = 0
     while True:
         container = _open(file)
@@ -82,7 +89,9 @@ def read_video(file: BinaryIO, frames: int | InOrder, limits: Limits) -> Iterato
     yield info
 
 
-def _read_spaced(file, container, position, count, limits):
+def _read_spaced(
+    file: BinaryIO, container: InputContainer, position: int, count: int, limits: Limits
+) -> Generator[Frame, None, MediaInfo | None]:
     """One pass over an intact file. The expected number of frames only selects frames in advance; the number of decoded
     frames decides, and if the two differ, a second pass reads the missing ones."""
     wanted = set(frame_indices(_expected_frames(file, container, position, limits), count))
@@ -105,7 +114,9 @@ def _read_spaced(file, container, position, count, limits):
     return first.info(indices)
 
 
-def _read_in_order(file, container, position, choice, limits):
+def _read_in_order(
+    file: BinaryIO, container: InputContainer, position: int, choice: InOrder, limits: Limits
+) -> Generator[Frame, None, MediaInfo | None]:
     """One pass, which ends with the last chosen frame."""
     indices = []
     with _Pass(container, position, limits) as clip:
@@ -136,7 +147,9 @@ class _Pass:
         shown: indices of the frames whose pixels were yielded.
     """
 
-    def __init__(self, container, position, limits, wanted=None):
+    def __init__(
+        self, container: InputContainer, position: int, limits: Limits, wanted: Collection[int] | None = None
+    ) -> None:
         self._container, self._limits = container, limits
         self._stream = _streams(container)[position]
         context = self._stream.codec_context
@@ -151,17 +164,18 @@ class _Pass:
         self._stated = _stated_length(container, self._stream)
         self._clock = _Clock(self._stream, container.format.name)
         self._damage = _Damage(context)
-        self._wanted = wanted
-        self._order = _Order() if wanted is not None and context.name == "h264" else None
+        self._wanted: Any = wanted
+        self._order: Any = _Order() if wanted is not None and context.name == "h264" else None
         self._reformatter = VideoReformatter()
-        self._frame = None
+        self._frame: VideoFrame | None = None
         self._others_end = 0.0
+        self.shown: set[int]
         self.total, self.shown, self._at_end = 0, set(), False
 
-    def __enter__(self):
+    def __enter__(self) -> _Pass:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._frame = None
         self._container.close()
 
@@ -186,7 +200,7 @@ class _Pass:
     def pictures(self, chosen: Iterable[tuple[int, float]]) -> Iterator[Frame]:
         """Yields the frames that were chosen from `decoded`, with their pixels."""
         for index, time in chosen:
-            pixels = self._pixels(self._frame)
+            pixels = self._pixels(self._frame)  # type: ignore[arg-type]
             self.shown.add(index)
             yield Frame(index, round(time, 3), pixels)
 
@@ -211,13 +225,13 @@ class _Pass:
         """Whether no later frame affects the frames so far."""
         return self._frame is None or self._frame.pict_type != PictureType.B
 
-    def _frames(self):
+    def _frames(self) -> Iterator[VideoFrame]:
         packets = self._whole_packets()
         for packet in self._needed_packets(packets) if self._order else packets:
             yield from self._decode(packet)
         yield from self._decode(None)
 
-    def _whole_packets(self):
+    def _whole_packets(self) -> Iterator[Packet]:
         # One packet is held back: the last one of a truncated file is incomplete.
         held = None
         for packet in self._packets():
@@ -229,7 +243,7 @@ class _Pass:
             self._damage.next_packet(held, last=True)
             yield held
 
-    def _needed_packets(self, packets):
+    def _needed_packets(self, packets: Iterable[Packet]) -> Iterator[Packet]:
         """Yields packets of frames that are wanted or referenced; the others need no decoding."""
         ahead: collections.deque[tuple[int, av.Packet]] = collections.deque()
         for number, packet in enumerate(packets):
@@ -246,7 +260,7 @@ class _Pass:
             self._order.note(packet)
             yield packet
 
-    def _packets(self):
+    def _packets(self) -> Iterator[Packet]:
         packets = self._container.demux()
         while True:
             try:
@@ -266,7 +280,7 @@ class _Pass:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self._others_end = max(self._others_end, end)
 
-    def _decode(self, packet):
+    def _decode(self, packet: Packet | None) -> list[VideoFrame]:
         try:
             return self._context.decode(packet)
         except MemoryError:
@@ -277,7 +291,7 @@ class _Pass:
             self._damage.failed()
             return []
 
-    def _pixels(self, frame):
+    def _pixels(self, frame: VideoFrame) -> np.ndarray:
         width, height = self._displayed(frame)
         # Converted as by OpenCV's own reader: bicubic, with the matrix and range that the frame states.
         picture = self._reformatter.reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
@@ -286,7 +300,7 @@ class _Pass:
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
         return _upright(pixels, frame)
 
-    def _displayed(self, frame):
+    def _displayed(self, frame: VideoFrame) -> tuple[int, int]:
         """Width and height in square pixels; enlarges one of them, so that no detail is lost."""
         width, height = frame.width, frame.height
         if self._aspect > 1:
@@ -296,7 +310,7 @@ class _Pass:
         _check_pixels(width, height, self._limits)
         return width, height
 
-    def _early_end(self):
+    def _early_end(self) -> str | None:
         """The note for a file that contains less than its header states, or None."""
         stated, count, whole_file = self._stated
         end = max(self._clock.raw_end, self._others_end) if whole_file else self._clock.raw_end
@@ -314,7 +328,7 @@ class _Irregular(Exception):
 class _Order:
     """Numbers frames before they are decoded, by the time stamps of the next `_AHEAD` packets."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._recent: list[Any] = []
         self._passed, self._newest_passed = 0, -math.inf
         self._numbers: dict[int | None, int] = {}
@@ -356,11 +370,12 @@ class _Clock:
         raw_end: the same by the stream's own time stamps.
     """
 
-    def __init__(self, stream, container_name):
-        self._unit, self._origin = float(stream.time_base), stream.start_time
+    def __init__(self, stream: VideoStream, container_name: str) -> None:
+        self._unit, self._origin = float(stream.time_base), stream.start_time  # type: ignore[arg-type]
         rate = stream.average_rate or stream.guessed_rate
         self._step = 1 / float(rate) if rate and 0.01 < rate < 1000 else 0.0
         self._restarts = container_name in _RESTARTS
+        self._last: float | None
         self._last, self._shift = None, 0.0
         self.end = self.raw_end = 0.0
 
@@ -395,7 +410,7 @@ class _Damage:
     none before a keyframe unless it is displayed before that keyframe.
     """
 
-    def __init__(self, context):
+    def __init__(self, context: VideoCodecContext) -> None:
         self._context = context
         self._number: dict[int | None, int] = {}  # packet of each time stamp whose frame is still to come
         self._index: dict[int, int] = {}  # frame of each packet
@@ -489,17 +504,17 @@ class _Damage:
 class _Nameless:
     """A file without a name, which FFmpeg can neither guess a format from nor open again."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
-def _open(file):
+def _open(file: BinaryIO) -> InputContainer:
     file.seek(0)
     # FFmpeg's probe does not see past a first box of megabytes.
     format = "mov" if is_mov(file.read(HEAD_BYTES)) else None
     file.seek(0)
     try:
-        return av.open(
+        return av.open(  # type: ignore[return-value]
             _Nameless(file),
             format=format,
             container_options={"format_whitelist": ",".join(VIDEO_DEMUXERS), "protocol_whitelist": "none"},
@@ -514,11 +529,11 @@ def _open(file):
         raise MediaError("decode_error", message) from error
 
 
-def _refuse(url, flags, options):
+def _refuse(url: str, flags: int, options: dict) -> NoReturn:
     raise PermissionError("a video may not open another file or address")
 
 
-def _streams(container):
+def _streams(container: InputContainer) -> list[VideoStream]:
     return [
         stream
         for stream in container.streams.video
@@ -526,13 +541,13 @@ def _streams(container):
     ]
 
 
-def _expected_frames(file, container, position, limits):
+def _expected_frames(file: BinaryIO, container: InputContainer, position: int, limits: Limits) -> int:
     """Expected number of frames: from the header if it is consistent, else by counting packets."""
     stream = _streams(container)[position]
     count, rate = stream.frames, stream.average_rate
     if stream.duration and rate and 0 < count <= limits.max_frames:
         seconds = count / rate
-        if abs(seconds - stream.duration * stream.time_base) <= 0.02 * seconds:
+        if abs(seconds - stream.duration * stream.time_base) <= 0.02 * seconds:  # type: ignore[operator]
             return count
     start = file.tell()
     with _open(file) as other:
@@ -550,17 +565,17 @@ def _expected_frames(file, container, position, limits):
     return count
 
 
-def _stated_length(container, stream):
+def _stated_length(container: InputContainer, stream: VideoStream) -> tuple[float | None, int, bool]:
     """Stated seconds (None if unknown), stated frames (0 if unknown), and whether the seconds are those of the longest
     stream: sound may outlast a video."""
     if container.format.name not in _STATES_LENGTH:
         return None, 0, False
     if stream.duration:
-        return float(stream.duration * stream.time_base), stream.frames, False
+        return float(stream.duration * stream.time_base), stream.frames, False  # type: ignore[operator]
     return (container.duration or 0) / av.time_base, stream.frames, True
 
 
-def _pixel_aspect(ratio):
+def _pixel_aspect(ratio: Fraction | None) -> float:
     """Ratio of a pixel's width to its height; 1 if square, nearly square, unknown or implausible."""
     value = float(ratio) if ratio else 1.0
     if abs(value - 1) < _SQUARE or not 1 / _WIDEST_PIXEL <= value <= _WIDEST_PIXEL:
@@ -568,12 +583,12 @@ def _pixel_aspect(ratio):
     return value
 
 
-def _upright(pixels, frame):
+def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Rotates, in steps of 90 degrees, and mirrors pixels by the frame's display matrix."""
     try:
         # Not `frame.side_data`: it and the frame refer to each other, which holds the pixels of every frame until the
         # next garbage collection.
-        side_data = SideDataContainer(frame)
+        side_data = SideDataContainer(frame)  # type: ignore[call-arg]
         matrix = np.frombuffer(bytes(side_data[SideData.DISPLAYMATRIX]), np.int32).reshape(3, 3)
     except (KeyError, ValueError):
         # ValueError: side data of a type unknown to PyAV.
@@ -585,7 +600,7 @@ def _upright(pixels, frame):
     return np.ascontiguousarray(pixels)
 
 
-def _check_pixels(width, height, limits):
+def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         message = f"frames of {width} x {height} pixels; at most {limits.max_pixels:,} (--max-pixels)"
         raise MediaError("too_large", message)

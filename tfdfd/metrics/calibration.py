@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,7 +34,7 @@ class Temperature:
     fitted_on: str
     method: ClassVar[str] = "temperature"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise CalibrationError(f"temperature must be a finite number above 0; received {self.temperature!r}.")
 
@@ -58,7 +58,7 @@ class Platt:
     fitted_on: str
     method: ClassVar[str] = "platt"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.slope) and self.slope > 0 and math.isfinite(self.offset)):
             raise CalibrationError(
                 f"slope must be finite and above 0, offset finite; received {self.slope!r} and {self.offset!r}."
@@ -87,7 +87,7 @@ class Isotonic:
     fitted_on: str
     method: ClassVar[str] = "isotonic"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # JSON yields lists.
         object.__setattr__(self, "scores", tuple(self.scores))
         object.__setattr__(self, "probabilities", tuple(self.probabilities))
@@ -128,7 +128,8 @@ def fit(method: str, labels: ArrayLike, scores: ArrayLike, fitted_on: str) -> Ca
     fake, scores = checked(labels, scores, both=True)
     described = f"{fitted_on} ({(~fake).sum():,} real, {fake.sum():,} fake)"
     try:
-        return {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}[method](fake, scores, described)
+        fits: dict[str, Any] = {"temperature": _temperature, "platt": _platt, "isotonic": _isotonic}
+        return fits[method](fake, scores, described)
     except ImportError as error:
         raise ValueError(
             "fitting a calibration needs SciPy and scikit-learn, which are not installed: run "
@@ -160,19 +161,19 @@ def from_dict(values: dict) -> Calibrator:
 def logits(scores: ArrayLike) -> np.ndarray:
     """log(p / (1 - p)) of P(fake), float64 `(n,)`, clipped to +-16.1 (see `LOGIT_CLIP`)."""
     scores = np.clip(checked_scores(scores), LOGIT_CLIP, 1 - LOGIT_CLIP)
-    return np.log(scores) - np.log1p(-scores)
+    return np.log(scores) - np.log1p(-scores)  # type: ignore[operator]
 
 
-def _sigmoid(values):
+def _sigmoid(values: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(values, -700, 700)))  # np.exp overflows beyond
 
 
-def _temperature(fake, scores, fitted_on):
+def _temperature(fake: np.ndarray, scores: np.ndarray, fitted_on: str) -> Temperature:
     from scipy.optimize import brentq
 
     values = logits(scores)
 
-    def slope_of_loss(steepness):
+    def slope_of_loss(steepness: float) -> np.floating:
         return np.mean((_sigmoid(steepness * values) - fake) * values)
 
     if slope_of_loss(1 / _STEEPEST) >= 0:
@@ -189,7 +190,7 @@ def _temperature(fake, scores, fitted_on):
     return Temperature(float(1 / steepness), fitted_on)
 
 
-def _platt(fake, scores, fitted_on):
+def _platt(fake: np.ndarray, scores: np.ndarray, fitted_on: str) -> Platt:
     """Logistic regression on Platt's targets, which stay off 0 and 1 and keep the slope finite for separable scores."""
     from sklearn.linear_model import LogisticRegression
 
@@ -213,7 +214,7 @@ def _platt(fake, scores, fitted_on):
     return Platt(slope, float(regression.intercept_[0] - slope * center), fitted_on)
 
 
-def _isotonic(fake, scores, fitted_on):
+def _isotonic(fake: np.ndarray, scores: np.ndarray, fitted_on: str) -> Isotonic:
     from sklearn.isotonic import IsotonicRegression
 
     regression = IsotonicRegression(y_min=0, y_max=1).fit(scores, fake)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE
-from tfdfd.metrics.intervals import LEVEL, RESAMPLES, auc_difference, bootstrap_difference
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_difference, bootstrap_difference
 from tfdfd.metrics.metrics import METRICS, LabelError, LengthError, MetricError
 from tfdfd.metrics.scores import ScoreRow, aggregate_videos, filled
 
@@ -60,6 +63,8 @@ def compare(
         raise LabelError(
             f"{len(differing):,} videos are real in one table and fake in the other, the first is {differing[0]}."
         )
+    scores: Any
+    other_scores: Any
     scores, other_scores = ([each[key].fake_probability for key in both] for each in (one, other))
     clusters = groups(videos, by=(SOURCE,)) if cluster == "source" else None
     result = {
@@ -77,12 +82,14 @@ def compare(
     return result
 
 
-def _difference(metric, labels, scores, others, *arguments):
+def _difference(
+    metric: MetricFunction, labels: ArrayLike, scores: ArrayLike, others: ArrayLike, *arguments: Any
+) -> dict[str, Any]:
     values = [metric(labels, scores), metric(labels, others)]
     return {"values": values} | asdict(bootstrap_difference(metric, labels, scores, others, *arguments))
 
 
-def _or_reason(name, make: Callable[..., dict], *arguments):
+def _or_reason(name: str, make: Callable[..., dict], *arguments: Any) -> dict[str, Any]:
     try:
         values = make(*arguments)
     except MetricError as error:

@@ -122,14 +122,16 @@ def bootstrap_difference(
     return Difference(float(metric(labels, scores) - metric(labels, others)), percentiles(values, level), float(p))
 
 
-def _draws(fake, clusters, resamples, seed) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+def _draws(
+    fake: np.ndarray, clusters: Sequence[Hashable] | None, resamples: int, seed: int
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
     """Cluster code of each example, and blocks `(b, clusters)` of how often each resample contains each cluster."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1; received {resamples}.")
     if clusters is None:
         codes = np.arange(len(fake))
     else:
-        numbers = {}
+        numbers: dict[Hashable, int] = {}
         codes = np.array([numbers.setdefault(name, len(numbers)) for name in clusters], np.int64)
         if len(codes) != len(fake):
             raise LengthError(f"{len(codes):,} cluster names for {len(fake):,} examples; expected one for each.")
@@ -139,7 +141,7 @@ def _draws(fake, clusters, resamples, seed) -> tuple[np.ndarray, Iterator[np.nda
     return codes, _blocks([part for part in strata if len(part)], size, len(fake), resamples, seed)
 
 
-def _blocks(strata, size, examples, resamples, seed):
+def _blocks(strata: Sequence[np.ndarray], size: int, examples: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     most = max(1, _BLOCK // examples)
     for start in range(0, resamples, most):
@@ -151,7 +153,7 @@ def _blocks(strata, size, examples, resamples, seed):
         yield counts
 
 
-def _aucs(fake, scores, codes, counts):
+def _aucs(fake: np.ndarray, scores: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """AUC of each resample, computed by weighting examples instead of copying them."""
     order = np.argsort(scores[~fake])
     reals = scores[~fake][order]
@@ -237,24 +239,24 @@ def auc_difference(labels: ArrayLike, scores: ArrayLike, others: ArrayLike, leve
         z = difference / variance**0.5
         p = 2 * NormalDist().cdf(-abs(z))
     else:
-        z, p = (0.0, 1.0) if difference == 0 else (None, None)
+        z, p = (0.0, 1.0) if difference == 0 else (None, None)  # type: ignore[assignment]
     aucs = _mean_and_variance(*one)[0], _mean_and_variance(*other)[0]
     return AucDifference(aucs, difference, variance, _interval(difference, variance, level), z, p)
 
 
-def _placements(fake, scores):
+def _placements(fake: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Twice the number of real examples below each fake and of fakes above each real one, as exact integers."""
     fakes, reals = scores[fake], scores[~fake]
     return _twice_below(reals, fakes), 2 * len(fakes) - _twice_below(fakes, reals)
 
 
-def _twice_below(several, of):
+def _twice_below(several: np.ndarray, of: np.ndarray) -> np.ndarray:
     """For each of `of`, twice the number of smaller values in `several`; ties count half."""
     several = np.sort(several)
     return np.searchsorted(several, of, "left") + np.searchsorted(several, of, "right")
 
 
-def _mean_and_variance(of_fakes, of_reals):
+def _mean_and_variance(of_fakes: np.ndarray, of_reals: np.ndarray) -> tuple[float, float]:
     n_fake, n_real = len(of_fakes), len(of_reals)
     few = min(n_fake, n_real)
     if few < 2:
@@ -264,7 +266,7 @@ def _mean_and_variance(of_fakes, of_reals):
     return float(mean), float(variance)
 
 
-def _interval(value, variance, level):
+def _interval(value: float, variance: float, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval must be between 0 and 1; received {level!r}.")
     reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5

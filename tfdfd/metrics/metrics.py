@@ -8,9 +8,10 @@ function and add one row to `METRICS`: `report.json`, the tables and the Markdow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -215,7 +216,7 @@ def class_table(matrix: Confusion) -> dict[str, dict[str, float | int | None]]:
     Undefined values are None: the precision of a verdict that is never given, recall and F1 of a class without
     examples, and means over them. A class without examples has weight 0. (scikit-learn reports 0 and warns.)
     """
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "real": _class_row(matrix.real_as_real, matrix.fake_as_real, matrix.real_as_fake),
         "fake": _class_row(matrix.fake_as_fake, matrix.real_as_fake, matrix.fake_as_real),
     }
@@ -241,11 +242,11 @@ def no_better_than_majority(matrix: Confusion) -> bool:
     return (gained - lost - 1) / math.sqrt(gained + lost) <= _Z_95
 
 
-def _ratio(part, whole):
+def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _class_row(correct, false_positives, missed):
+def _class_row(correct: int, false_positives: int, missed: int) -> dict[str, float | int | None]:
     support = correct + missed
     return {
         "precision": _ratio(correct, correct + false_positives),
@@ -255,7 +256,7 @@ def _class_row(correct, false_positives, missed):
     }
 
 
-def _weighted_mean(rows, name, weights):
+def _weighted_mean(rows: Iterable[Mapping[str, Any]], name: str, weights: Sequence[float]) -> float | None:
     pairs = [(row[name], weight) for row, weight in zip(rows, weights, strict=True) if weight]
     if not pairs or any(value is None for value, _ in pairs):
         return None
@@ -326,7 +327,7 @@ def thinned(curve: RocCurve | PrecisionRecallCurve, most: int = 500) -> RocCurve
     return type(curve)(**{name: column[chosen] for name, column in vars(curve).items()})
 
 
-def _cumulative_counts(fake, scores):
+def _cumulative_counts(fake: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every distinct score, decreasing, and the number of fake and of real examples at or above it."""
     # scikit-learn gives the same points (see the tests) but takes 8 to 65 times as long, which a bootstrap of 2,000
     # resamples multiplies.
@@ -429,14 +430,14 @@ def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
 
 def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float:
     """Share of correct verdicts. Always shown beside the share of the majority class (`Confusion.majority`)."""
-    return confusion(labels, scores, threshold).accuracy
+    return confusion(labels, scores, threshold).accuracy  # type: ignore[return-value]
 
 
 def balanced_accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float:
     """Mean recall of the two classes; 0.5 for a constant verdict."""
     matrix = confusion(labels, scores, threshold)
     check_both(checked(labels, scores)[0])
-    return matrix.balanced_accuracy
+    return matrix.balanced_accuracy  # type: ignore[return-value]
 
 
 def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -478,7 +479,7 @@ def calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = BINS, de
     return max(0.0, sum(each.count * _debiased_error(each) for each in diagram) / total)
 
 
-def _debiased_error(each):
+def _debiased_error(each: Bin) -> float:
     error = abs(each.score - each.fakes)
     deviation = math.sqrt(each.fakes * (1 - each.fakes) / each.count)
     if not deviation:

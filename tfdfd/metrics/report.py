@@ -5,21 +5,25 @@ Everything is a dict that JSON can hold. An undefined metric is null with the re
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.metrics.calibration import Calibrator, to_dict
-from tfdfd.metrics.intervals import LEVEL, RESAMPLES, auc_variance, bootstrap, percentiles
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
 from tfdfd.metrics.metrics import (
     METRICS,
     Confusion,
     LengthError,
     MetricError,
+    PrecisionRecallCurve,
+    RocCurve,
     TooFewError,
     check_threshold,
     class_table,
@@ -93,11 +97,11 @@ def compute_report(
     if cluster == SOURCE:
         sources = dict(zip(map(_key, videos), groups(videos, by=(SOURCE,)), strict=True))
 
-    def metrics_of(part, with_interval=(_AUC,)):
+    def metrics_of(part: Sequence[Video], with_interval: Sequence[str] = (_AUC,)) -> dict[str, Any]:
         crops = _crops(part)
         video_clusters = None if sources is None else [sources[_key(video)] for video in part]
         frame_clusters = [_key(crop) if sources is None else sources[_key(crop)] for crop in crops]
-        options = {"resamples": resamples, "seed": seed}
+        options: dict[str, Any] = {"resamples": resamples, "seed": seed}
         return {
             VIDEO: compute_metrics(*_columns(part), threshold, video_clusters, with_interval, **options),
             FRAME: compute_metrics(*_columns(crops), threshold, frame_clusters, (_AUC,), **options),
@@ -168,7 +172,7 @@ def compute_metrics(
     """
     matrix = confusion(labels, scores, threshold) if len(scores) else None
     n_real, n_fake = (matrix.n_real, matrix.n_fake) if matrix else (0, 0)
-    result = {"n": n_real + n_fake, "n_real": n_real, "n_fake": n_fake}
+    result: dict[str, Any] = {"n": n_real + n_fake, "n_real": n_real, "n_fake": n_fake}
     for name, metric in METRICS.items():
         function = partial(metric.function, threshold=threshold) if metric.at_threshold else metric.function
         try:
@@ -191,12 +195,12 @@ def compute_curves(labels: Sequence[int], scores: Sequence[float]) -> dict:
 
     An undefined curve is null with `roc_reason` etc. The threshold of the first ROC point, infinity, is null.
     """
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "roc": lambda: _columns_of(roc_curve(labels, scores)),
         "precision_recall": lambda: _columns_of(precision_recall_curve(labels, scores)),
         "reliability": lambda: [asdict(each) for each in reliability(labels, scores)],
     }
-    result = {}
+    result: dict[str, Any] = {}
     for name, make in makers.items():
         try:
             result[name] = make()
@@ -213,14 +217,15 @@ def hardest_videos(videos: Sequence[Video], threshold: float, count: int = HARDE
         the threshold is, `files` are its up to four crops furthest from the label.
     """
 
-    def wrong(video):
-        return (video.fake_probability >= threshold) != (video.label == FAKE)
+    def wrong(video: Video) -> bool:
+        return (video.fake_probability >= threshold) != (video.label == FAKE)  # type: ignore[operator]
 
-    def ease(video):
-        return not wrong(video), -abs(video.label - video.fake_probability), video.dataset, video.video
+    def ease(video: Video) -> tuple:
+        distance = abs(video.label - video.fake_probability)  # type: ignore[operator]
+        return not wrong(video), -distance, video.dataset, video.video
 
-    def crop_ease(crop):
-        return -abs(crop.label - crop.fake_probability), crop.frame, crop.track
+    def crop_ease(crop: ScoreRow) -> tuple:
+        return -abs(crop.label - crop.fake_probability), crop.frame, crop.track  # type: ignore[operator]
 
     return [
         {
@@ -239,7 +244,14 @@ def hardest_videos(videos: Sequence[Video], threshold: float, count: int = HARDE
 # Intervals -----------------------------------------------------------------------------------------------------------
 
 
-def _interval(function, labels, scores, clusters, resamples, seed):
+def _interval(
+    function: MetricFunction,
+    labels: ArrayLike,
+    scores: ArrayLike,
+    clusters: Sequence[Any] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
     try:
         _check_clusters(labels, clusters)
         low, high = percentiles(bootstrap(function, labels, scores, clusters, resamples, seed))
@@ -253,15 +265,15 @@ def _interval(function, labels, scores, clusters, resamples, seed):
     return {"interval": [low, high]}
 
 
-def _check_clusters(labels, clusters):
+def _check_clusters(labels: ArrayLike, clusters: Any) -> None:
     for label, kind in enumerate(("real", "fake")):
         members = np.flatnonzero(np.asarray(labels) == label)
-        names = {clusters[number] for number in members} if clusters is not None else members
+        names: Any = {clusters[number] for number in members} if clusters is not None else members
         if len(names) == 1:
             raise TooFewError(f"all {kind} examples are of one video or source; an interval needs more.")
 
 
-def _delong(labels, scores):
+def _delong(labels: ArrayLike, scores: ArrayLike) -> dict[str, Any]:
     try:
         estimate = auc_variance(labels, scores)
     except TooFewError as error:
@@ -294,7 +306,7 @@ def _coverage_warnings(covered: Coverage) -> list[dict[str, str]]:
     return [{"code": "low_coverage", "where": "videos", "message": message}]
 
 
-def _problems(metrics) -> Iterator[tuple[str, str]]:
+def _problems(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not metrics["n"]:
         yield "no_scores", "nothing has a score."
         return
@@ -313,7 +325,8 @@ def _problems(metrics) -> Iterator[tuple[str, str]]:
         return
     if no_better_than_majority(matrix):
         frequent = "fake" if counts["fake"] >= counts["real"] else "real"
-        how = "NO BETTER" if matrix.accuracy <= matrix.majority else "NOT SHOWN TO BE BETTER"
+        not_better = matrix.accuracy <= matrix.majority  # type: ignore[operator]
+        how = "NO BETTER" if not_better else "NOT SHOWN TO BE BETTER"
         yield (
             "no_better_than_majority",
             f"{how} THAN THE MAJORITY: accuracy {matrix.accuracy:.3f}; calling everything {frequent} has "
@@ -331,7 +344,9 @@ def _problems(metrics) -> Iterator[tuple[str, str]]:
 # Columns of rows -----------------------------------------------------------------------------------------------------
 
 
-def _per_column(parts, column, metrics_of):
+def _per_column(
+    parts: Mapping[str, Sequence[Video]], column: str, metrics_of: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
     """A table by method or compression: the fakes of each with all reals of the data set (and the compression)."""
     table = []
     for dataset, videos in parts.items():
@@ -343,25 +358,25 @@ def _per_column(parts, column, metrics_of):
     return table
 
 
-def _key(row):
+def _key(row: Video | ScoreRow) -> tuple[str, str]:
     return row.dataset, row.video
 
 
-def _crops(videos):
+def _crops(videos: Iterable[Video]) -> list[ScoreRow]:
     return [crop for video in videos for crop in video.crops]
 
 
-def _columns(rows):
+def _columns(rows: Sequence[Video] | Sequence[ScoreRow]) -> tuple[list[int], list[Any]]:
     return [row.label for row in rows], [row.fake_probability for row in rows]
 
 
-def _columns_of(curve):
+def _columns_of(curve: RocCurve | PrecisionRecallCurve) -> dict[str, Any]:
     columns = {name: column.tolist() for name, column in vars(thinned(curve)).items()}
     thresholds = [None if value == np.inf else value for value in columns.pop("thresholds")]
     return {"threshold": thresholds} | columns
 
 
-def _calibrated(rows, calibrator: Calibrator):
+def _calibrated(rows: list[ScoreRow], calibrator: Calibrator) -> list[ScoreRow]:
     scored = [number for number, row in enumerate(rows) if row.status == OK]
     if scored:
         changed = calibrator.apply(np.array([rows[number].fake_probability for number in scored]))

@@ -9,7 +9,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ POLICIES: dict[str, float | None] = {"exclude": None, "as-real": 0.0, "as-fake":
 TRIMMED = 0.1
 
 
-def _optional(parse):
+def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda cell: parse(cell) if cell else None
 
 
@@ -72,7 +72,7 @@ class ScoreRow:
         "file": _optional(str), "frame": _optional(int), "track": _optional(int), "fake_probability": _optional(float)
     }  # fmt: skip
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.status not in (*STATUSES, LEFT_OUT):
             raise ValueError(f"status must be one of {', '.join((*STATUSES, LEFT_OUT))}; received {self.status!r}.")
         if (self.status == OK) != (self.fake_probability is not None):
@@ -163,7 +163,9 @@ AGGREGATIONS: dict[str, Callable[[ArrayLike, ArrayLike, ArrayLike], float]] = {
 }
 
 
-def _reduce_groups(values, names, reduce):
+def _reduce_groups(
+    values: np.ndarray, names: ArrayLike, reduce: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
     names = np.asarray(names)
     if names.shape != values.shape:
         raise LengthError(
@@ -203,7 +205,7 @@ class Video:
     fake_probability: float | None
     crops: tuple[ScoreRow, ...]
 
-    # Read by `tfdfd.data.splitting.groups`; score tables carry no names of people.
+    # Read by `tfdfd.data.splits.groups`; score tables carry no names of people.
     identity: ClassVar[tuple[str, ...]] = ()
 
 
@@ -230,7 +232,7 @@ def aggregate_videos(rows: Iterable[ScoreRow], aggregation: str = "mean") -> lis
     return [_video(key, by_video[key], AGGREGATIONS[aggregation]) for key in sorted(by_video)]
 
 
-def _video(key, rows, aggregate):
+def _video(key: tuple[str, str], rows: Sequence[ScoreRow], aggregate: Callable[..., float]) -> Video:
     kinds = {(row.label, row.method, row.source_id, row.compression) for row in rows}
     if len(kinds) > 1:
         raise LabelError(
@@ -240,9 +242,9 @@ def _video(key, rows, aggregate):
     crops = sorted((row for row in rows if row.status == OK), key=lambda row: (row.frame, row.track, row.file))
     if crops:
         columns = zip(*((row.fake_probability, row.frame, row.track) for row in crops), strict=True)
-        return Video(*key, *kinds.pop(), OK, aggregate(*columns), tuple(crops))
+        return Video(*key, *kinds.pop(), OK, aggregate(*columns), tuple(crops))  # type: ignore[arg-type]
     status = min(Counter(row.status for row in rows).items(), key=lambda pair: (-pair[1], pair[0]))[0]
-    return Video(*key, *kinds.pop(), status, None, ())
+    return Video(*key, *kinds.pop(), status, None, ())  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

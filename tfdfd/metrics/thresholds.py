@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfdfd.metrics.calibration import logits
 from tfdfd.metrics.metrics import (
+    RocCurve,
     TooFewError,
     check_resolution,
     check_threshold,
@@ -110,7 +112,9 @@ def genuine_tails(domains: Mapping[str, ArrayLike]) -> list[dict]:
     return [_tail(name, scores) for name, scores in domains.items()]
 
 
-def _at_rate(fake, scores, curve, thresholds, rate):
+def _at_rate(
+    fake: np.ndarray, scores: np.ndarray, curve: RocCurve, thresholds: np.ndarray, rate: float
+) -> dict[str, Any]:
     try:
         check_resolution(int((~fake).sum()), rate)
     except TooFewError as error:
@@ -123,7 +127,7 @@ def _at_rate(fake, scores, curve, thresholds, rate):
     return _point(fake, scores, thresholds[int(within[np.argmax(curve.tpr[within])])])
 
 
-def _midpoints(thresholds):
+def _midpoints(thresholds: np.ndarray) -> np.ndarray:
     """Midpoint of each score and the next lower one; for infinity, of the highest score and 1."""
     highest = thresholds[1]
     upper = np.concatenate([[1.0 if highest < 1 else np.inf], thresholds[1:]])
@@ -133,18 +137,18 @@ def _midpoints(thresholds):
     return np.where(midpoints > lower, midpoints, upper)
 
 
-def _point(fake, scores, threshold):
+def _point(fake: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     matrix = confusion(fake, scores, float(threshold))
     names = ("fpr", "tpr", "balanced_accuracy", "n_real", "n_fake")
     return {"threshold": float(threshold)} | {name: getattr(matrix, name) for name in names}
 
 
-def _no_point(fake, reason):
+def _no_point(fake: np.ndarray, reason: str) -> dict[str, Any]:
     point = dict.fromkeys(("threshold", "fpr", "tpr", "balanced_accuracy"))
     return point | {"n_real": int((~fake).sum()), "n_fake": int(fake.sum()), "reason": reason}
 
 
-def _tail(domain, scores):
+def _tail(domain: str, scores: ArrayLike) -> dict[str, Any]:
     ordered = np.sort(checked_scores(scores))[::-1]
     check_resolution(len(ordered), BOUND, "genuine")
     # At most this share of two faces may be called fake.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,14 +32,14 @@ class Augmentation(keras.layers.Layer):
         ValueError: an unknown policy, an invalid seed or another shape.
     """
 
-    def __init__(self, policy: str, seed: int | None = None, **kwargs):
+    def __init__(self, policy: str, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs | {"dtype": "float32"})
         self.policy, self.seed = policy, seed
-        self._augment = CropAugmenter(policy, int(np.random.SeedSequence().entropy) if seed is None else seed)
+        self._augment = CropAugmenter(policy, int(np.random.SeedSequence().entropy) if seed is None else seed)  # type: ignore[arg-type]
         self._calls = itertools.count()
         self.supports_jit = False
 
-    def call(self, image, training=False):
+    def call(self, image: Any, training: bool = False) -> Any:
         self.compute_output_shape(image.shape)
         image = ops.cast(image, "float32")
         if not training:
@@ -48,18 +50,18 @@ class Augmentation(keras.layers.Layer):
 
         return tf.ensure_shape(tf.numpy_function(self._change, [image], tf.float32), image.shape)
 
-    def _change(self, images):
+    def _change(self, images: np.ndarray) -> np.ndarray:
         batch, number = images.reshape(-1, *images.shape[-3:]), next(self._calls)
         return np.stack([self._augment(image, number, place) for place, image in enumerate(batch)]).reshape(
             images.shape
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         if len(input_shape) not in (3, 4) or input_shape[-1] != 3:
             raise ValueError(
                 f"{self.name} takes images of shape ([batch,] height, width, 3); received: {tuple(input_shape)}."
             )
         return tuple(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"policy": self.policy, "seed": self.seed}

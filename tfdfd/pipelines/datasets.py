@@ -10,13 +10,14 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfdfd.data.augment import CropAugmenter
 from tfdfd.data.crops import Faces, faces_of, printable, read_bytes
-from tfdfd.data.orders import Order, shuffled
+from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.pipelines.shards import is_packed, open_shards, shuffled_records
@@ -84,7 +85,7 @@ def train_pipeline(
                 f"{faces} holds shards, which are read as streams: no order but `shuffled` and no cache; give the "
                 "folder of crops instead."
             )
-        shards = open_shards(faces, split)
+        shards = open_shards(faces, split)  # type: ignore[arg-type]
         count = sum(shard.examples for shard in shards)
         starts = _starts(first_epoch, first_batch, -(-count // batch_size), one_epoch)
         skips = ((epoch, batch * batch_size) for epoch, batch in starts)
@@ -103,7 +104,7 @@ def train_pipeline(
     # Called without it, a layer within tf.data assumes inference and changes nothing.
     arguments = {"training": True} if hasattr(augment, "call") else {}
 
-    def finish(batch):
+    def finish(batch: dict[str, tf.Tensor]) -> Any:
         image = batch["image"]
         if augment is not None:
             image = tf.ensure_shape(tf.convert_to_tensor(augment(image, **arguments)), (None, *size, 3))
@@ -144,7 +145,7 @@ def eval_pipeline(
     """
     size, batch_size = _check_size(size), _check_batch(batch_size)
     if is_packed(faces):
-        shards = open_shards(faces, split)
+        shards = open_shards(faces, split)  # type: ignore[arg-type]
         count = sum(shard.examples for shard in shards)
         elements = _from_records(tf.data.TFRecordDataset([shard.path for shard in shards]))
     else:
@@ -196,7 +197,7 @@ def blended_pipeline(
     first_epoch: int = 0,
     first_batch: int = 0,
     one_epoch: bool = False,
-    landmarks=None,
+    landmarks: Any = None,
 ) -> tf.data.Dataset:
     """Batches of one epoch of self-blended pairs; each iteration gives the next epoch's.
 
@@ -224,11 +225,11 @@ def blended_pipeline(
     batches = pairs.batches_of_epoch(batch_size)
     starts = _starts(first_epoch, first_batch, batches, one_epoch)
 
-    def load(position, turn):
+    def load(position: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
         images = tf.numpy_function(pairs.pair, [position, turn[0]], tf.uint8)
         return tf.ensure_shape(images, (2, pairs.size, pairs.size, 3))
 
-    def finish(images):
+    def finish(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.cast(tf.reshape(images, (-1, pairs.size, pairs.size, 3)), tf.float32) / 255.0
         return image, tf.tile([[0.0], [1.0]], (tf.shape(images)[0], 1))
 
@@ -246,7 +247,7 @@ def blended_eval(
     seed: int = 0,
     pad: bool = False,
     named: bool = False,
-    landmarks=None,
+    landmarks: Any = None,
 ) -> tf.data.Dataset:
     """Batches of one fixed pair of each real crop of a split, real then fake, in the order of the table.
 
@@ -257,12 +258,12 @@ def blended_eval(
     pairs = _pairs_of(faces, size, split, seed, landmarks)
     batch_size = _check_batch(batch_size)
 
-    def names(number):
+    def names(number: int) -> tuple[np.ndarray, ...]:
         row = pairs.rows[number]
         of_both = (row.file, row.file), (row.method, METHOD), (row.video, f"{row.video}#{METHOD}")
         return tuple(np.array([os.fsencode(text) for text in texts]) for texts in of_both)
 
-    def load(number):
+    def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.numpy_function(partial(pairs.pair, epoch=None), [number], tf.uint8)
         image = tf.cast(tf.ensure_shape(images, (2, pairs.size, pairs.size, 3)), tf.float32) / 255.0
         element = {"image": image, "label": tf.constant([[float(REAL)], [float(FAKE)]])}
@@ -303,7 +304,7 @@ def to_network(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     shape = tf.shape(image)[:2]
     pixels = tf.cast(image, tf.float32) / 255.0
 
-    def resized():
+    def resized() -> tf.Tensor:
         shrinks = tf.reduce_min(tf.cast(shape, tf.float32) / tf.constant(size, tf.float32)) >= 2
         return tf.cond(
             shrinks,
@@ -315,7 +316,7 @@ def to_network(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.clip_by_value(tf.ensure_shape(pixels, (*size, 3)), 0.0, 1.0)
 
 
-def _check_size(size):
+def _check_size(size: Size) -> tuple[int, int]:
     """`(height, width)` from itself or from the side of a square."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
@@ -323,13 +324,13 @@ def _check_size(size):
     return sides
 
 
-def _check_batch(batch_size):
+def _check_batch(batch_size: int) -> int:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; received {batch_size}.")
     return batch_size
 
 
-def _pairs_of(faces, size, split, seed, landmarks):
+def _pairs_of(faces: Source | BlendedPairs, size: Size, split: str | None, seed: int, landmarks: Any) -> BlendedPairs:
     if isinstance(faces, BlendedPairs):
         return faces
     sides = _check_size(size)
@@ -353,16 +354,16 @@ def _starts(first_epoch: int, first_batch: int, batches: int, one_epoch: bool) -
     return itertools.chain([(first_epoch, first_batch)], zip(itertools.count(first_epoch + 1), itertools.repeat(0)))
 
 
-def _positions(positions_of, starts, batch_size):
+def _positions(positions_of: Epochs, starts: Iterator[tuple[int, int]], batch_size: int) -> tf.data.Dataset:
     """Dataset of positions and turns, one epoch per iteration."""
 
-    def draw():
+    def draw() -> tuple[np.ndarray, np.ndarray]:
         epoch, batch = next(starts)
         positions = positions_of(epoch)
         turns = np.stack([np.full(len(positions), epoch), np.arange(len(positions))], axis=1)
         return positions[batch * batch_size :], turns[batch * batch_size :]
 
-    def positions_and_turns(_):
+    def positions_and_turns(_: tf.Tensor) -> tf.data.Dataset:
         positions, turns = tf.numpy_function(draw, [], [tf.int64, tf.int64])
         return tf.data.Dataset.from_tensor_slices(
             (tf.ensure_shape(positions, (None,)), tf.ensure_shape(turns, (None, 2)))
@@ -371,20 +372,20 @@ def _positions(positions_of, starts, batch_size):
     return tf.data.Dataset.from_tensors(0).flat_map(positions_and_turns)
 
 
-def _strings(names, position, shape):
+def _strings(names: Callable[..., Any], position: tf.Tensor, shape: tuple[int, ...]) -> dict[str, tf.Tensor]:
     strings = tf.numpy_function(names, [position], [tf.string] * len(NAMES))
     return {name: tf.ensure_shape(text, shape) for name, text in zip(NAMES, strings, strict=True)}
 
 
-def _from_files(positions, faces, cache, named):
+def _from_files(positions: tf.data.Dataset, faces: Faces, cache: bool, named: bool) -> tf.data.Dataset:
     """Elements of the crops at `positions` (int64, or pairs of one and its turn), decoded in parallel, in this order.
 
     Decoding is a Python call per crop: only so can an error name its file. TensorFlow lets other threads run meanwhile.
     """
     labels = tf.constant([row.label for row in faces.rows], tf.int64)
-    kept = {}
+    kept: dict[int, np.ndarray] = {}
 
-    def pixels(position):
+    def pixels(position: Any) -> np.ndarray:
         image = kept.get(position.item())
         if image is None:
             image = read_crop(faces.path(position))
@@ -392,11 +393,11 @@ def _from_files(positions, faces, cache, named):
                 kept[position.item()] = image
         return image
 
-    def names(position):
+    def names(position: int) -> tuple[bytes, ...]:
         row = faces.rows[position]
         return tuple(os.fsencode(text) for text in (row.file, row.method, row.video))
 
-    def load(position, turn=None):
+    def load(position: tf.Tensor, turn: Any = None) -> dict[str, tf.Tensor]:
         image = tf.ensure_shape(tf.numpy_function(pixels, [position], tf.uint8), (None, None, 3))
         element = {"image": image, "label": tf.gather(labels, position)}
         if named:
@@ -406,15 +407,15 @@ def _from_files(positions, faces, cache, named):
     return positions.map(load, **_PARALLEL)
 
 
-def _from_records(records):
+def _from_records(records: tf.data.Dataset) -> tf.data.Dataset:
     """Elements of serialized examples (or pairs of one and its turn), decoded in parallel, in this order."""
     features = {name: tf.io.FixedLenFeature((), tf.string) for name in ("image", *NAMES)}
     features["label"] = tf.io.FixedLenFeature((), tf.int64)
 
-    def pixels(data, path):
+    def pixels(data: bytes, path: bytes) -> np.ndarray:
         return decode_crop(data, os.fsdecode(path))
 
-    def load(record, turn=None):
+    def load(record: tf.Tensor, turn: Any = None) -> dict[str, tf.Tensor]:
         element = tf.io.parse_single_example(record, features)
         image = tf.numpy_function(pixels, [element["image"], element["path"]], tf.uint8)
         element |= {"image": tf.ensure_shape(image, (None, None, 3))}
@@ -423,20 +424,20 @@ def _from_records(records):
     return records.map(load, **_PARALLEL)
 
 
-def _resize(elements, size):
+def _resize(elements: tf.data.Dataset, size: Size) -> tf.data.Dataset:
     """Elements with `image` as the network takes it and `label` as float32 `(1,)`, 1 = fake."""
 
-    def resize(element):
+    def resize(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         label = tf.cast(element["label"], tf.float32)[None]
-        return element | {"image": to_network(element["image"], size), "label": label}
+        return element | {"image": to_network(element["image"], size), "label": label}  # type: ignore[arg-type]
 
     return elements.map(resize, **_PARALLEL)
 
 
-def _augment(elements, augmenter):
+def _augment(elements: tf.data.Dataset, augmenter: CropAugmenter) -> tf.data.Dataset:
     """Elements with the resized `image` augmented for its turn; in parallel, in this order."""
 
-    def change(element):
+    def change(element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = tf.numpy_function(
             lambda image, turn: augmenter(image, *turn), [element["image"], element["turn"]], tf.float32
         )
@@ -445,7 +446,7 @@ def _augment(elements, augmenter):
     return elements.map(change, **_PARALLEL)
 
 
-def _batch_once(elements, count, batch_size, pad, named):
+def _batch_once(elements: tf.data.Dataset, count: int, batch_size: int, pad: bool, named: bool) -> tf.data.Dataset:
     """Batches of `count` elements in their order, as `eval_pipeline` returns them."""
     if pad:
         elements = elements.map(lambda element: element | {"sample_weight": 1.0})
@@ -460,7 +461,9 @@ def _batch_once(elements, count, batch_size, pad, named):
     return _known_length(batches, -(-count // batch_size)).prefetch(tf.data.AUTOTUNE)
 
 
-def _known_length(dataset, batches, first_batch=0, one_epoch=False):
+def _known_length(
+    dataset: tf.data.Dataset, batches: int, first_batch: int = 0, one_epoch: bool = False
+) -> tf.data.Dataset:
     """Sets the number of batches of an epoch, which flattening hides from Keras's progress bar.
 
     Where only the first epoch is partial, the length is still a whole epoch's; nothing may follow this call then.

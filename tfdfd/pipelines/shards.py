@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def plan_shards(faces: Faces, shards: int | None = None) -> list[PlannedShard]:
         of_split[row.split].append(position)
     planned = []
     for split, positions in sorted(of_split.items(), key=lambda item: item[0] or ""):
-        positions = np.random.default_rng(0).permutation(positions)
+        positions = np.random.default_rng(0).permutation(positions)  # type: ignore[assignment]
         count = shards or -(-sum(os.path.getsize(faces.path(position)) for position in positions) // SHARD_BYTES)
         count = max(1, min(count, len(positions)))
         for number, part in enumerate(np.array_split(positions, count)):
@@ -235,12 +235,12 @@ def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int,
 
     paths = tf.constant([shard.path for shard in shards])
 
-    def draw():
+    def draw() -> tuple:
         epoch, skipped = next(starts)
         generator = np.random.default_rng([seed, epoch])
         return generator.permutation(len(shards)), generator.integers(2**62), np.int64(epoch), np.int64(skipped)
 
-    def examples_of(_):
+    def examples_of(_: tf.Tensor) -> tf.data.Dataset:
         order, key, epoch, skipped = tf.numpy_function(draw, [], [tf.int64] * 4)
         files = tf.data.Dataset.from_tensor_slices(tf.gather(paths, tf.ensure_shape(order, (None,))))
         records = files.interleave(
@@ -250,7 +250,7 @@ def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int,
             deterministic=True,
         )
 
-        def shuffle(number, block):
+        def shuffle(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
             return tf.random.experimental.stateless_shuffle(block, tf.stack([tf.ensure_shape(key, ()), number]))
 
         shuffled = records.batch(BUFFER).enumerate().map(shuffle).prefetch(1).unbatch().enumerate()
@@ -260,7 +260,7 @@ def shuffled_records(shards: list[Shard], seed: int, starts: Iterator[tuple[int,
     return tf.data.Dataset.from_tensors(0).flat_map(examples_of)
 
 
-def _write_shard(faces, shard, file):
+def _write_shard(faces: Faces, shard: PlannedShard, file: Path) -> None:
     import tensorflow as tf
 
     # A fixed name: the next run overwrites what a killed run has left behind.
@@ -278,7 +278,7 @@ def _write_shard(faces, shard, file):
         partial.unlink(missing_ok=True)
 
 
-def _summary(faces, shard, file, plan):
+def _summary(faces: Faces, shard: PlannedShard, file: Path, plan: str) -> Shard:
     rows = [faces.rows[position] for position in shard.positions]
     labels, methods = Counter(row.label for row in rows), Counter(row.method for row in rows)
     return Shard(
@@ -294,13 +294,13 @@ def _summary(faces, shard, file, plan):
     )
 
 
-def _is_current(known, plan):
+def _is_current(known: Shard | None, plan: str) -> bool:
     if known is None or known.plan != plan or not os.path.isfile(known.path):
         return False
     return os.path.getsize(known.path) == known.bytes and sha256(known.path) == known.sha256
 
 
-def _plan_digest(faces, shard):
+def _plan_digest(faces: Faces, shard: PlannedShard) -> str:
     """Digest of the rows in order; the file size stands in for a digest that the table lacks."""
     digest = hashlib.sha256(shard.name.encode())
     for position in shard.positions:
@@ -312,7 +312,7 @@ def _plan_digest(faces, shard):
 def _serialize(row: FaceRow, image: bytes) -> bytes:
     import tensorflow as tf
 
-    def texts(values):
+    def texts(values: Iterable[str]) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=map(os.fsencode, values)))
 
     feature = {name: texts([getattr(row, name)]) for name in ("method", "video", "dataset")}
@@ -325,7 +325,7 @@ def _serialize(row: FaceRow, image: bytes) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _parse(feature):
+def _parse(feature: Mapping[str, Any]) -> ShardRecord:
     texts = {name: tuple(os.fsdecode(value) for value in feature[name].bytes_list.value) for name in _TEXTS}
     return ShardRecord(
         image=feature["image"].bytes_list.value[0],

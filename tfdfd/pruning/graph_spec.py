@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from tfdfd.models.counting import key_of, nodes
@@ -56,6 +58,8 @@ def describe(model: keras.Model) -> dict:
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; expected a network of "
             "tfdfd.models, of one image and one score."
         )
+    layers: dict[str, Any]
+    calls: list[dict[str, Any]]
     layers, calls = {}, []
     made = {key_of(model.inputs[0]): -1}
     _walk(model, "", made, layers, calls)
@@ -63,7 +67,7 @@ def describe(model: keras.Model) -> dict:
     return {"input_shape": list(model.input_shape[1:]), "layers": layers, "calls": calls, "outputs": outputs}
 
 
-def _walk(model, prefix, made, layers, calls):
+def _walk(model: keras.Model, prefix: str, made: dict, layers: dict[str, Any], calls: list) -> None:
     for node in nodes(model):
         operation = node.operation
         sources = [made[key_of(tensor)] for tensor in node.input_tensors]
@@ -81,7 +85,7 @@ def _walk(model, prefix, made, layers, calls):
         made[key_of(node.outputs[0])] = len(calls) - 1
 
 
-def _joins(node, path):
+def _joins(node: Any, path: str) -> bool:
     args, kwargs = node.arguments.args, node.arguments.kwargs
     # Keras records `training` at construction, but uses that of the call.
     given = {name: value for name, value in kwargs.items() if value is not None and name != "training"}
@@ -92,7 +96,7 @@ def _joins(node, path):
     return isinstance(args[0], list | tuple)
 
 
-def _layer(layer, path):
+def _layer(layer: keras.Layer, path: str) -> dict[str, Any]:
     kind = type(layer).__name__
     if isinstance(layer, RbfSvm):
         raise ValueError(

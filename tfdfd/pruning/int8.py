@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -69,6 +70,8 @@ def quantize_int8(
     # The interpreter gets the bytes that are written, so exactly these are proved.
     interpreter = runtime.Interpreter(model_content=data)
     run = interpreter.get_signature_runner("serving_default")
+    expected: Any
+    found: Any
     expected, found = [], []
     for batch in batches:
         expected.append(keras.ops.convert_to_numpy(model(batch, training=False)))
@@ -84,7 +87,7 @@ def quantize_int8(
     return {"apart": float(apart.max()), "apart_mean": float(apart.mean()), "scores": found, "expected": expected}
 
 
-def _converted(model, representative):
+def _converted(model: Any, representative: np.ndarray) -> bytes:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(prefix="tfdfd-") as folder:
@@ -101,7 +104,7 @@ def _converted(model, representative):
             raise ValueError(f"LiteRT cannot take {model.name} in 8 bits: {type(error).__name__}: {last}") from error
 
 
-def _runtime():
+def _runtime() -> Any:
     try:
         return importlib.import_module("ai_edge_litert.interpreter")
     except ImportError as error:
@@ -186,12 +189,12 @@ def equalized(model: keras.Model, crops: np.ndarray) -> keras.Model:
     return copied
 
 
-def _channels(model, graph):
+def _channels(model: Any, graph: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Indices of the channels that each linear layer takes and makes; and which channels may be multiplied."""
     times = Counter(call["layer"] for call in graph["calls"])
     free, channels, numbers = [], {}, {}
 
-    def new(count, is_free):
+    def new(count: int, is_free: bool) -> np.ndarray:
         free.extend([is_free] * count)
         return np.arange(len(free) - count, len(free))
 
@@ -216,31 +219,31 @@ def _channels(model, graph):
     return channels, np.array(free)
 
 
-def _fix(free, several):
+def _fix(free: Any, several: Any) -> None:
     for numbers in several:
         for number in numbers:
             free[number] = False
 
 
-def _is_relu(layer):
+def _is_relu(layer: dict[str, Any]) -> bool:
     settings = layer["settings"]
     if layer["class"] == "ReLU":
         return settings["max_value"] is None and not settings["threshold"]
     return layer["class"] == "Activation" and settings["activation"] in ("linear", "relu")
 
 
-def _takes_factors(layer):
+def _takes_factors(layer: dict[str, Any]) -> bool:
     settings = layer["settings"]
     if layer["class"] == "BatchNormalization":
         return settings["scale"] and settings["center"]
     return layer["class"] in _LINEAR and settings.get("groups", 1) == 1 and settings.get("depth_multiplier", 1) == 1
 
 
-def _ranges(model, crops, channels, free):
+def _ranges(model: Any, crops: np.ndarray, channels: Any, free: Any) -> dict[str, np.ndarray]:
     """The largest magnitude of each output channel of linear layers, by path."""
     paths = [path for path, (_, made) in channels.items() if free[made].any()]
     outputs = keras.Model(model.input, [model.get_layer(path).output for path in paths])
-    largest = dict.fromkeys(paths, 0.0)
+    largest: dict[str, Any] = dict.fromkeys(paths, 0.0)
     for start in range(0, len(crops), _BATCH):
         answers = outputs(crops[start : start + _BATCH], training=False)
         answers = answers if isinstance(answers, list | tuple) else [answers]
@@ -250,8 +253,8 @@ def _ranges(model, crops, channels, free):
     return largest
 
 
-def _rescale(kind, weights, given, made):
-    def multiply(name, factors):
+def _rescale(kind: str, weights: dict[str, Any], given: np.ndarray, made: np.ndarray) -> None:
+    def multiply(name: str, factors: np.ndarray) -> None:
         if name in weights:
             weights[name].assign(keras.ops.convert_to_numpy(weights[name]) * factors)
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -82,7 +83,7 @@ def prune(
     record, weights = locate(source)
     recipe = recipe_for(source, record, settings)
     faces = faces_of(where)
-    crops = CropSet(faces, recipe, recipe.size, allow_leaks)
+    crops = CropSet(faces, recipe, recipe.size, allow_leaks)  # type: ignore[arg-type]
     parts = {split: faces_of(faces, split).rows for split in (TRAIN, VAL)}
     warning = refuse_known(source, faces, parts[VAL], allow_leaks)
     started = {"source": {"handle": record.handle, "sha256": digest(weights)}, "options": options.settings()}
@@ -101,19 +102,28 @@ def prune(
             report.note(f"{folder} was finished before")
         if not (run.path / REPORT).exists():
             figures = {"schema": SCHEMA} | started | compare_pruned(load(record, weights), crops, run)
-            figures |= {"warnings": [*run.result["warnings"], *filter(None, [warning])]}
+            figures |= {"warnings": [*run.result["warnings"], *filter(None, [warning])]}  # type: ignore[index]
             write_atomically(run.path / REPORT, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(run.path / WORK, ignore_errors=True)
         return json.loads((run.path / REPORT).read_text("utf-8"))
 
 
-def _make(record, weights, where, crops, recipe, options, run, report):
+def _make(
+    record: WeightRecord,
+    weights: Path,
+    where: str,
+    crops: CropSet,
+    recipe: Recipe,
+    options: PruneOptions,
+    run: RunFolder,
+    report: Report,
+) -> None:
     """Prunes, proves and finishes the run."""
     work = run.path / WORK
     model = load(record, weights)
     proof = _proof_crops(crops)
     write_work(model, proof, work)
-    job = {"recipe": recipe.settings(), "options": options.settings(), "data": where}
+    job: dict[str, Any] = {"recipe": recipe.settings(), "options": options.settings(), "data": where}
     job |= {"size": crops.size, "digests": crops.digests()}
     write_atomically(work / "job.json", json.dumps(job) + "\n")
     proved, done = run_twin([work], report)
@@ -126,9 +136,9 @@ def _make(record, weights, where, crops, recipe, options, run, report):
     finish(model, recipe, crops, run, result, card=_card(record, options))
 
 
-def _proof_crops(crops):
+def _proof_crops(crops: CropSet) -> np.ndarray:
     """Crops of the validation split, and noise of rising strength."""
-    real = []
+    real: list[np.ndarray] = []
     for image, _ in crops.images(VAL)[0]:
         real.extend(np.asarray(image))
         if len(real) >= _REAL_CROPS:
@@ -136,7 +146,7 @@ def _proof_crops(crops):
     return np.concatenate([np.stack(real[:_REAL_CROPS]), proof_crops(crops.size).astype(np.float32) / 255])
 
 
-def _counted(graph, weights, options):
+def _counted(graph: dict[str, Any], weights: dict[str, np.ndarray], options: PruneOptions) -> dict[str, Any]:
     kernels = prunable(graph)
     counted = zeros(weights, kernels)
     if options.two_of_four:
@@ -151,7 +161,7 @@ def _counted(graph, weights, options):
     return counted
 
 
-def _card(record, options):
+def _card(record: WeightRecord, options: PruneOptions) -> dict[str, Any]:
     """Fields of the model card that differ from a training's."""
     how = "two of four" if options.two_of_four else f"{options.sparsity:g} ({options.schedule})"
     return {
@@ -258,7 +268,7 @@ def compare_pruned(dense: keras.Model, crops: CropSet, run: RunFolder) -> dict:
     rows, before = score(dense, crops)
     _, after = score(load(*locate(run.path)), crops)
     return {
-        "proof": run.result["proof"],
+        "proof": run.result["proof"],  # type: ignore[index]
         "zeros": zeros(read_safetensors(run.path / WEIGHTS), prunable(describe(dense))),
         "sizes": _sizes(dense, run.path / WEIGHTS),
         "auc": compare(score_rows(rows, before), score_rows(rows, after), cluster="source"),
@@ -268,7 +278,7 @@ def compare_pruned(dense: keras.Model, crops: CropSet, run: RunFolder) -> dict:
     }
 
 
-def _sizes(dense, pruned):
+def _sizes(dense: Path, pruned: Path) -> dict[str, Any]:
     # The source's own file may have another layout.
     with tempfile.TemporaryDirectory() as folder:
         save_weights(dense, Path(folder) / WEIGHTS)

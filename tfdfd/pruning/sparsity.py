@@ -6,6 +6,7 @@ import gzip
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class PruneOptions:
     schedule: str = POLYNOMIAL
     two_of_four: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1:
             raise ValueError(f"sparsity must be a share of zeros above 0 and below 1; received {self.sparsity}.")
         if self.schedule not in (POLYNOMIAL, CONSTANT):
@@ -114,11 +115,11 @@ def sizes(path: str | os.PathLike) -> dict:
     return {"bytes": len(data), "gzip_bytes": len(gzip.compress(data, 9, mtime=0))}
 
 
-def _counted(count, values):
+def _counted(count: int, values: int) -> dict[str, Any]:
     return {"share": count / values, "zeros": count, "values": values}
 
 
-def _has_pattern(kernel):
+def _has_pattern(kernel: np.ndarray) -> bool:
     count, length = TWO_OF_FOUR
     channels = np.moveaxis(kernel, -2, -1)  # (..., outputs, inputs)
     filled = np.pad(channels, [(0, 0)] * (channels.ndim - 1) + [(0, -channels.shape[-1] % length)])

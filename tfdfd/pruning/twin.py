@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
@@ -35,12 +37,12 @@ _sparsity = tfmot.sparsity.keras
 class SRM(tf_keras.layers.Layer):
     """`tfdfd.models.srm.SRM` in TensorFlow operations, for batches."""
 
-    def __init__(self, kernels, combine, truncate, **kwargs):
+    def __init__(self, kernels: np.ndarray, combine: Any, truncate: float | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._bank = np.stack([np.array(WHOLE[name], np.float32) / DIVISORS[name] for name in kernels], axis=-1)
         self._sums, self._truncate = combine == "sum", truncate
 
-    def call(self, image):
+    def call(self, image: Any) -> tf.Tensor:
         if self._sums:
             image = tf.reduce_sum(image, axis=-1, keepdims=True)
         bank = np.repeat(self._bank[:, :, None, :], image.shape[-1], axis=2)
@@ -49,7 +51,7 @@ class SRM(tf_keras.layers.Layer):
         return residual if self._truncate is None else tf.clip_by_value(residual, -self._truncate, self._truncate)
 
 
-def _hard_sigmoid(x):
+def _hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
     # That of tf_keras is Keras 2's, with another slope.
     return tf.nn.relu6(x + 3) / 6
 
@@ -78,7 +80,7 @@ class Twin:
         proof: image -> `features` and `fake_probability`.
     """
 
-    def __init__(self, graph: dict, wrap=lambda layer, kind: layer):
+    def __init__(self, graph: dict, wrap: Callable[[Any, str], Any] = lambda layer, kind: layer) -> None:
         self._graph = graph
         self.layers = {path: _layer(path, spec) for path, spec in graph["layers"].items()}
         called = {path: wrap(layer, graph["layers"][path]["class"]) for path, layer in self.layers.items()}
@@ -91,7 +93,7 @@ class Twin:
         self.model = tf_keras.Model(image, outputs["fake_probability"])
         self.proof = tf_keras.Model(image, outputs)
 
-    def _variables(self):
+    def _variables(self) -> Iterator[tuple[str, Any]]:
         for path, spec in self._graph["layers"].items():
             names = _WEIGHTS.get(spec["class"], {})
             for weight, name in spec["weights"].items():
@@ -110,7 +112,7 @@ class Twin:
         return {name: variable.numpy() for name, variable in self._variables()}
 
 
-def _layer(path, spec):
+def _layer(path: str, spec: dict[str, Any]) -> Any:
     settings = dict(spec["settings"])
     if "activation" in settings:
         settings["activation"] = ACTIVATIONS[settings["activation"]]
@@ -197,7 +199,7 @@ def prune(graph: dict, weights: dict[str, np.ndarray], job: dict, folder: Path, 
     return _stripped(twin, graph)
 
 
-def _wrapped(layer, kind, options, masks):
+def _wrapped(layer: Any, kind: str, options: PruneOptions, masks: Any) -> Any:
     if kind not in PRUNABLE:
         return layer
     last = -1 if masks.last is None else masks.last
@@ -212,7 +214,7 @@ def _wrapped(layer, kind, options, masks):
     return _sparsity.prune_low_magnitude(layer, schedule)
 
 
-def _stripped(twin, graph):
+def _stripped(twin: Any, graph: dict[str, Any]) -> Twin:
     """A plain twin with the weights that tfmot leaves after stripping its wrappers."""
     left = {layer.name: layer for layer in _sparsity.strip_pruning(twin.model).layers}
     plain = Twin(graph)
@@ -225,29 +227,29 @@ def _stripped(twin, graph):
     return plain
 
 
-def _share_of_zeros(model):
+def _share_of_zeros(model: Any) -> float:
     kernels = [weight for layer in model.layers for weight, _, _ in getattr(layer, "pruning_vars", ())]
     return float(sum((kernel.numpy() == 0).sum() for kernel in kernels) / sum(math.prod(k.shape) for k in kernels))
 
 
-def _is_best(progress, row, monitor):
+def _is_best(progress: dict[str, Any], row: dict[str, Any], monitor: str) -> bool:
     return progress["best"] is None or is_better(row, progress["history"][progress["best"]], monitor)
 
 
-def _is_over(progress, recipe):
+def _is_over(progress: dict[str, Any], recipe: Recipe) -> bool:
     if recipe.patience is None or progress["best"] is None:
         return False
     return len(progress["history"]) - 1 - progress["best"] >= recipe.patience
 
 
-def _best(folder, epoch):
+def _best(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch}.safetensors"
 
 
 class _State:
     """State for resuming: weights, masks, their step, the optimizer's moments, and generators of dropout."""
 
-    def __init__(self, model, path):
+    def __init__(self, model: Any, path: Path) -> None:
         self._model, self._path = model, path
 
     def save(self, progress: dict) -> None:
@@ -262,7 +264,7 @@ class _State:
                 variable.assign(file.get_tensor(f"{number:05}"))
             return json.loads(file.metadata()["place"])
 
-    def _variables(self):
+    def _variables(self) -> list:
         # `weights` of tfmot's wrapper includes those of the inner layer.
         draws = [
             layer._random_generator._generator.state
@@ -276,13 +278,13 @@ class _State:
 class _Watch(tf_keras.callbacks.Callback):
     """Reports each step, and stops at a loss that is not finite."""
 
-    def __init__(self, channel, epoch, epochs, steps):
+    def __init__(self, channel: Channel, epoch: int, epochs: int, steps: int) -> None:
         super().__init__()
         self._channel = channel
         self._position = {"epoch": epoch, "epochs": epochs, "steps": steps}
 
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float(logs["loss"])
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float(logs["loss"])  # type: ignore[index]
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {batch + 1} in epoch {self._position['epoch']}. Lower "

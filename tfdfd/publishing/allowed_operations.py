@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -63,7 +64,7 @@ def check_operations(folder: str | os.PathLike) -> None:
     _check_graph(folder, meta)
 
 
-def _check_files(folder):
+def _check_files(folder: Path) -> None:
     for name in ("saved_model.pbtxt", "saved_model.cpb"):
         if os.path.lexists(folder / name):
             raise ForbiddenOperation(f"{folder} holds {name}, which may be read instead of saved_model.pb.")
@@ -74,7 +75,7 @@ def _check_files(folder):
             raise ForbiddenOperation(f"{folder / name} is a link; a SavedModel is one folder of plain files.")
 
 
-def _read(path):
+def _read(path: Path) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     size = path.stat().st_size
@@ -88,7 +89,7 @@ def _read(path):
     return read
 
 
-def _check_objects(folder, meta):
+def _check_objects(folder: Path, meta: Any) -> None:
     if meta.asset_file_def:
         raise ForbiddenOperation(f"{folder} reads files besides its variables (assets).")
     for node in meta.object_graph_def.nodes:
@@ -100,7 +101,7 @@ def _check_objects(folder, meta):
             raise ForbiddenOperation(f"{folder} holds an object that is restored by a function of its own.")
 
 
-def _check_graph(folder, meta):
+def _check_graph(folder: Path, meta: Any) -> None:
     functions = {function.signature.name: function for function in meta.graph_def.library.function}
     names = [
         *(one.signature.name for one in meta.graph_def.library.function),
@@ -132,7 +133,7 @@ class _Saver(NamedTuple):
     allowed: frozenset
 
 
-def _savers(meta, functions):
+def _savers(meta: Any, functions: Any) -> Any:
     """The two nodes by which TensorFlow saves and restores variables, as the SavedModel names them."""
     nodes = {node.name: node for node in meta.graph_def.node}
     named = ((meta.saver_def.save_tensor_name, _SAVE), (meta.saver_def.restore_op_name, _RESTORE))
@@ -140,11 +141,11 @@ def _savers(meta, functions):
     for name, allowed in ((_node_of(name), allowed) for name, allowed in named):
         called = nodes[name].attr["f"].func.name if name in nodes else None
         if called in functions:
-            savers.append(_Saver(name, called, allowed))
+            savers.append(_Saver(name, called, allowed))  # type: ignore[arg-type]
     return savers
 
 
-def _check_savers(folder, meta, functions, savers):
+def _check_savers(folder: Path, meta: Any, functions: Any, savers: Any) -> None:
     """Checks that savers use the loader's file name, and that only the loader can run them."""
     names = {saver.node for saver in savers}
     file_name = _node_of(meta.saver_def.filename_tensor_name)
@@ -173,11 +174,11 @@ def _check_savers(folder, meta, functions, savers):
                 raise ForbiddenOperation(f"{folder}: {node.name} restores from another file than the loader's.")
 
 
-def _node_of(tensor):
+def _node_of(tensor: str) -> str:
     return tensor.removeprefix("^").partition(":")[0]
 
 
-def _called(node):
+def _called(node: Any) -> Iterator[str]:
     for value in node.attr.values():
         if value.HasField("func"):
             yield value.func.name

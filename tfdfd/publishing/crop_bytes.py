@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfdfd.publishing import MAX_PIXELS
@@ -40,20 +42,20 @@ def decode_crops(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.cast(pixels, tf.float32) / 255.0
 
 
-def _resized(image, size):
+def _resized(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     is_right = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
     resized = tf.cond(is_right, lambda: image, lambda: tf.cast(resize_levels(image[None], size)[0], tf.uint8))
     return tf.ensure_shape(resized, (*size, 3))
 
 
-def _decode(data):
+def _decode(data: tf.Tensor) -> tf.Tensor:
     # The first bytes decide: TensorFlow's decoder of one format accepts the others, too.
     head = tf.strings.join([tf.strings.substr(data, 0, _HEAD), "\0" * _HEAD])
     is_jpeg = tf.strings.substr(head, 0, len(_JPEG)) == _JPEG
     return tf.cond(is_jpeg, lambda: _decode_jpeg(data), lambda: _decode_png(data, head))
 
 
-def _decode_jpeg(data):
+def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
     height, width, channels = tf.unstack(tf.image.extract_jpeg_shape(data))
     # OpenCV and TensorFlow convert CMYK to different colors.
     rgb = tf.debugging.Assert(channels <= 3, ["image_bytes holds a CMYK picture; expected RGB or gray"])
@@ -63,7 +65,7 @@ def _decode_jpeg(data):
     return upright(tf.image.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), data, b"Exif\0\0")
 
 
-def _decode_png(data, head):
+def _decode_png(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     # The header is the first chunk: its length and name, then width and height.
     known = tf.debugging.Assert(
         (tf.strings.substr(head, 0, len(_PNG)) == _PNG) & (tf.strings.substr(head, 12, 4) == b"IHDR"),
@@ -76,7 +78,7 @@ def _decode_png(data, head):
     return upright(tf.image.decode_png(data, channels=3), data, b"eXIf")
 
 
-def _small_enough(height, width):
+def _small_enough(height: tf.Tensor, width: tf.Tensor) -> Any:
     # Checked in the header, before the picture is decoded.
     height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
     return tf.debugging.Assert(
@@ -105,11 +107,11 @@ def upright(image: tf.Tensor, data: tf.Tensor, mark: bytes) -> tf.Tensor:
     return tf.cond(has_exif, lambda: _turned(image, _orientation(head, mark)), lambda: image)
 
 
-def _escaped(mark):
+def _escaped(mark: bytes) -> str:
     return "".join(rf"\x{byte:02x}" for byte in mark)
 
 
-def _orientation(head, mark):
+def _orientation(head: tf.Tensor, mark: bytes) -> tf.Tensor:
     """EXIF orientation, 1 to 8; 1 (upright) if it is absent or invalid."""
     content = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
     count = tf.size(content) - len(mark)
@@ -118,7 +120,7 @@ def _orientation(head, mark):
     exif = tf.concat([content[begin:], tf.zeros(16, tf.int32)], 0)
     little = exif[0] == _LITTLE
 
-    def number(parts):
+    def number(parts: tf.Tensor) -> tf.Tensor:
         """Of the bytes along the last axis."""
         parts = tf.cond(little, lambda: tf.reverse(parts, [-1]), lambda: parts)
         return tf.reduce_sum(parts * [1 << 8 * i for i in reversed(range(parts.shape[-1]))], axis=-1)
@@ -132,7 +134,7 @@ def _orientation(head, mark):
     return tf.where(value <= 8, value, 1)
 
 
-def _turned(image, orientation):
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     for axis, orientations in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))):
         is_mirrored = tf.reduce_any(orientation == tf.constant(orientations))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -23,6 +25,9 @@ from tfdfd.publishing.formats import FORMATS, Expected
 from tfdfd.runtime.equality import BOUNDS, PROOF_CROPS, in_batches, proof_crops
 from tfdfd.version import __version__
 from tfdfd.weights.store import CARD, locate
+
+if TYPE_CHECKING:
+    from tfdfd.weights.records import WeightRecord
 
 SCHEMA = 1
 
@@ -65,7 +70,7 @@ def export(
         card = _card(record, format, facts, expected, partial)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         # Synced before the rename, so it is complete even after a power cut.
-        for path, _, _ in os.walk(partial, topdown=False):
+        for path, _, _ in os.walk(partial, topdown=False):  # type: ignore[assignment]
             sync_folder(path)
         os.replace(partial, folder)
     except BaseException:
@@ -77,8 +82,8 @@ def export(
     return card
 
 
-def _expected(model, crops):
-    def both(crops):
+def _expected(model: keras.Model, crops: np.ndarray) -> Expected:
+    def both(crops: np.ndarray) -> np.ndarray:
         scores, features = outputs(crops / np.float32(255), training=False)
         return np.concatenate([np.asarray(scores), np.asarray(features)], axis=1)
 
@@ -87,7 +92,7 @@ def _expected(model, crops):
     return Expected(crops, answers[:, :1], answers[:, 1:])
 
 
-def _card(record, format, facts, expected, folder):
+def _card(record: WeightRecord, format: str, facts: dict[str, Any], expected: Expected, folder: Path) -> dict[str, Any]:
     """The model card: facts of the weights and of the exported files."""
     of_weights = {name: getattr(record, name) for name in ("file", "sha256", "bytes", "layout")}
     known = {name: value for name, value in record.card.items() if name not in of_weights}
@@ -113,7 +118,7 @@ def _card(record, format, facts, expected, folder):
     }
 
 
-def _clear(folder):
+def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -144,7 +149,7 @@ def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray
     return np.stack(crops)
 
 
-def _bundled_faces(size):
+def _bundled_faces(size: int) -> Iterator[np.ndarray]:
     detector = build_detector("haar")
     for clip in CLIPS:
         found = extract_faces(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
@@ -79,14 +79,14 @@ def write_savedmodel(model: keras.Model, folder: Path, expected: Expected) -> di
     write_warm_up(folder, expected.crops)
     loaded, of_features = tf.saved_model.load(str(folder)), tf.saved_model.load(str(vectors))
 
-    def answer(signature, output, **given):
+    def answer(signature: str, output: str, **given: Any) -> Any:
         return loaded.signatures[signature](**{name: tf.constant(value) for name, value in given.items()})[output]
 
-    def encoded(crops):
+    def encoded(crops: np.ndarray) -> list[bytes]:
         return [tf.io.encode_png(crop).numpy() for crop in crops]
 
     score = "fake_probability"
-    asked = {
+    asked: dict[str, Any] = {
         score: (lambda crops: loaded(_unit(crops)), expected.scores),
         "serving_default": (lambda crops: answer("serving_default", score, image=_unit(crops)), expected.scores),
         "image_bytes": (lambda crops: answer("image_bytes", score, image_bytes=encoded(crops)), expected.scores),
@@ -159,13 +159,13 @@ def write_openvino(model: keras.Model, folder: Path, expected: Expected) -> dict
         raise ValueError(_needs("OpenVINO", "openvino"))
     for suffix, part in zip((".xml", ".bin"), convert(model), strict=True):
         (folder / f"model{suffix}").write_bytes(part)
-    network = OpenvinoNetwork(model.name, *((folder / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")))
+    network = OpenvinoNetwork(model.name, *((folder / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")))  # type: ignore[arg-type]
     return _facts(
         model, _BYTES, "the OpenVINO model", expected, lambda crops: network(np.ascontiguousarray(crops))[:, None]
     )
 
 
-def _name_output(path):
+def _name_output(path: str) -> None:
     """Restores the name of the output, which Keras's export to ONNX loses."""
     import onnx
 
@@ -180,7 +180,7 @@ def _name_output(path):
     onnx.save(written, path)
 
 
-def _refusing(model):
+def _refusing(model: keras.Model) -> keras.Model:
     """The network with NaN for pixels outside [0, 1]."""
     import keras
 
@@ -189,7 +189,7 @@ def _refusing(model):
     return keras.Model(model.input, nan_where_invalid(model.output, model.input), name=model.name)
 
 
-def _resized(crops, share):
+def _resized(crops: np.ndarray, share: tuple[float, float]) -> np.ndarray:
     import numpy as np
 
     rows, columns = (np.arange(round(part * side)) * side // round(part * side)
@@ -197,11 +197,13 @@ def _resized(crops, share):
     return crops[:, rows][:, :, columns]
 
 
-def _unit(crops):
+def _unit(crops: np.ndarray) -> np.ndarray:
     return crops.astype("float32") / 255
 
 
-def _facts(model, pixels, what, expected, score):
+def _facts(
+    model: keras.Model, pixels: dict[str, Any], what: str, expected: Expected, score: Callable[[np.ndarray], Any]
+) -> dict[str, Any]:
     return {
         "inputs": {"image": pixels | {"shape": [None, *model.input_shape[1:]]}},
         "outputs": {"fake_probability": _SCORE},
@@ -209,7 +211,7 @@ def _facts(model, pixels, what, expected, score):
     }
 
 
-def _differences(what, asked, crops):
+def _differences(what: str, asked: dict[str, Any], crops: np.ndarray) -> dict[str, float]:
     from tfdfd.runtime.equality import NotProved, check_equal, in_batches
 
     try:
@@ -221,12 +223,12 @@ def _differences(what, asked, crops):
         raise ValueError(f"{error} Give crops that the model tells apart (--data SET), or train it.") from error
 
 
-def _library(name, what):
+def _library(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(_needs(what, name.split(".")[0])) from error
 
 
-def _needs(what, library):
+def _needs(what: str, library: str) -> str:
     return f"exporting to {what} needs {library}: pip install '{EXTRA}'."

@@ -5,6 +5,9 @@ The operations are those of Keras, so SavedModels and `tfdfd.HubLayer` behave th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -16,7 +19,7 @@ _LEVELS = 255
 _BITS = 11
 
 
-def resize_images(images, size: tuple[int, int]):
+def resize_images(images: Any, size: tuple[int, int]) -> Any:
     """Float images `(batch, h, w, 3)` in [0, 1] of any height and width -> `(batch, height, width, 3)`.
 
     As `tfdfd.faces.crop.resize_crop`, which resizes bytes: pixels are rounded to 255 levels first, and the levels of
@@ -27,7 +30,7 @@ def resize_images(images, size: tuple[int, int]):
         size: `(height, width)` of the result.
     """
 
-    def resized():
+    def resized() -> Any:
         return resize_levels(images, size) / _LEVELS
 
     sides = _sides(images, size)
@@ -37,7 +40,7 @@ def resize_images(images, size: tuple[int, int]):
     return ops.reshape(ops.cond(is_right, lambda: images, resized), (-1, *size, 3))
 
 
-def resize_levels(images, size: tuple[int, int]):
+def resize_levels(images: Any, size: tuple[int, int]) -> Any:
     """Images `(batch, h, w, 3)`, uint8 or float in [0, 1] -> whole numbers from 0 to 255, float32 `(batch, height,
     width, 3)`.
 
@@ -53,7 +56,7 @@ def resize_levels(images, size: tuple[int, int]):
     return ops.reshape(resized, (-1, *size, 3))
 
 
-def nan_where_invalid(answers, images):
+def nan_where_invalid(answers: Any, images: Any) -> Any:
     """Answers `(batch, n)`, with NaN for each image that holds NaN, infinity or a pixel outside [-0.05, 1.05].
 
     Such pixels have another scale or are damaged, so no answer for them is a probability.
@@ -66,7 +69,7 @@ def nan_where_invalid(answers, images):
     return ops.where(is_valid[:, None], answers, np.float32("nan"))
 
 
-def _sides(images, size):
+def _sides(images: Any, size: tuple[int, int]) -> list[tuple[Any, int]]:
     """Given and wanted number of pixels of height and width; the given one has 64 bits if known only at run time."""
     counts = ops.shape(images)[1:3]
     return [
@@ -75,27 +78,27 @@ def _sides(images, size):
     ]
 
 
-def _are_known(sides):
+def _are_known(sides: Any) -> bool:
     return all(isinstance(count, int) for count, _ in sides)
 
 
-def _levels(lines):
+def _levels(lines: Any) -> Any:
     """Pixel levels of some lines; those of the whole image would take several times its memory."""
     if keras.backend.standardize_dtype(lines.dtype) == "uint8":
         return ops.cast(lines, "float32")
     return ops.clip(_straight_through(ops.round, lines * _LEVELS), 0, _LEVELS)
 
 
-def _straight_through(function, values):
+def _straight_through(function: Callable[[Any], Any], values: Any) -> Any:
     """`function(values)` with the gradient of the identity; exact for values and results this close together."""
     return values + ops.stop_gradient(function(values) - values)
 
 
-def _floor(values):
+def _floor(values: Any) -> Any:
     return _straight_through(ops.floor, values)
 
 
-def _bilinear(images, sides):
+def _bilinear(images: Any, sides: Any) -> Any:
     (height, wanted_height), (width, wanted_width) = sides
     top, below = _places(height, wanted_height)
     left, beside = _places(width, wanted_width)
@@ -104,7 +107,7 @@ def _bilinear(images, sides):
     beside = beside * ops.cast(is_inside, "float32")
     columns = [(_clipped(left + k, width), _coefficients(part)) for k, part in enumerate((1 - beside, beside))]
 
-    def rows(k, share):
+    def rows(k: int, share: Any) -> Any:
         lines = _levels(ops.take(images, _clipped(top + k, height), axis=1))
         across = [ops.take(lines, index, axis=2) * part[:, None] for index, part in columns]
         # OpenCV computes in integers and drops 4 bits of a row, 16 of its product with a coefficient. The product is
@@ -116,22 +119,22 @@ def _bilinear(images, sides):
     return ops.clip(_floor((rows(0, 1 - below) + rows(1, below) + 2) / 4), 0, _LEVELS)
 
 
-def _places(count, wanted):
+def _places(count: Any, wanted: int) -> tuple[Any, Any]:
     """For each of `wanted` pixels, the preceding one among `count` and the offset from it, in [0, 1)."""
     position = ops.cast(((2 * _whole(wanted, count) + 1) * count - wanted) / (2 * wanted), "float32")
     before = ops.floor(position)
     return ops.cast(before, "int32"), position - before
 
 
-def _clipped(places, count):
+def _clipped(places: Any, count: Any) -> Any:
     return ops.minimum(ops.maximum(places, 0), ops.cast(count - 1, "int32"))
 
 
-def _coefficients(shares):
+def _coefficients(shares: Any) -> Any:
     return ops.round(shares * (1 << _BITS))
 
 
-def _by_area(images, sides):
+def _by_area(images: Any, sides: Any) -> Any:
     (height, wanted_height), (width, wanted_width) = sides
     means = _sums(_sums(images, 1, height, wanted_height, _levels), 2, width, wanted_width)
     means = means * ops.cast(wanted_height * wanted_width / (height * width), "float32")
@@ -142,7 +145,7 @@ def _by_area(images, sides):
     return is_half * _floor(means + 0.5) + (1 - is_half) * _straight_through(ops.round, means)
 
 
-def _sums(images, axis, count, wanted, read=lambda lines: lines):
+def _sums(images: Any, axis: int, count: Any, wanted: int, read: Callable[[Any], Any] = lambda lines: lines) -> Any:
     """Sums along an axis of the pixels that each of `wanted` pixels covers; the first and last count in part."""
     begin = _whole(wanted, count) * count  # in parts of a pixel
     taps = (count - 1) // wanted + 2
@@ -152,7 +155,7 @@ def _sums(images, axis, count, wanted, read=lambda lines: lines):
     shares = ops.cast(maximum(covered, 0) / wanted, "float32")
     places = ops.cast(minimum(pixels, count - 1), "int32")
 
-    def add(tap, total):
+    def add(tap: Any, total: Any) -> Any:
         lines = read(ops.take(images, places[tap], axis=axis))
         return total + lines * ops.reshape(shares[tap], (-1, *[1] * (3 - axis)))
 
@@ -160,6 +163,6 @@ def _sums(images, axis, count, wanted, read=lambda lines: lines):
     return ops.fori_loop(1, ops.cast(taps, "int32"), add, add(0, ops.zeros((), "float32")))
 
 
-def _whole(count, like):
+def _whole(count: Any, like: Any) -> Any:
     """0 to `count` - 1 in 64 bits; in NumPy if the size `like` is known before the graph runs, else in the backend."""
     return np.arange(count) if isinstance(like, int) else ops.arange(count, dtype="int64")

@@ -6,7 +6,9 @@ The SavedModels of Keras's `model.export` are neither callable nor trainable aft
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +22,7 @@ IMAGE, IMAGE_BYTES = "image", "image_bytes"
 FEATURES, FAKE_PROBABILITY = "features", "fake_probability"
 
 
-def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -> None:
+def write_saved_model(model: keras.Model, folder: str | os.PathLike, any_size: bool = True) -> None:
     """Writes a classification network: `__call__(image, training=False)` and three signatures.
 
     Images are RGB float32 `(batch, height, width, 3)` in [0, 1], of any size; the graph resizes them as `tfdfd detect`
@@ -44,23 +46,23 @@ def write_saved_model(model, folder: str | os.PathLike, any_size: bool = True) -
     root, image, size = published.root(), published.image, model.input_shape[1:3]
 
     @tf.function(input_signature=[image])
-    def serving_default(image):
+    def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {FAKE_PROBABILITY: root.__call__(image)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
-    def image_bytes(image_bytes):
+    def image_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         # Decoded pixels need no check.
         return {FAKE_PROBABILITY: published.network(decode_crops(image_bytes, size))}
 
     @tf.function(input_signature=[image])
-    def of_features(image):
+    def of_features(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {FEATURES: published.answers(features, image)}
 
     signatures = {"serving_default": serving_default, "image_bytes": image_bytes, "features": of_features}
     _save(root, folder, signatures)
 
 
-def write_feature_vector(model, folder: str | os.PathLike) -> None:
+def write_feature_vector(model: keras.Model, folder: str | os.PathLike) -> None:
     """Writes the network up to its layer `features`: `__call__(image, training=False)` gives `(batch, n)` float32.
 
     Its one signature is `serving_default` (`image` -> `features`). Images are as for `write_saved_model`.
@@ -72,13 +74,13 @@ def write_feature_vector(model, folder: str | os.PathLike) -> None:
     root = published.root()
 
     @tf.function(input_signature=[published.image])
-    def serving_default(image):
+    def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {FEATURES: root.__call__(image)}
 
     _save(root, folder, {"serving_default": serving_default})
 
 
-def _save(root, folder, signatures):
+def _save(root: Any, folder: str | os.PathLike, signatures: dict[str, Any]) -> None:
     tf.saved_model.save(root, os.fspath(folder), signatures=signatures)
     # An empty folder does not survive every way of copying.
     os.rmdir(os.path.join(folder, "assets"))
@@ -87,7 +89,7 @@ def _save(root, folder, signatures):
 class _Published:
     """A network in functions that signatures share, so the file has its graph once."""
 
-    def __init__(self, model, any_size=True):
+    def __init__(self, model: keras.Model, any_size: bool = True) -> None:
         shape = model.input_shape
         if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
             raise ValueError(f"{model.name} takes {shape}; only networks for images of one size can be published.")
@@ -96,31 +98,31 @@ class _Published:
         self._model, self._any_size = model, any_size
 
         @tf.function(input_signature=[of_its_size])
-        def network(image):
+        def network(image: tf.Tensor) -> tf.Tensor:
             return model(image, training=False)
 
         @tf.function(input_signature=[self.image])
-        def resize(image):
+        def resize(image: tf.Tensor) -> tf.Tensor:
             return resize_images(image, shape[1:3])
 
         self.network, self._resize = network, resize
 
-    def answers(self, network, image, training=False):
+    def answers(self, network: Callable[..., Any], image: tf.Tensor, training: Any = False) -> tf.Tensor:
         """Answers of `network`, with resizing and checks of the images."""
         if not self._any_size:
             return network(image, training=training)
         answers = network(self._resize(image), training=training)
         return answers if training else nan_where_invalid(answers, image)
 
-    def root(self):
+    def root(self) -> Any:
         """The loaded object: everything a reusable SavedModel has, without Keras."""
         model = self._model
 
-        def network(image, training):
+        def network(image: tf.Tensor, training: Any) -> tf.Tensor:
             return model(image, training=True) if training else self.network(image)
 
         @tf.function
-        def call(image, training=False):
+        def call(image: tf.Tensor, training: Any = False) -> tf.Tensor:
             return self.answers(network, image, training)
 
         for training in (False, True):
@@ -135,12 +137,12 @@ class _Published:
         return root
 
 
-def _penalty(variable):
+def _penalty(variable: Any) -> Any:
     """The regularization loss of a variable as a function without arguments."""
     return tf.function(lambda: variable.regularizer(variable.value), input_signature=[])
 
 
-def _part(model, name):
+def _part(model: keras.Model, name: str) -> keras.Model:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"a SavedModel needs TensorFlow, but Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow."

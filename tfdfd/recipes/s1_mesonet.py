@@ -7,10 +7,12 @@ the lowest rate and the number of epochs: planned over 30 epochs, of which 10 ar
 leaves Adam's steps as they are.
 """
 
+from typing import Any
+
 from tfdfd.training.recipe import Recipe
 
 _SOURCE = "S1, section 4, tables 4 to 7 and figures 5 and 6"
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "source": _SOURCE,
     "augment": "s1",
     "optimizer": "adam",

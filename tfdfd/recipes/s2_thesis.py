@@ -17,19 +17,21 @@ the scaled loss, over 14 epochs.
 The data are FaceForensics++ c23 with DeepFakeDetection and the official split.
 """
 
+from typing import Any
+
 from tfdfd.training.recipe import Recipe
 
 _TRANSFER_NETWORKS = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 # The last of ten blocks; "thesis" ends with the ninth.
 _FROZEN = {"efficientnet_b5": "block3b_add"}
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "order": "various",
     "augment": "s2",
     "monitor": "val_video_balanced_accuracy",
     "val_frames": 7,
     "radam_threshold": 5.0,
 }
-_RESEPTION = _COMMON | {
+_RESEPTION: dict[str, Any] = _COMMON | {
     "batch_size": 24,
     "optimizer": "radam",
     "learning_rate": 1e-3,
@@ -37,7 +39,7 @@ _RESEPTION = _COMMON | {
     "loss_scale": True,
     "gradient_flow": True,
 }
-_SGDM = _RESEPTION | {"optimizer": "sgdm", "learning_rate": 1e-2, "schedule": "decay", "epochs": 14}
+_SGDM: dict[str, Any] = _RESEPTION | {"optimizer": "sgdm", "learning_rate": 1e-2, "schedule": "decay", "epochs": 14}
 
 RECIPES = [
     *(

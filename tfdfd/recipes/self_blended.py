@@ -5,6 +5,8 @@ FaceForensics++'s real faces reaches 0.93 video AUC on Celeb-DF v2 and 0.72 on D
 ours, for few faces and few cores; each real crop and its fake are in one batch.
 """
 
+from typing import Any
+
 from tfdfd.models import MODELS
 from tfdfd.training.recipe import BLENDED, Recipe
 
@@ -16,13 +18,13 @@ _CLIP = "clip_vit_b16"
 MEMBERS_ONLY = ("best_ensemble",)
 
 
-def _arguments(network):
+def _arguments(network: str) -> dict[str, Any]:
     """Returns the builder's arguments. ImageNet features do not detect blending, so all layers are trained."""
     trained = (*_TRANSFER, *_NOISE, *(f"srm_{name}" for name in _NOISE), "mobilenet_v1")
     return ({"freeze": "none"} if network in trained else {}) | ({"alpha": 0.5} if network == "mobilenet_v1" else {})
 
 
-def _weights(network):
+def _weights(network: str) -> str | None:
     """Returns the initial weights. CLIP's need `weights=clip:PATH`; without it, the error names the file."""
     return "clip" if network == _CLIP else "imagenet" if MODELS[network].imagenet else None
 

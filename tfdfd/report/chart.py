@@ -7,7 +7,7 @@ them as SVG at any width with text of constant size. This module is independent 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 # Outlines around (0, 0), about 9 px across, that distinguish tracks without color.
@@ -54,7 +54,7 @@ def time_chart(
     end = max(times[-1], duration_s or 0.0)
     longest_step = GAP * median(later - earlier for earlier, later in zip(times, times[1:], strict=False))
 
-    def x_of(time_s):
+    def x_of(time_s: float) -> float:
         return _rounded(100 * (time_s - start) / (end - start))
 
     series = []
@@ -117,8 +117,8 @@ def ticks(start: float, end: float) -> list[float]:
     return [_rounded(tick * step, 9) for tick in range(first, last + 1)]
 
 
-def _lines(points, longest_step):
-    stretches = []
+def _lines(points: Sequence[Mapping[str, float]], longest_step: float) -> list[str]:
+    stretches: list[list[Mapping[str, float]]] = []
     for point in points:
         if not stretches or point["time_s"] - stretches[-1][-1]["time_s"] > longest_step:
             stretches.append([])
@@ -126,12 +126,12 @@ def _lines(points, longest_step):
     return [" ".join(f"{p['x']:g},{p['y']:g}" for p in stretch) for stretch in stretches if len(stretch) > 1]
 
 
-def _checked_time(time_s):
+def _checked_time(time_s: float) -> float:
     if not math.isfinite(time_s):
         raise ValueError(f"the time of a frame must be finite, in seconds; received {time_s!r}.")
     return time_s
 
 
-def _rounded(number, digits=2):
+def _rounded(number: float, digits: int = 2) -> float:
     """Few digits keep the page small; adding 0.0 turns -0.0 into 0.0."""
     return round(float(number), digits) + 0.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tfdfd.detect.results import VERDICTS, Detection, printable_path
+from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report import chart
@@ -154,7 +155,7 @@ def write_report(
     write_atomically(path, render_report(detections, model, settings=settings))
 
 
-def _lines_of(detection, lines):
+def _lines_of(detection: Detection, lines: tuple) -> tuple:
     """Threshold and band of one input, which depend on its faces; the model's if it has none."""
     if detection.threshold is None:
         return lines
@@ -162,7 +163,7 @@ def _lines_of(detection, lines):
     return _checked_threshold(detection.threshold), None if band is None else _checked_band(band)
 
 
-def _summary(number, detection, lines):
+def _summary(number: int, detection: Detection, lines: tuple) -> dict[str, Any]:
     scored = detection.status == "ok"
     message = detection.message or ""
     judged = detection.faces_judged
@@ -180,9 +181,9 @@ def _summary(number, detection, lines):
         "lines": lines,
         "threshold": lines[0],
         "band": lines[1],
-        "correction": CORRECTION_TEXT.get(detection.correction),
+        "correction": CORRECTION_TEXT.get(detection.correction),  # type: ignore[arg-type]
         "uncorrected": detection.correction == "given" and judged > 1,
-        "scale": chart.scale(detection.fake_probability, *lines) if scored else None,
+        "scale": chart.scale(detection.fake_probability, *lines) if scored else None,  # type: ignore[arg-type]
         "frames_requested": detection.frames_requested,
         "frames_scored": detection.frames_scored,
         "faces": len(detection.faces),
@@ -193,13 +194,13 @@ def _summary(number, detection, lines):
     }
 
 
-def _details(detection, lines, crops):
+def _details(detection: Detection, lines: tuple, crops: _CropEncoder) -> dict[str, Any]:
     """Content of the section of a scored input; the deciding face with the highest score comes first."""
     worst_first = sorted(detection.faces, key=lambda track: (not track.decides, -track.fake_probability))
     shown = worst_first[:TRACKS_PER_INPUT]
     points = [[(frame.time_s, frame.fake_probability) for frame in track.frames] for track in shown]
     return {
-        "chart": None if detection.kind == "image" else chart.time_chart(points, *lines, detection.duration_s),
+        "chart": None if detection.kind == "image" else chart.time_chart(points, *lines, detection.duration_s),  # type: ignore[call-arg]
         "tracks": [
             {
                 "name": f"Face {track.track + 1}",
@@ -207,7 +208,7 @@ def _details(detection, lines, crops):
                 "marker": marker,
                 "probability": track.fake_probability,
                 "frame_count": len(track.frames),
-                "left_out": None if track.decides else LEFT_OUT_TEXT.get(track.left_out, "left out"),
+                "left_out": None if track.decides else LEFT_OUT_TEXT.get(track.left_out, "left out"),  # type: ignore[arg-type]
                 "scale": chart.scale(track.fake_probability, *lines),
                 "crop_groups": _crop_groups(track, crops),
                 "rows": track.frames[:ROWS_PER_TRACK],
@@ -218,7 +219,7 @@ def _details(detection, lines, crops):
     }
 
 
-def _crop_groups(track, crops):
+def _crop_groups(track: FaceTrack, crops: _CropEncoder) -> dict[str, list]:
     """Crops to show: those with the highest and with the lowest scores."""
     with_crop = sorted(
         (frame for frame in track.frames if frame.crop is not None), key=lambda frame: -frame.fake_probability
@@ -244,11 +245,11 @@ def _crop_groups(track, crops):
 class _CropEncoder:
     """Encodes crops as data URIs until the page's budget of pictures is spent."""
 
-    def __init__(self, budget):
+    def __init__(self, budget: int) -> None:
         self.budget = budget
         self.refused = False
 
-    def encode(self, crop):
+    def encode(self, crop: Any) -> str | None:
         if self.budget == 0:
             self.refused = True
             return None
@@ -256,11 +257,11 @@ class _CropEncoder:
         return data_uri(as_jpeg(crop, CROP_SIZE))
 
 
-def _counts(inputs):
+def _counts(inputs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {verdict: sum(entry["verdict"] == verdict for entry in inputs) for verdict in (*VERDICTS, "none")}
 
 
-def _model_facts(model, lines):
+def _model_facts(model: Mapping[str, Any], lines: tuple) -> dict[str, Any]:
     threshold, band = lines
     values = {
         "Model": model.get("handle"),
@@ -271,7 +272,7 @@ def _model_facts(model, lines):
     return {title: value for title, value in values.items() if value}
 
 
-def _card(card):
+def _card(card: Mapping[str, Any]) -> dict[str, Any]:
     """The known parts of the model card as tables and rows of text."""
     # Fields that the page shows elsewhere are left out.
     card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold", *DETAILS)}
@@ -288,7 +289,7 @@ def _card(card):
     }
 
 
-def _table(rows):
+def _table(rows: object) -> dict[str, Any] | None:
     """A list of objects, or an object of named objects, as headings and rows of text; None for anything else."""
     if isinstance(rows, dict):
         rows = [{"name": name, **row} for name, row in rows.items() if isinstance(row, dict)]
@@ -302,19 +303,19 @@ def _table(rows):
     return {"titles": [_title(key) for key in keys], "rows": [[_cell(row, key) for key in keys] for row in rows]}
 
 
-def _cell(row, key):
+def _cell(row: Mapping[str, Any], key: str) -> str:
     interval = row.get(f"{key}{INTERVAL}")
     if isinstance(interval, list) and len(interval) == 2:
         return f"{_text(row.get(key))} [{_text(interval[0])}, {_text(interval[1])}]"
     return _text(row.get(key))
 
 
-def _title(key):
+def _title(key: str) -> str:
     words = str(key).replace("_", " ").strip()
     return COLUMN_TITLES.get(key) or words[:1].upper() + words[1:]
 
 
-def _text(value):
+def _text(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -331,7 +332,7 @@ def _text(value):
     return str(value)
 
 
-def _checked_threshold(threshold):
+def _checked_threshold(threshold: float | None) -> float | None:
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(
             f"the threshold must be in [0, 1]; received {threshold!r}. Pass the threshold of the verdicts."
@@ -339,7 +340,7 @@ def _checked_threshold(threshold):
     return threshold
 
 
-def _checked_band(band):
+def _checked_band(band: Sequence[float]) -> tuple[float, float]:
     low, high = band
     if not 0 <= low <= high <= 1:
         raise ValueError(

@@ -76,7 +76,7 @@ class Scorer:
         scores = [self._score_batch(crops[i : i + most]) for i in range(0, len(crops), most)]
         return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
-    def _score_batch(self, crops):
+    def _score_batch(self, crops: np.ndarray) -> np.ndarray:
         padding = next(size for size in self._network.batch_sizes if size >= len(crops)) - len(crops)
         if padding:
             padded = np.concatenate([crops, np.zeros((padding, *crops.shape[1:]), np.uint8)])

@@ -76,7 +76,7 @@ def check_same_scores(network: Network, expected: Network) -> None:
     check_equal("its P(fake)", found, np.concatenate([scores[:count] for count in sizes]), "runtime")
 
 
-def _cached_network(record):
+def _cached_network(record: WeightRecord) -> OpenvinoNetwork | None:
     try:
         parts = fetch_conversion(conversion_name(record))
         return OpenvinoNetwork(record.model, *parts) if parts else None
@@ -84,7 +84,7 @@ def _cached_network(record):
         return None
 
 
-def _convert_and_check(record, model):
+def _convert_and_check(record: WeightRecord, model: keras.Model) -> OpenvinoNetwork:
     parts = convert(model)
     network = OpenvinoNetwork(record.model, *parts)
     check_same_scores(network, KerasNetwork(model))
@@ -112,7 +112,7 @@ def conversion_name(record: WeightRecord) -> str:
     return f"{record.model}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}.openvino"
 
 
-def _version(name):
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:  # some builds of TensorFlow have other names
@@ -150,7 +150,7 @@ def store_conversion(name: str, graph: bytes, weights: bytes) -> None:
         pass
 
 
-def _is_ours(status):
+def _is_ours(status: os.stat_result) -> bool:
     # In a folder that others can write, their file could hold a network that calls every face real.
     if not hasattr(os, "geteuid"):
         return True

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +101,7 @@ class OpenvinoNetwork:
         """The same network with `exact=False`, for many calls whose scores are averaged."""
         return OpenvinoNetwork(self.name, *self._parts, exact=False)
 
-    def _prepare(self, count):
+    def _prepare(self, count: int) -> openvino.InferRequest:
         from openvino import Type, properties
 
         graph = self._graph.clone()
@@ -116,12 +117,12 @@ class OpenvinoNetwork:
         return self._core.compile_model(graph, "CPU", settings).create_infer_request()
 
 
-def _parse(graph, weights):
+def _parse(graph: bytes, weights: bytes) -> openvino.Model:
     openvino = import_openvino()
     return openvino.Core().read_model(graph, openvino.Tensor(np.frombuffer(weights, np.uint8)))
 
 
-def _take_bytes(graph):
+def _take_bytes(graph: openvino.Model) -> openvino.Model:
     from openvino import Type
     from openvino.preprocess import PrePostProcessor
 
@@ -131,12 +132,12 @@ def _take_bytes(graph):
     return steps.build()
 
 
-def _read(graph_file):
+def _read(graph_file: str) -> tuple[bytes, bytes]:
     parts = []
     for name in (graph_file, graph_file.removesuffix(".xml") + ".bin"):
         with open(name, "rb") as file:
             parts.append(file.read())
-    return tuple(parts)
+    return tuple(parts)  # type: ignore[return-value]
 
 
 # Graph pass ----------------------------------------------------------------------------------------------------------
@@ -158,12 +159,12 @@ def sink_concatenations(graph: openvino.Model) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def _has_rank_4(node):
+def _has_rank_4(node: openvino.Node) -> bool:
     rank = node.output(0).get_partial_shape().rank
     return rank.is_static and rank.get_length() == 4
 
 
-def _swap_with_consumer(concat):
+def _swap_with_consumer(concat: openvino.Node) -> openvino.Node | None:
     """The concatenation in its new position behind its only consumer; None if it cannot move."""
     consumers = concat.output(0).get_target_inputs()
     if concat.get_attributes()["axis"] not in (CHANNELS, CHANNELS - 4) or len(consumers) != 1:
@@ -185,7 +186,7 @@ def _swap_with_consumer(concat):
     return behind
 
 
-def _scale_branches(consumer, branches):
+def _scale_branches(consumer: openvino.Node, branches: Sequence[openvino.Output]) -> list[openvino.Node] | None:
     from openvino import opset14
 
     constant = next((source.get_node() for source in consumer.input_values() if not source.get_node().inputs()), None)
@@ -200,7 +201,7 @@ def _scale_branches(consumer, branches):
     return [make(branch, opset14.constant(part)) for branch, part in zip(branches, parts, strict=True)]
 
 
-def _pool_branches(consumer, branches):
+def _pool_branches(consumer: openvino.Node, branches: Sequence[openvino.Output]) -> list[openvino.Output] | None:
     from openvino import opset14
 
     # The second output holds the position of each maximum.

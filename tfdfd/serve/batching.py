@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Limits:
     max_bytes: int = 1 << 30
     max_seconds: float = 60.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_batch", "threads", "max_rows", "max_requests", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; received {getattr(self, name)}.")
@@ -68,7 +69,7 @@ class _Request:
     answer: asyncio.Future
     since: float
 
-    def is_wanted(self, now):
+    def is_wanted(self, now: float) -> bool:
         """Whether the client still waits; fails the request if its deadline has passed."""
         if self.answer.done():
             return False
@@ -78,7 +79,7 @@ class _Request:
         return True
 
     @property
-    def kind(self):
+    def kind(self) -> tuple:
         """Requests of the same kind can be concatenated."""
         return tuple(array.shape[1:] for array in self.arrays.values())
 
@@ -110,7 +111,7 @@ class Batcher:
         self.requests = self.bytes = 0
 
     @contextlib.contextmanager
-    def room(self, size: int):
+    def room(self, size: int) -> Iterator[None]:
         """Counts a request and its bytes as accepted within the block.
 
         Raises:
@@ -178,7 +179,7 @@ class Batcher:
         self._ready.clear()
         self._threads.shutdown()
 
-    def _rows(self, signature, arrays):
+    def _rows(self, signature: Signature, arrays: dict[str, np.ndarray]) -> int:
         if not signature.takes_batches:
             return 1
         counts = {name: len(array) for name, array in arrays.items()}
@@ -194,7 +195,7 @@ class Batcher:
             )
         return rows
 
-    def _make_ready(self, queue):
+    def _make_ready(self, queue: _Queue) -> None:
         if queue.timer is not None:
             queue.timer.cancel()
             queue.timer = None
@@ -203,7 +204,7 @@ class Batcher:
             self._ready.append(queue)
         self._start()
 
-    def _start(self):
+    def _start(self) -> None:
         while self._free and self._ready:
             queue = self._ready.popleft()
             batch = self._take(queue)
@@ -215,8 +216,9 @@ class Batcher:
                 self._seen(sum(r.rows for r in batch), len(batch), time.monotonic() - batch[0].since)
                 self._threads.submit(self._work, queue.signature, batch)
 
-    def _take(self, queue):
+    def _take(self, queue: _Queue) -> list[_Request]:
         """The next requests for one call: of one kind, up to the row limit."""
+        batch: list[_Request]
         batch, rows, now = [], 0, time.monotonic()
         most = self.limits.max_batch if queue.signature.takes_batches else 1
         while queue.waiting:
@@ -230,7 +232,7 @@ class Batcher:
             queue.rows -= request.rows
         return batch
 
-    def _work(self, signature, batch):
+    def _work(self, signature: Signature, batch: list[_Request]) -> None:
         """Runs in a thread; gives one answer or error for each request."""
         try:
             answers = _answers(signature, batch, self.limits)
@@ -238,7 +240,7 @@ class Batcher:
             answers = [ServingError(INTERNAL, unforeseen(error))] * len(batch)
         self._loop.call_soon_threadsafe(self._done, batch, answers)
 
-    def _done(self, batch, answers):
+    def _done(self, batch: list[_Request], answers: Any) -> None:
         self._free += 1
         self._start()  # first, so threads are busy while answers are sent
         for request, answer in zip(batch, answers, strict=True):
@@ -250,7 +252,7 @@ class Batcher:
                 request.answer.set_result(answer)
 
 
-def _answers(signature, batch, limits):
+def _answers(signature: Signature, batch: list[_Request], limits: Limits) -> list:
     try:
         return _run(signature, batch, limits)
     except ServingError as error:
@@ -266,7 +268,7 @@ def _answers(signature, batch, limits):
     return answers
 
 
-def _run(signature, batch, limits):
+def _run(signature: Signature, batch: list[_Request], limits: Limits) -> list:
     most = limits.max_batch
     if not signature.takes_batches:
         return [signature.run(request.arrays, _seconds(batch, limits)) for request in batch]
@@ -289,7 +291,7 @@ def _run(signature, batch, limits):
     return answers
 
 
-def _seconds(batch, limits):
+def _seconds(batch: list[_Request], limits: Limits) -> float:
     """Time limit of a call: the latest deadline of those in the batch who still wait.
 
     Raises:
@@ -300,7 +302,7 @@ def _seconds(batch, limits):
         raise ServingError("CANCELLED", "the client is gone.")
     if any(request.until is None for request in waiting):
         return limits.max_seconds
-    left = max(request.until for request in waiting) - time.monotonic()
+    left = max(request.until for request in waiting) - time.monotonic()  # type: ignore[operator,type-var]
     if left <= 0:
         raise ServingError(DEADLINE_EXCEEDED, "the deadline passed between the parts of the request.")
     return min(limits.max_seconds, left)

@@ -92,6 +92,7 @@ class Journal:
     SECONDS, MOST = 60.0, 1000
 
     def __init__(self, note: Callable[[str], None]):
+        self._last: dict[tuple[str, str | None, str], tuple[float, int]]
         self._note, self._last = note, {}
 
     def refused(self, side: str, client: str | None, reason: str) -> None:
@@ -140,5 +141,5 @@ class OneLine(logging.Handler):
             logger.handlers, logger.propagate = [handler], False
 
 
-def _cut(text):
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,7 +27,7 @@ class _Answering:
     def __init__(self, service: Service, metrics: Metrics):
         self._service, self._metrics = service, metrics
 
-    async def _answer(self, method: str, spec, context, answer: Callable[[float | None], Awaitable]):
+    async def _answer(self, method: str, spec: Any, context: Any, answer: Callable[[float | None], Awaitable]) -> Any:
         start, code = time.perf_counter(), "OK"
         try:
             left = context.time_remaining()
@@ -60,12 +61,12 @@ class ReceivingInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, budget: ReceiveBudget, max_message: int, seconds: float):
         self._budget, self._max_message, self._seconds = budget, max_message, seconds
 
-    async def intercept_service(self, continuation, details):
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
             return handler
 
-        async def answer(messages, context):
+        async def answer(messages: Any, context: Any) -> Any:
             with self._budget.reception() as reception:
                 try:
                     await reception.grow(self._max_message)
@@ -90,29 +91,29 @@ class ReceivingInterceptor(grpc.aio.ServerInterceptor):
 class PredictionService(_Answering, PredictionServiceServicer):
     """TensorFlow Serving's PredictionService."""
 
-    async def Predict(self, request, context):
+    async def Predict(self, request: Any, context: Any) -> Any:
         return await self._answer(
             "Predict", request.model_spec, context, lambda until: self._service.predict(request, until)
         )
 
-    async def Classify(self, request, context):
+    async def Classify(self, request: Any, context: Any) -> Any:
         return await self._answer(
             "Classify", request.model_spec, context, lambda until: self._service.classify(request, until)
         )
 
-    async def Regress(self, request, context):
+    async def Regress(self, request: Any, context: Any) -> Any:
         return await self._answer(
             "Regress", request.model_spec, context, lambda until: self._service.regress(request, until)
         )
 
-    async def MultiInference(self, request, context):
+    async def MultiInference(self, request: Any, context: Any) -> Any:
         spec = request.tasks[0].model_spec if request.tasks else _NO_MODEL
         return await self._answer(
             "MultiInference", spec, context, lambda until: self._service.multi_inference(request, until)
         )
 
-    async def GetModelMetadata(self, request, context):
-        async def answer(until):
+    async def GetModelMetadata(self, request: Any, context: Any) -> Any:
+        async def answer(until: float | None) -> Any:
             return self._service.metadata(request)
 
         return await self._answer("GetModelMetadata", request.model_spec, context, answer)
@@ -121,13 +122,13 @@ class PredictionService(_Answering, PredictionServiceServicer):
 class ModelService(_Answering, ModelServiceServicer):
     """TensorFlow Serving's ModelService."""
 
-    async def GetModelStatus(self, request, context):
-        async def answer(until):
+    async def GetModelStatus(self, request: Any, context: Any) -> Any:
+        async def answer(until: float | None) -> Any:
             return self._service.status(request)
 
         return await self._answer("GetModelStatus", request.model_spec, context, answer)
 
-    async def HandleReloadConfigRequest(self, request, context):
+    async def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
         return await self._answer(
             "HandleReloadConfigRequest", _NO_MODEL, context, lambda until: self._service.reload(request)
         )

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -123,7 +124,7 @@ class LoadedModel:
         self._session.close()
 
 
-def _is_image(info):
+def _is_image(info: Any) -> bool:
     shape = shape_of(info)
     return info.dtype == tf.float32.as_datatype_enum and shape is not None and len(shape) == 4 and shape[3] == 3
 
@@ -133,7 +134,7 @@ def _as_serving_error(error: tf.errors.OpError) -> ServingError:
     return ServingError(_CODES.get(error.error_code, INTERNAL), re.sub(CONTENT, "", _sentence(error.message)))
 
 
-def _sentence(message):
+def _sentence(message: str) -> str:
     """The first informative line; of several root errors the first."""
     several = re.search(r"^\s*\(0\)\s*(?:[A-Z_]+: )?(.*)$", message, re.MULTILINE)
     lines = [several[1]] if several else message.removeprefix("Graph execution error:").strip().splitlines()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,10 +19,10 @@ _UNKNOWN = "unknown"
 class Metrics:
     """Counts and times of requests; updated in the event loop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        self._requests = Counter()
-        self._times = defaultdict(_Histogram)
+        self._requests: Counter[tuple[str, ...]] = Counter()
+        self._times: dict[Any, _Histogram] = defaultdict(_Histogram)
         self._batch_rows, self._waits = _Histogram(tuple(2**power for power in range(11))), _Histogram()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -74,14 +75,14 @@ class Metrics:
 
 
 class _Histogram:
-    def __init__(self, bounds=_BOUNDS):
+    def __init__(self, bounds: Sequence[float] = _BOUNDS) -> None:
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
-    def add(self, value):
+    def add(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def cumulated(self):
+    def cumulated(self) -> tuple[list, float]:
         """Cumulated buckets for prometheus_client, and the sum."""
         total, buckets = 0, []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):

@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -34,7 +35,7 @@ class FolderSource:
 
     base: Path
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.base)
 
     def versions(self) -> dict[int, object]:
@@ -56,7 +57,7 @@ class FolderSource:
         except KeyError:
             raise ValueError(f"there is no folder {self.base / str(number)}.") from None
 
-    def _folders(self):
+    def _folders(self) -> dict[int, Path]:
         if (self.base / SAVED_MODEL).is_file():
             return {1: self.base}
         with os.scandir(self.base) as entries:
@@ -71,7 +72,7 @@ class HubSource:
     model: str
     _known: list = field(default_factory=list, compare=False, repr=False)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"tfdfd/{self.model}"
 
     def versions(self) -> dict[int, object]:
@@ -108,12 +109,12 @@ class HubSource:
         return find(f"tfdfd/{self.model}/{number}").path
 
 
-def _state_of(folder):
+def _state_of(folder: Path) -> tuple:
     files = [folder / SAVED_MODEL, *sorted((folder / "variables").glob("*"))]
     return tuple((file.name, *_state(file)) for file in files)
 
 
-def _state(file):
+def _state(file: Path) -> tuple[int | None, int | None]:
     try:
         found = file.stat()
     except OSError:
@@ -139,7 +140,7 @@ class ModelConfig:
     versions: tuple[int, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name or re.search("[/:]", self.name):
             raise ValueError(f"a model's name is part of its URL: no '/' and no ':'; received {self.name!r}.")
         if self.latest is not None and self.latest < 1:
@@ -166,14 +167,14 @@ def config_of(word: str, latest: int | None = 1) -> ModelConfig:
             f"there is no folder {location!r}; give one with a folder for each version, such as {location}/1, or a "
             "handle."
         )
-    versions = ()
+    versions: tuple[int, ...] = ()
     if (base / SAVED_MODEL).is_file() and base.name.isdecimal():
         # One version; the model may have others.
         base, versions = base.parent, (int(base.name),)
     return ModelConfig(name or base.name, FolderSource(base), latest, versions)
 
 
-def _of_handle(name, text, latest):
+def _of_handle(name: str, text: str, latest: Any) -> ModelConfig:
     from tfdfd.hub.handles import Handle
     from tfdfd.hub.resolve import look_up
 
@@ -221,7 +222,7 @@ def configs_from(parsed: ModelServerConfig) -> list[ModelConfig]:
     return configs
 
 
-def _config(given):
+def _config(given: Any) -> ModelConfig:
     if given.model_platform not in ("", "tensorflow"):
         raise ValueError(f"model {given.name!r} has the platform {given.model_platform!r}; expected 'tensorflow'.")
     policy = given.model_version_policy
@@ -230,6 +231,7 @@ def _config(given):
         raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}; expected an absolute path.")
     if not os.path.isdir(given.base_path):
         raise ValueError(f"model {given.name!r} has the base_path {given.base_path!r}, which is not a folder.")
+    latest: int | None
     versions, latest = (), 1
     if kind == "specific":
         versions = tuple(policy.specific.versions)

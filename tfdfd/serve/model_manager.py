@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.apis.model_pb2 import ModelSpec
@@ -40,7 +41,7 @@ class Version:
         self._unused.set()
 
     @contextlib.contextmanager
-    def in_use(self):
+    def in_use(self) -> Iterator[None]:
         """Keeps the version loaded within the block."""
         self._users += 1
         self._unused.clear()
@@ -181,7 +182,7 @@ class ModelManager:
             await asyncio.gather(*self._leaving)
         self._thread.shutdown()
 
-    def _number(self, spec):
+    def _number(self, spec: Any) -> int | None:
         choice = spec.WhichOneof("version_choice")
         if choice == "version_label":
             served = self._models.get(spec.name)
@@ -198,14 +199,14 @@ class ModelManager:
         states = self._models[spec.name].states if spec.name in self._models else {}
         return None if number == 0 and 0 not in states else number
 
-    async def _update(self, served):
+    async def _update(self, served: _Served) -> None:
         config = served.config
         try:
             found = await self._in_thread(config.source.versions)
         except (OSError, ValueError) as error:
             self._note(f"{config.name}: {config.source} cannot be read: {error}; loaded versions stay.")
             return
-        wanted = []
+        wanted: list[int] = []
         for number in config.versions or found:
             if not config.versions and config.latest is not None and len(wanted) == config.latest:
                 break
@@ -216,7 +217,7 @@ class ModelManager:
         for number in set(served.loaded) - set(wanted):
             self._let_go(served, number)
 
-    async def _loads(self, served, number, found):
+    async def _loads(self, served: _Served, number: int, found: Any) -> bool:
         """Loads a version; returns whether it is loaded now."""
         config, now = served.config, time.monotonic()
         as_before, again = served.broken.get(number, (None, 0.0))
@@ -240,10 +241,10 @@ class ModelManager:
         self._note(f"{config.name} version {number}: available")
         return True
 
-    async def _in_thread(self, call, *arguments):
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
-    def _let_go(self, served, number):
+    def _let_go(self, served: _Served, number: int) -> None:
         """Takes a version out of service; it is freed when its running requests are answered."""
         version = served.loaded.pop(number)
         served.states[number].state = State.UNLOADING
@@ -251,7 +252,7 @@ class ModelManager:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _free(self, served, version):
+    async def _free(self, served: _Served, version: Version) -> None:
         await version.unused()
         self._forget(version.model)
         await self._in_thread(version.model.close)
@@ -264,7 +265,7 @@ class ModelManager:
         self._note(f"{version.name} version {version.number}: unloaded")
 
 
-def _status_of(error):
+def _status_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, ServingError):
         return error.code, error.message
     if isinstance(error, (ValueError, OSError)):
@@ -272,6 +273,6 @@ def _status_of(error):
     return INTERNAL, f"{type(error).__name__}: {error}"
 
 
-def _why(served):
+def _why(served: _Served) -> str:
     broken = [f"version {number}: {state.message}" for number, state in served.states.items() if state.message]
     return f"{served.config.name} ({'; '.join(broken) or f'{served.config.source} has no version'})"

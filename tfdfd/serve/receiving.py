@@ -48,7 +48,7 @@ class ReceiveBudget:
             self._arriving.pop(reception, None)
             reception._release(0)
 
-    def _refuse_oldest(self, but):
+    def _refuse_oldest(self, but: Reception) -> None:
         for oldest in self._arriving:
             if oldest is not but and oldest.size > _SMALL and not oldest.refused.done():
                 if time.monotonic() - oldest.start > self._patience:
@@ -90,7 +90,7 @@ class Reception:
         self._budget._arriving.pop(self, None)
         self._release(size)
 
-    def _release(self, size):
+    def _release(self, size: int) -> None:
         self._budget.held -= self.size - size
         self.size = size
         self._budget._released.set()

@@ -15,8 +15,9 @@ import math
 import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -143,14 +144,14 @@ def datatype(kind: InputType) -> str:
     return "BF16" if name == "bfloat16" else name.upper().replace("FLOAT", "FP")
 
 
-def _objects(parsed, key, optional=False):
+def _objects(parsed: Any, key: str, optional: bool = False) -> list:
     values = parsed.get(key, [] if optional else None)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values) or not (values or optional):
         raise ServingError(INVALID_ARGUMENT, f"expected the key {key!r} with a list of objects.")
     return values
 
 
-def _tensor(name, tensor, kind):
+def _tensor(name: str, tensor: Any, kind: InputType) -> np.ndarray:
     shape, expected = tensor.get("shape"), datatype(kind)
     if tensor.get("datatype") != expected:
         received = quoted(str(tensor.get("datatype")))
@@ -168,7 +169,7 @@ def _tensor(name, tensor, kind):
     return array.reshape(shape)
 
 
-def _encoded(value):
+def _encoded(value: Any) -> Any:
     if isinstance(value, list):
         return [_encoded(item) for item in value]
     return {BASE64: value} if isinstance(value, str) else value
@@ -218,7 +219,7 @@ def to_bytes(value: object) -> bytes:
     if not is_base64(value):
         raise ValueError(f'expected a string or {{"{BASE64}": string}}; received a {type(value).__name__}')
     try:
-        return base64.b64decode(value[BASE64], validate=True)
+        return base64.b64decode(value[BASE64], validate=True)  # type: ignore[index]
     except (binascii.Error, ValueError):
         raise ValueError("Unable to base64 decode") from None
 
@@ -236,7 +237,7 @@ class JsonWorkers:
             self._free.put_nowait(None)
         self._workers: set[asyncio.subprocess.Process] = set()
 
-    async def run(self, function: Callable, body: bytes, *arguments: object) -> object:
+    async def run(self, function: Callable, body: bytes, *arguments: object) -> Any:
         """`function(body, *arguments)`, a function of this module. Cancellation kills the worker.
 
         Raises:
@@ -266,20 +267,20 @@ class JsonWorkers:
         for worker in list(self._workers):
             self._kill(worker)
 
-    async def _start(self):
+    async def _start(self) -> Any:
         worker = await asyncio.create_subprocess_exec(
             *python_command(_CODE), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         self._workers = {other for other in self._workers if other.returncode is None} | {worker}
         return worker
 
-    def _kill(self, worker):
+    def _kill(self, worker: Any) -> None:
         if worker is not None:
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
 
 
-async def _ask(worker, request):
+async def _ask(worker: Any, request: Any) -> Any:
     with contextlib.suppress(ConnectionError):  # reading says what happened
         worker.stdin.write(_LENGTH.pack(len(request)))
         worker.stdin.write(request)
@@ -294,12 +295,12 @@ def work() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, _WORKER_BYTES))
-    functions = {"parse": parse, "read_infer": read_infer, "read_predict": read_predict}
+    functions: dict[str, Callable[..., Any]] = {"parse": parse, "read_infer": read_infer, "read_predict": read_predict}
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(_LENGTH.size)) == _LENGTH.size:
         name, body, arguments = pickle.loads(source.read(_LENGTH.unpack(head)[0]))  # noqa: S301  (from our own server)
         try:
-            answer = None, functions[name](body, *arguments)
+            answer: tuple[Any, Any] = None, functions[name](body, *arguments)
         except ServingError as error:
             answer = error.code, error.message
         except MemoryError:
@@ -312,7 +313,7 @@ def work() -> None:
         del body, answer, data
 
 
-def _rows_to_columns(rows, inputs):
+def _rows_to_columns(rows: list, inputs: dict[str, InputType]) -> dict[str, Any]:
     if not isinstance(rows, list) or not rows:
         raise ServingError(INVALID_ARGUMENT, f"expected '{ROWS}' to be a list of at least one value.")
     named = _is_named(rows[0])
@@ -337,7 +338,7 @@ def _rows_to_columns(rows, inputs):
     return {name: [row[name] if named else row for row in rows] for name in inputs}
 
 
-def _columns(value, inputs):
+def _columns(value: Any, inputs: dict[str, InputType]) -> dict[str, Any]:
     if _is_named(value):
         return value
     if len(inputs) != 1:
@@ -349,7 +350,7 @@ def _columns(value, inputs):
     return {next(iter(inputs)): value}
 
 
-def _is_named(value):
+def _is_named(value: Any) -> bool:
     return isinstance(value, dict) and not is_base64(value)
 
 
@@ -372,7 +373,7 @@ def _array(name: str, value: object, kind: InputType) -> np.ndarray:
         ) from error
 
 
-def _shape(value):
+def _shape(value: Any) -> tuple[int, ...]:
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -384,7 +385,7 @@ def _shape(value):
     return tuple(shape)
 
 
-def _leaves(value, shape):
+def _leaves(value: Any, shape: tuple[int, ...]) -> Iterator[Any]:
     if not shape:
         if isinstance(value, list):
             raise ValueError("lists of unequal depth")

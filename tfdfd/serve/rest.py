@@ -7,6 +7,8 @@ import re
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import http_exceptions, web
@@ -30,7 +32,7 @@ from tfdfd.serve.errors import (
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_manager import State
-from tfdfd.serve.receiving import ReceiveBudget
+from tfdfd.serve.receiving import ReceiveBudget, Reception
 from tfdfd.serve.request_json import JsonWorkers, parse, read_infer, read_predict, signature_name
 from tfdfd.serve.service import SIGNATURE_DEF, Service
 from tfdfd.version import __version__
@@ -107,7 +109,7 @@ class RestSide:
             lingering_time=1.0,
             access_log=None,
         )
-        self._server = None
+        self._server: Any = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Starts listening; returns the port.
@@ -115,7 +117,7 @@ class RestSide:
         Raises:
             OSError: the address is not available.
         """
-        options = {"ssl_handshake_timeout": 10.0} if tls else {}
+        options: dict[str, Any] = {"ssl_handshake_timeout": 10.0} if tls else {}
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._handler, host, port, ssl=tls, backlog=256, **options)
         return self._server.sockets[0].getsockname()[1]
@@ -182,7 +184,7 @@ class RestSide:
                 self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - start)
         return web.json_response(answer, status=status)
 
-    def _check_sender(self, request):
+    def _check_sender(self, request: Any) -> None:
         """Refuses requests that a web page has a browser send, by another site's Origin or by a rebound host name."""
         host, origin = _host_name(request.headers.get("Host", "")), request.headers.get("Origin")
         if self._hosts is not None and host not in self._hosts:
@@ -194,7 +196,7 @@ class RestSide:
         self._handler.journal.refused(_ENTRY, request.remote, why)
         raise ServingError(PERMISSION_DENIED, f"the request was refused: {why}.")
 
-    async def _body(self, request, reception):
+    async def _body(self, request: Any, reception: Reception) -> bytes:
         declared = request.content_length
         if declared is not None and declared > self._max_body:
             raise self._too_large(declared)
@@ -210,12 +212,12 @@ class RestSide:
         reception.arrived(size)
         return b"".join(parts)
 
-    def _too_large(self, size):
+    def _too_large(self, size: int) -> web.HTTPRequestEntityTooLarge:
         return web.HTTPRequestEntityTooLarge(
             self._max_body, size, text=f"Received message larger than max ({size} vs. {self._max_body})"
         )
 
-    async def _ask(self, match, request):
+    async def _ask(self, match: re.Match[str], request: Any) -> Any:
         until = time.monotonic() + self._timeout
         spec = _spec(match)
         # An unknown model is refused before the body is read.
@@ -238,7 +240,7 @@ class RestSide:
         await _converted(body, rest_json.fill_examples, request.input, parsed)
         return rest_json.regressions(await self._service.regress(request, until))
 
-    async def _infer(self, match, request):
+    async def _infer(self, match: re.Match[str], request: Any) -> Any:
         until = time.monotonic() + self._timeout
         spec = _spec(match)
         model = self._service.manager.resolve(spec).model
@@ -249,7 +251,7 @@ class RestSide:
             request.output_filter.extend(parsed.outputs)
         return rest_json.inferences(await self._service.predict(request, until), parsed)
 
-    def _look_v2(self, path):
+    def _look_v2(self, path: str) -> tuple[Any, int]:
         """Answer and status of the Open Inference Protocol's GET requests."""
         manager = self._service.manager
         if path == "/v2":
@@ -269,7 +271,7 @@ class RestSide:
         loaded = [number for number, state in states.items() if state.state == State.AVAILABLE]
         return rest_json.model_metadata(version.name, loaded, version.model), 200
 
-    def _look(self, match):
+    def _look(self, match: re.Match[str]) -> Any:
         spec = _spec(match)
         if match["metadata"]:
             request = GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
@@ -282,16 +284,19 @@ class _Connection(web.RequestHandler):
 
     __slots__ = ("_journal", "_other")
 
-    def __init__(self, manager, journal, **options):
+    def __init__(self, manager: Any, journal: Journal, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._other: str | None
         self._journal, self._other = journal, None
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         if self._request_count == 0 and self._other is None and self.ssl_context is None:
             self._other = next((words for start, words in _OTHER_CLIENTS.items() if data.startswith(start)), None)
         super().data_received(data)
 
-    def handle_error(self, request, status=500, exc=None, message=None):
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Any:
         reason = self._other or _reason(exc)
         peer = self.transport.get_extra_info("peername") if self.transport else None
         self._journal.refused(_ENTRY, peer[0] if isinstance(peer, tuple) else request.remote, reason)
@@ -301,7 +306,7 @@ class _Connection(web.RequestHandler):
         answer.force_close()
         return answer
 
-    def log_exception(self, *words, exc_info=None, **_):
+    def log_exception(self, *words: Any, exc_info: Any = None, **_: Any) -> None:
         if isinstance(exc_info, (web.RequestPayloadError, http_exceptions.HttpProcessingError)):
             return  # of a request that was already refused
         sys.stderr.write(f"REST: {unforeseen(exc_info) if isinstance(exc_info, BaseException) else 'no answer'}\n")
@@ -310,42 +315,42 @@ class _Connection(web.RequestHandler):
 class _Bounded(web.Server):
     """Server with a limited number of connections."""
 
-    def __init__(self, handler, most, journal, **options):
+    def __init__(self, handler: Any, most: int, journal: Journal, **options: Any) -> None:
         super().__init__(handler, handler_cancellation=True)  # a client that is gone needs no answer
         self._most, self._options, self.journal = most, options, journal
 
-    def __call__(self):
+    def __call__(self) -> _Connection:
         return _Connection(self, self.journal, loop=self._loop, **self._options)
 
-    def connection_made(self, handler, transport):
+    def connection_made(self, handler: Any, transport: Any) -> None:
         super().connection_made(handler, transport)
         if len(self.connections) > self._most:
             transport.abort()
 
 
-def _reason(error):
+def _reason(error: BaseException | None) -> str:
     # The first match, since the errors are ordered from special to general.
     cause = error.__cause__ if isinstance(error, web.RequestPayloadError) and error.__cause__ else error
     if type(cause) is http_exceptions.BadHttpMessage:
         # The parser in C raises only this. The first line of its message names the part; the next ones quote it.
         first = cause.message.partition("\n")[0].lower()
         kind = next((kind for word, kind in _WORDS.items() if word in first), None)
-        return _REASONS.get(kind, _NO_HTTP)
+        return _REASONS.get(kind, _NO_HTTP)  # type: ignore[arg-type]
     return next((words for kind, words in _REASONS.items() if isinstance(cause, kind)), _NO_HTTP)
 
 
-async def _converted(body, function, *arguments):
+async def _converted(body: bytes, function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, in a thread if the body is so large that the event loop would stop."""
     return await asyncio.to_thread(function, *arguments) if len(body) > _LARGE else function(*arguments)
 
 
-def _host_name(text):
+def _host_name(text: str) -> str:
     """The host of `HOST[:PORT]`, in lower case."""
     name = text.rpartition("]")[0].lstrip("[") if text.startswith("[") else text.partition(":")[0]
     return name.lower()
 
 
-def _spec(match):
+def _spec(match: re.Match[str]) -> Any:
     spec = ModelSpec(name=unquote(match["name"]))
     if match["version"]:
         spec.version.value = int(match["version"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +46,7 @@ def input_types(model: LoadedModel) -> Types:
     }
 
 
-def _input_type(info):
+def _input_type(info: Any) -> InputType:
     dtype, name = tf.as_dtype(info.dtype), DataType.Name(info.dtype)
     if dtype == tf.string:
         return InputType(name, None)
@@ -162,7 +163,7 @@ def metadata(response: GetModelMetadataResponse) -> dict:
     }
 
 
-def _values(name, array):
+def _values(name: str, array: np.ndarray) -> list:
     if array.dtype == object:
         show = _encoded if name.endswith(_BYTES_SUFFIX) else _text
         flat = np.empty(array.size, object)
@@ -174,19 +175,19 @@ def _values(name, array):
     return array.tolist()
 
 
-def _encoded(value):
+def _encoded(value: bytes) -> dict[str, str]:
     return {BASE64: base64.b64encode(value).decode("ascii")}
 
 
-def _text(value):
+def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _short(value):
+def _short(value: Any) -> float:
     return float(str(np.float32(value)))
 
 
-def _fill_example(example, given):
+def _fill_example(example: Any, given: Any) -> None:
     if not isinstance(given, dict):
         raise ServingError(INVALID_ARGUMENT, f"Example must be JSON object but got {type(given).__name__}")
     for name, content in given.items():

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -125,7 +126,7 @@ async def serve(
     watchdog = threading.Timer(settings.grace_seconds, _end_now)
     watchdog.daemon = True
 
-    def end():
+    def end() -> None:
         """Stops gracefully, and at the end of the grace period in any case, whatever is still running."""
         if not stop.is_set():
             stop.set()
@@ -136,7 +137,7 @@ async def serve(
 
     trials = Trials(settings.load_seconds, settings.limits.max_seconds) if settings.trial else None
 
-    def load(source, number):
+    def load(source: Any, number: int) -> Any:
         folder = source.folder(number)
         if not settings.any_graph:
             check_operations(folder)
@@ -171,7 +172,7 @@ async def serve(
         add_ModelServiceServicer_to_server(ModelService(service, metrics), grpc_side)
         watch = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(watch, grpc_side)
-        for name in _SERVICES:
+        for name in _SERVICES:  # type: ignore[assignment]
             await watch.set(name, HealthCheckResponse.SERVING)
         port = _listen(grpc_side, settings)
         starting = loop.create_task(manager.update())
@@ -207,7 +208,7 @@ async def serve(
         watchdog.cancel()
 
 
-def _end_now():
+def _end_now() -> None:
     sys.stderr.write("tfdfd serve: ended before everything was answered: the grace period is over\n")
     sys.stderr.flush()
     os._exit(1)
@@ -216,11 +217,11 @@ def _end_now():
 class _Health(health.HealthServicer):
     """Health service that notifies watchers of a stop and ends their calls, which a stop would wait for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._ended = asyncio.Event()
 
-    async def Watch(self, request, context):
+    async def Watch(self, request: Any, context: Any) -> None:
         watching = asyncio.ensure_future(super().Watch(request, context))
         ended = asyncio.ensure_future(self._ended.wait())
         try:
@@ -236,7 +237,7 @@ class _Health(health.HealthServicer):
         self._ended.set()
 
 
-def _served_hosts(settings):
+def _served_hosts(settings: Settings) -> frozenset[str] | None:
     """Names in Host and Origin that are served: this machine's where only it can connect, else any unless given."""
     hosts = {host.lower() for host in settings.allow_hosts}
     if is_loopback(settings.host):
@@ -244,7 +245,7 @@ def _served_hosts(settings):
     return frozenset(hosts | {settings.host}) if hosts else None
 
 
-def _grpc_server(settings, interceptor):
+def _grpc_server(settings: Settings, interceptor: Any) -> grpc.aio.Server:
     options = {
         "grpc.max_receive_message_length": settings.max_message,
         "grpc.max_send_message_length": -1,
@@ -264,7 +265,7 @@ def _grpc_server(settings, interceptor):
     )
 
 
-def _listen(server, settings):
+def _listen(server: Any, settings: Settings) -> int:
     address = f"{_bracketed(settings.host)}:{settings.port}"
     try:
         if settings.tls is None:
@@ -282,7 +283,7 @@ def _listen(server, settings):
         raise ServeError(f"gRPC cannot have the address {address}: {error}.") from error
 
 
-async def _listen_rest(side, settings):
+async def _listen_rest(side: RestSide, settings: Settings) -> int:
     tls = None
     if settings.tls is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=settings.tls.client_authority)
@@ -290,20 +291,20 @@ async def _listen_rest(side, settings):
         if settings.tls.client_authority is not None:
             tls.verify_mode = ssl.CERT_REQUIRED
     try:
-        return await side.start(settings.host, settings.rest_port, tls)
+        return await side.start(settings.host, settings.rest_port, tls)  # type: ignore[arg-type]
     except OSError as error:
         raise ServeError(
             f"REST cannot have the address {_bracketed(settings.host)}:{settings.rest_port}: {error}."
         ) from error
 
 
-def _check_loaded(manager):
+def _check_loaded(manager: ModelManager) -> None:
     missing = manager.missing()
     if missing:
         raise ServeError(f"no version could be loaded of {missing}")
 
 
-async def _follow(manager, settings, note):
+async def _follow(manager: ModelManager, settings: Settings, note: Callable[[str], None]) -> None:
     """Follows folders, and the configuration file if there is one."""
     known = _stamp(settings.config_file)
     while True:
@@ -312,7 +313,7 @@ async def _follow(manager, settings, note):
             current = _stamp(settings.config_file)
             if current != known:
                 known = current
-                await manager.configure(read_configs(settings.config_file))
+                await manager.configure(read_configs(settings.config_file))  # type: ignore[arg-type]
                 note(f"{settings.config_file}: read again")
             else:
                 await manager.update()
@@ -320,14 +321,14 @@ async def _follow(manager, settings, note):
             note(f"what is served stays: {error}")
 
 
-def _stamp(file):
+def _stamp(file: Path | None) -> tuple[int, int] | None:
     if file is None:
         return None
     status = file.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def _bracketed(host):
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 

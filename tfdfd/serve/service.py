@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.error_codes_pb2 import Code
@@ -147,7 +149,7 @@ class Service:
         response.status.error_code = 0
         return response
 
-    async def _of_examples(self, request, spec, check, until):
+    async def _of_examples(self, request: Any, spec: Any, check: Any, until: float | None) -> dict[str, np.ndarray]:
         version = self.manager.resolve(request.model_spec)
         with version.in_use():
             signature = version.model.signature(request.model_spec.signature_name)
@@ -217,6 +219,8 @@ def _check_regresses(signature: Signature) -> None:
 def classes_of(outputs: dict[str, np.ndarray]) -> ClassificationResult:
     """Labels and scores of each example, from arrays `(n, classes)`."""
     result = ClassificationResult()
+    labels: Any
+    scores: Any
     labels, scores = outputs.get(CLASSES), outputs.get(SCORES)
     for row in range(len(labels if scores is None else scores)):
         classes = result.classifications.add().classes
@@ -247,7 +251,7 @@ def values_of(outputs: dict[str, np.ndarray]) -> RegressionResult:
     return result
 
 
-def _check_input(signature, kind):
+def _check_input(signature: Signature, kind: str) -> None:
     if list(signature.inputs) != [INPUTS] or signature.inputs[INPUTS].dtype != DataType.DT_STRING:
         raise ServingError(
             INVALID_ARGUMENT,

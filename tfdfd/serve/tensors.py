@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,12 +118,12 @@ def check_encoded(name: str, pictures: Iterable[bytes]) -> None:
             )
 
 
-def _png_header(data):
+def _png_header(data: bytes) -> tuple[int, int]:
     """Pixels, and 1."""
     return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if data[12:16] == b"IHDR" else 0, 1
 
 
-def _jpeg_header(data):
+def _jpeg_header(data: bytes) -> tuple[int, int]:
     """Pixels and number of scans; of the latter up to one above the limit."""
     pixels, scans, position = 0, 0, 2
     # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
@@ -180,7 +180,7 @@ def to_proto(array: np.ndarray) -> TensorProto:
         dtype, field, values = tf.string, "string_val", array.ravel().tolist()
     else:
         dtype = tf.as_dtype(array.dtype)
-        field = _FIELDS.get(dtype)
+        field = _FIELDS.get(dtype)  # type: ignore[assignment]
         if field is None:
             return tf.make_tensor_proto(array)
         values = array.ravel().tolist()
@@ -192,14 +192,14 @@ def to_proto(array: np.ndarray) -> TensorProto:
     return proto
 
 
-def _name(dtype):
+def _name(dtype: int) -> str:
     try:
         return DataType.Name(dtype)
     except ValueError:
         return f"type {dtype}"
 
 
-def _shown(shape):
+def _shown(shape: Sequence[int]) -> str:
     return "[" + ", ".join("any" if size == -1 else str(size) for size in shape) + "]"
 
 
@@ -264,5 +264,5 @@ def fill_response(
     return response
 
 
-def _names(names, own=()):
+def _names(names: Iterable[str], own: Collection[str] = ()) -> str:
     return "{" + ",".join(name if name in own else quoted(name) for name in sorted(names)) + "}"

@@ -14,6 +14,7 @@ import signal
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 from tfdfd.child_process import Channel, PythonProcess
 from tfdfd.files import sha256, write_atomically
@@ -64,11 +65,11 @@ class Trials:
         if self._process is not None:
             self._process.kill()
 
-    def _try(self, folder):
+    def _try(self, folder: Path) -> str:
         """Why the version is quarantined, or an empty text."""
         late = threading.Event()
 
-        def stop():
+        def stop() -> None:
             late.set()
             process.kill()
 
@@ -82,7 +83,7 @@ class Trials:
                 result = next(messages, None)
                 timer.start()
                 result = result and next(messages, None)
-                code = None if result else process.wait()
+                code: Any = None if result else process.wait()
             finally:
                 timer.cancel()
                 self._process = None
@@ -118,7 +119,7 @@ def digest_of(folder: Path) -> str:
     return value.hexdigest()
 
 
-def _records_folder():
+def _records_folder() -> Path | None:
     """In the cache, or None if there is no cache or others may write there."""
     with contextlib.suppress(HubError):
         folder = cache_folder() / "serving"
@@ -127,7 +128,7 @@ def _records_folder():
     return None
 
 
-def _read(record):
+def _read(record: Path) -> str | None:
     try:
         return str(json.loads(record.read_text("utf-8"))["quarantined"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -20,8 +20,9 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -130,7 +131,7 @@ class BottleneckCache:
         """
         digests = [_digest_of_file(faces.path(position)) for position in range(len(faces.rows))]
         pieces, locations, removed = self._opened()
-        first = {}
+        first: dict[bytes, int] = {}
         for position, digest in enumerate(digests):
             if digest not in locations:
                 first.setdefault(digest, position)
@@ -145,8 +146,10 @@ class BottleneckCache:
         where = np.array([locations[digest] for digest in digests], np.int64).reshape(-1, 2)
         return Bottlenecks([piece["values"] for piece in pieces], where, self.width, len(missing), removed)
 
-    def _opened(self):
+    def _opened(self) -> tuple[list[np.ndarray], dict[bytes, tuple[int, int]], int]:
         """Removes damaged pieces; returns the others, piece and row by digest of a crop, and the number removed."""
+        pieces: list[np.ndarray]
+        locations: dict[bytes, tuple[int, int]]
         pieces, locations, removed = [], {}, 0
         for path in sorted(self.path.glob("*.npy")):
             try:
@@ -162,7 +165,7 @@ class BottleneckCache:
             pieces.append(piece)
         return pieces, locations, removed
 
-    def _computed(self, faces, positions, digests):
+    def _computed(self, faces: Faces, positions: Sequence[int], digests: Sequence[bytes]) -> np.ndarray:
         part = Faces(faces.root, tuple(faces.rows[position] for position in positions))
         with pipeline_errors("bottlenecks"):
             # All batches have the same size, so that features do not depend on the number of crops.
@@ -179,7 +182,7 @@ class BottleneckCache:
         piece["values"] = values
         return piece
 
-    def _stored(self, piece):
+    def _stored(self, piece: np.ndarray) -> np.ndarray:
         data = _npy(piece)
         path = self.path / self._name([data])
         try:
@@ -194,7 +197,7 @@ class BottleneckCache:
             ) from error
         return _mapped(path)
 
-    def _name(self, blocks):
+    def _name(self, blocks: Iterable[bytes]) -> str:
         digest = hashlib.sha256(self._key)
         for block in blocks:
             digest.update(block)
@@ -214,10 +217,10 @@ class Bottlenecks:
         self._pieces, self._where = pieces, where
         self.width, self.computed, self.removed = width, computed, removed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._where)
 
-    def take(self, positions) -> np.ndarray:
+    def take(self, positions: np.ndarray) -> np.ndarray:
         """Returns the features of the crops at these positions, float32 `(positions, width)`."""
         where = self._where[np.asarray(positions, np.int64)]
         values = np.empty((len(where), self.width), np.float32)
@@ -242,35 +245,35 @@ def folder_beside(faces: Faces) -> Path:
     return cache_folder() / FOLDER
 
 
-def _digest_of(model):
+def _digest_of(model: keras.Model) -> str:
     digest = hashlib.sha256()
     for weight in model.weights:
         values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
         digest.update(f"{values.dtype} {values.shape}\0".encode())
-        digest.update(values)
+        digest.update(values)  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
-def _digest_of_file(path):
+def _digest_of_file(path: str) -> bytes:
     try:
         return bytes.fromhex(sha256(path))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _blocks(path):
+def _blocks(path: Path) -> Iterator[bytes]:
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             yield block
 
 
-def _npy(array):
+def _npy(array: np.ndarray) -> bytes:
     data = io.BytesIO()
     np.lib.format.write_array(data, array, allow_pickle=False)
     return data.getvalue()
 
 
-def _mapped(path):
+def _mapped(path: Path) -> np.ndarray:
     # A plain view of the mapped file: indexing single rows of `np.memmap` is slow.
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
@@ -307,7 +310,8 @@ class SoftmaxLayer:
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns kernel `(width, 1)` and bias `(1,)`, float32, of the sigmoid that equals the softmax's class 1."""
         with np.errstate(over="ignore"):
-            return tuple((part[..., 1:] - part[..., :1]).astype(np.float32) for part in (self.kernel, self.bias))
+            kernel, bias = ((part[..., 1:] - part[..., :1]).astype(np.float32) for part in (self.kernel, self.bias))
+            return kernel, bias
 
 
 def train_bottleneck(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict:
@@ -350,7 +354,7 @@ def train_bottleneck(recipe: Recipe, crops: CropSet, run: RunFolder, report: Rep
     return finish(model, recipe, crops, run, facts)
 
 
-def _check(recipe):
+def _check(recipe: Recipe) -> None:
     if recipe.weights is None:
         raise ValueError(
             f"{recipe.name} keeps {recipe.network} unchanged, so it must have weights: set weights=imagenet, "
@@ -370,12 +374,14 @@ def _check(recipe):
             raise ValueError(f"the bottleneck procedure takes {name}={only} only; received {name}={value}.")
 
 
-def _descend(recipe, faces, stored, report):
+def _descend(
+    recipe: Recipe, faces: dict[str, Faces], stored: dict[str, Bottlenecks], report: Report
+) -> tuple[SoftmaxLayer, list[dict[str, Any]]]:
     """Returns the trained layer, and a row of the log every `ROWS_EVERY` steps."""
     labels = {split: np.array([row.label for row in part.rows]) for split, part in faces.items()}
     layer = SoftmaxLayer(stored[TRAIN].width, recipe.seed, recipe.learning_rate, recipe.momentum)
     draw, start_time, history = np.random.default_rng([recipe.seed, 1]), time.monotonic(), []
-    for step in range(1, recipe.steps + 1):
+    for step in range(1, recipe.steps + 1):  # type: ignore[operator]
         chosen = draw.integers(len(labels[TRAIN]), size=recipe.batch_size)
         layer.step(stored[TRAIN].take(chosen), labels[TRAIN][chosen])
         if step % ROWS_EVERY and step != recipe.steps:
@@ -385,11 +391,11 @@ def _descend(recipe, faces, stored, report):
         row |= {"loss": training["val_loss"], "accuracy": training["val_accuracy"]}
         row |= validation_metrics(faces[VAL].rows, _scores(layer, stored[VAL], step))
         history.append(row | {"seconds": round(time.monotonic() - start_time, 2)})
-        report.step(0, 1, step, recipe.steps, row["loss"])
+        report.step(0, 1, step, recipe.steps, row["loss"])  # type: ignore[arg-type]
     return layer, history
 
 
-def _scores(layer, values, step):
+def _scores(layer: SoftmaxLayer, values: Bottlenecks, step: int) -> np.ndarray:
     kernel, bias = layer.folded()
     with np.errstate(all="ignore"):
         logits = np.concatenate([block @ kernel + bias for block in values.blocks()])[:, 0].astype(np.float64)
@@ -401,10 +407,10 @@ def _scores(layer, values, step):
 class _PeriodicNotes:
     """Reports the number of computed features periodically."""
 
-    def __init__(self, report, split):
+    def __init__(self, report: Report, split: str) -> None:
         self._report, self._split, self._last = report, split, time.monotonic()
 
-    def __call__(self, done, count):
+    def __call__(self, done: int, count: int) -> None:
         if time.monotonic() - self._last >= NOTES_EVERY:
             self._last = time.monotonic()
             self._report.note(f"{self._split}: values of {done:,} of {count:,} crops")

@@ -6,7 +6,11 @@ returns calibrated P(fake) wherever it runs, and no separate calibration is need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import numpy as np
 
 from tfdfd.data.tables import REAL
 from tfdfd.metrics import calibration
@@ -45,7 +49,7 @@ def finish(
     Returns:
         The result: `facts`, metrics on validation (`val_...`), `threshold`, and `warnings`.
     """
-    warnings = []
+    warnings: list[str] = []
     fitted = _calibrate(model, recipe, crops, warnings)
     rows, scores = score(model, crops)
     labels, video_scores = videos_of(rows, scores)
@@ -85,7 +89,9 @@ def fold(model: keras.Model, slope: float, offset: float) -> None:
     head.set_weights([kernel * slope, bias * slope + offset])
 
 
-def _calibrate(model, recipe, crops, warnings):
+def _calibrate(
+    model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, warnings: list[str]
+) -> dict[str, Any] | None:
     """Fits on validation and folds; returns the fitted values for the card, or None."""
     if recipe.calibration == "none" or not isinstance(model.get_layer(HEAD), keras.layers.Dense):
         return None
@@ -101,7 +107,7 @@ def _calibrate(model, recipe, crops, warnings):
     return values
 
 
-def _band(labels, scores, threshold, warnings):
+def _band(labels: np.ndarray, scores: np.ndarray, threshold: float, warnings: list[str]) -> tuple[float, float] | None:
     try:
         return inconclusive_band(labels, scores, threshold)
     except TooFewError as error:
@@ -109,7 +115,7 @@ def _band(labels, scores, threshold, warnings):
         return None
 
 
-def _tails(labels, scores, warnings):
+def _tails(labels: np.ndarray, scores: np.ndarray, warnings: list[str]) -> dict[str, Any]:
     try:
         real = [score for label, score in zip(labels, scores, strict=True) if label == REAL]
         return {"genuine_tails": genuine_tails({"validation": real})}
@@ -118,10 +124,18 @@ def _tails(labels, scores, warnings):
         return {}
 
 
-def _card(recipe, crops, result, fitted, band, arguments, built_on):
+def _card(
+    recipe: Recipe,
+    crops: CropSet | ClipSet,
+    result: dict[str, Any],
+    fitted: dict[str, Any] | None,
+    band: Sequence[float] | None,
+    arguments: dict[str, Any] | None,
+    built_on: list,
+) -> dict[str, Any]:
     size = crops.size
     data = crops.digests()
-    known = {"arguments": recipe.arguments if arguments is None else arguments}
+    known: dict[str, Any] = {"arguments": recipe.arguments if arguments is None else arguments}
     if (size, size) != spec(recipe.network).input_shape[:2]:
         known["input_shape"] = [size, size, 3]
     # Freezing affects training only; the weights do not depend on it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -15,7 +15,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces, clips_of, equally_spaced, faces_of
 from tfdfd.data.leaks import refuse_leaks
-from tfdfd.data.orders import balanced, dual, pair_faces, shuffled, various
+from tfdfd.data.orders import Order, balanced, dual, pair_faces, shuffled, various
 from tfdfd.data.pair_sets import BlendedPairs, blended_row
 from tfdfd.data.tables import FAKE, REAL, FaceRow
 from tfdfd.metrics.metrics import auc, balanced_accuracy, brier, log_loss
@@ -32,7 +32,7 @@ CROSS_ENTROPY = "binary_crossentropy"
 _LOSSES = {CROSS_ENTROPY: log_loss, "mean_squared_error": brier}
 # Losses are minimized, areas and accuracies are maximized.
 _SIGNS = {"val_loss": -1, "val_auc": 1, "val_video_auc": 1, "val_video_balanced_accuracy": 1}
-_PAIR_ORDERS = {"dual": dual, "various": various}
+_PAIR_ORDERS: dict[str, Callable[..., Order]] = {"dual": dual, "various": various}
 # A `tf.data.Dataset`; only `tfdfd.pipelines` imports TensorFlow.
 Batches: TypeAlias = Any
 _Labeled = TypeVar("_Labeled")
@@ -111,6 +111,7 @@ class CropSet:
 
         With `one_epoch` false, every further iteration returns the next epoch.
         """
+        start: dict[str, Any]
         recipe, start = self._recipe, {"first_epoch": epoch, "first_batch": first_batch, "one_epoch": one_epoch}
         if self._pairs:
             return blended_pipeline(self._pairs[TRAIN], self.size, recipe.batch_size, **start)
@@ -136,7 +137,7 @@ class CropSet:
         part = self._parts[split]
         return eval_pipeline(part, self.size, batch_size, split=None), list(part.rows)
 
-    def _part(self, everything, split):
+    def _part(self, everything: Faces, split: str) -> Faces:
         part = faces_of(everything, split)
         rows = part.rows
         if self._recipe.data == BLENDED:
@@ -153,13 +154,13 @@ class CropSet:
         # For clips, the limit counts clips.
         limit = None if self._recipe.procedure == "temporal" else self._recipe.limit
         if split == VAL:
-            rows = equally_spaced(rows, self._recipe.val_frames)
+            rows = tuple(equally_spaced(rows, self._recipe.val_frames))
         if split == TRAIN and self._recipe.order in _PAIR_ORDERS and self._recipe.data != BLENDED:
             return replace(part, rows=tuple(limited_pairs(rows, limit, self._recipe.seed)))
         return replace(part, rows=tuple(limited(rows, limit, self._recipe.seed)))
 
 
-def _order(recipe):
+def _order(recipe: Recipe) -> Order:
     if recipe.order in _PAIR_ORDERS:
         return _PAIR_ORDERS[recipe.order](recipe.epochs, skip_short=True)
     return {"shuffled": shuffled, "balanced": balanced}[recipe.order]
@@ -169,12 +170,14 @@ def limited(rows: Sequence[_Labeled], limit: int | None, seed: int) -> Sequence[
     """Returns at most `limit` items that have a `label`, half of each class if possible, in their order."""
     if limit is None or len(rows) <= limit:
         return rows
+    counts: Counter[int]
+    rank: dict[int, int]
     counts, rank = Counter(), {}
     for position in np.random.default_rng([seed, 3]).permutation(len(rows)).tolist():
         label = rows[position].label
         rank[position] = counts[label]
         counts[label] += 1
-    return [rows[position] for position in sorted(sorted(rank, key=rank.get)[:limit])]
+    return [rows[position] for position in sorted(sorted(rank, key=rank.__getitem__)[:limit])]
 
 
 def limited_pairs(rows: Sequence[FaceRow], limit: int | None, seed: int) -> Sequence[FaceRow]:
@@ -197,7 +200,7 @@ def limited_pairs(rows: Sequence[FaceRow], limit: int | None, seed: int) -> Sequ
     return [rows[position] for position in sorted(kept)]
 
 
-def _digest(parts):
+def _digest(parts: Iterable[Faces]) -> str:
     value = hashlib.sha256()
     for part in parts:
         for row in part.rows:
@@ -262,7 +265,7 @@ class ClipSet:
         positions = np.stack([clip.frames(self._recipe.frames) for clip in clips])
         return self._pipeline(split, positions), [clip.row for clip in clips]
 
-    def _pipeline(self, split, positions, first_batch=0):
+    def _pipeline(self, split: str, positions: np.ndarray, first_batch: int = 0) -> Any:
         return clip_pipeline(self._crops.faces(split), positions, self.size, self._recipe.batch_size, first_batch)
 
 
@@ -287,7 +290,7 @@ def validate(model: keras.Model, crops: CropSet | ClipSet, loss: str = CROSS_ENT
     return validation_metrics(*score(model, crops), loss)
 
 
-def validation_metrics(rows: list[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict[str, float]:
+def validation_metrics(rows: Sequence[FaceRow], scores: np.ndarray, loss: str = CROSS_ENTROPY) -> dict[str, float]:
     """Returns `val_loss`, `val_accuracy` (at 0.5) and `val_auc` of crops, `val_video_auc` of videos and
     their `val_video_balanced_accuracy` (at 0.5).
 
@@ -332,9 +335,9 @@ def is_better(row: dict, other: dict, monitor: str) -> bool:
     return (sign * row[monitor], -row["val_loss"]) > (sign * other[monitor], -other["val_loss"])
 
 
-def videos_of(rows: list[FaceRow], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def videos_of(rows: Sequence[FaceRow], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns label and mean score of each video, `(videos,)` each, in order of first appearance."""
-    positions = {}
+    positions: dict[tuple[str, str], list[int]] = {}
     for position, row in enumerate(rows):
         positions.setdefault((row.dataset, row.video), []).append(position)
     labels = np.array([rows[crops[0]].label for crops in positions.values()])

@@ -7,6 +7,9 @@ regressor is a 1x1 convolution here, since both maps come from the same faces an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -64,7 +67,7 @@ class Distilled(keras.Model):
         teachers = {id(variable) for variable in self.teacher.variables}
         return [variable for variable in self.variables if id(variable) not in teachers]
 
-    def call(self, image, training=None):
+    def call(self, image: Any, training: bool | None = None) -> tuple:
         probability, maps = self.student(image, training=training)
         resized = _resized(image, self.teacher.inputs[0].shape[1:3])
         taught, hints = map(ops.stop_gradient, self.teacher(resized, training=False))
@@ -74,14 +77,16 @@ class Distilled(keras.Model):
         answer = ops.mean(keras.losses.binary_crossentropy(ops.cast(taught, "float32"), probability))
         return probability, hint, answer
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
         probability, hint, answer = y_pred
         labels = super().compute_loss(x, y, probability, sample_weight, training)
         for mean, value in zip(self._means.values(), (labels, hint, answer), strict=True):
             mean.update_state(value, sample_weight=ops.shape(probability)[0])
         return labels + self.weight * (hint + answer)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Updates metrics with P(fake), which is passed alone or as this model's output."""
         probability = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         return super().compute_metrics(x, y, probability, sample_weight)
@@ -109,11 +114,11 @@ def last_maps(model: keras.Model) -> keras.KerasTensor:
     )
 
 
-def _with_maps(model):
+def _with_maps(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, [model.output, last_maps(model)], name=model.name)
 
 
-def _resized(images, size):
+def _resized(images: Any, size: Sequence[int]) -> Any:
     """Resizes bilinearly, averaging where it shrinks."""
     if tuple(images.shape[1:3]) == tuple(size):
         return images

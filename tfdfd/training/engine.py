@@ -10,7 +10,8 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -97,7 +98,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         report.epoch(row)
     with averaged_weights(learner, recipe.ema):
         write_last_scores(model, crops, run.path)
-    load_safetensors(model, best_weights(run.path, progress.best_epoch))
+    load_safetensors(model, best_weights(run.path, progress.best_epoch))  # type: ignore[arg-type]
     draw_first_kernels(run.path / "first_kernels.png", model)
     if flow:
         draw_gradient_flow(run.path / "gradient_flow.png", run.path / FLOW_TABLE)
@@ -161,7 +162,7 @@ def set_norm_momentum(model: keras.Model, momentum: float) -> int:
 class _Saver(keras.callbacks.Callback):
     """Reports steps, saves the state periodically, and stops at a loss that is not finite."""
 
-    def __init__(self, model, path, report, recipe, steps):
+    def __init__(self, model: keras.Model, path: Path, report: Report, recipe: Recipe, steps: int) -> None:
         super().__init__()
         self.path, self._report, self._recipe, self._steps = path, report, recipe, steps
         self.set_model(model)
@@ -173,18 +174,18 @@ class _Saver(keras.callbacks.Callback):
         self.progress.history = [row | {"epoch": number} for number, row in enumerate(self.progress.history, 1)]
         self._last_save = time.monotonic()
 
-    def save(self):
+    def save(self) -> None:
         save_state(self.path, self._variables(), vars(self.progress))
         self._last_save = time.monotonic()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # `fit` has reset the metrics; those of a partial epoch continue.
         for variable, values in zip(self._model.metrics_variables, self.progress.metrics, strict=False):
             variable.assign(np.asarray(values, variable.dtype))
         self._first = self.progress.step
 
-    def on_train_batch_end(self, batch, logs=None):
-        step, loss = self._first + batch + 1, float(logs["loss"])
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step, loss = self._first + batch + 1, float(logs["loss"])  # type: ignore[index]
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {step} of {self._steps} in epoch {self.progress.epoch + 1}, "
@@ -198,13 +199,13 @@ class _Saver(keras.callbacks.Callback):
             self.progress.metrics = [np.asarray(variable).tolist() for variable in model.metrics_variables]
             self.save()
 
-    def _variables(self):
+    def _variables(self) -> list:
         model = self._model
         own = model.own_variables if isinstance(model, Distilled) else model.variables
         return [*own, *model.optimizer.variables]
 
 
-def _one_epoch(model, crops, saver):
+def _one_epoch(model: keras.Model, crops: CropSet | ClipSet, saver: _Saver) -> dict[str, Any]:
     """Trains one epoch, or the rest of it; returns its training metrics."""
     progress = saver.progress
     with pipeline_errors(f"epoch {progress.epoch + 1}"):
@@ -223,17 +224,17 @@ def _one_epoch(model, crops, saver):
     return row | {name: values[name] for name in (HINT, ANSWER) if name in values}
 
 
-def _rate(model):
+def _rate(model: keras.Model) -> float:
     return float(np.asarray(model.optimizer.learning_rate))
 
 
-def _is_best(progress, row, monitor):
+def _is_best(progress: Progress, row: dict[str, Any], monitor: str) -> bool:
     return progress.best_epoch is None or is_better(row, progress.history[progress.best_epoch], monitor)
 
 
-def _is_over(progress, recipe):
+def _is_over(progress: Progress, recipe: Recipe) -> bool:
     return (
-        recipe.patience is not None
+        recipe.patience is not None  # type: ignore[return-value]
         and progress.history
-        and (progress.epoch - 1 - progress.best_epoch >= recipe.patience)
+        and (progress.epoch - 1 - progress.best_epoch >= recipe.patience)  # type: ignore[operator]
     )

@@ -6,11 +6,11 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -147,7 +147,7 @@ def read_gradient_flow(path: str | os.PathLike) -> LayerGradients:
     return LayerGradients(tuple(layers), np.array(epochs), largest, total / elements)
 
 
-def _flow_rows(path):
+def _flow_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != FLOW_COLUMNS:
@@ -161,16 +161,16 @@ def _flow_rows(path):
     return rows if first else [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
 
 
-def csv_text(names: Iterable[str], rows: Iterable[Mapping]) -> str:
+def csv_text(names: Collection[str], rows: Iterable[Mapping]) -> str:
     """Returns rows as CSV with a header and Unix line ends."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer: csv.DictWriter = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def _write_scalars(folder, history):
+def _write_scalars(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     try:
         from tensorboard.summary import Writer
     except ImportError as error:
@@ -190,7 +190,7 @@ def _write_scalars(folder, history):
     os.replace(partial, folder)
 
 
-def _draw_curves(path, history, title):
+def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> None:
     pyplot = load_pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
     unit = _unit(history[0])
@@ -233,5 +233,5 @@ def save_figure(path: str | os.PathLike, figure: Figure) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def _unit(row):
+def _unit(row: dict[str, Any]) -> str:
     return "step" if "step" in row else "epoch"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -39,7 +40,15 @@ class RAdam(keras.optimizers.Optimizer):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8, threshold=4.0, **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        threshold: float = 4.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         if not 0 <= beta_1 < 1:
             raise ValueError(f"beta_1 must be in [0, 1); received {beta_1}.")
@@ -56,13 +65,13 @@ class RAdam(keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.threshold = threshold
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(variables)
         self._firsts, self._seconds = self.add_optimizer_variables(variables, ["first_moment", "second_moment"])
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         number = self._get_variable_index(variable)
         first, second = self._firsts[number], self._seconds[number]
         gradient = ops.cast(gradient, variable.dtype)
@@ -74,11 +83,11 @@ class RAdam(keras.optimizers.Optimizer):
         scale = ops.cast(adaptive, variable.dtype) / (ops.sqrt(second) + self.epsilon)
         self.assign_sub(variable, rate * first * ops.where(is_adaptive, scale, ops.ones_like(scale)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon", "threshold")}
         return super().get_config() | own
 
-    def _factors(self, step):
+    def _factors(self, step: Any) -> tuple:
         """Returns 1 / (1 - β1^t), r √(1 - β2^t), and whether ρ exceeds the threshold, for t as a float32 scalar."""
         limit = 2 / (1 - self.beta_2) - 1
         length = self._length(step)
@@ -87,7 +96,7 @@ class RAdam(keras.optimizers.Optimizer):
         momentum = 1 / -ops.expm1(step * (math.log(self.beta_1) if self.beta_1 else -math.inf))
         return momentum, ops.sqrt(ops.maximum(rectified, 0.0) * grown), length > self.threshold
 
-    def _length(self, step):
+    def _length(self, step: Any) -> Any:
         """Returns ρ at step t.
 
         The paper's formula is a small difference of large numbers, which loses most of float32's precision in the
@@ -117,7 +126,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         ValueError: the inner optimizer scales the loss.
     """
 
-    def __init__(self, inner_optimizer, name=None):
+    def __init__(self, inner_optimizer: keras.optimizers.Optimizer, name: str | None = None) -> None:
         if isinstance(inner_optimizer, keras.optimizers.LossScaleOptimizer) or inner_optimizer.loss_scale_factor:
             raise ValueError(
                 f"{type(self).__name__} needs unscaled gradients: put LossScaleOptimizer around it; received "
@@ -130,13 +139,13 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         """Returns the gradients for the inner optimizer, in the order of the weights; None for a missing gradient."""
         return gradients
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         self.inner_optimizer.build(variables)
         super().build(variables)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         if not self.built:
-            self.build(list(trainable_variables))
+            self.build(list(trainable_variables))  # type: ignore[arg-type]
         if len(grads) != len(self._trainable_variables):
             raise ValueError(
                 f"{self.name} takes one gradient (or None) for each of the {len(self._trainable_variables)} weights it "
@@ -145,34 +154,34 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.apply(self.transform_gradients(list(grads)), trainable_variables)
 
     @property
-    def variables(self):
+    def variables(self) -> list:
         return [*super().variables, *self.inner_optimizer.variables]
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self.inner_optimizer.iterations
 
     @property
-    def _model_variables_moving_average(self):
+    def _model_variables_moving_average(self) -> Any:
         # Keras's SwapEMAWeights looks for the averages here; it unwraps one level only.
         return self.inner_optimizer._model_variables_moving_average
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> OptimizerWrapper:
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects)
         return cls(**config | {"inner_optimizer": inner})
 
@@ -185,7 +194,7 @@ class SeparateAverage(OptimizerWrapper):
     `averaged_weights`.
     """
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         pass
 
 
@@ -209,7 +218,15 @@ class GradientNoise(OptimizerWrapper):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, inner_optimizer, eta, gamma=0.55, seed=0, name=None, every=1):
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        eta: float,
+        gamma: float = 0.55,
+        seed: int = 0,
+        name: str | None = None,
+        every: int = 1,
+    ) -> None:
         super().__init__(inner_optimizer, name)
         if not eta > 0 or not gamma >= 0:
             raise ValueError(f"expected eta above 0 and gamma of at least 0; received eta={eta}, gamma={gamma}.")
@@ -221,19 +238,19 @@ class GradientNoise(OptimizerWrapper):
         self.every = every
         self.generator = keras.random.SeedGenerator(seed)
 
-    def transform_gradients(self, gradients):
+    def transform_gradients(self, gradients: Sequence[Any]) -> list:
         step = ops.cast(ops.floor_divide(self.iterations, self.every), "float32")
         deviation = ops.sqrt(self.eta / (1 + step) ** self.gamma)
         return [None if gradient is None else gradient + self._noise(gradient, deviation) for gradient in gradients]
 
     @property
-    def variables(self):
+    def variables(self) -> list:
         return [self.generator.state, *super().variables]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"eta": self.eta, "gamma": self.gamma, "seed": self.seed, "every": self.every}
 
-    def _noise(self, gradient, deviation):
+    def _noise(self, gradient: Any, deviation: Any) -> Any:
         noise = keras.random.normal(gradient.shape, dtype="float32", seed=self.generator)
         return ops.cast(deviation * noise, gradient.dtype)
 
@@ -248,7 +265,7 @@ class GradientRecord(OptimizerWrapper):
         name: name of the wrapper.
     """
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         super().build(variables)
         self.weight_sizes = tuple((variable.path, int(np.prod(variable.shape))) for variable in variables)
         count = len(self.weight_sizes)
@@ -256,7 +273,7 @@ class GradientRecord(OptimizerWrapper):
         self._total = self.add_variable((count,), dtype="float32", name="sum_of_mean_gradients")
         self._steps = self.add_variable((), dtype="int32", name="recorded_steps")
 
-    def transform_gradients(self, gradients):
+    def transform_gradients(self, gradients: list) -> list:
         sizes = [None if gradient is None else ops.abs(ops.cast(gradient, "float32")) for gradient in gradients]
         largest = ops.stack([ops.zeros(()) if size is None else ops.max(size) for size in sizes])
         mean = ops.stack([ops.zeros(()) if size is None else ops.mean(size) for size in sizes])

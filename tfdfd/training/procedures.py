@@ -10,9 +10,10 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -93,22 +94,24 @@ def train(
                 raise
 
 
-def _check_libraries():
+def _check_libraries() -> None:
     """Fails before hours of training instead of after the first epoch."""
-    missing = [name for name in ("matplotlib", "scipy", "tensorboard") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("matplotlib", "scipy", "sklearn", "tensorboard") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise ValueError(f"training needs {', '.join(missing)}, not installed here: run pip install 'tfdfd[train]'.")
 
 
-def _model_facts(recipe):
+def _model_facts(recipe: Recipe) -> dict[str, Any]:
     """Returns handle and digest of the teacher and of the full network of a slimmed one, for `run.json`."""
     models = {"teacher": locate(recipe.teacher)} if recipe.teacher else {}
     if _is_slimmed(recipe):
-        models["slimmed_of"] = locate_full_network(recipe.network, recipe.weights)
+        models["slimmed_of"] = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
     return {name: {"handle": record.handle, "sha256": record.sha256} for name, (record, _) in models.items()}
 
 
-def _is_slimmed(recipe):
+def _is_slimmed(recipe: Recipe) -> bool:
     return recipe.procedure == "fit" and (recipe.weights or "").startswith(SLIM)
 
 
@@ -156,23 +159,23 @@ def distributed(device: str | None = None, count: int = 1) -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
-def _train_network(recipe, crops, run, report):
+def _train_network(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Fits one network."""
     shape = (crops.size, crops.size, 3)
     if _is_slimmed(recipe):
         model = build(recipe.network, None, shape, **recipe.arguments)
-        record, path = locate_full_network(recipe.network, recipe.weights)
+        record, path = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
         taken, left_out = copy_shared_weights(model, load(record, path))
         rows = ", ".join(map(str, left_out))
         report.note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
     else:
         model = build(recipe.network, recipe.weights, shape, **recipe.arguments)
     progress = fit(model, recipe, crops, run, report)
-    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1}
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1}  # type: ignore[operator]
     return finish(model, recipe, crops, run, facts, card=run.more)
 
 
-def _train_svm(recipe, crops, run, report):
+def _train_svm(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Trains S1's "MesoInception4 + SVM": an RBF SVM replaces the last layer of a trained network.
 
     The SVM is fitted to the network's features of the training crops, without augmentation. Its probability comes from
@@ -199,7 +202,7 @@ def _train_svm(recipe, crops, run, report):
         "gamma": float(arrays.gamma),
         "groups": None if sources is None else len(set(sources)),
     }
-    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "svm": svm}
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "svm": svm}  # type: ignore[operator]
     arguments = recipe.arguments | {"svm": svm["support_vectors"]}
     return finish(with_svm(model, arrays), recipe, crops, run, facts, arguments)
 
@@ -215,7 +218,7 @@ def source_groups(rows: list[FaceRow]) -> list[str] | None:
     return ["\0".join(name) for name in names]
 
 
-def _train_ensemble(recipe, crops, run, report):
+def _train_ensemble(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Trains S2's ensemble (section 7.3): dense layers on the frozen bodies of Reseption V1 and V2.
 
     The result has handle and digest of the `members`.
@@ -226,11 +229,11 @@ def _train_ensemble(recipe, crops, run, report):
     model = build(ENSEMBLE, v1=v1.network, v2=v2.network, **recipe.arguments)
     progress = fit(model, recipe, crops, run, report)
     members = {member.name: member.facts for member in (v1, v2)}
-    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "members": members}
+    facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1, "members": members}  # type: ignore[operator]
     return finish(model, recipe, crops, run, facts)
 
 
-def _train_temporal(recipe, crops, run, report):
+def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Trains a recurrent layer over clips of `recipe.frames` crops, on one trained frame network.
 
     There are two stages of `epochs` epochs each (`tfdfd.models.temporal.training_stages`): the recurrent layer and the
@@ -246,6 +249,9 @@ def _train_temporal(recipe, crops, run, report):
     for name, counts in clips.counts.items():
         report.note(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
     model = temporal(member.network, recipe.frames, **recipe.arguments)
+    history: list[dict[str, Any]]
+    best: Any
+    stages: list[Any]
     history, best, stages, first_rate = [], None, [], None
     for name, rate in training_stages(model):
         first_rate = first_rate or rate
@@ -253,9 +259,9 @@ def _train_temporal(recipe, crops, run, report):
         stages.append(_Stage(run.path / name))
         at_rate = replace(recipe, learning_rate=recipe.learning_rate * rate / first_rate)
         progress = fit(model, at_rate, clips, stages[-1], report)
-        row = progress.history[progress.best_epoch]
+        row = progress.history[progress.best_epoch]  # type: ignore[index]
         if best is None or is_better(row, history[best], recipe.monitor):
-            best, weights = len(history) + progress.best_epoch, model.get_weights()
+            best, weights = len(history) + progress.best_epoch, model.get_weights()  # type: ignore[operator]
         history += [row | {"epoch": len(history) + row["epoch"]} for row in progress.history]
     model.set_weights(weights)
     write_history(run.path, history, recipe.name)
@@ -307,7 +313,7 @@ class _Member:
     facts: dict
 
 
-def _members(recipe, size, networks):
+def _members(recipe: Recipe, size: int, networks: Sequence[str]) -> list[_Member]:
     """Returns the recipe's members as `_Member`s, one of each of `networks` and in that order.
 
     Raises:

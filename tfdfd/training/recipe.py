@@ -9,6 +9,7 @@ import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from tfdfd.near_matches import did_you_mean
 
@@ -54,7 +55,7 @@ class Recipe:
             `tfdfd.training.distillation`; None for labels alone.
         teacher_weight: weight of imitation, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes blended from them).
-        fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.blended_pairs`).
+        fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.pair_sets`).
         medium: degradation of `self-blended` data: as a `photo`, or mostly as frames of a `video`.
         order: order of crops: `shuffled`, `balanced`, or S2's `dual` and `various`.
         augment: policy of `tfdfd.data.augment`, or None.
@@ -127,7 +128,7 @@ class Recipe:
     limit: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -252,7 +253,7 @@ def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
         raise ValueError(f"{os.fspath(file)}: {error}") from error
 
 
-def _config_file(name):
+def _config_file(name: Any) -> str | os.PathLike:
     if os.fspath(name).endswith(".json") or os.path.exists(name):
         return name
     known = {path.stem: path for folder in _BEST for path in sorted(folder.glob("*.json"))}
@@ -277,7 +278,7 @@ def assignment(key: str, value: object) -> str:
     return f"{key}={json.dumps(value) if is_ambiguous else value}"
 
 
-def _is_json(text):
+def _is_json(text: str) -> bool:
     try:
         json.loads(text)
     except ValueError:
@@ -285,7 +286,7 @@ def _is_json(text):
     return True
 
 
-def _typed(key, text, kind):
+def _typed(key: str, text: str, kind: Any) -> Any:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if type(None) in options and text.lower() in ("none", ""):
         return None
@@ -305,7 +306,7 @@ def _typed(key, text, kind):
     raise ValueError(f"{key} must be {names}; received {text!r}.")
 
 
-def _plain(text):
+def _plain(text: str) -> Any:
     """Parses a builder's argument: number, true, false, null, or text (`none` is text, which `freeze` takes)."""
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)

@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,14 +125,14 @@ class RunFolder:
         known = {"file": WEIGHTS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomically(self.path / CARD, json.dumps(card | known, indent=1, ensure_ascii=False) + "\n")
 
-    def _upgraded(self, description):
+    def _upgraded(self, description: dict[str, Any]) -> dict[str, Any]:
         read_run(self.path)
         # Settings that are newer than the run had their defaults.
         recipe = Recipe.from_settings(description["recipe"])
         return {"models": model_digests(recipe)} | description | {"recipe": recipe.settings()}
 
 
-def _outcome(result):
+def _outcome(result: dict[str, Any] | None) -> dict[str, Any]:
     return {"versions": versions(), "finished": result is not None, "result": result}
 
 
@@ -204,7 +205,7 @@ def model_digests(recipe: Recipe) -> dict[str, str]:
     return {setting: _model_digest(text) for setting, text in named.items() if text}
 
 
-def _model_digest(text):
+def _model_digest(text: str) -> str:
     kind, colon, name = text.partition(":")
     kind, name = (kind + colon, name) if colon and kind in KINDS else ("", text)
     if name.startswith(PREFIX):
@@ -260,12 +261,12 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
         raise ValueError(f"{log} is no log of a training: {error}.") from error
 
 
-def _starts_at_zero(rows):
+def _starts_at_zero(rows: Sequence[dict[str, Any]]) -> bool:
     """Returns whether the log is of an earlier version, which counted epochs from 0."""
     return bool(rows) and rows[0].get("epoch") == "0"
 
 
-def _counted_from_one(result, folder):
+def _counted_from_one(result: dict[str, Any] | None, folder: str | os.PathLike) -> dict[str, Any] | None:
     log = Path(folder) / LOG
     if not result or not isinstance(result.get("best_epoch"), int) or not log.is_file():
         return result

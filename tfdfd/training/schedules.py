@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,7 +36,7 @@ class DividedEvery(LearningRateSchedule):
         ValueError: a value is out of range.
     """
 
-    def __init__(self, initial=1e-3, factor=10.0, every=1000, lowest=LOWEST):
+    def __init__(self, initial: float = 1e-3, factor: float = 10.0, every: int = 1000, lowest: float = LOWEST) -> None:
         if not (initial > 0 and factor > 1 and every >= 1 and 0 <= lowest <= initial):
             raise ValueError(
                 "expected initial > 0, factor > 1, every >= 1 and 0 <= lowest <= initial; received "
@@ -43,11 +44,11 @@ class DividedEvery(LearningRateSchedule):
             )
         self.initial, self.factor, self.every, self.lowest = initial, factor, every, lowest
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         times = ops.cast(ops.floor_divide(step, self.every), "float32")
         return ops.maximum(self.initial / ops.power(ops.cast(self.factor, "float32"), times), self.lowest)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"initial": self.initial, "factor": self.factor, "every": self.every, "lowest": self.lowest}
 
 

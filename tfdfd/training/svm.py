@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfdfd.weights.svm_file import SvmArrays
 
@@ -57,7 +58,7 @@ def fit_svm(
     if any(len(set(labels[kept])) < 2 for kept, _ in folds):
         raise ValueError(
             f"groups leave a fold with one class only; expected real and fake in at least two groups each; received: "
-            f"{len(set(groups))} groups. Leave groups out, or give more videos."
+            f"{len(set(groups))} groups. Leave groups out, or give more videos."  # type: ignore[arg-type]
         )
     svc = SVC(kernel="rbf", C=C, gamma=gamma)
     classifier = CalibratedClassifierCV(svc, method="sigmoid", cv=folds, ensemble=False)
@@ -106,7 +107,7 @@ def from_sklearn(scaler: Any, classifier: Any, fake: object = 1) -> SvmArrays:
     )
 
 
-def _parts(classifier):
+def _parts(classifier: Any) -> tuple[Any, np.ndarray, Any, Any]:
     """Returns the SVM, its classes, and slope and offset of the second class's logit."""
     svc = classifier
     if hasattr(classifier, "calibrated_classifiers_"):
@@ -133,7 +134,7 @@ def _parts(classifier):
     return svc, classes, -svc._probA[0], svc._probB[0]
 
 
-def _checked(features, labels):
+def _checked(features: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(

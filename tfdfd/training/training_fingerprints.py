@@ -78,5 +78,5 @@ def fingerprints_of(row: FaceRow, root: str | os.PathLike) -> list[tuple[str, st
     return fingerprints + ([(CROP, row.sha256)] if row.sha256 else [])
 
 
-def _digest(*names):
+def _digest(*names: str) -> str:
     return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:32]

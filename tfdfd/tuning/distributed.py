@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 from keras_tuner.src import protos
@@ -107,6 +108,7 @@ class Crew:
 
     def __init__(self, command: list[str], count: int, folder: Path, note: Callable[[str], None]):
         self._command, self._count, self._folder, self._note = command, count, Path(folder), note
+        self._workers: dict[str, subprocess.Popen]
         self._workers, self._started, self._false_starts = {}, 0, 0
 
     @property
@@ -157,7 +159,7 @@ class Crew:
             worker.wait()
         self._workers.clear()
 
-    def _start(self, ip, port):
+    def _start(self, ip: str, port: int) -> None:
         self._folder.mkdir(exist_ok=True)
         while True:
             self._started += 1
@@ -175,10 +177,10 @@ class Crew:
                 env=os.environ | address | {"no_grpc_proxy": ip},
             )
 
-    def _file(self, name):
+    def _file(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
-    def _output_end(self, name):
+    def _output_end(self, name: str) -> str:
         return self._file(name).read_text(encoding="utf-8", errors="replace")[-2000:].strip()
 
 
@@ -196,7 +198,7 @@ def work(search: Search, run: Callable) -> None:
     oracle_client.TIMEOUT = 2 * CHIEF_GONE
     chief = oracle_client.OracleClient(None)
 
-    def run_with_heartbeat(trial_id, values):
+    def run_with_heartbeat(trial_id: str, values: dict[str, Any]) -> Any:
         with _heartbeat(chief, trial_id):
             return run(trial_id, values)
 
@@ -208,10 +210,10 @@ def work(search: Search, run: Callable) -> None:
 
 
 @contextlib.contextmanager
-def _heartbeat(chief, trial_id) -> Iterator[None]:
+def _heartbeat(chief: Any, trial_id: str) -> Iterator[None]:
     has_ended = threading.Event()
 
-    def beat():
+    def beat() -> None:
         answered = time.monotonic()
         request = protos.get_service().GetTrialRequest(trial_id=trial_id)
         while not has_ended.wait(HEARTBEAT):
@@ -234,5 +236,5 @@ def _heartbeat(chief, trial_id) -> Iterator[None]:
         thread.join()
 
 
-def _address():
+def _address() -> str:
     return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"

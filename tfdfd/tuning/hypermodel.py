@@ -157,8 +157,8 @@ class HyperModel(keras_tuner.HyperModel):
             callbacks.append(keras.callbacks.EarlyStopping(recipe.monitor, patience=recipe.patience, mode=mode))
         return model.fit(*args, callbacks=callbacks, **kwargs)
 
-    def _crops(self, recipe):
-        return CropSet(self._faces, recipe, recipe.input_size(), self._allow_leaks)
+    def _crops(self, recipe: Recipe) -> CropSet:
+        return CropSet(self._faces, recipe, recipe.input_size(), self._allow_leaks)  # type: ignore[arg-type]
 
 
 class _TrainingCallback(keras.callbacks.Callback):
@@ -168,11 +168,11 @@ class _TrainingCallback(keras.callbacks.Callback):
     save them, and the network has them after training.
     """
 
-    def __init__(self, recipe, crops):
+    def __init__(self, recipe: Recipe, crops: CropSet | None) -> None:
         super().__init__()
         self._recipe, self._crops, self._averages = recipe, crops, contextlib.ExitStack()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         recipe, steps = self._recipe, self.params.get("steps")
         epochs = recipe.planned_epochs or self.params["epochs"]
         self._schedule = schedule_of(recipe.schedule, recipe.learning_rate, steps or 1, epochs)
@@ -181,26 +181,26 @@ class _TrainingCallback(keras.callbacks.Callback):
                 f"schedule={recipe.schedule} needs the number of steps: give search(steps_per_epoch=...)."
             )
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         weights = self.model.get_weights()
         self._averages.close()
         self.model.set_weights(weights)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._averages.close()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._averages.enter_context(averaged_weights(self.model, self._recipe.ema))
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         self._averages.close()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if callable(self._schedule.rate):
             rate = self._schedule.rate(self.model.optimizer.iterations)
             self.model.optimizer.learning_rate = float(keras.ops.convert_to_numpy(rate))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._averages.enter_context(averaged_weights(self.model, self._recipe.ema))
         if self._crops:
             logs |= validate(self.model, self._crops, self._recipe.loss)
@@ -237,7 +237,7 @@ def assignments(values: Mapping[str, Any]) -> list[str]:
     return epochs + [f"{key}={value}" for key, value in values.items() if not key.startswith("tuner/")]
 
 
-def _check_labels(labels):
+def _check_labels(labels: Any) -> None:
     if isinstance(labels, np.ndarray | list | tuple):
         classes = np.unique(np.asarray(labels)).tolist()
         if len(classes) < 2:

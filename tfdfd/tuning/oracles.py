@@ -15,7 +15,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 import numpy as np
@@ -35,11 +37,11 @@ LEVELS = 3
 STATE = "oracle.json"
 
 
-def _remembered(method):
+def _remembered(method: Callable[..., Any]) -> Callable[..., Any]:
     """Records an error, after which KerasTuner never releases its lock, so that the server can end the search."""
 
     @functools.wraps(method)
-    def wrapper(self, *arguments, **named):
+    def wrapper(self: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return method(self, *arguments, **named)
         except Exception as error:
@@ -49,20 +51,27 @@ def _remembered(method):
     return wrapper
 
 
-class Accounting:
+# Only type checkers know the methods that the mixin extends.
+if TYPE_CHECKING:
+    from keras_tuner import Oracle as _Oracle
+else:
+    _Oracle = object
+
+
+class Accounting(_Oracle):
     """Mixin for oracles.
 
     Attributes:
         failure: the error of an oracle's method, after which the oracle is unusable.
     """
 
-    def __init__(self, folder: Path, seed: int, **arguments):
+    def __init__(self, folder: Path, seed: int, **arguments: Any) -> None:
         # KerasTuner takes seed 0 as none. Consecutive failed trials must not raise.
         super().__init__(seed=seed + 1, max_consecutive_failed_trials=1 << 30, **arguments)
         self.verbose = 0
-        self.failure = None
+        self.failure: Exception | None = None
         self._file = folder / STATE
-        self._last_heard = {}
+        self._last_heard: dict[str, float] = {}
         self._exhausted = False
 
     @_remembered
@@ -90,7 +99,7 @@ class Accounting:
 
     @_remembered
     @synchronized
-    def update_trial(self, trial_id, metrics, step=0):
+    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Any:
         return super().update_trial(trial_id, metrics, step)
 
     @_remembered
@@ -147,7 +156,7 @@ class Accounting:
         # The queue is a stack.
         self._retry_queue = [one for one in reversed(self.start_order) if one not in self.end_order]
 
-    def _save_trial(self, trial):
+    def _save_trial(self, trial: Trial) -> None:
         """Does nothing: `save` writes all trials."""
 
 
@@ -156,7 +165,7 @@ class _Random(Accounting, keras_tuner.oracles.RandomSearchOracle):
 
 
 class _Bayesian(Accounting, keras_tuner.oracles.BayesianOptimizationOracle):
-    def populate_space(self, trial_id):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
         self._random_state = np.random.RandomState((self.seed + 7919 * len(self.trials)) % 2**32)
         return super().populate_space(trial_id)
 
@@ -172,11 +181,11 @@ class _Grid(Accounting, keras_tuner.Oracle):
         levels: KerasTuner's values of each setting, by key.
     """
 
-    def __init__(self, levels: dict[str, list], **arguments):
+    def __init__(self, levels: dict[str, list], **arguments: Any) -> None:
         super().__init__(**arguments)
         self._levels = levels
 
-    def populate_space(self, trial_id):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
         position, values = len(self.start_order), {}
         if position >= math.prod(map(len, self._levels.values())):
             return {"status": STOPPED}

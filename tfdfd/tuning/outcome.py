@@ -10,6 +10,9 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tfdfd.data.pair_sets import METHOD
 from tfdfd.files import write_atomically
@@ -24,6 +27,9 @@ from tfdfd.tuning.hypermodel import assignments
 from tfdfd.tuning.oracles import COMPLETED, FAILED, RUNNING, Accounting
 from tfdfd.tuning.search import SCHEMA, VIDEO_AUC, Search, read_record, trial_folder
 from tfdfd.weights.store import locate
+
+if TYPE_CHECKING:
+    from keras_tuner.engine.trial import Trial
 
 TABLE, BEST = "trials.csv", "best.json"
 # Settings of the search that do not apply to a training with its result.
@@ -105,7 +111,7 @@ def settings_of(search: Search, recipe: Recipe, values: list[str]) -> dict:
     }
 
 
-def _log_trial(folder, trial_id, values, scores, is_failed):
+def _log_trial(folder: Path, trial_id: str, values: dict[str, Any], scores: dict[str, float], is_failed: bool) -> None:
     """Writes an ended trial to TensorBoard's HParams log, replacing an earlier log of it."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -134,13 +140,13 @@ def _log_trial(folder, trial_id, values, scores, is_failed):
     os.replace(partial, folder / trial_id)
 
 
-def _rows(search, oracle):
+def _rows(search: Search, oracle: Accounting) -> list[dict[str, Any]]:
     # A chief's threads change trials concurrently: ended ones are final, of others only the values are.
     trials, ended = list(oracle.trials.values()), list(oracle.end_order)
     return [_row(search, trial, trial.trial_id in ended) for trial in trials]
 
 
-def _row(search, trial, is_ended):
+def _row(search: Search, trial: Trial, is_ended: bool) -> dict[str, Any]:
     status, score = (trial.status, trial.score) if is_ended else (RUNNING, None)
     row = {"trial": trial.trial_id, "status": status, search.objective: score}
     if status == COMPLETED:
@@ -153,7 +159,7 @@ def _row(search, trial, is_ended):
     return row | ({"message": failed["error"]} if failed else {})
 
 
-def _score(search, recipe, best, count):
+def _score(search: Search, recipe: Recipe, best: Trial, count: int) -> dict[str, Any]:
     folder = trial_folder(search, best.trial_id)
     result = finished_run(folder)["result"]
     score_entry = {
@@ -173,9 +179,10 @@ def _score(search, recipe, best, count):
     return score_entry
 
 
-def _interval(rows, scores, objective):
+def _interval(rows: Any, scores: np.ndarray, objective: str) -> tuple[float, float]:
     """Returns the bootstrap interval; a crop and the fake blended from it are in one cluster."""
     if objective == VIDEO_AUC:
+        labels: Any
         labels, scores = videos_of(rows, scores)
         rows = {(row.dataset, row.video): row for row in rows}.values()
     else:
@@ -184,18 +191,18 @@ def _interval(rows, scores, objective):
     return bootstrap_interval(auc, labels, scores, clusters)
 
 
-def _commit():
+def _commit() -> str | None:
     """Returns the commit of the checkout, with `+` if files were changed; None outside of a checkout."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         git = ["git", "-C", os.fspath(Path(__file__).parents[1])]
-        ask = {"capture_output": True, "text": True, "check": True, "timeout": 30}
+        ask: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 30}
         commit = subprocess.run([*git, "rev-parse", "HEAD"], **ask).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "."], **ask).stdout
         return commit + ("+" if changed.strip() else "")
     return None
 
 
-def _version(name):
+def _version(name: str) -> dict[str, str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
         return {name: metadata.version(name)}
     return {}

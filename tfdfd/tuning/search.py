@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -35,6 +35,9 @@ from tfdfd.tuning import need_keras_tuner
 from tfdfd.tuning.search_space import Space
 from tfdfd.version import __version__
 from tfdfd.workdir import WorkDir, read_description, refuse_other
+
+if TYPE_CHECKING:
+    from tfdfd.tuning.oracles import Accounting
 
 SCHEMA = 1
 VIDEO_AUC, CROP_AUC = "val_video_auc", "val_auc"
@@ -237,7 +240,7 @@ def run_worker(search: Search, reports: Reports, note: Note) -> None:
 
 
 @contextlib.contextmanager
-def _opened(search) -> Iterator:
+def _opened(search: Search) -> Iterator:
     """The oracle of a search, with the lock of its folder."""
     need_keras_tuner()
     from tfdfd.tuning.oracles import make_oracle
@@ -257,7 +260,7 @@ def _opened(search) -> Iterator:
         )
 
 
-def _upgraded(description):
+def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
     """Adds the digests that a search of an earlier version lacks."""
     try:
         if "models" in description:
@@ -267,7 +270,7 @@ def _upgraded(description):
         raise ValueError(f"{_FILE} is no search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
 
 
-def _runner(search, reports, train):
+def _runner(search: Search, reports: Any, train: Any) -> Callable[[str, dict[str, Any]], Any]:
     from tfdfd.tuning.hypermodel import assignments
 
     return lambda trial_id, values: run_trial(search, trial_id, assignments(values), reports, train)
@@ -276,10 +279,10 @@ def _runner(search, reports, train):
 class _Announcer:
     """Rewrites the table and reports the result after each trial."""
 
-    def __init__(self, search, oracle, note):
+    def __init__(self, search: Search, oracle: Accounting, note: Note) -> None:
         self._search, self._oracle, self._note, self._announced = search, oracle, note, set(oracle.end_order)
 
-    def __call__(self):
+    def __call__(self) -> None:
         from tfdfd.tuning.outcome import write_table
 
         objective = self._search.objective
@@ -290,7 +293,7 @@ class _Announcer:
                 self._note(f"trial {row['trial']} ({len(self._announced)} of {self._search.max_trials}): {result}")
 
 
-def _results(search, oracle, command):
+def _results(search: Search, oracle: Accounting, command: str) -> Outcome:
     from tfdfd.tuning.outcome import write_best, write_table
 
     return write_table(search, oracle), write_best(search, oracle, command)
@@ -400,14 +403,14 @@ def run_trial(
         keras.utils.clear_session()
 
 
-def _score(result, objective):
+def _score(result: dict[str, Any], objective: str) -> float:
     value = result.get(objective)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise NoScoreError(f"the training ended with {objective}={value!r}; a number is needed.")
     return float(value)
 
 
-def _wait_for_lock(folder):
+def _wait_for_lock(folder: Path) -> None:
     """Waits for a former worker that may still run the trial on another machine; its result counts."""
     while True:
         try:
@@ -420,9 +423,9 @@ def _wait_for_lock(folder):
         return
 
 
-def _record_file(search, trial_id):
+def _record_file(search: Search, trial_id: str) -> Path:
     return search.folder / "trials" / f"{trial_id}.json"
 
 
-def _write_record(search, trial_id, record):
+def _write_record(search: Search, trial_id: str, record: dict[str, Any]) -> None:
     write_atomically(_record_file(search, trial_id), json.dumps(record, indent=1) + "\n")

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tfdfd.models import list_models
 from tfdfd.near_matches import did_you_mean
@@ -133,7 +134,7 @@ def read_space(name: str | os.PathLike) -> Space:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _file(name):
+def _file(name: str) -> Path:
     if name.endswith(".json"):
         return Path(name)
     # In a checkout, the last one is beside the package.
@@ -147,7 +148,7 @@ def _file(name):
     raise ValueError(f"no search space for {name} in {' or '.join(map(str, folders))}; give a file: FILE.json.")
 
 
-def _space(content):
+def _space(content: Any) -> Space:
     if not isinstance(content, dict) or set(content) - _KEYS or not _KEYS - {"fixed"} <= set(content):
         keys = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"a search space has network, recipe, search, and may have fixed; received {keys}.")
@@ -171,7 +172,7 @@ def _space(content):
     return space
 
 
-def _setting(key, content):
+def _setting(key: str, content: Any) -> Setting:
     content = content if isinstance(content, dict) else {}
     if set(content) == {"choices"}:
         choices = content["choices"]
@@ -188,9 +189,9 @@ def _setting(key, content):
     )
 
 
-def _is_plain(value):
+def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

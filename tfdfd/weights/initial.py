@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -73,7 +74,7 @@ def locate_full_network(network: str, weights: str) -> tuple[WeightRecord, Path]
     return record, path
 
 
-def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, tuple[str, ...]]:
+def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, tuple[int, ...]]:
     """Copies to every weight of `slimmed` that of the same layer of `full`.
 
     Args:
@@ -100,7 +101,7 @@ def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, t
     return len(targets), tuple(sorted(left_out))
 
 
-def _keras(model, application, file):
+def _keras(model: keras.Model, application: str, file: str | None) -> dict[str, dict[str, np.ndarray]]:
     """Returns arrays by our layer name and weight name."""
     reference = _reference(model, application, file)
     theirs = {layer.name: layer for layer in reference.layers if layer.weights}
@@ -125,7 +126,7 @@ def _keras(model, application, file):
     return stored
 
 
-def _reference(model, application, file):
+def _reference(model: keras.Model, application: str, file: str | None) -> keras.Model:
     build = getattr(keras.applications, application)
     layers = {layer.name: layer for layer in model.layers}
     # MobileNetV3, and V1 with class scores as features, include part of Keras's classifier.
@@ -148,7 +149,7 @@ def _reference(model, application, file):
         ) from error
 
 
-def _torchvision(model, file):
+def _torchvision(model: keras.Model, file: str | None) -> dict[str, dict[str, np.ndarray]]:
     if file is None:
         raise ValueError(
             f"Keras has no ImageNet weights of {model.name} to fetch; give torchvision's, saved as safetensors with "
@@ -176,7 +177,7 @@ def _torchvision(model, file):
     return stored
 
 
-def _torchvision_name(name):
+def _torchvision_name(name: str) -> str:
     """`conv3_block1_0_bn` -> `layer2.0.downsample.1`, `conv1_conv` -> `conv1`."""
     match = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", name)
     if match is None:
@@ -186,7 +187,7 @@ def _torchvision_name(name):
     return f"layer{stage}.{block}.{part}"
 
 
-def _converted(model, application, file):
+def _converted(model: keras.Model, application: str, file: str | None) -> dict[str, dict[str, np.ndarray]]:
     """Returns arrays by our layer name and weight name, from a file with the names `<layer>/<weight>`."""
     if file is None:
         raise ValueError(
@@ -209,17 +210,17 @@ def _converted(model, application, file):
     return {name: {part: state[key] for part, key in parts.items()} for name, parts in keys.items()}
 
 
-def _how_to_get(application):
+def _how_to_get(application: str) -> str:
     return f" ({CONVERTED[application]})" if application in CONVERTED else ""
 
 
-def _first(names):
+def _first(names: Sequence[str]) -> str:
     """Returns the first three names and the number of the others."""
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + rest if names else "no arrays"
 
 
-def _assign(layer, arrays, model, source):
+def _assign(layer: keras.Layer, arrays: dict[str, np.ndarray], model: keras.Model, source: str) -> None:
     values = []
     for weight in layer.weights:
         if weight.name not in arrays:
@@ -236,7 +237,7 @@ def _assign(layer, arrays, model, source):
     layer.set_weights(values)
 
 
-def _weighted_layers(model):
+def _weighted_layers(model: keras.Model) -> Iterator[tuple[str, keras.Layer]]:
     """Yields names and layers with weights, including those of nested models (both streams get equal weights)."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -245,6 +246,6 @@ def _weighted_layers(model):
             yield layer.name, layer
 
 
-def _natural(name):
+def _natural(name: str) -> list[str | int]:
     """Sorts `conv2d` before `conv2d_2` before `conv2d_10`."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

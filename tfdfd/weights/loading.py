@@ -74,7 +74,7 @@ def load_keras_file(model: keras.Model, path: Path, name: str) -> None:
         raise ValueError(f"{path} does not fit {name}: it has no weights for {', '.join(empty)}.")
 
 
-def _nan_like(values):
+def _nan_like(values: np.ndarray) -> np.ndarray:
     # Integers are counts, as in Keras's normalization layer, which do not affect outputs.
     return np.full_like(values, np.nan) if np.issubdtype(values.dtype, np.floating) else values
 
@@ -129,7 +129,7 @@ def arrays_of_members(members: dict, ensemble: keras.Model | None = None) -> dic
     Raises:
         ValueError: a handle is unknown, or its weights are missing or not those that the ensemble was built on.
     """
-    every = {}
+    every: dict[str, np.ndarray] = {}
     for name, member in members.items():
         # By handle only: a card may come from anywhere, and must not name files of this machine.
         find_record(member["handle"])
@@ -149,7 +149,7 @@ def arrays_of_members(members: dict, ensemble: keras.Model | None = None) -> dic
     return every
 
 
-def _load_keras(model, path):
+def _load_keras(model: keras.Model, path: Path) -> None:
     load_keras_file(model, path, f"the network {model.name}")
 
 
@@ -162,7 +162,7 @@ _KINDS = {
 }
 
 
-def _load_mesonet(model, path):
+def _load_mesonet(model: keras.Model, path: Path) -> None:
     """Loads the authors' Keras 2.1.5 files: one HDF5 group per layer, arrays in order."""
     import h5py
 
@@ -193,7 +193,7 @@ def _load_mesonet(model, path):
 _LOADERS = {_SAFETENSORS: load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}
 
 
-def _creation_order(layer):
+def _creation_order(layer: keras.Layer) -> tuple:
     """Sorts by block, branch, and reduction before convolution; then the hidden and the output dense layer."""
     block, branch = re.match(r"block(\d)", layer.name), re.search(r"branch(\d)", layer.name)
     return (

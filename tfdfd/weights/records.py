@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import write_atomically
 from tfdfd.near_matches import near_matches
@@ -144,14 +145,14 @@ class WeightRecord:
         return cls(**values, inconclusive_band=tuple(band) if band else None, facts=card, evaluation=evaluation)
 
 
-def _arguments(card):
+def _arguments(card: dict[str, Any]) -> dict[str, Any]:
     arguments = card.get("arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r}.")
     return arguments
 
 
-def _tails(card):
+def _tails(card: dict[str, Any]) -> tuple:
     tails = card.get("genuine_tails") or []
     if not isinstance(tails, list):
         raise ValueError(f"genuine_tails must be a list; received {tails!r:.200}.")
@@ -164,7 +165,7 @@ def _tails(card):
     return tuple(tails)
 
 
-def _is_tail(tail):
+def _is_tail(tail: Any) -> bool:
     try:
         n, above, highest, excess = (tail[name] for name in ("n", "n_above", "highest", "mean_excess"))
     except (KeyError, TypeError):
@@ -181,7 +182,7 @@ def _is_tail(tail):
     )
 
 
-def _members(card):
+def _members(card: dict[str, Any]) -> dict[str, Any]:
     members = card.get("members", {})
     values = list(members.values()) if isinstance(members, dict) else [None]
     if not all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in _MEMBER) for one in values):
@@ -191,7 +192,7 @@ def _members(card):
     return members
 
 
-def _base(card):
+def _base(card: dict[str, Any]) -> dict[str, Any] | None:
     base = card.get("base", {})
     if base == {}:
         return base
@@ -202,7 +203,7 @@ def _base(card):
     return base
 
 
-def _shape(card):
+def _shape(card: dict[str, Any]) -> tuple[int, ...] | None:
     shape = card.get("input_shape")
     if shape is None:
         return None
@@ -211,7 +212,7 @@ def _shape(card):
     return tuple(shape)
 
 
-def _check_probability(name, value):
+def _check_probability(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a number between 0 and 1; received {value!r}.")
 
@@ -244,11 +245,11 @@ def write_card(file: Path, card: dict) -> None:
     write_atomically(file, json.dumps(parts, indent=1, ensure_ascii=False) + "\n")
 
 
-def _read_record(file):
+def _read_record(file: Path) -> WeightRecord:
     return WeightRecord.from_card(json.loads(file.read_bytes()), file.parent / EVALUATIONS / file.name)
 
 
-def _evaluation(file):
+def _evaluation(file: Path | None) -> dict[str, Any]:
     try:
         return json.loads(file.read_bytes()) if file else {}
     except FileNotFoundError:

@@ -13,6 +13,8 @@ output. A network is to be evaluated with the weights after `expand`, not with t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -63,7 +65,7 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
     return dict(pairs)
 
 
-def _named(model, prefix):
+def _named(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any]]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _named(layer, f"{prefix}{layer.name}/")
@@ -133,13 +135,13 @@ def expand(stored: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _channels(values):
+def _channels(values: np.ndarray) -> np.ndarray:
     """Returns the largest magnitude of each channel; all other axes are 1."""
     kept = 2 if values.ndim == 4 and values.shape[-1] == 1 else 1
     return np.abs(values).max(axis=tuple(range(values.ndim - kept)), keepdims=True)
 
 
-def _halved(name, values):
+def _halved(name: str, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         halved = values.astype(np.float16)
     largest = np.abs(values).max(initial=0)
@@ -155,7 +157,7 @@ def _halved(name, values):
     return halved
 
 
-def _scale_of(name, values, stored, where):
+def _scale_of(name: str, values: np.ndarray, stored: dict[str, np.ndarray], where: str) -> np.ndarray:
     scale = stored.get(name + SCALE)
     if scale is None:
         raise ValueError(f"{where} has {name} as int8, but no {name}{SCALE} to multiply it by.")

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tfdfd.files import sha256
 from tfdfd.weights.records import (
@@ -54,7 +55,7 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     Raises:
         ValueError: the handle is unknown, or the file is missing, altered, or has no model card.
     """
-    name = os.fspath(ALIASES.get(model, model))
+    name = os.fspath(ALIASES.get(model, model))  # type: ignore[arg-type]
     if name.startswith(PREFIX):
         return _of_handle(name)
     path = Path(name)
@@ -74,7 +75,7 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     )
 
 
-def _of_handle(name):
+def _of_handle(name: str) -> tuple[WeightRecord, Path]:
     located = _find_handle(name)
     if located:
         return located
@@ -84,8 +85,8 @@ def _of_handle(name):
     raise ValueError(f"the weights of {name} are not on this machine; {how_to_get(record)}.")
 
 
-def _find_handle(name):
-    record = list_records().get(name)
+def _find_handle(name: str) -> tuple[WeightRecord, Path] | None:
+    record: Any = list_records().get(name)
     path = record and local_file(record.file)
     if path and base_of(record):
         base_file(record)  # its error names the command to run
@@ -134,7 +135,7 @@ def digest(path: Path) -> str:
     return sha256(path)
 
 
-def _identify(path):
+def _identify(path: Path) -> WeightRecord:
     own = digest(path)
     for record in list_records().values():
         if record.sha256 == own:
@@ -211,5 +212,6 @@ def where(record: WeightRecord) -> str:
     if base and record.carried:
         return f"in the package, its base at {find_base(base)}"
     if record.carried:
-        return "in the package" if carried_file(record.file).parent != LARGE else f"in the checkout ({LARGE.name}/)"
+        file: Any = carried_file(record.file)
+        return "in the package" if file.parent != LARGE else f"in the checkout ({LARGE.name}/)"
     return "in the cache"

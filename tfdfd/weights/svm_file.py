@@ -43,7 +43,7 @@ class SvmArrays:
     slope: np.ndarray
     offset: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _numbers(field.name, getattr(self, field.name)))
         if self.support_vectors.ndim != 2 or 0 in self.support_vectors.shape:
@@ -65,7 +65,7 @@ class SvmArrays:
             if smallest <= 0:
                 raise ValueError(f"{name} must be above 0; received: {smallest}")
 
-    def fake_probability(self, features) -> np.ndarray:
+    def fake_probability(self, features: np.ndarray) -> np.ndarray:
         """Returns P(fake), float64 `(m, 1)`, of features `(m, d)`, computed in float64.
 
         Raises:
@@ -113,7 +113,7 @@ class SvmArrays:
             raise ValueError(f"{os.fspath(path)} holds no usable SVM: {error}") from error
 
 
-def _numbers(name, values):
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
     try:
         values = np.array(values, np.float64, order="C")
     except (TypeError, ValueError) as error:

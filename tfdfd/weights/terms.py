@@ -6,8 +6,9 @@ on itself. `licence`, `training_data` and `notices` of the card include the term
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import locate
@@ -81,11 +82,11 @@ def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -
     } | ({"notices": notices} if notices else {})
 
 
-def _trained_on(row):
+def _trained_on(row: dict[str, Any]) -> str:
     return f" (trained on {row['training_data']})" if row.get("training_data") else ""
 
 
-def _ancestors(card):
+def _ancestors(card: dict[str, Any]) -> list[dict[str, Any]]:
     if "built_on" in card:
         return card["built_on"]
     known = list_records()
@@ -104,7 +105,7 @@ def _ancestors(card):
     return rows
 
 
-def _of_older_run(recipe, known):
+def _of_older_run(recipe: dict[str, Any], known: Mapping[Any, WeightRecord]) -> list[dict[str, Any]]:
     """Returns the weights that the recipe names by handles, for runs whose card has no `built_on`."""
     rows = []
     for role, name in ((BEGUN_WITH, recipe.get("weights")), (TAUGHT_BY, recipe.get("teacher"))):
@@ -112,9 +113,9 @@ def _of_older_run(recipe, known):
     return rows + [row for name in recipe.get("members", ()) if name in known for row in inherit(MEMBER, known[name])]
 
 
-def _distinct(rows):
+def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the rows without duplicates, in order."""
-    distinct = {}
+    distinct: dict[str, dict[str, Any]] = {}
     for row in rows:
         distinct.setdefault(row.get("sha256") or row["what"], row)
     return list(distinct.values())

@@ -1,6 +1,10 @@
 """Turns a packed training into a calibrated run folder with a card, for `tools.make_card` and `--model`.
 
-    python -m tools.packed.finish PACKED_RUN --faces FACES.csv [--also UTK.csv …] -o RUN
+    python -m tools.packed.finish TRAINED_RUN --faces FACES.csv [--also UTK.csv …] -o RUN
+
+TRAINED_RUN is a run of `tools.train_packed` or of `tfdfd train`. `--size` gives the network a larger input than it was
+trained on, and `--average MODEL SHARE` averages its weights with those of the model that its training began with
+(Wortsman et al., Robust fine-tuning of zero-shot models, arXiv:2109.01903).
 
 Platt scaling is fitted on the labeled validation crops of `--faces`, with both classes weighted equally (the set has
 four fakes per genuine crop, a ratio that P(fake) must not learn), and folded into the last layer. With `--domains
@@ -23,10 +27,12 @@ from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.calibrate import finish, fold
 from tfdfd.training.crop_set import CropSet, score
-from tfdfd.training.run_folder import CARD, RunFolder
+from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import CARD, WEIGHTS, RunFolder, finished_run
 from tfdfd.training.training_fingerprints import write_fingerprints
-from tfdfd.weights.loading import load_safetensors, read_safetensors
+from tfdfd.weights.loading import load_safetensors, load_weights, read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights
+from tfdfd.weights.store import locate
 
 # Largest shares of the genuine videos of each domain that may be called fake and inconclusive.
 FAKE_BOUND, OPEN_BOUND = 0.05, 0.3
@@ -40,43 +46,50 @@ _RULE = (
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m tools.packed.finish")
-    parser.add_argument("run", type=Path, metavar="PACKED_RUN", help="finished run of tools.train_packed")
+    parser.add_argument(
+        "run", type=Path, metavar="TRAINED_RUN", help="finished, of tools.train_packed or of 'tfdfd train'"
+    )
     parser.add_argument("--faces", type=Path, required=True, help="labeled face set whose val split calibrates")
     parser.add_argument("--also", type=Path, action="append", default=[], help="other face sets of the pack")
     parser.add_argument("--domains", type=Path, help="output of tools.validate: sets the band by the worst domain")
     parser.add_argument("--base", help="frozen base weights of the network: clip:FILE")
+    parser.add_argument("--size", type=int, help="input side of the finished network (default: that of the training)")
+    parser.add_argument(
+        "--average",
+        nargs=2,
+        metavar=("MODEL", "SHARE"),
+        help="average the weights with those of MODEL, which get 1 - SHARE",
+    )
     parser.add_argument("--dtype", default="float32", choices=FORMS, help="form of the bundled weights")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     options = parser.parse_args(arguments)
-    packed = json.loads((options.run / "log.json").read_text("utf-8"))
-    settings = packed["settings"]
-    packed["dtype"] = options.dtype
-    recipe = list_recipes()[f"sbi-{settings['network'].replace('_', '-')}"].changed(
-        ["data=crops", "calibration=none", f"size={settings['size'] or 'none'}", f"weights={settings['weights']}"]
-    )
-    model = build(settings["network"], options.base, _shape(settings), **settings["arguments"])
-    weights = options.run / "weights.safetensors"
+    recipe, settings, how = _trained(options.run, options.size)
+    how |= {"dtype": options.dtype}
+    model = build(recipe.network, options.base, _shape(recipe.size), **settings)
+    weights = options.run / WEIGHTS
     if options.base:
         trained = read_safetensors(weights).keys()
         base = {name: np.array(v.value) for name, v in named_weights(model).items() if name not in trained}
         load_safetensors(model, weights, base)
     else:
         load_safetensors(model, weights)
+    if options.average:
+        how["average"] = average(model, options.average[0], float(options.average[1]), settings)
     # Thresholds must be chosen with the weights as they will be rounded.
     rounded = expand(compact({name: np.array(v.value) for name, v in named_weights(model).items()}, options.dtype), "")
     for name, variable in named_weights(model).items():
         variable.assign(rounded[name])
     model.jit_compile = False
     crops = CropSet(options.faces, recipe, model.input_shape[1])
-    with RunFolder(options.output, recipe, crops.digests(), "jax", {"packed": packed}) as run:
+    with RunFolder(options.output, recipe, crops.digests(), how.pop("backend"), {"packed": how}) as run:
         faces = [faces_of(file) for file in (options.faces, *options.also)]
         write_fingerprints(
             run.path,
             {split: [row for each in faces for row in each.rows if row.split == split] for split in ("train", "val")},
             faces[0].root,
         )
-        card = {"arguments": settings["arguments"], "calibration": calibrate(model, crops)}
-        finish(model, recipe, crops, run, {"epochs": None, "best_epoch": None, "steps": settings["steps"]}, card=card)
+        card = {"arguments": settings, "calibration": calibrate(model, crops)}
+        finish(model, recipe, crops, run, how.pop("result"), card=card)
         if options.domains:
             validation = json.loads(options.domains.read_text("utf-8"))
             set_band(run.path / CARD, validation["models"][0]["domains"])
@@ -139,8 +152,60 @@ def worst_band(genuine: dict[str, np.ndarray]) -> tuple[float, float]:
     return max(lows), high
 
 
-def _shape(settings):
-    return (settings["size"], settings["size"], 3) if settings["size"] else None
+def average(model, other: str, share: float, arguments: dict) -> dict:
+    """Averages the weights of a network with those of another model of the same network, in place.
+
+    Args:
+        model: the network.
+        other: handle, weights file with its card, or run folder.
+        share: of the network's own weights in the mean, from 0 to 1.
+        arguments: of the network's builder.
+
+    Returns:
+        The digest of the other model and the share.
+
+    Raises:
+        ValueError: the share is out of range, or the other model is of another network.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"SHARE is {share}; expected a number from 0 to 1.")
+    record, path = locate(other)
+    theirs = _without_freeze(record.arguments or {})
+    if (record.model, theirs) != (model.name, arguments):
+        raise ValueError(f"{other} is {record.model} with {theirs}; expected {model.name} with {arguments}.")
+    beside = build(record.model, None, model.input_shape[1:], **arguments)
+    load_weights(beside, record, path)
+    pairs = zip(model.get_weights(), beside.get_weights(), strict=True)
+    model.set_weights([share * own + (1 - share) * their for own, their in pairs])
+    return {"model": record.handle, "sha256": record.sha256, "share": share}
+
+
+def _trained(folder, size):
+    """The recipe, the builder's arguments, and how a run was trained."""
+    if (folder / "run.json").is_file():
+        run = finished_run(folder)
+        recipe = Recipe.from_settings(run["recipe"])
+        arguments = _without_freeze(recipe.arguments)
+        how = {"recipe": run["recipe"], "backend": run["backend"], "result": dict(run["result"])}
+    else:
+        how = json.loads((folder / "log.json").read_text("utf-8"))
+        settings = how["settings"]
+        recipe = list_recipes()[f"sbi-{settings['network'].replace('_', '-')}"].changed(
+            ["data=crops", f"size={settings['size'] or 'none'}", f"weights={settings['weights']}"]
+        )
+        arguments = settings["arguments"]
+        how |= {"backend": "jax", "result": {"epochs": None, "best_epoch": None, "steps": settings["steps"]}}
+    changes = ["calibration=none"] + ([f"size={size}"] if size else [])
+    return recipe.changed(changes), arguments, how
+
+
+def _without_freeze(arguments):
+    """A builder's arguments without the one that concerns training alone."""
+    return {key: value for key, value in arguments.items() if key != "freeze"}
+
+
+def _shape(size):
+    return (size, size, 3) if size else None
 
 
 if __name__ == "__main__":

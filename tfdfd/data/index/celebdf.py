@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 from tfdfd.data.index.layout import IndexResult, Share, is_inside, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
@@ -43,6 +45,7 @@ def index_celebdf(root: str | os.PathLike) -> IndexResult:
         raise wrong_layout(root, OFFICIAL, "Celeb-DF v2", "Give the folder in which they lie.")
     listed = read_test_list(os.path.join(root, TEST_LIST)) if is_inside(root, TEST_LIST) else None
     there = {_key(file.path): file.path for file in tree.media if file.bytes and _columns(file.path, {})}
+    left_out: dict[str, list[str]]
     rows, left_out = [], {UNKNOWN_NAME: []}
     for file in tree.media:
         columns = _columns(file.path, there)
@@ -56,7 +59,7 @@ def index_celebdf(root: str | os.PathLike) -> IndexResult:
         if key not in present:
             columns = _columns(path, there)
             rows.append(
-                IndexRow(path, "celebdf", kind_of_name(path), split="test", **columns, bytes=None, status="missing")
+                IndexRow(path, "celebdf", kind_of_name(path), split="test", **columns, bytes=None, status="missing")  # type: ignore[arg-type]
             )
     shares = [
         Share(folder, sum(key.startswith(f"{folder}/") for key in there), count) for folder, count in OFFICIAL.items()
@@ -96,11 +99,11 @@ def read_test_list(file: str | os.PathLike) -> dict[str, str]:
     return listed
 
 
-def _key(path):
+def _key(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
-def _columns(path, there):
+def _columns(path: str, there: Mapping[str, str]) -> dict[str, Any] | None:
     """The columns that follow from folder and name; None where they are not the data set's."""
     folder, _, name = path.partition("/")
     if folder not in _NAMES or not (match := _NAMES[folder].fullmatch(PurePosixPath(name).stem)) or "/" in name:

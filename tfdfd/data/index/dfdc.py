@@ -18,10 +18,12 @@ import math
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any, TextIO
 
-from tfdfd.data.index.layout import IndexResult, Share, escape_separator, walk, wrong_layout
+from tfdfd.data.index.layout import File, IndexResult, Share, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, SPLITS, IndexRow
 from tfdfd.media.formats import kind_of_name
 
@@ -64,7 +66,7 @@ class _List:
     entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
 
-    def add(self, folder, name, entry, path=None):
+    def add(self, folder: str, name: str, entry: _Entry | None, path: str | None = None) -> None:
         """Adds an entry; None counts as broken."""
         if entry is None:
             self.broken.append(_join(folder, name or "") if path is None else path)
@@ -88,9 +90,12 @@ def index_dfdc(root: str | os.PathLike) -> IndexResult:
     if not lists:
         hint = f"A part is a folder with videos and its {METADATA} or labels.csv; the preview has {PREVIEW}."
         raise wrong_layout(root, [f"dfdc_train_part_0/{METADATA}", "dfdc_train_part_0"], "DFDC", hint)
+    media: dict[str, dict[str, Any]]
+    left_out: dict[str, list[str]]
     media, left_out = defaultdict(dict), {NO_LIST: [], NOT_LISTED: [], BROKEN_ENTRY: [], CONTRADICTED: []}
     for file in tree.media:
         media[str(PurePosixPath(file.path).parent)][_name(file.path)] = file
+    entries: dict[tuple[str, str], _Entry]
     entries, readable = {}, []
     for path in lists:
         try:
@@ -111,7 +116,7 @@ def index_dfdc(root: str | os.PathLike) -> IndexResult:
         left_out[reason] += [path for path in unlisted if path not in excluded]
     there = defaultdict(list)
     for part, name in entries:
-        if (file := media[part].get(name)) and file.bytes:
+        if (file := media[part].get(name)) and file.bytes:  # type: ignore[assignment]
             there[name].append(part)
     rows = [_row(part, name, entry, media[part].get(name), there) for (part, name), entry in entries.items()]
     parts = sum(_name(path) == METADATA for path in readable)
@@ -121,13 +126,13 @@ def index_dfdc(root: str | os.PathLike) -> IndexResult:
     return IndexResult.of(rows, tree, left_out, lists, shares=shares if readable else [])
 
 
-def _covers(path, part):
+def _covers(path: str, part: str) -> bool:
     """Whether the list at `path` describes the videos in the folder `part`."""
     folder = PurePosixPath(path).parent
     return str(folder) == part or (_name(path) == PREVIEW and folder in PurePosixPath(part).parents)
 
 
-def _row(part, name, entry, file, there):
+def _row(part: str, name: str, entry: _Entry, file: File | None, there: Mapping[str, list[str]]) -> IndexRow:
     original = None
     if entry.original:
         parts = there.get(entry.original, [])
@@ -136,7 +141,7 @@ def _row(part, name, entry, file, there):
     return IndexRow(
         _join(part, name),
         "dfdc",
-        kind_of_name(name),
+        kind_of_name(name),  # type: ignore[arg-type]
         entry.label,
         entry.method,
         (escape_separator(PurePosixPath(entry.original or name).stem),),
@@ -147,15 +152,15 @@ def _row(part, name, entry, file, there):
     )
 
 
-def _name(path):
+def _name(path: str) -> str:
     return PurePosixPath(path).name
 
 
-def _join(folder, name):
+def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
 
 
-def _read_list(root, path):
+def _read_list(root: str | os.PathLike, path: str) -> _List:
     """Reads the list at `path` below `root`.
 
     Raises:
@@ -172,14 +177,14 @@ def _read_list(root, path):
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _read_metadata(file, folder):
+def _read_metadata(file: TextIO, folder: str) -> _List:
     listed = _List()
     for name, values in _by_name(_json(file)).items():
         listed.add(folder, name, _metadata_entry(values, folder) if _is_video(name) else None)
     return listed
 
 
-def _metadata_entry(values, folder):
+def _metadata_entry(values: Any, folder: str) -> _Entry | None:
     if not isinstance(values, dict):
         return None
     label = _label(values["label"]) if _known(values.get("label")) is not None else _value(values.get("is_fake"))
@@ -191,7 +196,7 @@ def _metadata_entry(values, folder):
     return _Entry(REAL, ORIGINAL, split=split) if label == REAL else _Entry(FAKE, METHOD, original, split)
 
 
-def _read_labels(file, folder):
+def _read_labels(file: TextIO, folder: str) -> _List:
     table = csv.DictReader(file)
     if table.fieldnames is None or not {"filename", "label"} <= set(table.fieldnames):
         raise ValueError(f"its columns are {table.fieldnames}; expected filename,label")
@@ -200,11 +205,11 @@ def _read_labels(file, folder):
         name, label = row["filename"], _value(row["label"])
         method = ORIGINAL if label == REAL else METHOD
         valid = _is_video(name) and label is not None
-        listed.add(folder, name, _Entry(label, method, split=_split_of(folder)) if valid else None)
+        listed.add(folder, name, _Entry(label, method, split=_split_of(folder)) if valid else None)  # type: ignore[arg-type]
     return listed
 
 
-def _read_preview(file, folder):
+def _read_preview(file: TextIO, folder: str) -> _List:
     listed = _List()
     for path, values in _json(file).items():
         pure = PurePosixPath(path)
@@ -213,7 +218,7 @@ def _read_preview(file, folder):
     return listed
 
 
-def _preview_entry(path, values):
+def _preview_entry(path: str, values: Any) -> _Entry | None:
     *folders, name = path.split("/")
     if not isinstance(values, dict) or not folders or not all(map(_is_file_name, folders)) or not _is_video(name):
         return None
@@ -235,35 +240,35 @@ def _preview_entry(path, values):
     return _Entry(FAKE, escape_separator(folders[0]), original, split, identity)
 
 
-def _split_of(folder):
+def _split_of(folder: str) -> str | None:
     return _FOLDERS.get(PurePosixPath(folder).name)
 
 
-def _known(value):
+def _known(value: Any) -> Any:
     """The value, or None for every form of a missing one."""
     if isinstance(value, float) and math.isnan(value):
         return None
     return None if isinstance(value, str) and value.strip().lower() in _MISSING else value
 
 
-def _integer(value):
+def _integer(value: Any) -> Any:
     """Restores an integer that a column with gaps has made a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _label(value):
+def _label(value: Any) -> int | None:
     """The label of `REAL` or `FAKE`, in any case; None for anything else."""
     return _LABELS.get(value.strip().upper()) if isinstance(value, str) else None
 
 
-def _value(value):
+def _value(value: Any) -> int | None:
     """The label of `0` or `1`, as a number or text, or of a word; None for anything else."""
     if isinstance(value, bool | float):
         value = _integer(float(value))
     return _VALUES.get(str(value).strip().upper().removesuffix(".0"))
 
 
-def _by_name(listed):
+def _by_name(listed: dict[str, Any]) -> dict[str, Any]:
     """Entries by name, also of a list that has columns of values by name."""
     columns = {key: column for key, column in listed.items() if isinstance(column, dict)}
     if not _COLUMNS & columns.keys() or any(kind_of_name(key) for key in listed):
@@ -272,18 +277,18 @@ def _by_name(listed):
     return {name: {key: column.get(name) for key, column in columns.items()} for name in names}
 
 
-def _json(file):
+def _json(file: TextIO) -> Any:
     listed = json.load(file)
     if not isinstance(listed, dict):
         raise ValueError(f"a {type(listed).__name__} where an object is expected")
     return listed
 
 
-def _is_video(name):
+def _is_video(name: Any) -> bool:
     return _is_file_name(name) and kind_of_name(name) is not None
 
 
-def _is_file_name(name):
+def _is_file_name(name: Any) -> bool:
     """Whether it can be the name of a file or folder: entries must not lead elsewhere."""
     if not isinstance(name, str) or not name.strip(".") or "/" in name or "\0" in name:
         return False

@@ -12,8 +12,10 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from tfdfd.data.index.layout import IndexResult, Share, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
@@ -43,7 +45,7 @@ def index_ffpp(root: str | os.PathLike) -> IndexResult:
     if not any(os.path.isdir(os.path.join(root, folder)) for folder in FOLDERS):
         hint = "Give the folder in which they lie, as the download script made it."
         raise wrong_layout(root, FOLDERS, "FaceForensics++", hint)
-    left_out = {UNKNOWN_FOLDER: [], UNKNOWN_NAME: []}
+    left_out: dict[str, list[str]] = {UNKNOWN_FOLDER: [], UNKNOWN_NAME: []}
     placed = []
     for file in tree.media:
         folders = _method_and_compression(file.path)
@@ -53,7 +55,7 @@ def index_ffpp(root: str | os.PathLike) -> IndexResult:
             left_out[UNKNOWN_NAME].append(file.path)
         else:
             placed.append((file, *folders, match))
-    originals = {}
+    originals: dict[tuple[str, str, str], str] = {}
     for file, method, compression, _ in placed:
         if method in ("youtube", "actors") and file.bytes:
             originals.setdefault((method, file.stem, compression), file.path)
@@ -82,7 +84,7 @@ _NAMES = {
 _GROUPS = {"original_sequences": ("youtube", "actors"), "manipulated_sequences": (*PAIRED, ACTED)}
 
 
-def _method_and_compression(path):
+def _method_and_compression(path: str) -> tuple[str, str] | None:
     """Method (`youtube` or `actors` for originals) and compression of the folders; None for other folders."""
     group, *folders, _ = path.split("/")
     if len(folders) == 3 and folders[0] in _GROUPS[group] and folders[2] == "videos":
@@ -92,7 +94,9 @@ def _method_and_compression(path):
     return None
 
 
-def _people_of(method, compression, match, originals):
+def _people_of(
+    method: str, compression: str, match: re.Match[str], originals: Mapping[tuple[str, str, str], str]
+) -> dict[str, Any]:
     if method in ("actors", ACTED):
         *actors, scene = match.groups()
         video = f"{actors[0]}__{scene}"
@@ -109,7 +113,7 @@ def _people_of(method, compression, match, originals):
 def official() -> dict:
     """Facts about the data set: `split` by the set of clips (a pair or one), `youtube` video by clip where shared."""
     facts = json.loads((files("tfdfd.data.index") / "faceforensics.json").read_text("utf-8"))
-    split = {}
+    split: dict[frozenset[str], Any] = {}
     for name, pairs in facts["pairs"].items():
         for pair in pairs.split():
             clips = pair.split("_")
@@ -120,7 +124,7 @@ def official() -> dict:
     return {"split": split, "youtube": shared}
 
 
-def _notes(rows):
+def _notes(rows: Sequence[IndexRow]) -> list[str]:
     splits = defaultdict(set)
     for row in rows:
         for source in row.source_id:
@@ -134,7 +138,7 @@ def _notes(rows):
     ]
 
 
-def _shares(placed):
+def _shares(placed: Any) -> list[Share]:
     there = defaultdict(set)
     for file, method, compression, match in placed:
         known = method in ("actors", ACTED) or frozenset(match.groups()) in official()["split"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from tfdfd.data.index.layout import File, IndexResult, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
@@ -116,6 +117,7 @@ def index_folder(
     tree = walk(root)
     if labels:
         _refuse_unused(labels, tree.media)
+    left_out: dict[str, list[str]]
     infos, left_out = [], {BOTH: [], NEITHER: []}
     for file in tree.media:
         info = _read_path(file, label, labels)
@@ -169,12 +171,12 @@ def source_of(path: str, below: str = "", series: Iterable[str] = ()) -> str:
     return below or left if left.isdigit() else left
 
 
-def _is_counter(name):
+def _is_counter(name: str) -> bool:
     """Whether a name has nothing but numbers and a generic word."""
     return name.lower().strip(_SIGNS) in _COUNTED
 
 
-def _row(info, pattern, series):
+def _row(info: _PathInfo, pattern: re.Pattern[str] | None, series: frozenset[str]) -> IndexRow:
     file, [label] = info.file, info.labels
     if pattern:
         sources = _search(pattern, file.path)
@@ -189,7 +191,7 @@ def _row(info, pattern, series):
     return IndexRow(file.path, "folder", file.kind, label, method, sources, split=info.split, **file.columns)
 
 
-def _separate_numbered_sources(rows):
+def _separate_numbered_sources(rows: list[IndexRow]) -> list[IndexRow]:
     """The rows, with sources that are numbered from 0 or 1 in each split renamed by split: `train/0`, `val/0`.
 
     Numbers with gaps are names, such as those of FaceForensics++: the same one in two splits is the same video.
@@ -206,17 +208,17 @@ def _separate_numbered_sources(rows):
         if min(numbers) > 1 or len(numbers) <= max(numbers) - min(numbers):
             names.discard(name)
 
-    def of_its_split(row):
+    def of_its_split(row: IndexRow) -> IndexRow:
         match = None if row.split is None else _COUNT.fullmatch(row.source_id[0])
         return replace(row, source_id=(f"{row.split}/{row.source_id[0]}",)) if match and match[1] in names else row
 
     return [of_its_split(row) for row in rows] if names else rows
 
 
-def _read_path(file, label, labels):
+def _read_path(file: File, label: int | None, labels: Mapping[str, int]) -> _PathInfo:
     """Class, split and video of a path. With a class for all files, words are not searched."""
     *folders, name = file.path.split("/")
-    alone = [_ALONE.fullmatch(folder.lower()) for folder in folders]
+    alone: list[Any] = [_ALONE.fullmatch(folder.lower()) for folder in folders]
     alone = [match[1] if match else folder.lower() for match, folder in zip(alone, folders, strict=True)]
     within = [_words(folder) for folder in folders]
     whole, mapped = {number: LABELS[word] for number, word in enumerate(alone) if word in LABELS}, False
@@ -245,7 +247,7 @@ def _read_path(file, label, labels):
     return _PathInfo(file, frozenset(classes), split, _below(folders, by_folder), by_name)
 
 
-def _below(folders, by_folder):
+def _below(folders: Sequence[str], by_folder: Any) -> str:
     for number in reversed(range(len(folders))):
         word = folders[number].lower()
         if number in by_folder or word in SPLITS:
@@ -255,24 +257,24 @@ def _below(folders, by_folder):
     return ""
 
 
-def _words(name):
+def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(name)]
 
 
-def _classes(words):
+def _classes(words: Iterable[str]) -> set[int]:
     return {LABELS[word] for word in words if word in LABELS}
 
 
-def _given_label(folders, number, labels):
+def _given_label(folders: Sequence[str], number: int, labels: Mapping[str, int]) -> int | None:
     """The class given for a folder by its path or name, or None."""
     path = "/".join(folders[: number + 1]).lower()
     return labels.get(path, labels.get(folders[number].lower()))
 
 
-def _check_labels(labels, label):
+def _check_labels(labels: Mapping[str, int], label: int | None) -> dict[str, int]:
     if labels and label is not None:
         raise ValueError("all files are of one class already; leave the labels of folders out.")
-    checked = {}
+    checked: dict[str, int] = {}
     for name, value in labels.items():
         key = name.strip("/").lower()
         if value not in (REAL, FAKE) or not key:
@@ -282,8 +284,8 @@ def _check_labels(labels, label):
     return checked
 
 
-def _refuse_unused(labels, media):
-    there = {}
+def _refuse_unused(labels: Mapping[str, int], media: Sequence[File]) -> None:
+    there: dict[str, Any] = {}
     for file in media:
         folders = file.path.split("/")[:-1]
         for number, folder in enumerate(folders):
@@ -298,12 +300,12 @@ def _refuse_unused(labels, media):
             raise ValueError(f"no image or video is in a folder called {name!r}; {hint}")
 
 
-def _folders_hint(names, most=12):
+def _folders_hint(names: Sequence[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"the folders with some are: {', '.join(map(repr, names[:most])) or 'none'}{more}."
 
 
-def _no_class(root, media):
+def _no_class(root: str | os.PathLike, media: Sequence[File]) -> Exception:
     """The error for a tree without classes in its paths. Numbers may be classes, but their meaning is unknown."""
     names = f"Folders at any depth may be called {', '.join(LABELS)}; if all files are real, say so (--all real)."
     numbers = {folder for file in media for folder in file.path.split("/")[:-1]} >= {"0", "1"}
@@ -316,12 +318,14 @@ def _no_class(root, media):
     return wrong_layout(root, ["real", "fake"], "a folder of real and fake files", names)
 
 
-def _only_series(infos):
+def _only_series(infos: Iterable[_PathInfo]) -> frozenset[str]:
     """Prefixes of nearly all numbered images of a class, which identify no video (`nvidia_0001`).
 
     A class with several such prefixes has videos of these names; a prefix with a number in it, or of DFDC's form, is
     the name of a video.
     """
+    by_class: dict[frozenset[int], Counter]
+    sizes: Counter
     by_class, sizes = defaultdict(Counter), Counter()
     for info in infos:
         if info.file.kind == "image":
@@ -337,7 +341,7 @@ def _only_series(infos):
     return frozenset(series)
 
 
-def _compile(pattern):
+def _compile(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -347,7 +351,7 @@ def _compile(pattern):
     return compiled
 
 
-def _search(pattern, path):
+def _search(pattern: re.Pattern[str], path: str) -> tuple[str, ...]:
     match = pattern.search(path)
     sources = tuple(escape_separator(group) for group in match.groups() if group) if match else ()
     if not sources:
@@ -357,7 +361,7 @@ def _search(pattern, path):
     return sources
 
 
-def _notes(rows, series):
+def _notes(rows: Sequence[IndexRow], series: frozenset[str]) -> list[str]:
     counts = Counter(source for row in rows for source in row.source_id)
     if not counts:
         return []

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from tfdfd.data.tables import SEPARATOR, IndexRow
 from tfdfd.media.formats import kind_of_name
@@ -87,7 +88,7 @@ class IndexResult:
 
     @classmethod
     def of(
-        cls, rows: Iterable[IndexRow], tree: Tree, left_out: dict[str, list[str]], used: Iterable[str] = (), **more
+        cls, rows: Iterable[IndexRow], tree: Tree, left_out: dict[str, list[str]], used: Iterable[str] = (), **more: Any
     ) -> IndexResult:
         """Sorts the rows, and joins the files left out by the walk with those left out by the data set's rules.
 
@@ -148,7 +149,7 @@ def walk(root: str | os.PathLike, folders: tuple[str, ...] = ("",), skip: frozen
     return tree
 
 
-def names_in(root: str | os.PathLike) -> list[str]:
+def names_in(root: str | os.PathLike[str]) -> list[str]:
     """Sorted names of the folders in `root`.
 
     Raises:
@@ -188,12 +189,12 @@ def wrong_layout(root: str | os.PathLike, looked_for: Iterable[str], dataset: st
     )
 
 
-def _is_file_within(real_root, path):
+def _is_file_within(real_root: str, path: str) -> bool:
     target = os.path.realpath(path)
     return os.path.commonpath([real_root, target]) == real_root and os.path.isfile(target)
 
 
-def _add(tree, path, entry):
+def _add(tree: Tree, path: str, entry: os.DirEntry[str]) -> None:
     kind = kind_of_name(path)
     if kind is None:
         tree.others.add(path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tfdfd.data.index.layout import IndexResult
 from tfdfd.data.tables import FAKE, REAL, SPLITS, IndexRow
@@ -56,7 +57,7 @@ def label_files(rows: Iterable[IndexRow], real_is_one: bool = False) -> dict[str
         ValueError: a path has a line break, which such a file cannot hold.
     """
     values = {FAKE: 0, REAL: 1} if real_is_one else {FAKE: 1, REAL: 0}
-    texts = defaultdict(str)
+    texts: dict[Any, str] = defaultdict(str)
     for row in rows:
         if row.status != "ok":
             continue
@@ -81,7 +82,7 @@ def write_label_files(folder: str | os.PathLike, texts: dict[str, str]) -> list[
     return files
 
 
-def _counts(rows):
+def _counts(rows: Sequence[IndexRow]) -> list[dict[str, Any]]:
     counts = Counter((row.label, row.method, row.compression or "", row.split or "none") for row in rows)
     groups = sorted({key[:3] for key in counts})
     return [
@@ -91,7 +92,7 @@ def _counts(rows):
     ]
 
 
-def _duplicates(rows, root):
+def _duplicates(rows: Sequence[IndexRow], root: str | os.PathLike) -> tuple[list[list[str]], list[str]]:
     by_size = defaultdict(list)
     for row in rows:
         if row.status == "ok":
@@ -109,7 +110,7 @@ def _duplicates(rows, root):
     return sorted(same, key=lambda group: os.fsencode(group[0])), sorted(unreadable, key=os.fsencode)
 
 
-def _across(duplicates, by_path, column):
+def _across(duplicates: Any, by_path: Mapping[str, IndexRow], column: Callable[[IndexRow], Any]) -> int | None:
     if duplicates is None:
         return None
     return sum(len({column(by_path[path]) for path in group}) > 1 for group in duplicates)
