@@ -24,13 +24,7 @@ def _is_on_jax(arguments: argparse.Namespace) -> bool:
     return (arguments.backend or os.environ.get("KERAS_BACKEND")) == "jax"
 
 
-def _fits_svm(arguments: argparse.Namespace) -> bool:
-    from tfdfd.recipes import find_recipe
-
-    return find_recipe(arguments.recipe).procedure == "svm"
-
-
-_TRAINING = ("matplotlib", "scipy", "tensorboard")
+_TRAINING = ("matplotlib", "scipy", "sklearn", "tensorboard")
 _PUBLISHING = ("tensorflow_serving",)
 # The versions that an extra installs are in setup.cfg.
 NEEDS = (
@@ -38,13 +32,12 @@ NEEDS = (
     _Need("extract", ("ray",), "cluster", _is("engine", "ray")),
     _Need("data", ("av", "scipy"), "train", _is("action", "swap")),
     _Need("train", _TRAINING, "train"),
-    _Need("train", ("sklearn",), "train", _fits_svm),
     _Need("train", ("jax",), None, _is_on_jax),
     _Need("finetune", _TRAINING, "train"),
+    _Need("reproduce", _TRAINING, "train"),
     _Need("tune", ("keras_tuner", *_TRAINING), "tune"),
-    _Need("tune", ("sklearn",), "tune", _is("tuner", "bayesian")),
     _Need("tune", ("jax",), None, _is_on_jax),
-    _Need("prune", ("scipy", "tensorflow_model_optimization", "tf_keras"), "prune"),
+    _Need("prune", ("scipy", "sklearn", "tensorflow_model_optimization", "tf_keras"), "prune"),
     _Need("prune", ("ai_edge_litert",), "prune", _is("int8", True)),
     _Need("evaluate", ("matplotlib",), "train", _is("no_plots", False)),
     _Need("export", _PUBLISHING, "export", _is("format", "savedmodel")),
