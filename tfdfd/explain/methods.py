@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +127,8 @@ class Explainer:
         self.seed = seed
         self.record, path = locate(model)
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
-        self._maps: Any
-        self._gradients: Any
+        self._maps: list[int] | None
+        self._gradients: Callable | None
         self._maps = self._gradients = None
         self._check_network(methods)
         if set(methods) & set(OF_CROPS):
