@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import tracked_detections
-from tfdfd.cli.text import table_lines, write_json
+from tfdfd.cli.text import table_lines, warn, write_json
 from tfdfd.safe_text import escape_control_chars, printable_path
 from tfdfd.version import __version__
 
@@ -128,6 +128,8 @@ def _subjects(
                 subjects += _of_detection(detection, explainer, methods)
             except ValueError as error:
                 failed.append((printable_path(detection.path), str(error)))
+        if detector.sandbox_note:
+            warn(detector.sandbox_note)
     return subjects, failed
 
 
