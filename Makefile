@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: install demo test test-slow lint duplicates bench docs clean
+.PHONY: install demo test test-slow lint style duplicates bench docs clean
 
 # The package as a user gets it; updated when the dependencies change, made anew for another Python.
 $(STAMP): setup.cfg setup.py pyproject.toml
@@ -23,9 +23,12 @@ demo: $(STAMP)
 	$(BIN)/tfdfd detect tfdfd/samples --report demo_report.html
 	@echo "The report page is $(CURDIR)/demo_report.html"
 
-lint: $(STAMP)-test
+style: $(STAMP)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Not part of `test`: a new release of a library may change its types.
+lint: style
 	$(BIN)/mypy
 
 # Pairs of ten equal lines or more, without comments, docstrings and imports.
@@ -34,7 +37,7 @@ duplicates: $(STAMP)-test
 		--ignore-imports=y tfdfd tools benchmarks
 
 # Two files at a time: most tests keep one core busy.
-test: lint
+test: style
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 25
 
 test-slow: $(STAMP)-test

@@ -137,6 +137,7 @@ COMMANDS = {
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
     "finetune": ("finetune", "real", "fake", "-o", "y"),
+    "reproduce": ("reproduce", "s1", "x", "-o", "y"),
     "tune": ("tune", "meso4", "--data", "x", "-o", "y", "--tuner", "bayesian", "--backend", "jax"),
     "prune": ("prune", "x", "--data", "x", "-o", "y", "--int8"),
     "evaluate": ("evaluate", "x", "--data", "x", "-o", "y"),

@@ -113,5 +113,5 @@ def slim_lines(rows: list[dict], no_cycles: str | None) -> list[str]:
     return lines
 
 
-def _percent(value):
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"

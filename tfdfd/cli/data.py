@@ -7,7 +7,9 @@ import os
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
 from tfdfd.cli.parser import Parser, exit_code
@@ -172,7 +174,7 @@ def _preview(arguments: Namespace) -> int:
 
     images = genuine_images(arguments.paths)
     made = []
-    for outcome in preview_pairs(images, arguments.count, arguments.seed, arguments.size, build_detector("mtcnn")):
+    for outcome in preview_pairs(images, arguments.count, arguments.seed, arguments.size, build_detector("mtcnn")):  # type: ignore[arg-type]
         if isinstance(outcome, Refusal):
             sys.stderr.write(f"left out {outcome.path}: {outcome.message}\n")
         else:
@@ -196,7 +198,7 @@ def _landmarks(arguments: Namespace) -> int:
     real = sum(row.label == REAL for row in faces.rows)
     if not real:
         raise ValueError(f"{arguments.faces} has no real crop among {len(faces.rows)}; fakes need no landmarks.")
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for part in _tracked_parts(find_landmarks(faces, table), real, arguments.quiet):
         counts.update(found.status for found in part)
         for found in part:
@@ -207,7 +209,7 @@ def _landmarks(arguments: Namespace) -> int:
     return exit_code(counts[OK], real)
 
 
-def _tracked_parts(items, total, quiet):
+def _tracked_parts(items: Iterable, total: int, quiet: bool) -> Iterable[list]:
     """The items in lists, each of which is a step of the progress bar."""
     items = iter(items)
     parts = iter(lambda: list(itertools.islice(items, _CROPS_PER_STEP)), [])
@@ -233,7 +235,7 @@ def _swap(arguments: Namespace) -> int:
     return _write(pairs, write_swapped_set, arguments)
 
 
-def _write(pairs, write, arguments):
+def _write(pairs: Any, write: Callable[..., Iterator], arguments: Namespace) -> int:
     count = sum(map(len, _tracked_parts(write(pairs, arguments.output), len(pairs), arguments.quiet)))
     left_out = ", ".join(f"{number:,} {status}" for status, number in sorted(pairs.left_out.items())) or "none"
     table = os.path.join(arguments.output, "faces.csv")
@@ -267,7 +269,7 @@ def run_pack(arguments: Namespace) -> int:
     from tfdfd.data.crops import faces_of
     from tfdfd.pipelines.shards import plan_shards
 
-    def write():
+    def write() -> Iterator:
         from tfdfd.pipelines.shards import write_shards
 
         yield from write_shards(faces, planned, arguments.output)

@@ -6,12 +6,20 @@ import os
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import detection_text, tracked, tracked_detections
 from tfdfd.cli.text import path_text, plural, warn, write_json, write_text
 from tfdfd.version import __version__
+
+if TYPE_CHECKING:
+    from tfdfd.detect.detector import Detector
+    from tfdfd.detect.results import Detection
+    from tfdfd.media.inputs import Inputs
+    from tfdfd.remote import Server
 
 _DESCRIPTION = """\
 Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
@@ -99,7 +107,7 @@ def run(arguments: Namespace) -> int:
     return exit_code(scored, len(detections))
 
 
-def _run_to_folder(arguments):
+def _run_to_folder(arguments: Namespace) -> int:
     for option in ("json", "report", "explain"):
         if getattr(arguments, option) is not None:
             raise ValueError(f"--{option} cannot be combined with -o; results.jsonl has all results.")
@@ -132,14 +140,14 @@ def _run_to_folder(arguments):
     return exit_code(scored, folder.total)
 
 
-def _print_notes(detector, inputs, quiet):
+def _print_notes(detector: Detector, inputs: Inputs, quiet: bool) -> None:
     for note in filter(None, (detector.runtime_note, detector.sandbox_note)):
         warn(note)
     if inputs.skipped and not quiet:
         warn(f"{inputs.skipped} files in folders are no media and were skipped")
 
 
-def _server(arguments):
+def _server(arguments: Namespace) -> Server | None:
     given = values_of(arguments, "timeout_s", "ca", "cert", "key")
     if arguments.server is None:
         if given:
@@ -152,7 +160,7 @@ def _server(arguments):
     return Server(arguments.server, **given)
 
 
-def _explain(arguments):
+def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
     """A function that adds heat maps to the faces of a detection, or None."""
     if arguments.explain is None:
         return None
@@ -168,14 +176,14 @@ def _explain(arguments):
     explainer = Explainer(arguments.model, methods, runtime=arguments.runtime)
     from tfdfd.explain.page import explain_tracks
 
-    def explain(detection):
+    def explain(detection: Detection) -> None:
         for message in explain_tracks(detection, explainer, *methods):
             sys.stderr.write(f"{path_text(detection.path)}: not explained: {message}\n")
 
     return explain
 
 
-def _crops_in_report(arguments):
+def _crops_in_report(arguments: Namespace) -> int:
     """The number of scored inputs whose crops the report shows."""
     if not arguments.report:
         return 0
@@ -184,7 +192,7 @@ def _crops_in_report(arguments):
     return DETAILED_INPUTS
 
 
-def _write(arguments, detector, inputs, detections):
+def _write(arguments: Namespace, detector: Detector, inputs: Inputs, detections: Sequence[Detection]) -> None:
     if arguments.report:
         from tfdfd.report.page import write_report
 
@@ -211,7 +219,7 @@ def _write(arguments, detector, inputs, detections):
             print(line)
 
 
-def summary(detections) -> list[str]:
+def summary(detections: Iterable[Detection]) -> list[str]:
     """One line per input: verdict or status, P(fake), name, and the evidence or the reason why there is none."""
     names = [path_text(detection.path) for detection in detections]
     width = min(max(map(len, names), default=0), 60)
@@ -225,6 +233,6 @@ def summary(detections) -> list[str]:
             basis += f"; {detection.message}" if detection.message else ""
             score = f"{detection.fake_probability:.3f}"
         else:
-            basis, score = detection.message, "-"
+            basis, score = detection.message, "-"  # type: ignore[assignment]
         lines.append(f"{detection.verdict or detection.status:12}  {score:>5}  {name:{width}}  {basis}")
     return lines

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
 from tfdfd.cli.parser import Parser
 from tfdfd.cli.progress import Progress
 from tfdfd.cli.text import write_json
 from tfdfd.safe_text import escape_control_chars
+
+if TYPE_CHECKING:
+    from tfdfd.evaluation.evaluate import Options
 
 _DESCRIPTION = """\
 Scores the crops of a set with a model and evaluates the scores: of frames and of videos, by method and by data set,
@@ -86,7 +91,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _evaluate_model(arguments):
+def _evaluate_model(arguments: Namespace) -> dict[str, Any]:
     if not arguments.model or not arguments.data:
         raise ValueError("give a model and a set to evaluate it on: tfdfd evaluate MODEL --data SET -o REPORT.")
     split = arguments.split or "test"
@@ -95,7 +100,7 @@ def _evaluate_model(arguments):
 
     with Progress(arguments.quiet) as progress:
 
-        def report(done, total):
+        def report(done: int, total: int) -> None:
             progress.update(done, total, "crops scored")
 
         options = _options(arguments, split)
@@ -104,7 +109,7 @@ def _evaluate_model(arguments):
         )
 
 
-def _check_splits(data, split):
+def _check_splits(data: Sequence[str], split: str) -> None:
     """Raises `ValueError` for a set without the split before a network is loaded."""
     from tfdfd.data.crops import faces_of, named_set
     from tfdfd.pipelines.shards import is_packed, open_shards
@@ -114,7 +119,7 @@ def _check_splits(data, split):
             (open_shards if is_packed(where) else faces_of)(where, split)
 
 
-def _evaluate_scores(arguments):
+def _evaluate_scores(arguments: Namespace) -> dict[str, Any]:
     from tfdfd.evaluation.evaluate import evaluate_scores
 
     if arguments.data or arguments.blend or arguments.index or arguments.frames:
@@ -125,7 +130,7 @@ def _evaluate_scores(arguments):
     )
 
 
-def _options(arguments, split):
+def _options(arguments: Namespace, split: str | None) -> Options:
     from tfdfd.evaluation.evaluate import Options
 
     return from_options(
@@ -137,7 +142,7 @@ def _options(arguments, split):
     )
 
 
-def _lines(report):
+def _lines(report: dict[str, Any]) -> Iterator[str]:
     """The tables of the report and its warnings."""
     from tfdfd.evaluation.report import stored_tables
     from tfdfd.evaluation.tables import as_text, comparison_table, short_table
@@ -151,11 +156,11 @@ def _lines(report):
         yield f"WARNING: {escape_control_chars(warning['message'])}"
 
 
-def _first_of_each_kind(warnings):
+def _first_of_each_kind(warnings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first warning of each kind, without those about few examples. The report has all of them."""
     from tfdfd.evaluation.report import QUIET
 
-    first = {}
+    first: dict[str, dict[str, Any]] = {}
     for one in warnings:
         first.setdefault(one["code"], one)
     return [one for code, one in first.items() if code not in QUIET]

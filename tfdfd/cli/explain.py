@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
 from tfdfd.cli.parser import Parser, exit_code
@@ -12,6 +14,11 @@ from tfdfd.cli.progress import tracked_detections
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars, printable_path
 from tfdfd.version import __version__
+
+if TYPE_CHECKING:
+    from tfdfd.detect.results import Detection
+    from tfdfd.explain.methods import Explainer
+    from tfdfd.explain.page import Subject
 
 _DESCRIPTION = """\
 Writes heat maps of faces on one page: red means fake, green means real. For each face, the frame with the strongest
@@ -99,13 +106,15 @@ def _explain(arguments: Namespace) -> int:
     return exit_code(explained, explained + len(failed)) if of_crops else 0
 
 
-def _explainer(arguments, methods):
+def _explainer(arguments: Namespace, methods: tuple[str, ...]) -> Explainer:
     from tfdfd.explain.methods import Explainer
 
     return Explainer(arguments.model, methods, **values_of(arguments, "runtime", "seed", "samples", "features"))
 
 
-def _subjects(arguments, explainer, methods):
+def _subjects(
+    arguments: Namespace, explainer: Explainer, methods: Sequence[str]
+) -> tuple[list[Subject], list[tuple[str, str]]]:
     """The explained faces, and `(path, message)` of inputs without one."""
     from tfdfd.media.inputs import list_inputs
 
@@ -122,7 +131,7 @@ def _subjects(arguments, explainer, methods):
     return subjects, failed
 
 
-def _of_detection(detection, explainer, methods):
+def _of_detection(detection: Detection, explainer: Explainer, methods: Sequence[str]) -> list[Subject]:
     """A list of the explained faces of an input."""
     from tfdfd.explain.methods import telling_frame
     from tfdfd.explain.page import Subject
@@ -130,7 +139,7 @@ def _of_detection(detection, explainer, methods):
     subjects = []
     worst_first = sorted(detection.faces, key=lambda track: -track.fake_probability)[:_MOST_FACES]
     for track in worst_first:
-        frame = telling_frame(track, explainer.record.threshold)
+        frame: Any = telling_frame(track, explainer.record.threshold)
         where = "face" if len(detection.faces) == 1 else f"face {track.track + 1}"
         if detection.kind == "video":
             where += f" at {frame.time_s:.2f} s"
@@ -139,7 +148,7 @@ def _of_detection(detection, explainer, methods):
     return subjects
 
 
-def _network_pictures(explainer, method, arguments):
+def _network_pictures(explainer: Explainer, method: str, arguments: Namespace) -> tuple[str, Any]:
     from tfdfd.explain.methods import ACTIVATION
 
     if method == ACTIVATION:
@@ -195,8 +204,8 @@ def _measure(arguments: Namespace) -> int:
     return 0
 
 
-def _report_to(count):
-    def progress(number, method):
+def _report_to(count: int) -> Callable[[int, str], None]:
+    def progress(number: int, method: str) -> None:
         if method == "ellipse":
             sys.stderr.write(f"[{number + 1}/{count}] measured\n")
 

@@ -31,7 +31,7 @@ A version is never overwritten. Several processes may publish at once; a killed 
 Exit code: 0 published; 1 it could not be written; 2 wrong usage, invalid weights, or a version that exists."""
 
 
-def _format(text):
+def _format(text: str) -> str:
     # LiteRT is the new name of TensorFlow Lite.
     return {"tflite": "litert"}.get(text.lower(), text.lower())
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.safe_text import escape_control_chars
+
+if TYPE_CHECKING:
+    from tfdfd.data.engines import Engine
+    from tfdfd.data.options import FaceOptions
 
 LOCAL, RAY = "local", "ray"
 
@@ -121,7 +126,7 @@ def run(arguments: Namespace) -> int:
     return exit_code(good, counts["videos"])
 
 
-def _engine(arguments):
+def _engine(arguments: Namespace) -> Engine:
     if arguments.engine == RAY:
         from tfdfd.data.engines import RayEngine
 
@@ -133,7 +138,7 @@ def _engine(arguments):
     return LocalEngine(arguments.workers)
 
 
-def _options(arguments):
+def _options(arguments: Namespace) -> FaceOptions:
     from tfdfd.data.options import FaceOptions
 
     of_boxes = {"frames", "every_s", "first", "all", "detector", "boxes_from"}

@@ -16,11 +16,11 @@ class _Need(NamedTuple):
     when: Callable[[argparse.Namespace], bool] = lambda arguments: True
 
 
-def _is(option: str, *values) -> Callable[[argparse.Namespace], bool]:
+def _is(option: str, *values: object) -> Callable[[argparse.Namespace], bool]:
     return lambda arguments: getattr(arguments, option, None) in values
 
 
-def _is_on_jax(arguments):
+def _is_on_jax(arguments: argparse.Namespace) -> bool:
     return (arguments.backend or os.environ.get("KERAS_BACKEND")) == "jax"
 
 
@@ -60,7 +60,7 @@ def check_extras(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: some are missing; the message ends in the command that installs them.
     """
-    missing = {}  # extra -> modules
+    missing: dict[str | None, list[str]] = {}  # extra -> modules
     for need in NEEDS:
         if need.verb == arguments.verb and need.when(arguments):
             absent = [name for name in need.modules if not _is_installed(name)]
@@ -77,7 +77,7 @@ def check_extras(arguments: argparse.Namespace) -> None:
     )
 
 
-def _is_installed(name):
+def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except ImportError:

@@ -6,12 +6,18 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import add_training
 from tfdfd.cli.parser import ALL, SOME, Parser
 from tfdfd.cli.text import warn
 from tfdfd.faces import DETECTORS, NO_DETECTOR
 from tfdfd.weights.records import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from tfdfd.training.recipe import Recipe
 
 _DESCRIPTION = """\
 Fine-tunes a model on a folder of real and a folder of fake images and videos, and evaluates it on a part of them that
@@ -77,7 +83,7 @@ def run(arguments: Namespace) -> int:
     return _step(["evaluate", at("model"), "--data", at("split.csv"), "-o", at("report"), *leaks, *quiet]) or extracted
 
 
-def _write_index(arguments, real, fake, root, file):
+def _write_index(arguments: Namespace, real: Any, fake: Any, root: Path, file: Path) -> None:
     from tfdfd.data.index import INDEXERS
     from tfdfd.data.tables import FAKE, REAL, IndexRow, relocate, write_table
 
@@ -91,7 +97,7 @@ def _write_index(arguments, real, fake, root, file):
     warn(f"{file}: {len(rows):,} images and videos")
 
 
-def _step(words):
+def _step(words: Sequence[Any]) -> int:
     """Prints and runs a command."""
     from tfdfd.cli.main import build_parser, check
 
@@ -101,7 +107,7 @@ def _step(words):
     return arguments.run(arguments)
 
 
-def _recipe(arguments):
+def _recipe(arguments: Namespace) -> Recipe:
     from tfdfd.models import CLIPS, spec
     from tfdfd.training.recipe import Recipe
     from tfdfd.weights.store import locate
@@ -130,7 +136,7 @@ def _recipe(arguments):
     return (recipe.quick() if arguments.quick else recipe).changed(arguments.settings)
 
 
-def _train(recipe, arguments, data, folder):
+def _train(recipe: Recipe, arguments: Namespace, data: Path, folder: Path) -> None:
     from tfdfd.cli.progress import TrainingProgress
 
     warn(f"training {recipe.network} from {recipe.weights} in {folder}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
 
 from tfdfd.cli.options import OutputFile, add_json, check_writable, values_of
 from tfdfd.cli.parser import NONE, Parser, exit_code
@@ -96,7 +98,7 @@ def run(arguments: Namespace) -> int:
     return exit_code(summary["ok"], summary["rows"] + left_out) if summary["rows"] else NONE
 
 
-def _options(arguments):
+def _options(arguments: Namespace) -> dict[str, Any]:
     if arguments.real_is_one and not arguments.label_files:
         raise ValueError("--real-is-one is for --label-files: in the index 1 is fake.")
     given = values_of(arguments, "source_pattern")
@@ -113,8 +115,8 @@ def _options(arguments):
     return given
 
 
-def _labels(assignments):
-    labels = {}
+def _labels(assignments: Sequence[str]) -> dict[str, int]:
+    labels: dict[str, int] = {}
     for text in assignments:
         name, _, word = text.rpartition("=")
         name, value = name.strip("/").lower(), _LABELS.get(word.lower())
@@ -125,7 +127,7 @@ def _labels(assignments):
     return labels
 
 
-def _printable(value):
+def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_printable(key): _printable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -160,7 +162,7 @@ def index_lines(summary: dict) -> list[str]:
     return lines
 
 
-def _count_table(counts):
+def _count_table(counts: Sequence[dict[str, Any]]) -> Any:
     splits = (*SPLITS, "none")
     numbers = [[row[split] for split in splits] + [sum(row[split] for split in splits)] for row in counts]
     labels = [[row["method"], "fake" if row["label"] else "real", row["compression"] or "-"] for row in counts]
@@ -170,12 +172,12 @@ def _count_table(counts):
     return table_lines([["method", "label", "compression", *splits, "total"], *rows], left=3)
 
 
-def _with_examples(paths, what):
+def _with_examples(paths: Sequence[str], what: str) -> str:
     examples = ", ".join(map(path_text, paths[:_EXAMPLES])) + (", ..." if len(paths) > _EXAMPLES else "")
     return f"{len(paths):,} {path_text(what)}" + (f": {examples}" if paths else "")
 
 
-def _duplicates(summary):
+def _duplicates(summary: dict[str, Any]) -> str:
     groups = summary["duplicates"]
     if groups is None:
         return "duplicates: not checked"

@@ -6,7 +6,8 @@ import argparse
 import importlib
 import os
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.cli.streams import standard_streams
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if code == 0 and reader_has_gone() and not getattr(arguments, "output", None) else code
 
 
-def _run(argv):
+def _run(argv: Sequence[str] | None) -> tuple[Any, argparse.Namespace | None]:
     """The exit code, and the parsed arguments if there are any."""
     arguments = None
     try:

@@ -6,10 +6,15 @@ import os
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile
 from tfdfd.cli.parser import Parser
 from tfdfd.safe_text import escape_control_chars
+
+if TYPE_CHECKING:
+    from tfdfd.data.tables import MergedTable
 
 _DESCRIPTION = """\
 Merges several tables of one kind. The column `dataset` stays, and no file is copied: paths are rewritten relative to
@@ -44,6 +49,7 @@ def run(arguments: Namespace) -> int:
         if given and len(given) != len(arguments.tables):
             raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
     here = os.path.dirname(os.path.abspath(arguments.output))
+    kinds: dict[Any, Any]
     tables, kinds = [], {}
     for number, path in enumerate(map(table_file, arguments.tables)):
         rows, kind = read_either(path)
@@ -73,7 +79,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _notes(answer):
+def _notes(answer: MergedTable) -> Iterator[str]:
     from tfdfd.data.tables import name_of
 
     if answer.repeated:
@@ -92,5 +98,5 @@ def _notes(answer):
         )
 
 
-def _such_as(items):
+def _such_as(items: Sequence[str]) -> str:
     return f", such as {'; '.join(items[:_EXAMPLES])}{'; …' * (len(items) > _EXAMPLES)}"

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars
+
+if TYPE_CHECKING:
+    from tfdfd.models import ModelSpec
+    from tfdfd.weights.records import WeightRecord
 
 _TABLE = """\
 Measures the cost of each network: parameters, multiply-accumulates, size on disk, and latency.
@@ -108,13 +114,13 @@ def _add_verify(parser: Parser) -> None:
     parser.set_defaults(run=_verify)
 
 
-def _list(_) -> int:
+def _list(_: Namespace) -> int:
     from tfdfd.models import list_models, spec
     from tfdfd.weights.store import where
 
     for name in list_models():
         known = spec(name)
-        height, width, _ = known.input_shape
+        height, width, _ = known.input_shape  # type: ignore[assignment]
         counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
         print(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
@@ -127,7 +133,7 @@ def _list(_) -> int:
     return 0
 
 
-def _facts_of(record, known):
+def _facts_of(record: WeightRecord, known: ModelSpec) -> dict[str, Any]:
     """Facts of the weights that may differ from those of their network: input size and scores."""
     from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
@@ -170,11 +176,11 @@ def _show(arguments: Namespace) -> int:
     return 0
 
 
-def _can_only_be_a_name(model):
+def _can_only_be_a_name(model: str) -> bool:
     return model == Path(model).stem and not Path(model).exists()
 
 
-def _record_of(name, known):
+def _record_of(name: str, known: ModelSpec) -> dict[str, Any]:
     from tfdfd.weights.store import where
 
     return {
@@ -193,7 +199,7 @@ def _record_of(name, known):
     }
 
 
-def _print_layers(name, as_json):
+def _print_layers(name: str, as_json: bool) -> None:
     from tfdfd.cost import run_isolated
 
     # A separate process keeps TensorFlow's log lines off the screen.
@@ -229,7 +235,7 @@ def _table(arguments: Namespace) -> int:
     return exit_code(sum("error" not in row for row in rows), len(rows))
 
 
-def _columns(names, batches):
+def _columns(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, int, Callable[[dict[str, Any]], str]]]:
     """Heading, width and cell of each column. Rows are printed as they come, so that widths are fixed before."""
     millions = lambda key: lambda row: f"{row[key] / 1e6:,.1f}"  # noqa: E731
     count = lambda key: lambda row: f"{row[key]:,}"  # noqa: E731
@@ -252,17 +258,17 @@ def _columns(names, batches):
     ]
 
 
-def _milliseconds(latency):
+def _milliseconds(latency: dict[str, Any]) -> str:
     return f"{1000 * latency['seconds']:,.1f}"
 
 
-def _row_line(columns, row):
+def _row_line(columns: Sequence[tuple[str, int, Callable[[dict[str, Any]], str]]], row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['name']:{columns[0][1]}}  not measured: {row['error']}"
     return _line(columns, [fill(row) for _, _, fill in columns])
 
 
-def _line(columns, cells):
+def _line(columns: Sequence[tuple[str, int, Callable[[dict[str, Any]], str]]], cells: Sequence[str]) -> str:
     first, *others = [f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, columns, strict=True)]
     return "  ".join([f"{first.strip():{columns[0][1]}}", *others])
 
@@ -311,11 +317,11 @@ def layer_lines(rows: list[dict]) -> list[str]:
     return table_lines([*table, ["total", *[""] * 8, *totals]], left=2)
 
 
-def _times(pair):
+def _times(pair: Sequence[int] | None) -> str:
     return "x".join(map(str, pair)) if pair else "-"
 
 
-def _sides(padding):
+def _sides(padding: Any) -> str:
     """One number if all sides are equal, `height,width` if opposite sides are, else all four."""
     if padding is None:
         return "-"
@@ -325,5 +331,5 @@ def _sides(padding):
     return ",".join(map(str, padding))
 
 
-def _number(value):
+def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"

@@ -127,7 +127,7 @@ def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
     add_limits(parser)
 
 
-def open_detector(arguments: argparse.Namespace, **others) -> Detector:
+def open_detector(arguments: argparse.Namespace, **others: Any) -> Detector:
     """The `Detector` of the options of `add_detection`.
 
     Raises:
@@ -202,7 +202,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     return from_options(Limits, arguments)
 
 
-def from_options(kind: type[T], arguments: argparse.Namespace, **others) -> T:
+def from_options(kind: type[T], arguments: argparse.Namespace, **others: Any) -> T:
     """A dataclass whose fields have the values of the options of the same names.
 
     Args:
@@ -210,7 +210,7 @@ def from_options(kind: type[T], arguments: argparse.Namespace, **others) -> T:
         arguments: parsed options; None stands for the default of the field.
         others: values of the fields that have no option of the same name.
     """
-    return kind(**values_of(arguments, *(field.name for field in fields(kind) if field.name not in others)), **others)
+    return kind(**values_of(arguments, *(field.name for field in fields(kind) if field.name not in others)), **others)  # type: ignore[arg-type]
 
 
 def values_of(arguments: argparse.Namespace, *names: str) -> dict:

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from tfdfd.near_matches import did_you_mean
 
@@ -21,21 +22,21 @@ class Parser(argparse.ArgumentParser):
             was not asked for costs nothing.
     """
 
-    def __init__(self, *args, add_arguments: Callable[[Parser], None] | None = None, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
+    def __init__(self, *args: Any, add_arguments: Callable[[Parser], None] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)  # type: ignore[misc]
         self._add_arguments = add_arguments
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         self._given = sys.argv[1:] if args is None else list(args)
         return super().parse_args(args, namespace)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         add_arguments, self._add_arguments = self._add_arguments, None
         if add_arguments:
             add_arguments(self)
         return super().parse_known_args(args, namespace)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         if received:
             word = received[1] or received[2]
@@ -44,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         sys.stderr.write(f"{self.prog}: {message}\n{self.prog}: see '{self.prog} --help'.\n")
         raise SystemExit(USAGE_ERROR)
 
-    def _known_words(self, given):
+    def _known_words(self, given: Sequence[str]) -> list[str]:
         words = []
         for action in self._actions:
             words += [*action.option_strings, *map(str, action.choices or ())]
@@ -58,12 +59,12 @@ class Parser(argparse.ArgumentParser):
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of descriptions and appends default values to the help of options."""
 
-    def __init__(self, prog):
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=110)
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         value = action.default
-        hidden = "default" in action.help or value in (argparse.SUPPRESS, "") or isinstance(value, bool)
+        hidden = "default" in action.help or value in (argparse.SUPPRESS, "") or isinstance(value, bool)  # type: ignore[operator]
         if hidden or not action.option_strings or not isinstance(value, str | int | float):
             return action.help
         return f"{action.help} (default: %(default)s)"

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.cli.text import path_text, warn
 
@@ -27,11 +27,12 @@ class Progress(contextlib.AbstractContextManager):
     """
 
     def __init__(self, quiet: bool = False, rate: bool = False):
+        self._first: tuple[float, int] | None
         self._quiet, self._rate, self._first = quiet, rate, None
         self._bar = _bar() if not quiet and sys.stderr.isatty() else None
         self._task = None
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -65,7 +66,7 @@ class Progress(contextlib.AbstractContextManager):
         elif not self._quiet:
             warn(text)
 
-    def _rate_text(self, done, total):
+    def _rate_text(self, done: int, total: int) -> str:
         now = time.monotonic()
         if self._first is None:  # loading the network before the first item says nothing about the rate
             self._first = now, done
@@ -149,13 +150,13 @@ class StepLine:
         if sys.stderr.isatty():
             self._write("\r\x1b[K")
 
-    def _write(self, text):
+    def _write(self, text: str) -> None:
         if not self._quiet:
             sys.stderr.write(text)
             sys.stderr.flush()
 
 
-def _bar():
+def _bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

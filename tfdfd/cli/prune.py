@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
 
 from tfdfd.cli.options import add_training, values_of
 from tfdfd.cli.parser import Parser
@@ -96,7 +98,7 @@ def summary(result: dict, folder: str) -> list[str]:
     return [*lines, f"weights: {os.path.join(folder, 'weights.safetensors')}"]
 
 
-def _auc_lines(auc):
+def _auc_lines(auc: dict[str, Any]) -> Iterator[str]:
     for name in ("delong", "auc"):
         if auc[name] is None:
             yield f"AUC on validation: no {name}: {auc[f'{name}_reason']}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tfdfd.cli.options import add_quiet, add_seed
 from tfdfd.cli.parser import Parser
@@ -81,8 +83,8 @@ def run(arguments: Namespace) -> int:
     return 1 if not done else 3 if asked or failed else 0
 
 
-def _files(assignments):
-    files = {}
+def _files(assignments: Iterable[str]) -> dict[str, str]:
+    files: dict[str, str] = {}
     for text in assignments:
         network, equals, file = text.partition("=")
         if not (network and equals and file):
@@ -91,8 +93,8 @@ def _files(assignments):
     return files
 
 
-def _extraction(arguments):
-    settings = {}
+def _extraction(arguments: Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
     if arguments.frames is not None:
         settings |= {"frames": arguments.frames, "every_s": None, "all": False, "first": False}
     if arguments.detector is not None:
@@ -104,7 +106,7 @@ def _extraction(arguments):
     return settings
 
 
-def _lines(answer):
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
     total = len(answer["entries"])
     counts = ", ".join(f"{count} {status}" for status, count in answer["counts"].items())
     yield f"{answer['document']}: {total} numbers and figures: {counts}"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import from_options, size
 from tfdfd.cli.parser import Parser
 from tfdfd.cli.text import warn
+
+if TYPE_CHECKING:
+    from tfdfd.serve.server import Settings
 
 _DESCRIPTION = """\
 Serves SavedModels over gRPC and REST as TensorFlow Serving does: Predict, Classify, Regress, metadata, states, health,
@@ -93,11 +97,11 @@ def run(arguments: Namespace) -> int:
             "put an authenticating gateway in front of it, or use --client-ca."
         )
 
-    def ready(port, rest_port):
+    def ready(port: int, rest_port: int | None) -> None:
         rest = "" if rest_port is None else f", REST at {_address(settings, rest_port)}"
         print(f"serving: gRPC at {_address(settings, port)}{rest}", flush=True)
 
-    def note(text):
+    def note(text: str) -> None:
         if not arguments.quiet:
             warn(text)
 
@@ -105,7 +109,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _configs(arguments):
+def _configs(arguments: Namespace) -> Any:
     from dataclasses import replace
 
     from tfdfd.serve.model_configs import config_of, read_configs
@@ -138,7 +142,7 @@ def _configs(arguments):
     return list(configs.values())
 
 
-def _settings(arguments):
+def _settings(arguments: Namespace) -> Settings:
     from tfdfd.serve.batching import Limits
     from tfdfd.serve.server import Settings, Tls
 
@@ -159,5 +163,5 @@ def _settings(arguments):
     )
 
 
-def _address(settings, port):
+def _address(settings: Settings, port: int) -> str:
     return f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"

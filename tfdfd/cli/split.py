@@ -6,12 +6,17 @@ import os
 import sys
 from argparse import Namespace
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile, add_json, add_seed
 from tfdfd.cli.parser import SOME, Parser
 from tfdfd.cli.text import table_lines, write_json
 from tfdfd.safe_text import escape_control_chars
+
+if TYPE_CHECKING:
+    from tfdfd.data.leaks import Fingerprints, Leak
 
 _SPLIT = """\
 Sets the column `split` of a table and prints the content of each split.
@@ -119,7 +124,7 @@ def run_split(arguments: Namespace) -> int:
         rows = split(rows, shares, arguments.seed, by, joined)
     notes = deviations(rows, shares, by, joined) if shares else []
     leaks = _leaks(rows, numbers, looks)
-    dropped = []
+    dropped: list[Any] = []
     if arguments.balance:
         rows, dropped = balance_classes(rows, arguments.seed)
     for line in split_lines(rows):
@@ -177,7 +182,7 @@ def run_check_leaks(arguments: Namespace) -> int:
     return _LEAKS if leaks else SOME if looks and looks.unread else 0
 
 
-def _looks_of(arguments, rows, kind):
+def _looks_of(arguments: Namespace, rows: Sequence[Any], kind: type) -> tuple[Sequence[int], Fingerprints | None]:
     """The numbers of the rows that are pictures, and their `Fingerprints`; `([], None)` if none are to be read.
 
     Raises:
@@ -205,7 +210,9 @@ def _looks_of(arguments, rows, kind):
     return numbers, looks
 
 
-def _leaks(rows, numbers, looks, near=None):
+def _leaks(
+    rows: Sequence[Any], numbers: Sequence[int], looks: Fingerprints | None, near: int | None = None
+) -> list[Leak]:
     """Leaks of all rows by name; by the bytes and pictures of the files where `looks` has them, else by digest."""
     from tfdfd.data.leaks import FILE, NEAR, PICTURE, find_leaks
 
@@ -217,7 +224,9 @@ def _leaks(rows, numbers, looks, near=None):
     return found
 
 
-def _joined(rows, numbers, looks, by):
+def _joined(
+    rows: Sequence[Any], numbers: Sequence[int], looks: Fingerprints | None, by: tuple[str, ...]
+) -> list[tuple[int, int]]:
     """Pairs of rows of different groups whose pictures are the same; `looks` describes the rows `numbers`."""
     from tfdfd.data.leaks import same_pictures
     from tfdfd.data.splits import groups
@@ -227,7 +236,7 @@ def _joined(rows, numbers, looks, by):
     return [(numbers[one], numbers[other]) for one, other in pairs]
 
 
-def _print_unread(verb, looks, most=_MOST_UNREAD):
+def _print_unread(verb: str, looks: Fingerprints | None, most: int = _MOST_UNREAD) -> None:
     unread = looks.unread if looks else []
     for line in unread[:most]:
         sys.stderr.write(f"tfdfd {verb}: not compared: {escape_control_chars(line)}\n")
@@ -235,7 +244,7 @@ def _print_unread(verb, looks, most=_MOST_UNREAD):
         sys.stderr.write(f"tfdfd {verb}: not compared: {len(unread) - most:,} more\n")
 
 
-def _print_leaks(leaks, answer, most):
+def _print_leaks(leaks: Sequence[Leak], answer: dict[str, Any], most: int) -> None:
     by_kind = defaultdict(list)
     for leak in leaks:
         by_kind[leak.kind].append(leak)
@@ -258,6 +267,9 @@ def split_lines(rows: list) -> list[str]:
     """A table of the content of each split, in all and by method."""
     from tfdfd.data.tables import SPLITS, video_of
 
+    parts: dict[tuple[str | None, Any], list]
+    sizes: Counter[tuple[str, str]]
+    method: Any
     parts, sizes = defaultdict(list), Counter()
     for row in rows:
         method = row.dataset, row.method
@@ -265,7 +277,7 @@ def split_lines(rows: list) -> list[str]:
         parts[row.split, method].append(row)
         sizes[method] += 1
 
-    def cells(name, part, total, with_majority=False):
+    def cells(name: str, part: Sequence[Any], total: int, with_majority: bool = False) -> list[str]:
         fake = sum(row.label for row in part)
         counts = (
             len(part),

@@ -13,13 +13,15 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tfdfd.hub.handles import HubWarning
 from tfdfd.log_lines import LEVEL, QUIET, LogFilter
 
 
 @contextlib.contextmanager
-def standard_streams():
+def standard_streams() -> Iterator[Callable[[], bool]]:
     """A context in which `sys.stdout` and `sys.stderr` outlive their readers and show only tfdfd's own messages.
 
     `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected. With level 0, all log lines are shown, without the input that
@@ -60,7 +62,7 @@ class _Pipe(io.FileIO):
 
     gone = False
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         if not self.gone:
             try:
                 return super().write(data)
@@ -69,7 +71,7 @@ class _Pipe(io.FileIO):
         return memoryview(data).nbytes
 
 
-def _outliving(stream, number):
+def _outliving(stream: Any, number: int) -> Any:
     """The stream over a `_Pipe` if it is descriptor `number`; else the stream as a test or an embedder has set it."""
     if stream is None:  # closed by the parent process
         return open(os.devnull, "w", encoding="utf-8")
@@ -89,5 +91,12 @@ def _outliving(stream, number):
     )
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None):
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     sys.stderr.write(f"tfdfd: {message}\n")

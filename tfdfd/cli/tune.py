@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from typing import Any
 
 from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
 from tfdfd.cli.parser import Parser, exit_code
@@ -86,16 +87,16 @@ def run(arguments: Namespace) -> int:
     return exit_code(sum(row["status"] == "COMPLETED" for row in rows), len(rows))
 
 
-def _train_command(recipe, arguments):
+def _train_command(recipe: str, arguments: Namespace) -> str:
     """The command that trains the network with the best settings."""
     run = f"{os.path.normpath(arguments.output)}-best"
-    words = ["tfdfd", "train", recipe, "--config", os.path.join(arguments.output, "best.json")]
+    words: list[str] = ["tfdfd", "train", recipe, "--config", os.path.join(arguments.output, "best.json")]
     words += ["--data", arguments.data, "-o", run]
     words += ["--allow-leaks"] if arguments.allow_leaks else []
     return shlex.join([*words, *(["--backend", arguments.backend] if arguments.backend else [])])
 
 
-def _worker_command(arguments):
+def _worker_command(arguments: Namespace) -> list[str]:
     """The command without --workers, with which the workers on this machine are started."""
     words = ["tune", arguments.space, "--data", arguments.data, "-o", arguments.output]
     words += ["--tuner", arguments.tuner, "--max-trials", str(arguments.max_trials), "--seed", str(arguments.seed)]
@@ -113,7 +114,7 @@ def trial_lines(rows: list[dict], objective: str) -> list[str]:
     return [head, *(f"{line}  {row.get('message', '')}".rstrip() for line, row in zip(lines, rows, strict=True))]
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -196,13 +196,14 @@ class _Pool:
     def map(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         todo = list(range(len(jobs)))  # a heap: repeated jobs come before later ones
         done, given = {}, 0
-        lost: collections.Counter[int | None] = collections.Counter()
+        lost: collections.Counter[int] = collections.Counter()
+        number: Any
         while given < len(jobs):
             while self._idle and todo and todo[0] < given + self._count + AHEAD:
                 actor, number = self._idle.pop(), heapq.heappop(todo)
                 self._awaited[actor.do.remote(jobs[number])] = actor, number
             (answer,), _ = self._ray.wait(list(self._awaited))
-            actor, number = self._awaited.pop(answer)  # type: ignore[assignment]
+            actor, number = self._awaited.pop(answer)
             try:
                 record = self._ray.get(answer)
             except self._ray.exceptions.RayTaskError as error:

@@ -121,7 +121,7 @@ class FaceSet:
         folders = [None if path is None else Path(os.path.abspath(path)) for path in (root, folder, stored)]
         self._work = FaceWork(options, *folders, VERSIONS)  # type: ignore[arg-type,call-arg]
         self._engine = engine or LocalEngine()
-        self._running: Any = None
+        self._running: Iterator[VideoRecord] | None = None
         self._set = WorkDir(
             self._folder, "tfdfd extract", self._request, holds="face set", state=_state(None), upgrade=_check_run
         )
@@ -140,7 +140,7 @@ class FaceSet:
 
     def __exit__(self, *error: object) -> None:
         if self._running is not None:
-            self._running.close()  # workers would still write into the folder
+            self._running.close()  # type: ignore[attr-defined]  # workers would still write into the folder
         self.close()
 
     def close(self) -> None:

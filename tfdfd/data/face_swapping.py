@@ -294,11 +294,11 @@ def _match_histogram(source: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.interp(below, wanted_below, np.arange(256))
 
 
-def _feather(face: np.ndarray, target: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
+def _feather(face: np.ndarray, target: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
     """Blends with a blurred mask, eroded first by the blur's radius so that it stays within its outline."""
     size = 2 * radius + 1
-    weight = cv2.erode(mask, np.ones((size, size), np.uint8), borderValue=0).astype(np.float32) / 255  # type: ignore[type-var]
-    return to_uint8(_mix(face, target, cv2.GaussianBlur(weight, (size, size), 0)))  # type: ignore[arg-type]
+    weight = cv2.erode(mask, np.ones((size, size), np.uint8), borderValue=0).astype(np.float32) / 255
+    return to_uint8(_mix(face, target, cv2.GaussianBlur(weight, (size, size), 0)))
 
 
 def _blend_pyramids(face: np.ndarray, target: np.ndarray, mask: np.ndarray, levels: int) -> np.ndarray:

@@ -133,7 +133,7 @@ class BlendedPairs(_PairSet):
         self.rows = self._real.rows
         self.fakes, self.medium = fakes, medium
         self._meshes = meshes or {}
-        self._order: Any = None, None
+        self._order: tuple[int, np.ndarray] | tuple[None, None] = None, None
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of the crops in an epoch, int64 `(len,)`: a permutation of `rows`."""
@@ -141,7 +141,7 @@ class BlendedPairs(_PairSet):
         if known != epoch:
             order = np.random.default_rng([_ORDER, self.seed, epoch]).permutation(len(self))
             self._order = epoch, order
-        return order
+        return order  # type: ignore[return-value]
 
     def pair(self, number: int, epoch: int | None) -> np.ndarray:
         """A crop and its fake: RGB uint8 `(2, size, size, 3)`, real first.

@@ -174,7 +174,7 @@ class SrmSet:
         """
         target = self._folder / self._names[number]
         levels = None
-        data: Any = None
+        data: bytes | None = None
         with contextlib.suppress(FileNotFoundError):
             data = target.read_bytes()
         if data is not None and self.faces.rows[number].sha256:
@@ -186,7 +186,7 @@ class SrmSet:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, data)
         clipped = np.count_nonzero((levels == NO_NOISE - SRM_STEPS) | (levels == NO_NOISE + SRM_STEPS))
-        return hashlib.sha256(data).hexdigest(), clipped, levels.size  # type: ignore[return-value]
+        return hashlib.sha256(data).hexdigest(), clipped, levels.size  # type: ignore[arg-type,return-value]
 
     def _compute(self, number: int) -> np.ndarray:
         path = self.faces.path(number)

@@ -102,11 +102,10 @@ class Detector:
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
-        self._server: Any
         self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
-        self._loaded: Any = None
+        self._loaded: Scorer | RemoteScorer | None = None
         self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
         weakref.finalize(self, self._extractor.close)
 
@@ -120,7 +119,7 @@ class Detector:
         """Ends the decoding processes and the connection to a server."""
         self._extractor.close()
         if self._server and self._loaded:
-            self._loaded.close()
+            self._loaded.close()  # type: ignore[union-attr]
             self._loaded = None
 
     def detect(self, media: Media) -> Detection:
@@ -213,9 +212,9 @@ class Detector:
         return Scorer(network), note
 
     def _open_remote(self) -> tuple[RemoteScorer, str | None]:
-        scorer = RemoteScorer(self._server, self._served.name, self._served.version, self._request.size)
+        scorer = RemoteScorer(self._server, self._served.name, self._served.version, self._request.size)  # type: ignore[arg-type]
         try:
-            return scorer, check_served(scorer, self._served, self._server.address)
+            return scorer, check_served(scorer, self._served, self._server.address)  # type: ignore[union-attr]
         except BaseException:
             scorer.close()
             raise

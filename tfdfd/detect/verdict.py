@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,11 +210,12 @@ def _raised(record: WeightRecord, single: float, faces: int) -> tuple[float, str
     return _logit(single) + math.log(faces), ODDS
 
 
-def _line(points: Any) -> tuple[float, float, float] | None:
+def _line(points: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
     """Logit and rate at `fpr_5`, and the rise of the logit per factor e of the rate; None without these points."""
     try:
         (low, low_rate), (high, high_rate) = [
-            (_logit(float(points[name]["threshold"])), float(points[name]["fpr"])) for name in ("fpr_5", "fpr_1")
+            (_logit(float(points[name]["threshold"])), float(points[name]["fpr"]))  # type: ignore[index]
+            for name in ("fpr_5", "fpr_1")
         ]
     except (KeyError, TypeError, ValueError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import keras
@@ -49,7 +50,7 @@ def differentiated(function: Callable, compiled: bool = False) -> Callable:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        def both(*tensors):
+        def both(*tensors: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
                 values = function(*tensors)
@@ -59,7 +60,7 @@ def differentiated(function: Callable, compiled: bool = False) -> Callable:
     elif backend == "jax":
         import jax
 
-        def both(*tensors):
+        def both(*tensors: Any) -> Any:
             values, pull_back = jax.vjp(function, *tensors)
             return values, pull_back(ops.ones_like(values))
 
@@ -67,8 +68,8 @@ def differentiated(function: Callable, compiled: bool = False) -> Callable:
     elif backend == "torch":
         import torch
 
-        def both(*tensors):
-            tensors = [tensor.requires_grad_() for tensor in tensors]
+        def both(*tensors: Any) -> Any:
+            tensors = [tensor.requires_grad_() for tensor in tensors]  # type: ignore[assignment]
             values = function(*tensors)
             return values, torch.autograd.grad(values.sum(), tensors)
     else:
@@ -77,7 +78,7 @@ def differentiated(function: Callable, compiled: bool = False) -> Callable:
             "do not."
         )
 
-    def on_arrays(*arrays):
+    def on_arrays(*arrays: Any) -> Any:
         values, gradients = both(*map(ops.convert_to_tensor, arrays))
         return ops.convert_to_numpy(values), [ops.convert_to_numpy(gradient) for gradient in gradients]
 
@@ -101,12 +102,12 @@ class Step:
     """
 
     name: str
-    layer: object
-    output: object
+    layer: Any
+    output: Any
     sources: tuple[int, ...]
 
 
-def run(model: keras.Model, images, added: dict | None = None) -> list[Step]:
+def run(model: keras.Model, images: Any, added: dict | None = None) -> list[Step]:
     """Runs a functional model layer by layer, nested models included.
 
     Args:
@@ -123,7 +124,7 @@ def run(model: keras.Model, images, added: dict | None = None) -> list[Step]:
     steps: list[Step] = []
     head = model.get_layer(HEAD)
 
-    def through(inner, inputs, prefix):
+    def through(inner: keras.Model, inputs: Any, prefix: str) -> list:
         # Each value with the index of its step; None for the images.
         values = {key_of(tensor): value for tensor, value in zip(inner.inputs, inputs, strict=True)}
         for node in nodes(inner):
@@ -164,7 +165,7 @@ def last_maps(model: keras.Model) -> list[int]:
     shapes = [tuple(step.output.shape) for step in steps]
     is_spatial = [len(shape) > 2 and int(np.prod(shape[1:-1])) > 1 for shape in shapes]
     followed = set()
-    last = []
+    last: list[int] = []
     for number in reversed(range(len(steps))):
         if is_spatial[number] and number not in followed:
             last.insert(0, number)
@@ -201,7 +202,7 @@ def grad_cam(model: keras.Model, image: np.ndarray, maps: Sequence[int] | None =
     steps = run(model, images)
     activations = [ops.convert_to_numpy(steps[number].output) for number in maps]
 
-    def logit(*added):
+    def logit(*added: Any) -> Any:
         return run(model, images, dict(zip(maps, added, strict=True)))[-1].output
 
     _, gradients = differentiated(logit)(*map(np.zeros_like, activations))
@@ -334,10 +335,11 @@ def maximize(
     x = np.repeat(one[None], len(neurons), axis=0)
     chosen = np.eye(len(weights), dtype=np.float32)[neurons]
 
-    def activation(images):
+    def activation(images: Any) -> Any:
         return ops.sum(_features(model, images) * chosen, axis=1)
 
     gradients_of = differentiated(activation, compiled=True)
+    start: Any
     best_objective, best, end, start = np.full(len(x), -np.inf), x.copy(), np.zeros(len(x)), None
     for step in range(1, steps + 2):
         values, (gradient,) = gradients_of(x)
@@ -366,7 +368,7 @@ def first_kernels(model: keras.Model) -> dict[str, np.ndarray]:
         ValueError: the network has no convolution.
     """
     steps = run(model, np.zeros((1, *model.input_shape[1:]), np.float32))
-    behind = set()
+    behind: set[int] = set()
     kernels = {}
     for number, step in enumerate(steps):
         kernel = getattr(step.layer, "kernel", None)
@@ -381,17 +383,17 @@ def first_kernels(model: keras.Model) -> dict[str, np.ndarray]:
     return kernels
 
 
-def _features(model, images):
+def _features(model: keras.Model, images: Any) -> Any:
     name = model.get_layer(FEATURES).name
     steps = run(model, images)
     return next(step.output for step in steps if step.name == name)
 
 
-def _middles(steps):
+def _middles(steps: int) -> np.ndarray:
     return ((np.arange(steps) + 0.5) / steps).astype(np.float32)
 
 
-def _logit(head, features):
+def _logit(head: Any, features: Any) -> Any:
     if isinstance(head, keras.layers.Dense) and head.activation is keras.activations.sigmoid:
         return ops.matmul(features, head.kernel) + head.bias
     if hasattr(head, "logit"):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,7 @@ def masked_pairs(
     Raises:
         ValueError: no crop has landmarks, or a crop cannot be read; SciPy or PyAV is missing for swapped ones.
     """
+    pairs: Any
     if fakes == BLENDED:
         from tfdfd.data.pair_sets import BlendedPairs
 
@@ -107,7 +109,7 @@ def masked_pairs(
     else:
         from tfdfd.data.pair_sets import SwappedPairs
 
-        splits = tuple({row.split for row in faces.rows})
+        splits: Any = tuple({row.split for row in faces.rows})
         pairs = SwappedPairs(faces, size, splits=splits, seed=seed, landmarks=landmarks)
     number = made = 0
     while made < count and number < len(pairs):
@@ -135,7 +137,9 @@ def measure(
         ValueError: there are no pairs.
     """
     shown = (*methods, ELLIPSE)
-    results = {method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown}
+    results: dict[str, dict[str, Any]] = {
+        method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown
+    }
     middle = centered_ellipse(explainer.size)
     called = crops = 0
     for number, pair in enumerate(pairs):
@@ -235,7 +239,7 @@ def write_figures(figures: dict, path: str | os.PathLike) -> None:
     write_atomically(path, json.dumps(figures, indent=1) + "\n")
 
 
-def _sentence(method, run):
+def _sentence(method: str, run: dict[str, Any]) -> str:
     against = run["methods"][method]["against_ellipse"]
     won = [name for name in METRICS if against[name]["better"]]
     places = {name: run["methods"][name] for name in (method, ELLIPSE)}
@@ -248,7 +252,7 @@ def _sentence(method, run):
     return f"Measured on {run['crops']} {run['fakes']} faces: {better}{', ' + worse if worse else ''}: {numbers}."
 
 
-def _with_other_seed(explainer, crop):
+def _with_other_seed(explainer: Explainer, crop: np.ndarray) -> np.ndarray:
     seed = explainer.seed
     explainer.seed = seed + 1
     try:
@@ -257,7 +261,7 @@ def _with_other_seed(explainer, crop):
         explainer.seed = seed
 
 
-def _settled(result):
+def _settled(result: Any) -> dict[str, Any]:
     """One value per crop and metric; IoU at the share that is best over all crops."""
     curves = np.stack(result["iou"])
     best = int(curves.mean(axis=0).argmax())
@@ -267,7 +271,7 @@ def _settled(result):
     }
 
 
-def _figures(values, result):
+def _figures(values: Any, result: Any) -> dict[str, Any]:
     figures = {name: round(float(values[name].mean()), 4) for name in METRICS}
     figures["iou_share"] = values["iou_share"]
     figures["stability"] = round(float(np.mean(result["stability"])), 4) if result["stability"] else 1.0
@@ -276,7 +280,7 @@ def _figures(values, result):
     return figures
 
 
-def _compared(values, ellipse, more_is_better):
+def _compared(values: Any, ellipse: Any, more_is_better: bool) -> dict[str, Any]:
     differences = values - ellipse
     low, high = bootstrap_mean(differences)
     better = low > 0 if more_is_better else high < 0
@@ -287,5 +291,5 @@ def _compared(values, ellipse, more_is_better):
     }
 
 
-def _hottest_first(heat):
+def _hottest_first(heat: np.ndarray) -> np.ndarray:
     return np.argsort(-heat.ravel(), kind="stable")

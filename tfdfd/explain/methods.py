@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,9 @@ from tfdfd.runtime import AUTO
 from tfdfd.runtime.network import Scorer
 from tfdfd.weights.records import DEFAULT_MODEL
 from tfdfd.weights.store import locate
+
+if TYPE_CHECKING:
+    from tfdfd.detect.results import FaceTrack, FrameScore
 
 LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
 ACTIVATION, KERNELS = "activation", "kernels"
@@ -122,6 +127,8 @@ class Explainer:
         self.seed = seed
         self.record, path = locate(model)
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
+        self._maps: list[int] | None
+        self._gradients: Callable | None
         self._maps = self._gradients = None
         self._check_network(methods)
         if set(methods) & set(OF_CROPS):
@@ -143,7 +150,7 @@ class Explainer:
         explanation.seconds = time.perf_counter() - start
         return explanation
 
-    def _check_network(self, methods):
+    def _check_network(self, methods: Sequence[str]) -> None:
         """Checks that the methods support the network, before any work."""
         if not set(methods) & set(NEED_KERAS):
             return
@@ -158,7 +165,7 @@ class Explainer:
         if KERNELS in methods:
             gradients.first_kernels(self.model)
 
-    def _open_scorers(self, path, runtime):
+    def _open_scorers(self, path: Any, runtime: str) -> None:
         from tfdfd.runtime.opening import open_network
 
         network, self.runtime_note = open_network(self.record, path, runtime)
@@ -166,7 +173,7 @@ class Explainer:
         self.size = network.size
         self._score_many = Scorer(network.rounded()) if hasattr(network, "rounded") else self.score
 
-    def _lime(self, explanation):
+    def _lime(self, explanation: Explanation) -> None:
         from tfdfd.explain.perturbation import lime
 
         result = lime(explanation.crop, self._score_many, samples=self.samples, seed=self.seed)
@@ -178,17 +185,17 @@ class Explainer:
             "R² of the linear model": f"{result.r2:.2f}",
         }
 
-    def _occlusion(self, explanation):
+    def _occlusion(self, explanation: Explanation) -> None:
         from tfdfd.explain.perturbation import occlusion
 
         explanation.heat = occlusion(explanation.crop, self.score)
 
-    def _grad_cam(self, explanation):
+    def _grad_cam(self, explanation: Explanation) -> None:
         from tfdfd.explain.gradients import grad_cam
 
         explanation.heat = grad_cam(self.model, _as_input(explanation.crop), self._maps)
 
-    def _integrated(self, explanation):
+    def _integrated(self, explanation: Explanation) -> None:
         from tfdfd.explain.gradients import integrated_gradients
 
         contributions, error = integrated_gradients(self.model, _as_input(explanation.crop), gradients=self._gradients)
@@ -196,12 +203,12 @@ class Explainer:
         explanation.notes = {"Sum off by (logits)": f"{error:.3f}"}
 
 
-def telling_frame(track, threshold: float):
+def telling_frame(track: FaceTrack, threshold: float) -> FrameScore | None:
     """The frame that contributes most to the verdict of its face track; None without crops."""
     frames = [frame for frame in track.frames if frame.crop is not None]
     side = max if track.fake_probability >= threshold else min
     return side(frames, key=lambda frame: frame.fake_probability, default=None)
 
 
-def _as_input(crop):
+def _as_input(crop: np.ndarray) -> np.ndarray:
     return crop.astype(np.float32) / np.float32(255)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ LIMITS = (
     "A map of a wrong score looks as convincing as a map of a correct one.",
     "Each map is scaled by its own maximum. A map of a score that hardly changes is pure noise.",
 )
-_RED, _GREEN = np.float32([214, 39, 40]), np.float32([34, 160, 60])
+_RED, _GREEN = np.float32([214, 39, 40]), np.float32([34, 160, 60])  # type: ignore[arg-type]
 _OPAQUE = 0.65
 
 
@@ -115,7 +116,7 @@ def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> l
         if frame is None:
             continue
         try:
-            frame.explained[title] = overlay(explainer.explain(frame.crop, method))
+            frame.explained[title] = overlay(explainer.explain(frame.crop, method))  # type: ignore[arg-type]
         except ValueError as error:
             messages.append(str(error))
     return messages
@@ -183,13 +184,15 @@ def render_page(
     )
 
 
-def write_page(path: str | os.PathLike, *arguments, **options) -> None:
+def write_page(path: str | os.PathLike, *arguments: Any, **options: Any) -> None:
     """Writes the page of `render_page` to `path`, atomically."""
     write_atomically(path, render_page(*arguments, **options))
 
 
-def _shown(subject, verdicts):
-    figures = [{"uri": _uri(subject.explanations[0].crop), "title": "Crop", "notes": {}, "verdict": None}]
+def _shown(subject: Subject, verdicts: Any) -> dict[str, Any]:
+    figures: list[dict[str, Any]] = [
+        {"uri": _uri(subject.explanations[0].crop), "title": "Crop", "notes": {}, "verdict": None}
+    ]
     for one in subject.explanations:
         figures.append(
             {
@@ -207,7 +210,7 @@ def _shown(subject, verdicts):
     }
 
 
-def _groups(method, made):
+def _groups(method: str, made: Any) -> list[dict[str, Any]]:
     if method == KERNELS:
         figures = [
             {"uri": _uri(kernel_sheet(kernels), 2 * PICTURE), "title": name, "text": _shape(kernels)}
@@ -230,16 +233,16 @@ def _groups(method, made):
     return groups
 
 
-def _uri(picture, size=PICTURE):
+def _uri(picture: np.ndarray, size: int = PICTURE) -> str:
     return data_uri(as_jpeg(picture, size))
 
 
-def _shape(kernels):
+def _shape(kernels: np.ndarray) -> str:
     height, width, channels, filters = kernels.shape
     return f"{filters} kernels of {height} x {width} x {channels}"
 
 
-def _borders(segments, chosen):
+def _borders(segments: np.ndarray, chosen: Any) -> np.ndarray:
     """Pixels on the borders of the chosen segments."""
     inside = np.where(np.isin(segments, chosen), segments + 1, 0).astype(np.int32)
     higher = cv2.dilate(inside.astype(np.float32), np.ones((2, 2), np.uint8)) != inside

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def _hidden(crop, segments, hide_color):
+def _hidden(crop: np.ndarray, segments: np.ndarray, hide_color: Any) -> np.ndarray:
     if hide_color is not None:
         return np.full_like(crop, hide_color)
     sums = np.stack([np.bincount(segments.ravel(), crop[..., channel].ravel()) for channel in range(3)], axis=-1)

@@ -212,7 +212,7 @@ def _detect(detector: FaceDetector | None, batch: Sequence[Frame], request: Requ
 
 
 def _crop(pixels: np.ndarray, face: Face, whole_frame: bool, request: Request) -> FaceCrop:
-    box: Any = tuple(round(value) for value in face.box)
+    box: tuple[int, int, int, int] = tuple(round(value) for value in face.box)  # type: ignore[assignment]
     if whole_frame:
         crop = resize_crop(pixels, request.size)
     else:

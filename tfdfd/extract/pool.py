@@ -222,8 +222,8 @@ class _Process:
 
     def __init__(self, config: dict[str, Any], libraries: Collection[str], limits: Limits) -> None:
         self._config, self._libraries, self._limits = config, set(libraries), limits
-        self._popen: Any = None
-        self._channel: Any = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
         self._served = 0
         self.sandbox_note: str | None = None
         self._start()
@@ -263,8 +263,8 @@ class _Process:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-            self._popen.stdout.close()
-            self._channel.close()
+            self._popen.stdout.close()  # type: ignore[union-attr]
+            self._channel.close()  # type: ignore[union-attr]
             self._popen = self._channel = None
 
     def _start(self) -> None:
@@ -306,8 +306,8 @@ class _Process:
     def _request(self, descriptor: int, request: Request) -> None:
         line = json.dumps(asdict(request)).encode() + b"\n"
         # The descriptor goes with the first byte.
-        sent = socket.send_fds(self._channel, [line], [descriptor])
-        self._channel.sendall(line[sent:])
+        sent = socket.send_fds(self._channel, [line], [descriptor])  # type: ignore[arg-type]
+        self._channel.sendall(line[sent:])  # type: ignore[union-attr]
 
     def _response(self, path: str, request: Request, deadline: float) -> Extraction:
         header, crops = self._read(deadline, request.size)
@@ -322,7 +322,7 @@ class _Process:
     def _receive(self, count: int, deadline: float) -> bytes:
         received = bytearray(count)
         view = memoryview(received)
-        pipe = self._popen.stdout.fileno()
+        pipe = self._popen.stdout.fileno()  # type: ignore[union-attr]
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while view:
@@ -338,7 +338,7 @@ class _Process:
     def _post_mortem(self) -> tuple[str, str]:
         """Status and message for a process that ended while it had an input."""
         try:
-            code = self._popen.wait(DYING_SECONDS)
+            code = self._popen.wait(DYING_SECONDS)  # type: ignore[union-attr]
         except subprocess.TimeoutExpired:
             self.stop()
             return "decode_error", "the decoding process stopped answering on this file"

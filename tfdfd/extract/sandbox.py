@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfdfd.media import Limits
 
@@ -218,11 +218,15 @@ def _filter() -> list[tuple[int, int, int, int]]:
     """The filter's instructions: `(code, instructions to skip if true, if false, operand)`."""
     column, architecture = _ARCHITECTURES[os.uname().machine]
     denied = _FAIL | errno.EPERM
-    program: list[Any] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, denied)]
+    program: list[tuple[int, int, int, int]] = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, denied),
+    ]
     program.append((_LOAD, 0, 0, _NUMBER))
     for numbers in _PERMITTED.values():
         if numbers[column] is not None:
-            program += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]
+            program += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]  # type: ignore[list-item]
     executable, thread = 0x4, 0x10000
     for numbers in (_MMAP, _MPROTECT):  # no memory becomes executable
         program += [(_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, _THIRD_ARGUMENT), (_ANY_BIT, 0, 1, executable)]

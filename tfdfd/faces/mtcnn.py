@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from tfdfd.faces import Face
+
+if TYPE_CHECKING:
+    from tfdfd.faces.crop import Box
 
 NETWORKS = Path(__file__).parent / "networks"
 MIN_FACE_SIZE = 20
@@ -175,7 +178,7 @@ def _as_faces(boxes: np.ndarray, landmarks: np.ndarray, frames: Sequence[np.ndar
         limit = np.array([frame.shape[1], frame.shape[0]] * 2) - 1
         x1, y1, x2, y2 = np.clip(row[1:5], 0, limit)
         if x2 > x1 and y2 > y1:
-            box: Any = tuple(float(value) for value in (x1, y1, x2 - x1, y2 - y1))
+            box: Box = tuple(float(value) for value in (x1, y1, x2 - x1, y2 - y1))  # type: ignore[assignment]
             faces[int(row[0])].append(Face(box, float(row[5]), points.reshape(2, 5).T.astype(np.float32)))
     for found in faces:
         found.sort(key=lambda face: -face.score)  # type: ignore[operator]

@@ -149,7 +149,7 @@ class FolderHub:
     def __init__(self, root: Path, name: str, pin: str | None = None):
         self.name = name
         self._root, self._pin = root, pin
-        self._digest: Any = None
+        self._digest: str | None = None
 
     def manifest(self) -> Manifest:
         """The versions that the folder's manifest lists.
@@ -181,7 +181,7 @@ class FolderHub:
             HubError: the files differ from the manifest.
             OSError: the cache cannot be written.
         """
-        return Cache().keep(model, number, version, self._digest, self._copy)
+        return Cache().keep(model, number, version, self._digest, self._copy)  # type: ignore[arg-type]
 
     def _copy(self, model: str, number: int, file: File, target: Path) -> None:
         source = self._root / model / str(number) / file.path
@@ -213,7 +213,7 @@ class AddressHub:
                 f"{address} is plain http, which can be altered on the way: use https, or set ${PIN} to the sha256 of "
                 "its manifest, as printed by 'tfdfd publish'."
             )
-        self._digest: Any = None
+        self._digest: str | None = None
 
     def manifest(self) -> Manifest:
         """The versions that the server lists.
@@ -235,7 +235,7 @@ class AddressHub:
             HubError: it could not be fetched, or differs from the manifest.
             OSError: the cache cannot be written.
         """
-        return Cache().keep(model, number, version, self._digest, self._fetch)
+        return Cache().keep(model, number, version, self._digest, self._fetch)  # type: ignore[arg-type]
 
     fetch = folder_of
 

@@ -293,7 +293,7 @@ def _manifest_in(root: Path) -> Manifest:
     return Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE))
 
 
-def _pull_published(handle: str, location: Any) -> Path:
+def _pull_published(handle: str, location: str | None) -> Path:
     """Copies a model that has no record here from a hub into the cache of hubs."""
     try:
         wanted: Any = Handle.parse(handle if handle.startswith(PREFIX) else PREFIX + handle)
@@ -301,7 +301,7 @@ def _pull_published(handle: str, location: Any) -> Path:
         wanted = None
     if wanted is None or location is None:
         find_record(handle)  # its error lists near matches
-    hub = hub_at(location, pin_of_user())
+    hub = hub_at(location, pin_of_user())  # type: ignore[arg-type]
     models = hub.manifest().models
     versions = models.get(wanted.model, {})
     number = wanted.version or max(versions, default=None)

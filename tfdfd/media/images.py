@@ -36,6 +36,7 @@ def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
         MediaError: `unsupported` if no installed library reads the format, `too_large`, or `decode_error`.
         cv2.error: OpenCV failed.
     """
+    pixels: np.ndarray | None
     header = read_header(data)
     if header.format == "jxl":
         raise MediaError("unsupported", "JPEG XL is not read: convert the picture to JPEG or PNG")
@@ -46,10 +47,10 @@ def read_image(data: bytes, limits: Limits) -> tuple[np.ndarray, str | None]:
         return _on_white(pixels, alpha, 255, premultiplied), _notes(None, alpha)
     if header.size is not None:
         check_pixels(*header.size, limits)
-    pixels = _decode_rgb(data, header.format)  # type: ignore[assignment]
+    pixels = _decode_rgb(data, header.format)
     end_note = None
     if pixels is None:
-        data = _completed(data, header.format)
+        data = _completed(data, header.format)  # type: ignore[assignment]
         pixels = None if data is None else _decode_rgb(data, header.format)
         end_note = _NO_END
     if pixels is None:

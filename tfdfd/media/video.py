@@ -164,8 +164,8 @@ class _Pass:
         self._stated = _stated_length(container, self._stream)
         self._clock = _Clock(self._stream, container.format.name)
         self._damage = _Damage(context)
-        self._wanted: Any = wanted
-        self._order: Any = _Order() if wanted is not None and context.name == "h264" else None
+        self._wanted = wanted
+        self._order: _Order | None = _Order() if wanted is not None and context.name == "h264" else None
         self._reformatter = VideoReformatter()
         self._frame: VideoFrame | None = None
         self._others_end = 0.0
@@ -247,17 +247,17 @@ class _Pass:
         """Yields packets of frames that are wanted or referenced; the others need no decoding."""
         ahead: collections.deque[tuple[int, av.Packet]] = collections.deque()
         for number, packet in enumerate(packets):
-            self._order.add(packet)
+            self._order.add(packet)  # type: ignore[union-attr]
             ahead.append((number, packet))
             if len(ahead) > _AHEAD:
                 number, packet = ahead.popleft()
-                if self._order.note(packet) in self._wanted or not self._damage.is_unreferenced(number):
+                if self._order.note(packet) in self._wanted or not self._damage.is_unreferenced(number):  # type: ignore[operator,union-attr]
                     yield packet
                 else:
                     self.total += 1
         # The last ones determine the duration.
         for _, packet in ahead:
-            self._order.note(packet)
+            self._order.note(packet)  # type: ignore[union-attr]
             yield packet
 
     def _packets(self) -> Iterator[Packet]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
@@ -249,12 +251,12 @@ class _CropEncoder:
         self.budget = budget
         self.refused = False
 
-    def encode(self, crop: Any) -> str | None:
+    def encode(self, crop: np.ndarray | None) -> str | None:
         if self.budget == 0:
             self.refused = True
             return None
         self.budget -= 1
-        return data_uri(as_jpeg(crop, CROP_SIZE))
+        return data_uri(as_jpeg(crop, CROP_SIZE))  # type: ignore[arg-type]
 
 
 def _counts(inputs: Sequence[Mapping[str, Any]]) -> dict[str, int]:

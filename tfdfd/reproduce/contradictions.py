@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from tfdfd.data.tables import FaceRow
 from tfdfd.reproduce import documents as printed
@@ -39,7 +40,7 @@ def contradictions(document: str, rows: Sequence[FaceRow] = ()) -> list[Contradi
     return [found for check in _CHECKS[document] for found in check(rows)]
 
 
-def _s0_clock(_):
+def _s0_clock(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     seconds = {name: seconds / percent for name, (percent, seconds) in printed.S0_SAVES.items()}
     low, high = min(seconds.values()), max(seconds.values())
     cycles = 100 * (low + high) / 2 * printed.S0_CLOCK_HZ
@@ -52,7 +53,7 @@ def _s0_clock(_):
     )
 
 
-def _s0_more_data(_):
+def _s0_more_data(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     for network, said in (("meso_inception4", "0.32 to 0.17"), ("mobilenet_v3", "0.22 to 0.15")):
         before, after = (_s0_accuracy(table, network) for table in ("table 1", "table 2"))
         yield Contradiction(
@@ -68,12 +69,12 @@ def _s0_more_data(_):
     )  # fmt: skip
 
 
-def _s0_accuracy(table, network):
+def _s0_accuracy(table: str, network: str) -> float:
     counts = printed.S0_CONFUSION[table][network]
     return (counts[0] + counts[3]) / sum(counts)
 
 
-def _s1_union(_):
+def _s1_union(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     for place, (*parts, combined) in printed.S1_ACCURACIES.items():
         low, high = min(parts), max(parts)
         yield Contradiction(
@@ -90,7 +91,7 @@ def _s1_union(_):
     )  # fmt: skip
 
 
-def _s1_tables(_):
+def _s1_tables(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     for table, said in printed.S1_PRINTED_ACCURACY.items():
         rows = printed.S1_CLASSES[table]
         total = sum(row[3] for row in rows)
@@ -101,7 +102,7 @@ def _s1_tables(_):
         )  # fmt: skip
 
 
-def _s1_shares(_):
+def _s1_shares(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     train, val, test = 14020, 3502, 1945
     total = train + val + test
     shares = [part / total for part in (train, val, test)]
@@ -118,7 +119,7 @@ def _s1_shares(_):
     )
 
 
-def _s2_macs(_):
+def _s2_macs(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     counted = resnext_macs()
     said = printed.S2_COSTS[printed.RESNEXT][0]
     yield Contradiction(
@@ -143,7 +144,7 @@ def resnext_macs() -> dict[int, float]:
     return counted
 
 
-def _s2_size(_):
+def _s2_size(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     size, learned = printed.S2_COSTS["reseption_v1"][2], 16_888_257
     follows = 67_673_900
     yield Contradiction(
@@ -154,7 +155,7 @@ def _s2_size(_):
     )  # fmt: skip
 
 
-def _s2_balanced(_):
+def _s2_balanced(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     """Table 7.7 against table 7.6, whose percentages fit one size of each category only."""
     fakes, reals = s2_test_sizes()
     differing = []
@@ -180,13 +181,13 @@ def s2_test_sizes() -> tuple[tuple[int, ...], int]:
     """
     rows = printed.S2_TEST_ACCURACY
 
-    def fits(size, column):
+    def fits(size: int, column: Sequence[float]) -> bool:
         return all(abs(round(share / 100 * size) / size * 100 - share) < 0.0051 for share in column)
 
     first = [size for size in range(100, 500) if fits(size, rows[0])]
     last = [size for size in range(100, 300) if fits(size, rows[5])]
 
-    def error(sizes):
+    def error(sizes: Sequence[int]) -> float:
         fakes = (sizes[0], 140, 140, 140, 140, sizes[1])
         wrong = 0.0
         for number, overall in enumerate(rows[6]):
@@ -198,7 +199,7 @@ def s2_test_sizes() -> tuple[tuple[int, ...], int]:
     return (dfd, 140, 140, 140, 140), reals
 
 
-def _s3_sizes(_):
+def _s3_sizes(_: Any) -> Iterator[Contradiction]:
     for size, (_, _, _, tested, videos) in printed.S3_SETS.items():
         share = tested / size
         yield Contradiction(
@@ -212,7 +213,7 @@ def _s3_sizes(_):
             )  # fmt: skip
 
 
-def _s3_mean(_):
+def _s3_mean(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     mean = sum(values[0][2] for values in printed.S3_SETS.values()) / len(printed.S3_SETS)
     yield Contradiction(
         "section VI", f"{printed.S3_MEAN:.1%} accuracy on average",
@@ -220,7 +221,7 @@ def _s3_mean(_):
     )  # fmt: skip
 
 
-def _s4_majority(_):
+def _s4_majority(_: Sequence[FaceRow]) -> Iterator[Contradiction]:
     real, fake = printed.CELEBDF
     majority = fake / (real + fake)
     values = [value for pair in printed.S4_ACCURACY.values() for value in pair]
@@ -234,8 +235,8 @@ def _s4_majority(_):
     )
 
 
-def _people(shares, where):
-    def check(rows):
+def _people(shares: dict[str, float], where: str) -> Callable[[Sequence[FaceRow]], Iterator[Contradiction]]:
+    def check(rows: Sequence[FaceRow]) -> Iterator[Contradiction]:
         if not rows:
             return
         crossing, sources = people_in_both(rows, shares)

@@ -7,10 +7,12 @@ and a second call goes on where the first one stopped.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tfdfd.data.crops import TABLE, faces_of, named_set
 from tfdfd.data.face_set import FaceSet
@@ -178,7 +180,7 @@ def write_rows(path: Path, rows: Sequence[FaceRow]) -> Path:
     return path
 
 
-def _source(name, path):
+def _source(name: str | None, path: str | os.PathLike) -> Source:
     where = Path(path)
     if where.is_file() or (where / TABLE).is_file():
         faces_of(where)
@@ -197,7 +199,10 @@ def _source(name, path):
     return Source(where, name, layout, hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest())
 
 
-def _cut(document, source, folder, note, quick, extraction):
+def _cut(
+    document: Document, source: Source, folder: Path, note: Note, quick: bool, extraction: dict
+) -> tuple[list[FaceRow], Path]:
+    faces: Any
     if source.is_cut:
         faces = faces_of(source.path)
         note(f"{source.path}: {len(faces.rows):,} crops, used as they are")
@@ -205,7 +210,7 @@ def _cut(document, source, folder, note, quick, extraction):
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.csv"
     if not index.is_file():
-        write_table(index, INDEXERS[source.layout](source.path).rows, IndexRow)
+        write_table(index, INDEXERS[source.layout](source.path).rows, IndexRow)  # type: ignore[index]
     settings = document.extraction | extraction
     if quick and not settings.get("first"):
         settings = {name: value for name, value in settings.items() if name not in ("all", "every_s")}
@@ -220,8 +225,8 @@ def _cut(document, source, folder, note, quick, extraction):
     return list(faces_of(folder / "faces").rows), folder / "faces"
 
 
-def _with_both_classes(rows):
-    classes = {}
+def _with_both_classes(rows: Sequence[FaceRow]) -> tuple[list[FaceRow], dict[str, str]]:
+    classes: dict[str, set[int]] = {}
     for row in rows:
         classes.setdefault(row.dataset, set()).add(row.label)
     left_out = {
@@ -238,9 +243,10 @@ def _with_both_classes(rows):
     return kept, left_out
 
 
-def _split(document, rows, work, seed):
+def _split(document: Document, rows: Sequence[FaceRow], work: Path, seed: int) -> tuple[list[FaceRow], str, str]:
     """The rows with the document's splits, where the test split comes from, and the protocol as text."""
     counts = Counter(row.split for row in rows)
+    shares: Any
     if document.split:
         shares = "/".join(f"{100 * share:g}" for share in document.split.values())
         return (
@@ -269,7 +275,7 @@ def _split(document, rows, work, seed):
     return [replace(row, split=TEST) if row.split == test else next(done) for row in rows], held_out, protocol
 
 
-def _same(rows, folder):
+def _same(rows: Sequence[FaceRow], folder: Path) -> list[tuple[int, int]]:
     """Pairs of rows whose pictures are the same, so that no near-duplicate crosses splits."""
     prints = fingerprint_files(rows, folder)
     return same_pictures(rows, groups(rows), prints) if len(prints.numbers) else []

@@ -6,7 +6,9 @@ in [0, 1]. `positive` is fake throughout, whatever the document calls positive.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 SHARE, LOSS, COUNT, MILLION, GIGA, SECONDS, PERCENT = "share", "loss", "count", "M", "G", "s", "percent"
 CURVES, ROC, CONFUSION, GRADIENT_FLOW, KERNELS, REMOVED_BLOCKS = (
@@ -121,11 +123,11 @@ _S0_DATA = {"table 1": ("mesonet",), "table 2": ("ffpp", "mesonet")}
 _COMPUTED_CLOCK = "contradiction: computed from cycles at 2.7 GHz, not measured"
 
 
-def _s0_run(network):
+def _s0_run(network: str) -> str:
     return f"s0-{network.replace('_', '-')}"
 
 
-def _s0_entries():
+def _s0_entries() -> Iterator[Entry]:
     for table, networks in S0_CONFUSION.items():
         for network, (tp, fn, fp, tn) in networks.items():
             shares = {
@@ -203,7 +205,7 @@ _S1_METHODS = {
 }
 
 
-def _s1_entries():
+def _s1_entries() -> Iterator[Entry]:
     measures = (
         ("Deepfakes", "frame.accuracy/Deepfakes", ("ffpp",)),
         ("FaceForensics++", "frame.accuracy@ffpp", ("ffpp",)),
@@ -259,7 +261,7 @@ CATEGORIES = (
 _TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 
 
-def _s2_run(network, optimizer=None):
+def _s2_run(network: str, optimizer: str | None = None) -> str:
     return f"s2-{network.replace('_', '-')}{f'-{optimizer}' if optimizer else ''}"
 
 
@@ -332,7 +334,7 @@ _S2_ELSEWHERE = (
 )
 
 
-def _s2_entries():
+def _s2_entries() -> Iterator[Entry]:
     for network, (macs, learned, _) in S2_COSTS.items():
         yield Entry(
             "table 7.1", f"{network}: parameters", learned, MILLION, 0 if learned == 34 else 2, f"learned.{network}"
@@ -372,7 +374,7 @@ def _s2_entries():
         yield Entry(place, what, None, cannot="not of this page: see what is named")
 
 
-def _s2_table(place, rows, experiments, unit, measure):
+def _s2_table(place: str, rows: Any, experiments: Iterable[str], unit: str, measure: str) -> Iterator[Entry]:
     for category, values in zip(CATEGORIES, rows, strict=True):
         for experiment, value in zip(experiments, values, strict=True):
             digits, printed = (5, value) if unit == LOSS else (2, value / 100)
@@ -410,7 +412,7 @@ S3_SETS = {
 S3_MEAN = 0.869
 
 
-def _s3_entries():
+def _s3_entries() -> Iterator[Entry]:
     for size, (accuracies, entropy, seconds, tested, _) in S3_SETS.items():
         run, name = f"s3-{size}", f"Mob_{size}"
         for value, measure in zip(accuracies, ("train_accuracy", "val_accuracy", "frame.accuracy"), strict=True):
@@ -457,11 +459,11 @@ _OTHERS = {
 }
 
 
-def _s4_run(network, noise):
+def _s4_run(network: str, noise: bool) -> str:
     return f"s4-{network.replace('_', '-')}{'-srm' * noise}"
 
 
-def _s4_entries():
+def _s4_entries() -> Iterator[Entry]:
     for what, auc in _OTHERS.items():
         yield Entry(
             "table 1", f"{what}: AUC", auc, digits=1, cannot="another paper's number, whose network is not given"

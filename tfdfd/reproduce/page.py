@@ -30,7 +30,7 @@ def render(
     tables = []
     for place, some in groupby(verdicts, key=lambda verdict: verdict.entry.place):
         tables.append({"title": place, "rows": [_row(verdict) for verdict in some]})
-    figures = {}
+    figures: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
         key = (verdict.entry.experiment or "", verdict.entry.picture or "")
         if key in pictures:
@@ -42,7 +42,7 @@ def render(
     return template.render(answer=answer, tables=tables, figures=shown, contradictions=contradictions)
 
 
-def _row(verdict):
+def _row(verdict: Verdict) -> dict[str, str]:
     entry, ours = verdict.entry, verdict.measured
     interval = ""
     if ours and ours.interval:

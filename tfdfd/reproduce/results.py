@@ -177,7 +177,7 @@ class Measures:
             return Measured(len(self._scores(outcome, "test")), None, "crops of our test split")
         return self._scored(entry.measure, outcome)
 
-    def _scored(self, measure, outcome):
+    def _scored(self, measure: str, outcome: Outcome) -> Measured | None:
         name, _, method = measure.partition("/")
         name, _, dataset = name.partition("@")
         level, kind, *part = name.split(".")
@@ -212,15 +212,15 @@ class Measures:
             return None
         return Measured(value, interval, protocol)
 
-    def _scores(self, outcome, split):
-        path = outcome.run / LAST_SCORES if split == "last" else outcome.evaluations.get(split, Path()) / "scores.csv"
+    def _scores(self, outcome: Outcome, split: str) -> list[ScoreRow]:
+        path = outcome.run / LAST_SCORES if split == "last" else outcome.evaluations.get(split, Path()) / "scores.csv"  # type: ignore[operator]
         if path not in self._tables:
             rows = read_scores(path) if path.is_file() else []
             self._tables[path] = [row for row in rows if row.status == OK]
         return self._tables[path]
 
 
-def _columns(rows, of_videos):
+def _columns(rows: Sequence[ScoreRow], of_videos: bool) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
     if not of_videos:
         return (
             np.array([row.label for row in rows]), np.array([row.fake_probability for row in rows]),
@@ -230,23 +230,23 @@ def _columns(rows, of_videos):
     return np.array([v.label for v in videos]), np.array([v.fake_probability for v in videos]), None
 
 
-def _share(labels, scores, of, verdict):
+def _share(labels: np.ndarray, scores: np.ndarray, of: np.ndarray, verdict: bool) -> float:
     """Among examples of which `of` holds, the share whose verdict is `verdict`; NaN-free: 0 where there are none."""
     chosen = np.asarray(of)
     said = np.asarray(scores) >= THRESHOLD
     return float((said[chosen] == verdict).mean()) if chosen.any() else 0.0
 
 
-def _recall(labels, scores, label):
+def _recall(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
     return _share(labels, scores, np.asarray(labels) == label, bool(label))
 
 
-def _precision(labels, scores, label):
+def _precision(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
     said = (np.asarray(scores) >= THRESHOLD) == bool(label)
     return float((np.asarray(labels)[said] == label).mean()) if said.any() else 0.0
 
 
-def _f1(labels, scores, label):
+def _f1(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
     precision, recall = _precision(labels, scores, label), _recall(labels, scores, label)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -264,12 +264,12 @@ _METRICS: dict[str, Callable] = {
 }
 
 
-def _last_row(outcome):
-    rows = read_log(outcome.run)
+def _last_row(outcome: Outcome) -> dict[str, float]:
+    rows = read_log(outcome.run)  # type: ignore[arg-type]
     return {name: float(cell) for name, cell in rows[-1].items() if cell} if rows else {}
 
 
-def _val_error(outcome):
+def _val_error(outcome: Outcome) -> float | None:
     accuracy_of_last = _last_row(outcome).get("val_accuracy")
     return None if accuracy_of_last is None else 1 - accuracy_of_last
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -32,11 +33,11 @@ from tfdfd.models.counting import learned, thesis_macs
 from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
 from tfdfd.reproduce.contradictions import contradictions
-from tfdfd.reproduce.data import Prepared, Source, prepare, sources_of, write_rows
+from tfdfd.reproduce.data import Note, Prepared, Source, prepare, sources_of, write_rows
 from tfdfd.reproduce.documents import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.page import render
 from tfdfd.reproduce.pictures import draw_removed_blocks, pictures_of
-from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, judge
+from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, Verdict, judge
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -48,7 +49,7 @@ SCHEMA = 1
 WORK = "tfdfd reproduce"
 # The documents' networks answer uncalibrated, at 0.5.
 _COMMON = ("calibration=none",)
-_QUICK_COST = {"images": 32, "rounds": 1}
+_QUICK_COST: dict[str, Any] = {"images": 32, "rounds": 1}
 _SPLITS_EVALUATED = {"val": 7, "test": 12}
 
 
@@ -181,7 +182,7 @@ def reproduce(request: Request, folder: str | os.PathLike, report: Report, ready
     return answer
 
 
-def _chosen(document, only):
+def _chosen(document: Document, only: Sequence[str]) -> set[str]:
     names = [experiment.name for experiment in document.experiments]
     if not only:
         return set(names)
@@ -197,7 +198,7 @@ def _chosen(document, only):
     return chosen
 
 
-def _recipe(experiment, request):
+def _recipe(experiment: Experiment, request: Request) -> tuple[Recipe, str | None]:
     """The recipe of an experiment, and why it cannot be run, or None."""
     recipe = find_recipe(experiment.recipe)
     why = None
@@ -219,7 +220,7 @@ def _recipe(experiment, request):
     return recipe, why
 
 
-def _is_cached(network):
+def _is_cached(network: str) -> bool:
     """Whether Keras has the network's ImageNet weights already."""
     application = MODELS[network].imagenet
     models = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models")
@@ -229,7 +230,7 @@ def _is_cached(network):
     return any(plain in file.name.lower().replace("_", "").replace("-", "") for file in models.iterdir())
 
 
-def _prepared(todo, request, work, note) -> Prepared:
+def _prepared(todo: Plan, request: Request, work: Path, note: Note) -> Prepared:
     table, about = work / "faces.csv", work / "faces.json"
     if about.is_file() and table.is_file():
         record = json.loads(about.read_text("utf-8"))
@@ -243,7 +244,7 @@ def _prepared(todo, request, work, note) -> Prepared:
     return prepared
 
 
-def _earlier(todo, prepared, work):
+def _earlier(todo: Plan, prepared: Prepared, work: Path) -> dict[str, Outcome]:
     """Experiments that an earlier call has finished and this one leaves out."""
     found = {}
     for experiment in todo.document.experiments:
@@ -256,11 +257,11 @@ def _earlier(todo, prepared, work):
     return found
 
 
-def _evaluations(document, experiment, work):
+def _evaluations(document: Document, experiment: Experiment, work: Path) -> dict[str, Path]:
     return {split: work / "evaluations" / f"{experiment.name}-{split}" for split in document.evaluated}
 
 
-def _outcome(experiment, todo, prepared, work, recipe):
+def _outcome(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, recipe: Recipe) -> Outcome:
     rows = prepared.subset(experiment.crops)
     shortfall = None
     if experiment.crops and len(rows) < experiment.crops * 0.98:
@@ -304,7 +305,7 @@ def _run(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, rep
     return _outcome(experiment, todo, prepared, work, recipe)
 
 
-def _table(experiment, document, prepared, work, note):
+def _table(experiment: Experiment, document: Document, prepared: Prepared, work: Path, note: Note) -> Path:
     """The table of crops that an experiment is trained on."""
     rows = prepared.subset(experiment.crops)
     table = work / "faces.csv"
@@ -321,7 +322,7 @@ def _table(experiment, document, prepared, work, note):
     return clone / "faces.csv"
 
 
-def _stored_costs(work):
+def _stored_costs(work: Path) -> dict[str, Measured]:
     file = work / "costs.json"
     if not file.is_file():
         return {}
@@ -329,7 +330,7 @@ def _stored_costs(work):
     return {name: Measured(one["value"], None, one["protocol"]) for name, one in stored.items()}
 
 
-def _costs(todo, request, work, note):
+def _costs(todo: Plan, request: Request, work: Path, note: Note) -> dict[str, Measured]:
     """Counts and CPU costs that the document's entries ask for, measured once and kept."""
     found = _stored_costs(work)
     wanted = {entry.measure for entry in todo.document.entries if entry.measure and entry.experiment is None}
@@ -355,7 +356,7 @@ def _costs(todo, request, work, note):
     return found
 
 
-def _saved(rows):
+def _saved(rows: Sequence[dict[str, Any]]) -> dict[str, Measured]:
     found, first = {}, rows[0]
     for row in rows:
         if "error" in row or "error" in first:
@@ -371,7 +372,14 @@ def _saved(rows):
     return found
 
 
-def _write(folder, todo, request, prepared, outcomes, costs):
+def _write(
+    folder: Path,
+    todo: Plan,
+    request: Request,
+    prepared: Prepared,
+    outcomes: dict[str, Outcome],
+    costs: dict[str, Measured],
+) -> dict[str, Any]:
     """Writes the page and its JSON, and returns what the JSON holds."""
     document, measures = todo.document, Measures(outcomes, costs)
     verdicts = []
@@ -389,7 +397,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
             )
         )  # fmt: skip
     found = contradictions(document.name, prepared.rows)
-    pictures = {}
+    pictures: dict[tuple[str, str], bytes] = {}
     for verdict in verdicts:
         entry = verdict.entry
         if entry.picture and entry.experiment and entry.experiment in outcomes:
@@ -397,7 +405,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
     removed = draw_removed_blocks(verdicts, costs) if document.name == "s0" else None
     if removed:
         pictures[("", "removed_blocks")] = removed
-    counts = {}
+    counts: dict[str, int] = {}
     for verdict in verdicts:
         counts[verdict.status] = counts.get(verdict.status, 0) + 1
     answer = {
@@ -426,7 +434,7 @@ def _write(folder, todo, request, prepared, outcomes, costs):
     return answer
 
 
-def _entry_json(verdict):
+def _entry_json(verdict: Verdict) -> dict[str, Any]:
     entry, ours = verdict.entry, verdict.measured
     return {
         "place": entry.place,

@@ -109,7 +109,7 @@ class RestSide:
             lingering_time=1.0,
             access_log=None,
         )
-        self._server: Any = None
+        self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Starts listening; returns the port.

@@ -175,12 +175,13 @@ def to_array(name: str, tensor: TensorProto) -> np.ndarray:
 
 def to_proto(array: np.ndarray) -> TensorProto:
     """An output as a message, with its values in the field that TensorFlow Serving uses for the type."""
+    field: str | None
     array = np.asarray(array)
     if array.dtype == object:
         dtype, field, values = tf.string, "string_val", array.ravel().tolist()
     else:
         dtype = tf.as_dtype(array.dtype)
-        field = _FIELDS.get(dtype)  # type: ignore[assignment]
+        field = _FIELDS.get(dtype)
         if field is None:
             return tf.make_tensor_proto(array)
         values = array.ravel().tolist()

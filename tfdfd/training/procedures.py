@@ -250,15 +250,15 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
         report.note(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
     model = temporal(member.network, recipe.frames, **recipe.arguments)
     history: list[dict[str, Any]]
-    best: Any
-    stages: list[Any]
+    best: int | None
+    stages: list[_Stage]
     history, best, stages, first_rate = [], None, [], None
     for name, rate in training_stages(model):
         first_rate = first_rate or rate
         report.note(f"stage: {name}")
         stages.append(_Stage(run.path / name))
         at_rate = replace(recipe, learning_rate=recipe.learning_rate * rate / first_rate)
-        progress = fit(model, at_rate, clips, stages[-1], report)
+        progress = fit(model, at_rate, clips, stages[-1], report)  # type: ignore[arg-type]
         row = progress.history[progress.best_epoch]  # type: ignore[index]
         if best is None or is_better(row, history[best], recipe.monitor):
             best, weights = len(history) + progress.best_epoch, model.get_weights()  # type: ignore[operator]
@@ -281,7 +281,7 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
         ],
     }
     members = {member.name: member.facts}
-    facts = {"epochs": len(history), "best_epoch": best + 1, "clips": clips.counts, "members": members}
+    facts = {"epochs": len(history), "best_epoch": best + 1, "clips": clips.counts, "members": members}  # type: ignore[operator]
     result = finish(model, recipe, clips, run, facts, arguments | recipe.arguments, card)
     for stage in stages:
         shutil.rmtree(stage.path)

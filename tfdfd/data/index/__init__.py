@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tfdfd.data.index.celebdf import index_celebdf
 from tfdfd.data.index.dfdc import index_dfdc
@@ -10,7 +12,15 @@ from tfdfd.data.index.ffpp import index_ffpp
 from tfdfd.data.index.folder import index_folder
 from tfdfd.data.tables import IndexRow
 
-INDEXERS = {"ffpp": index_ffpp, "celebdf": index_celebdf, "dfdc": index_dfdc, "folder": index_folder}
+if TYPE_CHECKING:
+    from tfdfd.data.index.layout import IndexResult
+
+INDEXERS: dict[str, Callable[..., IndexResult]] = {
+    "ffpp": index_ffpp,
+    "celebdf": index_celebdf,
+    "dfdc": index_dfdc,
+    "folder": index_folder,
+}
 
 
 def index(dataset: str, root: str | os.PathLike) -> list[IndexRow]:
