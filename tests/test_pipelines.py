@@ -476,5 +476,5 @@ def test_a_policy_by_name_leaves_labels_and_names(textured):
 
 
 def test_a_policy_that_is_none_is_told(textured):
-    with pytest.raises(ValueError, match="no augmentation policy 'strong'; expected one of s1, s2, modern"):
+    with pytest.raises(ValueError, match="no augmentation policy 'strong'; expected one of s1, s2, flip, modern"):
         train_pipeline(textured / "crops", 48, 8, split=None, augment="strong")

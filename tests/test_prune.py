@@ -135,7 +135,7 @@ def test_the_folder_is_a_run_that_others_take(pruned, faces, run_tfdfd, tmp_path
         "evaluate", folder, "--data", faces, "-o", tmp_path / "other", "--split", "train", "--no-plots", "--quiet"
     )
     assert code == 2
-    assert "trained on what it would be judged on" in error
+    assert "trained on part of this data" in error
 
 
 def test_a_finished_run_is_told_again_and_another_is_refused(pruned, trained, faces, run_tfdfd):
@@ -158,7 +158,7 @@ def test_a_finished_run_is_told_again_and_another_is_refused(pruned, trained, fa
 KILLED = """
 import os, sys
 from tfdfd.pruning.prune import prune
-from tfdfd.training.errors import TrainingError
+from tfdfd.training import TrainingError
 
 class Report:
     def step(self, **place): pass
@@ -286,7 +286,7 @@ def test_a_run_is_not_judged_on_what_it_was_trained_on(faces, tmp_path):
     whole = faces_of(faces)
     rows = faces_of(faces, VAL).rows
     (tmp_path / "run.json").write_text("{}")
-    assert "not known" in refuse_known(tmp_path, whole, rows)
+    assert "lists no training data" in refuse_known(tmp_path, whole, rows)
     write_fingerprints(tmp_path, {"train": faces_of(faces, "train").rows, "val": rows}, whole.root)
     assert refuse_known(tmp_path, whole, rows) is None
     write_fingerprints(tmp_path, {"train": rows[:3]}, whole.root)
