@@ -621,7 +621,7 @@ def test_names_are_safe_and_distinct():
         (["--margin", "0.5"], "margin must be from 1"),
         (["--quality", "80"], "--quality is for --format jpg"),
         (["--mirror"], "add --first --max-faces 1"),
-        (["--ssd", "a.pb"], "--ssd and --ssd-config are for"),
+        (["--ssd", "a.pb"], "--ssd and its settings, such as --ssd-config, are for"),
         (["--boxes", "x", "--frames", "3"], "omit --frames"),
         (["--detector", "none", "--boxes-from", "original"], "needs a face detector"),
         (["--root", "absent"], "absent is not a folder"),

@@ -97,6 +97,8 @@ def _ancestors(card: dict[str, Any]) -> list[dict[str, Any]]:
     initial = card.get("initial_weights")
     if isinstance(initial, dict) and "what" in initial:
         record = known.get(initial["what"])
+        if record and initial.get("sha256", record.sha256) != record.sha256:
+            record = None  # the handle has other weights now
         rows += inherit(BEGUN_WITH, record) if record else [{"role": BEGUN_WITH, "licence": NOT_STATED, **initial}]
     if initial is None:
         rows += _of_older_run(card.get("recipe", {}), known)
