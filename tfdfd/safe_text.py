@@ -11,12 +11,12 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\u
 _OVERRIDES = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
-def printable_path(path: str) -> str:
+def printable_path(path: str | os.PathLike[str]) -> str:
     """A file name as valid Unicode; bytes that are not UTF-8 become `\\xNN`."""
     try:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a surrogate pair: no file can have this name, but a caller may ask for it
-        return path.encode("utf-8", "backslashreplace").decode()
+        return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
 def escape_control_chars(text: str) -> str:

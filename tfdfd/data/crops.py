@@ -18,6 +18,7 @@ from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
 from tfdfd.faces.crop import MARGIN, resize_crop, square_around
 from tfdfd.files import sha256
 from tfdfd.near_matches import did_you_mean
+from tfdfd.safe_text import printable_path
 
 TABLE = "faces.csv"
 # First frame that the program of S2's author takes of a video.
@@ -182,7 +183,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise ValueError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{printable_path(path)} cannot be read: {error.strerror}") from error
 
 
 def decode_pixels(data: bytes, name: str | os.PathLike) -> np.ndarray:
@@ -198,13 +199,8 @@ def decode_pixels(data: bytes, name: str | os.PathLike) -> np.ndarray:
     # OpenCV fills the missing part of a truncated JPEG with gray and reports no error.
     truncated = data[:2] == _JPEG and _JPEG_END not in data[-_TRAILER:]
     if pixels is None or truncated:
-        raise ValueError(f"{printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
+        raise ValueError(f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
     return pixels
-
-
-def printable(path: str | os.PathLike) -> str:
-    """A path as text, with undecodable bytes escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def square_crop(

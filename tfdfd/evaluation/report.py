@@ -22,7 +22,6 @@ from tfdfd.evaluation.tables import (
     comparison_table,
     confusion_table,
     coverage_table,
-    escape_control_chars,
     format_number,
     format_value,
     hardest_table,
@@ -35,6 +34,7 @@ from tfdfd.metrics.comparison import compare
 from tfdfd.metrics.intervals import RESAMPLES
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO, compute_report
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
+from tfdfd.safe_text import escape_control_chars
 from tfdfd.version import __version__
 
 SCHEMA = 1

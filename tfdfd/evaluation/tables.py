@@ -8,6 +8,7 @@ from typing import Any
 
 from tfdfd.metrics.metrics import METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
+from tfdfd.safe_text import escape_control_chars
 
 NOTHING = "–"
 _MISSING = {
@@ -91,11 +92,6 @@ def format_value(metric: dict, digits: int = 3) -> str:
     text = format_number(metric["value"], digits)
     interval = metric.get("interval")
     return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else text
-
-
-def escape_control_chars(text: str) -> str:
-    """Escapes unprintable characters, so that file names cannot add lines or control a terminal or a page."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

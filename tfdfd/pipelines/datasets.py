@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfdfd.data.augment import CropAugmenter
-from tfdfd.data.crops import Faces, faces_of, printable, read_bytes
+from tfdfd.data.crops import Faces, faces_of, read_bytes
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.pipelines.shards import is_packed, open_shards, shuffled_records
+from tfdfd.safe_text import printable_path
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
@@ -295,7 +296,7 @@ def decode_crop(data: bytes, name: str) -> np.ndarray:
         return tf.io.decode_png(data, channels=3).numpy()
     except tf.errors.OpError as error:
         raise ValueError(
-            f"{printable(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG: {error.message}"
+            f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG: {error.message}"
         ) from error
 
 

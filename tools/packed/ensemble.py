@@ -27,7 +27,7 @@ from tfdfd.weights.loading import HEAD, arrays_of_members
 from tfdfd.weights.records import CARRIED, find_record, read_card
 from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import PREFIX, locate
-from tools.make_card import domain_rows
+from tools.make_card import as_json, domain_rows
 from tools.packed.finish import calibrate, set_band
 from tools.proof_scores import proof_scores
 
@@ -69,7 +69,7 @@ def main(arguments=None):
         card = json.loads(card_file.read_text("utf-8"))
         card.pop("operating_points")
         card["domains"] = domain_rows(validation, card["sha256"])
-        _write(card_file, card)
+        write_atomically(card_file, as_json(card))
 
 
 def write_card(file: Path, model, references: dict, calibration: dict, options: argparse.Namespace) -> None:
@@ -96,7 +96,7 @@ def write_card(file: Path, model, references: dict, calibration: dict, options: 
         "limits": list(_LIMITS),
         "members": references,
         "calibration": calibration,
-        "commands": list(dict.fromkeys(command for card in cards for command in card["commands"]))
+        "commands": list(dict.fromkeys(_training_commands(cards)))
         + [
             f"python -m tools.packed.ensemble --size {options.size} --faces {options.faces.name}"
             f"{' --domains validation.json' if options.domains else ''} -o FOLDER"
@@ -105,13 +105,14 @@ def write_card(file: Path, model, references: dict, calibration: dict, options: 
         "date": datetime.date.today().isoformat(),
     }
     write_atomically(file, data)
-    _write(file.with_suffix(".json"), card)
+    write_atomically(file.with_suffix(".json"), as_json(card))
     record, path = locate(file)
-    _write(file.with_suffix(".json"), card | {"proof_scores": proof_scores(record, path)})
+    write_atomically(file.with_suffix(".json"), as_json(card | {"proof_scores": proof_scores(record, path)}))
 
 
-def _write(file, card):
-    write_atomically(file, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+def _training_commands(cards):
+    """The members' commands without those that evaluate them alone."""
+    return [command for card in cards for command in card["commands"] if "tools.make_card" not in command]
 
 
 if __name__ == "__main__":
