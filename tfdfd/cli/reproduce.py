@@ -112,7 +112,7 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"{answer['document']}: {total} numbers and figures: {counts}"
     for entry in answer["entries"]:
         if entry["verdict"] in ("reproduced", "not reproduced"):
-            yield f"  {entry['place']}: {entry['what']}: {entry['word']}, {entry['reason']}"
+            yield f"  {entry['place']}: {entry['what']}: {entry['verdict']}, {entry['reason']}"
     for one in answer["contradictions"]:
         if one["is_one"]:
             yield f"  contradiction, {one['place']}: {one['says']}; {one['follows']}"
