@@ -452,7 +452,9 @@ def test_documents_are_made_of_cards(carried, tmp_path, capsys):
     assert "`tfdfd/meso4.tiny`" in table and f"{row['auc']:.3f}" in table and "(3 / 3)" in table
     models_table.main(["--cards", str(out), "--write", "--page", str(tmp_path / "models.md")])
     page = (tmp_path / "models.md").read_text("utf-8")
-    for text in ("## `tfdfd/meso4.tiny`", "JPEG quality 10", "not forensic proof", card["commands"][0], "crops/ffpp"):
+    assert "[`tfdfd/meso4.tiny`](models/meso4.tiny.md)" in page and "Nothing here is forensic proof" in page
+    page = (tmp_path / "models/meso4.tiny.md").read_text("utf-8")
+    for text in ("# `tfdfd/meso4.tiny`", "JPEG quality 10", card["commands"][0], "crops/ffpp"):
         assert text in page
     assert len({line.count("|") for line in page.splitlines() if line.startswith("| 0")}) <= 1
 

@@ -6,6 +6,7 @@ target.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def on_page_markdown(markdown, page, config, files):
 
 def relinked(text: str, source: Path) -> str:
     """The text with links as they are on the site."""
+    here = source.parent if source.is_relative_to(ROOT / "docs") else ROOT / "docs"
     places = {(ROOT / path).resolve(): page for page, path in PAGES.items()}
 
     def place(found):
@@ -39,9 +41,9 @@ def relinked(text: str, source: Path) -> str:
             return found[0]
         path = (source.parent / target).resolve()
         if path in places:
-            target = places[path]
+            target = Path(os.path.relpath(ROOT / "docs" / places[path], here)).as_posix()
         elif path.is_relative_to(ROOT / "docs"):
-            target = path.relative_to(ROOT / "docs").as_posix()
+            target = Path(os.path.relpath(path, here)).as_posix()
         else:
             return found["text"].strip("[]") if found["open"] == "(" else found[0]
         return f"{found['text']}{found['open']}{target}{'#' if anchor else ''}{anchor}{found['close']}"
