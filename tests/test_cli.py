@@ -286,6 +286,34 @@ def test_help_goes_to_standard_output_and_lists_what_there_is(run_tfdfd, words):
         assert "Exit code: 0" in stdout
 
 
+def test_bash_completes_verbs_options_and_choices(run_tfdfd, tmp_path):
+    code, script, stderr = run_tfdfd("completion", "bash")
+    assert (code, stderr) == (0, "")
+    (tmp_path / "tfdfd").write_text(script)
+    ask = "source tfdfd; COMP_WORDS=({words}); COMP_CWORD={last}; _shtab_tfdfd; echo ${{COMPREPLY[@]}}"
+    for words, expected in {
+        "tfdfd det": "detect",
+        "tfdfd detect --fram": "--frames",
+        "tfdfd train x --backend j": "jax",
+    }.items():
+        command = ask.format(words=words, last=len(words.split()) - 1)
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.stdout.split(), done.stderr) == ([expected], "")
+
+
+def test_a_recipe_is_shown_with_what_its_settings_mean(run_tfdfd):
+    from tfdfd.training.recipe import CHOICES, Recipe
+
+    code, stdout, _ = run_tfdfd("recipes", "s1-meso4")
+    assert code == 0
+    settings = Recipe("name", "source", "expected", "meso4").settings()
+    meanings = Recipe.meanings()
+    assert set(meanings) == set(settings) and all(meanings.values())
+    for key in settings:
+        assert f"\n{key} " in f"\n{stdout}" and " ".join(meanings[key].split()) in " ".join(stdout.split())
+    assert all(str(choice).lower() in meanings[key].lower() for key, choices in CHOICES.items() for choice in choices)
+
+
 def test_version_is_told(run_tfdfd):
     from tfdfd import __version__
 

@@ -47,6 +47,7 @@ NEEDS = (
     _Need("publish", _PUBLISHING, "export"),
     _Need("serve", ("aiohttp", "grpc", "grpc_health", "prometheus_client", "tensorflow_serving"), "serve"),
     _Need("models", ("openvino",), "edge", _is("runtime", "openvino")),
+    _Need("completion", ("shtab",), "completion"),
     _Need("benchmark", ("openvino",), "edge", _is("runtime", "openvino")),
 )
 

@@ -55,6 +55,7 @@ VERBS = {
     "publish": Verb("tfdfd.cli.export:add_publish_arguments", "publish a trained network in a hub"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
+    "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),
     "benchmark": Verb("tfdfd.cli.benchmark:add_arguments", "repeat the measurements of the source documents"),
 }
 

@@ -31,10 +31,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        self.complete()
+        return super().parse_known_args(args, namespace)
+
+    def complete(self) -> None:
+        """Adds the arguments, if they are not there yet."""
         add_arguments, self._add_arguments = self._add_arguments, None
         if add_arguments:
             add_arguments(self)
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         received = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)

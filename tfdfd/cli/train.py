@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from argparse import Namespace
 
 from tfdfd.cli.options import add_backend, add_training, check_at_least, select_backend
@@ -21,7 +23,7 @@ Exit code: 0 trained; 1 it could not go on, and says where; 2 wrong usage, or an
 
 _RECIPES = """\
 Lists the recipes of 'tfdfd train', with the table that each one reproduces and the result that the document reports.
-With NAME, lists all settings of one recipe, as --set takes them."""
+With NAME, lists all settings of one recipe, as --set takes them, with what each means and its choices."""
 
 
 def add_train_arguments(parser: Parser) -> None:
@@ -87,8 +89,10 @@ def run_recipes(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps([recipe.settings() for recipe in recipes], indent=1, ensure_ascii=False))
     elif arguments.name:
+        meanings, width = recipes[0].meanings(), shutil.get_terminal_size((120, 24)).columns
         for key, value in recipes[0].settings().items():
             print(f"{key:16}{'none' if value is None else value}")
+            sys.stdout.writelines(f"{'':18}{line}\n" for line in textwrap.wrap(meanings.get(key, ""), width - 18))
     else:
         width = max(len(recipe.name) for recipe in recipes)
         for recipe in recipes:

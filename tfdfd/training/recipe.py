@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,6 +17,7 @@ from tfdfd.near_matches import did_you_mean
 
 # `tuning/best`: in the installed package, or beside it in a checkout.
 _BEST = [Path(__file__).parents[count] / "tuning" / "best" for count in (2, 1)]
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
 PROCEDURES = ("fit", "svm", "bottleneck", "ensemble", "temporal")
 CROPS, BLENDED = "crops", "self-blended"
 CHOICES = {
@@ -161,6 +164,16 @@ class Recipe:
         from tfdfd.models import spec
 
         return self.size or spec(self.network).input_shape[0]
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Returns what each setting means and its choices, by key, from this class's documentation."""
+        text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+        meanings = {key: " ".join(words.split()) for key, words in _ATTRIBUTE.findall(text)}
+        for key, choices in CHOICES.items():
+            names = ", ".join("none" if choice is None else str(choice) for choice in choices)
+            meanings[key] = f"{meanings.get(key, '').rstrip('.')}. One of: {names}."
+        return {key: words.replace("`", "") for key, words in meanings.items()}
 
     def settings(self) -> dict:
         """Returns the recipe as JSON-serializable values."""
