@@ -1,7 +1,7 @@
-"""From what a user has (crops, or folders of videos) to one table of crops with a document's splits.
+"""Data of a reproduction: crops, or folders of videos, as one table of crops with a document's splits.
 
-Faces are found and crops are cut only for folders without a `faces.csv`. Everything is written below one work folder,
-and a second call goes on where the first one stopped.
+Only folders without a `faces.csv` are searched for faces and cut. Everything is written below one work folder, and a
+second call resumes a stopped one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """One part of the data.
+    """One data source.
 
     Attributes:
         path: a table of crops, its folder, or the folder of a data set.
-        name: that its data set is renamed to; None: as the table or layout says.
-        layout: of `tfdfd.data.index.INDEXERS`; None: crops.
-        sha256: of the table, or of the index.
+        name: new name of its data set, or None for that of the table or layout.
+        layout: key of `tfdfd.data.index.INDEXERS`, or None for crops.
+        sha256: digest of the table or index.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Source:
 
     @property
     def is_cut(self) -> bool:
-        """Whether these are crops already."""
+        """Whether the source is a table of crops."""
         return self.layout is None
 
 
@@ -58,9 +58,9 @@ class Prepared:
     Attributes:
         root: folder that the rows' files are relative to.
         rows: the crops.
-        held_out: where the test split comes from: `own`, `val` or `made`.
-        protocol: of the split, as text.
-        left_out: data set -> why it is not used.
+        held_out: origin of the test split: `own`, `val` or `made`.
+        protocol: protocol of the split, as text.
+        left_out: reason, by data set that is not used.
     """
 
     root: Path
@@ -75,7 +75,7 @@ class Prepared:
         return tuple(sorted({row.dataset for row in self.rows}))
 
     def subset(self, crops: int | None) -> tuple[FaceRow, ...]:
-        """At most `crops` of the rows, half of each class, each split with its share of them."""
+        """Returns at most `crops` of the rows, half of each class, in proportion to the splits."""
         if crops is None or len(self.rows) <= crops:
             return self.rows
         kept = []
@@ -89,20 +89,20 @@ class Prepared:
 
 
 def sources_of(data: Sequence[str]) -> list[Source]:
-    """Recognizes each part of the data; reads tables, names and sizes, and decodes nothing.
+    """Recognizes each data source by tables, names and sizes, without decoding.
 
     Args:
         data: each a `faces.csv` or another table of crops, a folder with one, or the folder of a data set as `tfdfd
             index` takes it; `NAME=PATH` names its data set.
 
     Raises:
-        ValueError: a path that holds neither.
+        ValueError: a path is neither.
     """
     return [_source(*named_set(each)) for each in data]
 
 
 def layout_of(root: Path) -> str:
-    """Name of the layout of a data set's folder, of `tfdfd.data.index.INDEXERS`."""
+    """Returns the layout of a data set's folder, a key of `tfdfd.data.index.INDEXERS`."""
     if any((root / name).is_dir() for name in ("original_sequences", "manipulated_sequences")):
         return "ffpp"
     if (root / "List_of_testing_videos.txt").is_file() or (root / "Celeb-synthesis").is_dir():
@@ -123,16 +123,16 @@ def prepare(
     extraction: dict | None = None,
     seed: int = 0,
 ) -> Prepared:
-    """Cuts what is not cut yet, merges the parts and splits them as the document does.
+    """Cuts crops of videos, merges the sources and splits them as the document does.
 
     Args:
-        document: whose protocol is followed.
-        sources: parts of the data.
+        document: document whose protocol applies.
+        sources: data sources.
         work: folder for indexes, face sets and tables.
         note: receives progress messages.
         quick: whether four frames of each video are enough.
         extraction: settings of `FaceOptions` instead of the document's.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
         ValueError: no crops, or no data set with both classes.
@@ -154,7 +154,7 @@ def prepare(
 
 
 def people_in_both(rows: Sequence[FaceRow], shares: dict[str, float], seed: int = 0) -> tuple[int, int]:
-    """How many sources a split at random, crop by crop, has in several parts, and how many sources there are."""
+    """Returns how many sources a random split by crops puts into several parts, and the number of sources."""
     names = [name for name in (TRAIN, VAL, TEST) if shares.get(name)]
     draws = [
         int.from_bytes(hashlib.blake2b(f"{seed} {row.file}".encode("utf-8", "surrogateescape")).digest()[:8], "big")
@@ -174,7 +174,7 @@ def people_in_both(rows: Sequence[FaceRow], shares: dict[str, float], seed: int 
 
 
 def write_rows(path: Path, rows: Sequence[FaceRow]) -> Path:
-    """Writes a table of crops unless it is there with the same rows; returns its path."""
+    """Writes a table of crops, unless one with the same rows is there, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, rows, FaceRow)
     return path
@@ -244,7 +244,7 @@ def _with_both_classes(rows: Sequence[FaceRow]) -> tuple[list[FaceRow], dict[str
 
 
 def _split(document: Document, rows: Sequence[FaceRow], work: Path, seed: int) -> tuple[list[FaceRow], str, str]:
-    """The rows with the document's splits, where the test split comes from, and the protocol as text."""
+    """Returns the rows with the document's splits, the origin of the test split, and the protocol as text."""
     counts = Counter(row.split for row in rows)
     shares: Any
     if document.split:
@@ -276,6 +276,6 @@ def _split(document: Document, rows: Sequence[FaceRow], work: Path, seed: int) -
 
 
 def _same(rows: Sequence[FaceRow], folder: Path) -> list[tuple[int, int]]:
-    """Pairs of rows whose pictures are the same, so that no near-duplicate crosses splits."""
+    """Returns pairs of rows with the same picture, so that no near-duplicate crosses splits."""
     prints = fingerprint_files(rows, folder)
     return same_pictures(rows, groups(rows), prints) if len(prints.numbers) else []

@@ -16,7 +16,7 @@ REFERENCE = "meso_inception4"
 
 
 def pictures_of(entry: Entry, outcome: Outcome) -> dict[tuple[str, str], bytes]:
-    """The PNG that shows an entry of a finished experiment, by experiment and name; empty where there is none."""
+    """Returns the PNG of an entry of a finished experiment, by experiment and name; empty without one."""
     if outcome.run is None or entry.picture is None or entry.experiment is None:
         return {}
     if entry.picture in _OF_RUN:
@@ -32,11 +32,11 @@ def draw_removed_blocks(verdicts: Sequence[Verdict], costs: dict[str, Measured])
     """Figures 13 and 14 of S0 as one PNG: CPU cost, and accuracy, of MobileNetV3 without 0 to 3 blocks.
 
     Args:
-        verdicts: of S0's entries; the accuracies of its networks are taken from `frame.accuracy`.
+        verdicts: verdicts on S0's entries, with accuracies as `frame.accuracy`.
         costs: CPU seconds as `cost.NETWORK`.
 
     Returns:
-        The picture; None where there is neither.
+        The PNG file, or None without accuracies and costs.
     """
     accuracies = {
         verdict.entry.what.partition(":")[0]: verdict.measured.value

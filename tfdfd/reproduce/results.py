@@ -1,4 +1,4 @@
-"""Our figure for each entry of a document, and the verdict on both.
+"""Measured values for the entries of a document, and the verdicts on both.
 
 A measure is a name with dots: `frame.auc`, `video.balanced_accuracy`, `frame.recall.fake`, `val.loss.NeuralTextures`.
 `@ffpp` restricts it to a data set, `/Deepfakes` to the fakes of a method and all real ones.
@@ -30,12 +30,12 @@ RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure of ours.
+    """One measured value.
 
     Attributes:
-        value: in the entry's unit; shares in [0, 1].
-        interval: 95 %, bootstrap over videos; None where there is none.
-        protocol: what it was measured on.
+        value: value in the entry's unit; shares in [0, 1].
+        interval: 95 % bootstrap interval over videos, or None.
+        protocol: data, split and threshold of the measurement.
     """
 
     value: float
@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An entry with our figure and the verdict on both, see `judge`."""
+    """An entry, its measured value and the verdict of `judge`."""
 
     entry: Entry
     measured: Measured | None
@@ -54,7 +54,7 @@ class Verdict:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the document's; None where one is missing."""
+        """Measured minus printed value; None if one is missing."""
         if self.measured is None or self.entry.printed is None:
             return None
         return self.measured.value - self.entry.printed
@@ -62,14 +62,14 @@ class Verdict:
 
 @dataclass
 class Outcome:
-    """What an experiment came to.
+    """Outcome of one experiment.
 
     Attributes:
-        run: folder of the training; None where there is none.
-        evaluations: split -> folder of its report.
-        problem: why there is no result; None where there is one.
-        protocol: of our training, as text.
-        shortfall: why its data are not the document's, although the data set is; None where they are.
+        run: folder of the training, or None.
+        evaluations: report folder by split.
+        problem: reason why there is no result, or None.
+        protocol: protocol of the training, as text.
+        shortfall: in what the data fall short of the document's, although the data set is the same; or None.
     """
 
     run: Path | None = None
@@ -90,21 +90,21 @@ def judge(
     problem: str | None = None,
     shortfall: str | None = None,
 ) -> Verdict:
-    """The verdict on an entry: reproduced, not reproduced, cannot be, or (a figure without a number) drawn.
+    """Returns the verdict on an entry: reproduced, not reproduced, cannot be, or (a figure without a number) drawn.
 
-    A number is reproduced if it lies within our interval, or, where there is none, if ours rounds (or truncates, as
-    some documents do) to it. It cannot be reproduced where the document contradicts itself, its data are absent or a
-    training did not take place; ours is shown beside it all the same.
+    A number is reproduced if it lies within the measured interval or, without an interval, if the measured value rounds
+    (or truncates, as some documents do) to it. It cannot be reproduced if the document contradicts itself, its data are
+    absent or a training did not take place; the measured value is shown all the same.
 
     Args:
-        entry: of the document.
-        document: that it is of.
-        measured: ours, or None.
-        datasets: names of our data sets.
-        own_test: whether our test split is the data set's own.
-        quick: whether trainings were shortened to see that they run.
-        problem: why there is nothing of ours.
-        shortfall: why our data are fewer than the document's.
+        entry: printed number or figure.
+        document: its document.
+        measured: measured value, or None.
+        datasets: names of the data sets at hand.
+        own_test: whether the test split is the data set's own.
+        quick: whether trainings were shortened to check that they run.
+        problem: reason why nothing was measured.
+        shortfall: in what the data fall short of the document's.
     """
     verdict = partial(Verdict, entry, measured)
     if entry.cannot is not None:
@@ -140,7 +140,7 @@ def judge(
 
 
 def number(value: float | None, entry: Entry) -> str:
-    """A value in the unit of an entry, as text."""
+    """Formats a value in the unit of an entry."""
     if value is None:
         return "–"
     if entry.unit == SHARE:
@@ -150,7 +150,7 @@ def number(value: float | None, entry: Entry) -> str:
 
 
 class Measures:
-    """Measures figures of finished experiments.
+    """Measures values of finished experiments.
 
     Args:
         outcomes: by experiment.
@@ -162,7 +162,7 @@ class Measures:
         self._tables: dict[Path, list[ScoreRow]] = {}
 
     def of(self, entry: Entry) -> Measured | None:
-        """Our figure for an entry; None where there is none."""
+        """Returns the measured value for an entry, or None."""
         if entry.measure is None:
             return None
         if entry.experiment is None:
@@ -231,7 +231,7 @@ def _columns(rows: Sequence[ScoreRow], of_videos: bool) -> tuple[np.ndarray, np.
 
 
 def _share(labels: np.ndarray, scores: np.ndarray, of: np.ndarray, verdict: bool) -> float:
-    """Among examples of which `of` holds, the share whose verdict is `verdict`; NaN-free: 0 where there are none."""
+    """Returns the share of `verdict` among the examples of which `of` holds; 0 if there are none."""
     chosen = np.asarray(of)
     said = np.asarray(scores) >= THRESHOLD
     return float((said[chosen] == verdict).mean()) if chosen.any() else 0.0
@@ -284,5 +284,5 @@ _OF_RUNS: dict[str, Callable[[Outcome], float | None]] = {
 
 
 def file_name(text: str) -> str:
-    """A text as the name of a file."""
+    """Returns a text as a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

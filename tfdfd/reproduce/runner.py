@@ -1,11 +1,11 @@
-"""`tfdfd reproduce`: from data to one page with each number of a document beside ours.
+"""Runner of `tfdfd reproduce`: trains and evaluates a document's networks and writes the report.
 
-REPORT/report.html, report.json   the answer
-REPORT/run.json                   what was asked for; another request for the same folder is refused
-REPORT/work/                      index and face set of each part of the data, tables, trainings, evaluations
+REPORT/report.html, report.json   each number of the document beside the measured one
+REPORT/run.json                   the request; the folder accepts no other
+REPORT/work/                      index and face set of each data source, tables, trainings, evaluations
 
-Each step is resumable by itself and is passed over when it is finished, so a run that was stopped goes on with the same
-command. Experiments may be added later (`only`); they are no part of the request.
+Finished steps are skipped and each unfinished step resumes, so the same command continues a stopped run. A later call
+may add experiments (`only`), which are not part of the stored request.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tfdfd.workdir import WorkDir
 
 SCHEMA = 1
 WORK = "tfdfd reproduce"
-# The documents' networks answer uncalibrated, at 0.5.
+# The documents score without calibration, at a threshold of 0.5.
 _COMMON = ("calibration=none",)
 _QUICK_COST: dict[str, Any] = {"images": 32, "rounds": 1}
 _SPLITS_EVALUATED = {"val": 7, "test": 12}
@@ -55,19 +55,19 @@ _SPLITS_EVALUATED = {"val": 7, "test": 12}
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be reproduced, and how.
+    """Request for one document.
 
     Attributes:
         document: `s0` to `s4`.
         data: see `tfdfd.reproduce.data.sources_of`.
         only: experiments or networks; empty for all.
-        quick: one short training of each on few small crops: that it runs.
-        settings: changes to every recipe, as `tfdfd train --set` takes them.
-        imagenet: network -> file of its ImageNet weights.
+        quick: train each network briefly on few small crops, to check that everything runs.
+        settings: changes to every recipe, as `KEY=VALUE` of `tfdfd train --set`.
+        imagenet: file of the ImageNet weights, by network.
         download: whether Keras may fetch ImageNet weights.
         extraction: settings of `FaceOptions` for videos, instead of the document's.
         costs: whether CPU cost is measured.
-        seed: of the split.
+        seed: seed of the split.
     """
 
     document: str
@@ -84,13 +84,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, known before any work.
+    """The checked plan of a request, made before any work.
 
     Attributes:
-        document: that is reproduced.
-        sources: parts of the data.
-        recipes: experiment -> its recipe with all settings.
-        skipped: experiment -> why it is not run.
+        document: the document.
+        sources: data sources.
+        recipes: recipe with all settings, by experiment.
+        skipped: reason, by experiment that is not run.
     """
 
     document: Document
@@ -99,7 +99,7 @@ class Plan:
     skipped: dict[str, str]
 
     def lines(self) -> Iterator[str]:
-        """What a person should know before the work begins."""
+        """Lines that are shown before the work begins."""
         for name, why in self.skipped.items():
             yield f"{name} is skipped: {why}"
         if not self.recipes:
@@ -107,10 +107,10 @@ class Plan:
 
 
 def plan(request: Request) -> Plan:
-    """Checks data, recipes and weights; trains and decodes nothing.
+    """Checks data, recipes and weights without training or decoding.
 
     Raises:
-        ValueError: an unknown document or experiment, a setting or data of no use.
+        ValueError: the document, an experiment, a setting or the data are unknown or invalid.
     """
     if request.document not in DOCUMENTS:
         raise ValueError(f"there is no document {request.document!r}; expected one of {', '.join(DOCUMENTS)}.")
@@ -134,16 +134,16 @@ def reproduce(request: Request, folder: str | os.PathLike, report: Report, ready
     """Runs all steps that are not finished and writes the page.
 
     Args:
-        request: what is reproduced.
-        folder: of the report; made where it is not there.
-        report: receives the progress.
-        ready_plan: of `plan(request)`, if it was made before.
+        request: the request.
+        folder: folder of the report; created if absent.
+        report: receives progress.
+        ready_plan: result of `plan(request)`, if there is one already.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
 
     Raises:
-        ValueError: data or settings of no use, or a folder with another reproduction.
+        ValueError: data or settings are invalid, or the folder holds another reproduction.
         OSError: a file cannot be written.
     """
     todo = ready_plan or plan(request)
@@ -174,7 +174,7 @@ def reproduce(request: Request, folder: str | os.PathLike, report: Report, ready
             if experiment.name in todo.recipes:
                 report.note(f"{experiment.name}: training")
                 outcomes[experiment.name] = _run(experiment, todo, prepared, work, report)
-                # The page grows with each network, so that a stopped run has one.
+                # Written after each network, so that a stopped run has a page, too.
                 answer = _write(folder, todo, request, prepared, outcomes, _stored_costs(work))
         costs = _costs(todo, request, work, report.note)
         answer = _write(folder, todo, request, prepared, outcomes, costs)
@@ -199,7 +199,7 @@ def _chosen(document: Document, only: Sequence[str]) -> set[str]:
 
 
 def _recipe(experiment: Experiment, request: Request) -> tuple[Recipe, str | None]:
-    """The recipe of an experiment, and why it cannot be run, or None."""
+    """Returns the recipe of an experiment, and the reason why it cannot run, or None."""
     recipe = find_recipe(experiment.recipe)
     why = None
     if recipe.weights == "imagenet":
@@ -221,7 +221,7 @@ def _recipe(experiment: Experiment, request: Request) -> tuple[Recipe, str | Non
 
 
 def _is_cached(network: str) -> bool:
-    """Whether Keras has the network's ImageNet weights already."""
+    """Returns whether Keras has downloaded the network's ImageNet weights before."""
     application = MODELS[network].imagenet
     models = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), "models")
     if not application or application == "torchvision" or not models.is_dir():
@@ -245,7 +245,7 @@ def _prepared(todo: Plan, request: Request, work: Path, note: Note) -> Prepared:
 
 
 def _earlier(todo: Plan, prepared: Prepared, work: Path) -> dict[str, Outcome]:
-    """Experiments that an earlier call has finished and this one leaves out."""
+    """Returns the results of experiments that an earlier call finished and this request skips."""
     found = {}
     for experiment in todo.document.experiments:
         folder = work / "runs" / experiment.name
@@ -282,7 +282,7 @@ def _outcome(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path,
 
 
 def _run(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, report: Report) -> Outcome:
-    """Trains and evaluates one network, or takes what is there; a failure becomes the outcome's problem."""
+    """Trains and evaluates one network, unless that is done; a failure becomes the outcome's `problem`."""
     recipe = todo.recipes[experiment.name]
     if experiment.members:
         recipe = replace(recipe, members=tuple(str(work / "runs" / name) for name in experiment.members))
@@ -306,7 +306,7 @@ def _run(experiment: Experiment, todo: Plan, prepared: Prepared, work: Path, rep
 
 
 def _table(experiment: Experiment, document: Document, prepared: Prepared, work: Path, note: Note) -> Path:
-    """The table of crops that an experiment is trained on."""
+    """Returns the table of crops on which an experiment is trained."""
     rows = prepared.subset(experiment.crops)
     table = work / "faces.csv"
     if experiment.crops is not None:
@@ -331,7 +331,7 @@ def _stored_costs(work: Path) -> dict[str, Measured]:
 
 
 def _costs(todo: Plan, request: Request, work: Path, note: Note) -> dict[str, Measured]:
-    """Counts and CPU costs that the document's entries ask for, measured once and kept."""
+    """Returns the counts and CPU costs that the document's entries need; each is measured once and stored."""
     found = _stored_costs(work)
     wanted = {entry.measure for entry in todo.document.entries if entry.measure and entry.experiment is None}
     missing = sorted(wanted - set(found))
@@ -380,7 +380,7 @@ def _write(
     outcomes: dict[str, Outcome],
     costs: dict[str, Measured],
 ) -> dict[str, Any]:
-    """Writes the page and its JSON, and returns what the JSON holds."""
+    """Writes the page and its JSON, and returns the content of the JSON."""
     document, measures = todo.document, Measures(outcomes, costs)
     verdicts = []
     for entry in document.entries:
