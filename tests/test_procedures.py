@@ -338,7 +338,7 @@ def test_a_trained_network_of_clips_detects(temporal_run, run_tfdfd):
     scores = {frame["fake_probability"] for frame in first["faces"][0]["frames"]}
     assert scores == {first["fake_probability"]} and first["frames_scored"] == 32
     assert genuine["fake_probability"] == first["fake_probability"] != blended["fake_probability"]
-    assert "16 equally spaced crops of a face" in locate(temporal_run[0])[0].card["limits"][0]
+    assert "4 equally spaced crops of a face" in locate(temporal_run[0])[0].card["limits"][0]
 
 
 @pytest.mark.parametrize(

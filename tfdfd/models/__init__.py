@@ -224,9 +224,15 @@ def clip_frames(record: WeightRecord) -> int | None:
     """
     if record.model != CLIPS:
         return None
-    frames = record.arguments.get("frames", CLIP_FRAMES)
-    if not isinstance(frames, int) or not 2 <= frames <= MAX_CLIP_FRAMES:
-        raise ValueError(f"a clip has at least 2 frames and at most {MAX_CLIP_FRAMES}; received frames={frames!r}.")
+    return check_clip_frames(record.arguments.get("frames", CLIP_FRAMES))
+
+
+def check_clip_frames(frames: Any) -> int:
+    """Returns the number of frames of a clip, or raises `ValueError` if it is no such number."""
+    if not isinstance(frames, int) or frames < 2:
+        raise ValueError(f"a clip has at least 2 frames; received frames={frames!r}.")
+    if frames > MAX_CLIP_FRAMES:
+        raise ValueError(f"a clip has at most {MAX_CLIP_FRAMES} frames; received frames={frames!r}.")
     return frames
 
 

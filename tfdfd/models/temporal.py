@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from tfdfd.models import CLIP_FRAMES, CLIPS, MAX_CLIP_FRAMES, build
+from tfdfd.models import CLIP_FRAMES, CLIPS, build, check_clip_frames
 from tfdfd.models.blocks import copy_body, fake_probability
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
@@ -44,8 +44,7 @@ def temporal(
     """
     if cell not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}; received {cell!r}.")
-    if not 2 <= frames <= MAX_CLIP_FRAMES:
-        raise ValueError(f"a clip has at least 2 frames and at most {MAX_CLIP_FRAMES}; received frames={frames!r}.")
+    check_clip_frames(frames)
     per_frame = copy_body(frame_network, "frame_network")
     per_frame.trainable = not freeze_frames
     shape = frame_network.input_shape[1:]

@@ -154,7 +154,7 @@ def proof_images(size: int, data: str | os.PathLike | None = None, frames: int |
         if not chosen:
             raise ValueError(f"{os.fspath(data)} has no video with two crops of one face, hence no clip to compare.")
         for index in np.unique(np.linspace(0, len(chosen) - 1, _SET_CLIPS if frames else _CROPS).astype(int)):
-            places = [index] if frames is None else chosen[index].frames(frames)  # type: ignore[attr-defined]
+            places = [index] if frames is None else chosen[index].frames(frames)
             crops = [resize_crop(read_pixels(known.path(place)), size) for place in places]
             images.append(np.stack(crops) if frames else crops[0])
     return np.stack(images)

@@ -71,8 +71,8 @@ def check_same_scores(network: Network, expected: Network) -> None:
     """Raises `ValueError` unless both score the same crops the same, in batches of any size, and the crops tell."""
     if expected.frames:
         clips = proof_crops(expected.size, frames=expected.frames)
-        answers = [np.concatenate([one(clip[None]) for clip in clips]) for one in (network, expected)]
-        check_equal("its P(fake)", *answers, "runtime")
+        found, scores = (np.concatenate([one(clip[None]) for clip in clips]) for one in (network, expected))
+        check_equal("its P(fake)", found, scores, "runtime")
         return
     crops = proof_crops(expected.size, expected.batch_sizes[-1])
     scores = expected(crops)
