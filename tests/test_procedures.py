@@ -15,7 +15,6 @@ from tfdfd.data.crops import clips_of, faces_of
 from tfdfd.data.pair_sets import blended_row
 from tfdfd.data.tables import FaceRow
 from tfdfd.models import build, load
-from tfdfd.models.temporal import load_temporal
 from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline
 from tfdfd.recipes import find_recipe
 from tfdfd.training import TrainingError
@@ -313,7 +312,7 @@ def test_clips_are_trained_in_two_stages_and_load_again(temporal_run, faces, fra
     assert result["val_video_auc"] > 0.9
     assert "train real: 9 clips, 0 padded, 0 left out" in report.notes
     assert not (folder / "head").exists() and not (folder / "everything").exists()
-    model = load_temporal(*locate(folder))
+    model = load(*locate(folder))
     recipe = temporal(frame_network)
     batches, rows = ClipSet(CropSet(faces, recipe, 64), recipe).images()
     scores = model.predict(batches, verbose=0)[:, 0]
@@ -331,16 +330,15 @@ def test_a_training_on_clips_that_was_killed_ends_in_the_same_weights(temporal_r
     assert_same_weights(tmp_path / "run", temporal_run[0])
 
 
-def test_what_scores_faces_refuses_a_network_of_clips(temporal_run, svm_run, run_tfdfd):
-    folder = temporal_run[0]
-    code, out, err = run_tfdfd("detect", "tfdfd/samples/genuine.mp4", "--model", folder)
-    assert code == 2 and not out
-    assert "scores clips, not single faces" in err
-    assert "'tfdfd detect' does not take it" in locate(folder)[0].card["limits"][0]
-    with pytest.raises(ValueError, match="scores clips, not single faces"):
-        load(*locate(folder))
-    with pytest.raises(ValueError, match="holds weights of meso_inception4, which takes single faces"):
-        load_temporal(*locate(svm_run[0]))
+def test_a_trained_network_of_clips_detects(temporal_run, run_tfdfd):
+    words = ["tfdfd/samples/genuine.mp4", "tfdfd/samples", "--detector", "haar", "--json", "-", "--quiet"]
+    code, out, err = run_tfdfd("detect", *words, "--model", temporal_run[0])
+    assert code == 0, err
+    first, blended, genuine = json.loads(out)["results"]
+    scores = {frame["fake_probability"] for frame in first["faces"][0]["frames"]}
+    assert scores == {first["fake_probability"]} and first["frames_scored"] == 32
+    assert genuine["fake_probability"] == first["fake_probability"] != blended["fake_probability"]
+    assert "4 equally spaced crops of a face" in locate(temporal_run[0])[0].card["limits"][0]
 
 
 @pytest.mark.parametrize(

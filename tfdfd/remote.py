@@ -6,6 +6,7 @@ fields; `messages` builds the few that are needed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -100,13 +101,14 @@ class RemoteScorer:
         model: name of the served model.
         version: version number; None: the server's choice, the newest.
         size: side of the crops in pixels.
+        frames: crops of a clip; None for a model of single crops.
     """
 
-    def __init__(self, server: Server, model: str, version: int | None, size: int):
+    def __init__(self, server: Server, model: str, version: int | None, size: int, frames: int | None = None):
         import grpc
 
         self._server, self._model, self._version = server, model, version
-        self.size = size
+        self.size, self.frames = size, frames
         if server.ca:
             read = [Path(file).read_bytes() if file else None for file in (server.ca, server.key, server.cert)]
             self._channel = grpc.secure_channel(server.address, grpc.ssl_channel_credentials(*read), _OPTIONS)
@@ -119,7 +121,7 @@ class RemoteScorer:
         self._channel.close()
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """P(fake), float32 `(n,)` in [0, 1], of uint8 RGB crops `(n, size, size, 3)`.
+        """P(fake), float32 `(n,)` in [0, 1], of uint8 RGB crops `(n, size, size, 3)`, or clips of `frames` of them.
 
         Raises:
             RemoteError: the server did not give them; no score is made up.
@@ -127,7 +129,7 @@ class RemoteScorer:
         scores = [score for batch in _batches(crops) for score in self._scores(batch)]
         return np.asarray(scores, np.float32)
 
-    def _scores(self, encoded: Sequence[bytes]) -> list[float]:
+    def _scores(self, encoded: Sequence[list[bytes]]) -> list[float]:
         import grpc
 
         try:
@@ -140,7 +142,7 @@ class RemoteScorer:
         except Exception as error:  # the answer may be anything
             raise RemoteError(f"the server {self._server.address} gave no scores: {error}") from error
 
-    def _request(self, encoded: Sequence[bytes]) -> bytes:
+    def _request(self, encoded: Sequence[list[bytes]]) -> bytes:
 
         request = messages()["PredictRequest"](output_filter=[OUTPUT])
         request.model_spec.name, request.model_spec.signature_name = self._model, SIGNATURE
@@ -148,8 +150,9 @@ class RemoteScorer:
             request.model_spec.version.value = self._version
         tensor = request.inputs.add(key=INPUT).value
         tensor.dtype = DT_STRING
-        tensor.tensor_shape.dim.add(size=len(encoded))
-        tensor.string_val.extend(encoded)
+        for size in (len(encoded),) if self.frames is None else (len(encoded), self.frames):
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.string_val.extend(itertools.chain.from_iterable(encoded))
         return request.SerializeToString()
 
     def _explained(self, status: str, details: str | None) -> str:
@@ -164,16 +167,18 @@ class RemoteScorer:
         return f"{where} refused: {status}: {details}"
 
 
-def _batches(crops: Iterable[np.ndarray]) -> Iterator[list[bytes]]:
-    batch: list[bytes]
+def _batches(crops: Iterable[np.ndarray]) -> Iterator[list[list[bytes]]]:
+    """Crops, or clips, in requests: each as its PNG, or its PNGs. A clip is never divided."""
+    batch: list[list[bytes]]
     batch, size = [], 0
     for crop in crops:
-        encoded = _png(crop)
-        if batch and (len(batch) == MAX_CROPS or size + len(encoded) > MAX_REQUEST_BYTES):
+        encoded = [_png(one) for one in (crop if crop.ndim == 4 else crop[None])]
+        length = sum(map(len, encoded))
+        if batch and ((len(batch) + 1) * len(encoded) > MAX_CROPS or size + length > MAX_REQUEST_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(encoded)
-        size += len(encoded)
+        size += length
     if batch:
         yield batch
 
@@ -332,7 +337,7 @@ def check_served(scorer: RemoteScorer, served: Served, server: str) -> str | Non
         RemoteError: the server's model gives other scores, or the server gave none.
         ValueError: the scores in the card are invalid.
     """
-    found = scorer(proof_crops(scorer.size))
+    found = scorer(proof_crops(scorer.size, frames=scorer.frames))
     expected = served.record.card.get(PROOF_SCORES)
     if expected is None:
         return (

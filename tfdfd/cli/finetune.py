@@ -108,12 +108,13 @@ def _step(words: Sequence[Any]) -> int:
 
 
 def _recipe(arguments: Namespace) -> Recipe:
-    from tfdfd.models import CLIPS, spec
+    from tfdfd.models import refuse_clips, spec
     from tfdfd.training.recipe import Recipe
     from tfdfd.weights.store import locate
 
     record = locate(arguments.model)[0]
-    if record.model == CLIPS or record.members or record.base or "svm" in record.arguments:
+    refuse_clips(record, "fine-tuning")
+    if record.members or record.base or "svm" in record.arguments:
         raise ValueError(
             f"{arguments.model} is built on other networks and cannot be fine-tuned as a whole; give the weights of a "
             "network of single faces, such as fast."

@@ -124,7 +124,7 @@ def _list(_: Namespace) -> int:
         counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
         print(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
-            facts = _facts_of(record, known)
+            facts = _facts_of(record)
             auc = "AUC unknown" if facts["auc"] is None else f"AUC {facts['auc']:.2f} ({facts['auc_of']})"
             height, width, _ = facts["input"]
             columns = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
@@ -133,8 +133,9 @@ def _list(_: Namespace) -> int:
     return 0
 
 
-def _facts_of(record: WeightRecord, known: ModelSpec) -> dict[str, Any]:
+def _facts_of(record: WeightRecord) -> dict[str, Any]:
     """Facts of the weights that may differ from those of their network: input size and scores."""
+    from tfdfd.models import spec
     from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
     own = [row for row in record.card.get("mean_auc", []) if row["weights"] == "these"]
@@ -145,7 +146,7 @@ def _facts_of(record: WeightRecord, known: ModelSpec) -> dict[str, Any]:
     elif domains:
         auc, of = round(sum(domains) / len(domains), 4), f"mean of {len(domains)} validation sets"
     return {
-        "input": list(record.input_shape or known.input_shape),
+        "input": list(record.input_shape or spec(record.model).input_shape),
         "auc": auc,
         "auc_of": of,
         "default": record.handle == ALIASES.get(DEFAULT_MODEL, DEFAULT_MODEL),
@@ -166,7 +167,7 @@ def _show(arguments: Namespace) -> int:
     else:
         # Cards are in the package even if their weights are not on this machine.
         record = list_records().get(model) or locate(model)[0]
-        name, answer = record.model, _facts_of(record, spec(record.model)) | record.card
+        name, answer = record.model, _facts_of(record) | record.card
         if base_of(record):
             answer = {"where": where(record)} | answer
     if arguments.layers:
@@ -193,7 +194,7 @@ def _record_of(name: str, known: ModelSpec) -> dict[str, Any]:
         "macs": known.macs,
         "source": known.source,
         "weights": [
-            {"handle": record.handle, **_facts_of(record, known), "licence": record.licence, "where": where(record)}
+            {"handle": record.handle, **_facts_of(record), "licence": record.licence, "where": where(record)}
             for record in known.weights
         ],
     }

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
 from tfdfd.faces.crop import MARGIN, resize_crop, square_around
+from tfdfd.faces.tracks import equal_parts
 from tfdfd.files import sha256
 from tfdfd.near_matches import did_you_mean
 from tfdfd.safe_text import printable_path
@@ -280,13 +281,8 @@ class Clip:
         return self.row.label
 
     def frames(self, count: int, offset: float = 0.5) -> np.ndarray:
-        """Positions of `count` equally spaced crops.
-
-        The video is divided into `count` equal parts, and the crop at `offset` of each part, in [0, 1), is taken. Fewer
-        crops than parts are repeated.
-        """
-        places = (np.arange(count) + offset) * len(self.positions) / count
-        return self.positions[np.minimum(places.astype(np.int64), len(self.positions) - 1)]
+        """Positions of `count` equally spaced crops; see `tfdfd.faces.tracks.equal_parts`."""
+        return self.positions[equal_parts(len(self.positions), count, offset)]
 
 
 def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]:

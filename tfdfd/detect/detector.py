@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -19,11 +21,11 @@ from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.extract.sandbox import AUTO as SANDBOX_AUTO
 from tfdfd.faces import check_detector
-from tfdfd.faces.tracks import link_faces
+from tfdfd.faces.tracks import equal_parts, link_faces
 from tfdfd.files import sha256
-from tfdfd.media import FRAMES, Limits
-from tfdfd.media.inputs import Inputs, list_inputs, memory_input
-from tfdfd.models import spec
+from tfdfd.media import FRAMES, Limits, MediaError
+from tfdfd.media.inputs import Input, Inputs, list_inputs, memory_input
+from tfdfd.models import clip_frames, spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
 from tfdfd.version import __version__
@@ -41,6 +43,9 @@ Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 class Detector:
     """Detects deepfaked faces in local images and videos. Use as a context manager, or call `close`.
+
+    A model of clips (`temporal`) scores each face over spans of sampled frames, see `spans_of`; the score of a frame is
+    that of its span. It has no score for a photograph and for a face that is in one frame only.
 
     Args:
         model: handle (`tfdfd/meso4.df`) or weights file; its record gives network, polarity and threshold.
@@ -97,6 +102,12 @@ class Detector:
         else:
             self._served = find_served(model)
             self.record = self._served.record
+        self._clip_frames = clip_frames(self.record)
+        if self._clip_frames and frames < 2:
+            raise ValueError(
+                f"{self.record.handle} scores clips of {self._clip_frames} frames, so frames must be at least 2; "
+                f"received {frames!r}."
+            )
         self._given_threshold = threshold
         self.threshold = self.record.threshold if threshold is None else threshold
         # A given threshold leaves no inconclusive band.
@@ -161,7 +172,7 @@ class Detector:
 
     def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
         """Yields the outcomes in order, as they are done, with their crops."""
-        items = inputs.items
+        items = [self._refuse_still(item) for item in inputs.items] if self._clip_frames else inputs.items
         extractions = self._extractor.extract(items, self._request)
         if any(item.error is None for item in items):
             # Meanwhile the processes decode: importing TensorFlow takes longer than reading a clip.
@@ -212,9 +223,10 @@ class Detector:
         return Scorer(network), note
 
     def _open_remote(self) -> tuple[RemoteScorer, str | None]:
-        scorer = RemoteScorer(self._server, self._served.name, self._served.version, self._request.size)  # type: ignore[arg-type]
+        served = self._served
+        scorer = RemoteScorer(self._server, served.name, served.version, self._request.size, self._clip_frames)  # type: ignore[arg-type]
         try:
-            return scorer, check_served(scorer, self._served, self._server.address)  # type: ignore[union-attr]
+            return scorer, check_served(scorer, served, self._server.address)  # type: ignore[union-attr]
         except BaseException:
             scorer.close()
             raise
@@ -234,14 +246,17 @@ class Detector:
         start = time.monotonic()
         if extraction.status != "ok":
             return Detection(extraction.path, extraction.kind, extraction.status, message=extraction.message)
-        crops = np.stack([face.crop for frame in extraction.frames for face in frame.faces])
-        scores = iter(round(float(score), DIGITS) for score in self._scorer(crops))
         tracks: dict[int, list[FrameScore]] = {}
         numbers = _link(extraction)
+        scores = iter(self._scores(extraction, numbers))
         for frame, frame_numbers in zip(extraction.frames, numbers, strict=True):
             for face, number in zip(frame.faces, frame_numbers, strict=True):
-                scored = FrameScore(frame.index, frame.time_s, face.box, face.score, next(scores), face.crop)
-                tracks.setdefault(number, []).append(scored)
+                score = next(scores)
+                if score is not None:
+                    scored = FrameScore(frame.index, frame.time_s, face.box, face.score, score, face.crop)
+                    tracks.setdefault(number, []).append(scored)
+        if not tracks:
+            return self._too_few(extraction)
         faces = [
             FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
             for number, frames in sorted(tracks.items())
@@ -250,13 +265,14 @@ class Detector:
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
         rule = rule_for(self.record, len(deciding), self._given_threshold)
+        notes = (extraction.message, left_out, self._clip_note(deciding or faces, numbers), rule.note)
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
             status="ok",
             fake_probability=probability,
             verdict=rule.verdict(probability) if deciding else "inconclusive",
-            message="; ".join(note for note in (extraction.message, left_out, rule.note) if note) or None,
+            message="; ".join(note for note in notes if note) or None,
             frames_requested=self._request.frames if extraction.kind == "video" else 1,
             frames_scored=len({frame.index for track in deciding or faces for frame in track.frames}),
             duration_s=extraction.duration_s,
@@ -268,6 +284,85 @@ class Detector:
             correction=rule.correction,
             frames_damaged=extraction.frames_damaged,
         )
+
+    def _scores(self, extraction: Extraction, tracks: Sequence[Sequence[int]]) -> list[float | None]:
+        """P(fake) of each face, in the order of frames and faces; None for one that is in no clip."""
+        crops = [face.crop for frame in extraction.frames for face in frame.faces]
+        if not self._clip_frames:
+            return [round(float(score), DIGITS) for score in self._scorer(np.stack(crops))]
+        of_tracks = collections.defaultdict(list)
+        for position, number in enumerate(itertools.chain.from_iterable(tracks)):
+            of_tracks[number].append(position)
+        scores: list[float | None] = [None] * len(crops)
+        for positions in of_tracks.values():
+            for span in spans_of(positions, self._clip_frames):
+                # One at a time: repeated crops of many short tracks would fill the memory.
+                clip = np.stack([crops[span[place]] for place in equal_parts(len(span), self._clip_frames)])
+                score = round(float(self._scorer(clip[None])[0]), DIGITS)
+                for position in span:
+                    scores[position] = score
+        return scores
+
+    def _refuse_still(self, item: Input) -> Input:
+        """The input, refused if its content is an image."""
+        if item.error is None:
+            try:
+                file, kind = item.open(self._extractor.limits)
+            except MediaError:
+                return item  # reported when it is read
+            file.close()
+            if kind == "image":
+                message = (
+                    f"{self.record.handle} scores clips of {self._clip_frames} frames, and this is a still image; give "
+                    "a video, or a model of single faces"
+                )
+                return replace(item, kind=kind, error=MediaError("unsupported", message))
+        return item
+
+    def _too_few(self, extraction: Extraction) -> Detection:
+        message = (
+            f"too few frames: no face was found in two of the {len(extraction.frames)} frames looked at, and "
+            f"{self.record.handle} scores clips of {self._clip_frames} frames of one face; increase --frames, or give "
+            "a model of single faces"
+        )
+        if extraction.message:
+            message += f"; {extraction.message}"
+        return Detection(extraction.path, extraction.kind, "unsupported", message=message)
+
+    def _clip_note(self, scored: Sequence[FaceTrack], tracks: Sequence[Sequence[int]]) -> str | None:
+        """Notes on clips with repeated frames, and on faces without a score."""
+        if not self._clip_frames:
+            return None
+        fewest = min(len(track.frames) for track in scored)
+        notes = []
+        if fewest < self._clip_frames:
+            notes.append(f"a clip of {self._clip_frames} frames repeats some, as its face was found in {fewest}")
+        counts = collections.Counter(itertools.chain.from_iterable(tracks))
+        single = sum(count < 2 for count in counts.values())
+        if single:
+            notes.append(f"{single} face{'s' * (single > 1)} in a single frame without a score")
+        return "; ".join(notes) or None
+
+
+def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
+    """The spans of a face's sampled frames that have one score each, for a model of clips.
+
+    A span has at least `FRAMES` sampled frames (or `frames`, if these are more), so one face of a video has one span
+    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.tracks.
+    equal_parts`), as in training and evaluation; fewer are repeated.
+
+    Args:
+        positions: of one face, in order of time.
+        frames: of a clip.
+
+    Returns:
+        Consecutive spans of equal length, to one; none for a single position, which shows no motion.
+    """
+    if len(positions) < 2:
+        return []
+    count = max(1, len(positions) // max(FRAMES, frames))
+    ends = [len(positions) * number // count for number in range(count + 1)]
+    return [positions[start:end] for start, end in itertools.pairwise(ends)]
 
 
 # Loaded detectors by their options, the most recently used last. Each holds processes and a network.

@@ -25,7 +25,7 @@ class FrameScore:
         box: `(x, y, width, height)` of the face in pixels of the upright frame; for a video whose pixels are not
             square, of the frame as displayed.
         detector_score: the face detector's confidence; None if it has none (Haar).
-        fake_probability: in [0, 1], 1 = fake.
+        fake_probability: in [0, 1], 1 = fake; of a model of clips, that of the span of frames.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
         explained: heat maps that explain the score, RGB uint8, by title; not part of the JSON.
     """

@@ -21,8 +21,7 @@ import numpy as np
 from tfdfd.evaluation.sets import EvalSet
 from tfdfd.files import locked_folder, write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
-from tfdfd.models import CLIPS, load
-from tfdfd.models.temporal import load_temporal
+from tfdfd.models import clip_frames, load
 from tfdfd.version import __version__
 from tfdfd.weights.records import WeightRecord
 from tfdfd.weights.store import RUN, locate
@@ -66,7 +65,7 @@ class OpenedModel:
     @property
     def frames(self) -> int | None:
         """Crops per clip; None for a network of single crops."""
-        return self.network.input_shape[1] if self.record.model == CLIPS else None
+        return clip_frames(self.record)
 
     @property
     def key(self) -> str:
@@ -99,7 +98,7 @@ def open_model(model: str | os.PathLike) -> OpenedModel:
         ValueError: there is no such model, or its input is not square.
     """
     record, path = locate(model)
-    network = load_temporal(record, path) if record.model == CLIPS else load(record, path)
+    network = load(record, path)
     if network.input_shape[-3] != network.input_shape[-2]:
         raise ValueError(f"{record.handle} takes {network.input_shape}; expected square crops (batch, size, size, 3).")
     # XLA compilation takes longer than it saves on a CPU.

@@ -114,7 +114,7 @@ class Explainer:
     ):
         check_methods(",".join(methods))
         from tfdfd.explain.perturbation import FEATURES, SAMPLES
-        from tfdfd.models import load
+        from tfdfd.models import load, refuse_clips
 
         self.samples = SAMPLES if samples is None else samples
         self.features = FEATURES if features is None else features
@@ -126,6 +126,7 @@ class Explainer:
             raise ValueError(f"the seed must be a nonnegative integer; received {seed}.")
         self.seed = seed
         self.record, path = locate(model)
+        refuse_clips(self.record, "an explanation")
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
         self._maps: list[int] | None
         self._gradients: Callable | None

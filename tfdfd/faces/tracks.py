@@ -1,4 +1,4 @@
-"""Face tracking: links the faces of a clip's sampled frames into tracks, one per person."""
+"""Face tracking: links the faces of a clip's sampled frames into tracks, one per person; and frames of a track."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 # may be weak if the other is strong. Chosen so that two people side by side stay apart and a walking person stays one.
 MIN_AFFINITY = 0.5
 _THUMB = 24
+
+
+def equal_parts(length: int, count: int, offset: float = 0.5) -> np.ndarray:
+    """Positions of `count` equally spaced items among `length`, int64 `(count,)`.
+
+    The items are divided into `count` equal parts, and the one at `offset` of each part, in [0, 1), is taken. Fewer
+    items than parts are repeated.
+    """
+    places = (np.arange(count) + offset) * length / count
+    return np.minimum(places.astype(np.int64), length - 1)
 
 
 def link_faces(frames: list[list[tuple[tuple[float, float, float, float], np.ndarray]]]) -> list[list[int]]:

@@ -41,6 +41,7 @@ class HubLayer(keras.layers.Layer):
 
     Input shape: `(batch, height, width, 3)`, RGB float32 in [0, 1], of any size; resized as `tfdfd detect` resizes
         crops.
+        A model of clips takes `(batch, frames, height, width, 3)`, the frames in order of time.
     Output shape: `(batch, 1)`, P(fake), 1 = fake; with `/feature_vector` `(batch, n)`. Of an image that holds NaN,
         infinity or a pixel outside [-0.05, 1.05], as of another scale, the answer is NaN; in training, nothing is
         checked.
@@ -71,7 +72,7 @@ class HubLayer(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         images = ops.cast(inputs, self.compute_dtype)
-        at_size = resize_images(images, self.network.input_shape[1:3])
+        at_size = resize_images(images, self.network.input_shape[-3:-1])
         answers = self.network(at_size, training=bool(training) and self.trainable)
         return answers if training else nan_where_invalid(answers, images)
 
@@ -90,7 +91,8 @@ def network_of(published: ResolvedModel) -> keras.Model:
     """
     card = read_card(published.folder / CARD)
     model = _in_float32(lambda: build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {})))
-    crops = proof_crops(model.input_shape[1], _PROOFS) / np.float32(255)
+    *clip, _, size, _ = model.input_shape[1:]
+    crops = proof_crops(size, _PROOFS, *clip) / np.float32(255)
     # In a separate thread: a loaded model does not run in the scope of a distribution strategy, which is a thread's.
     with ThreadPoolExecutor(1) as thread:
         values, *answers = thread.submit(_published, published.folder, crops).result()

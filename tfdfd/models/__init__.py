@@ -21,7 +21,10 @@ from tfdfd.weights.store import locate
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["COUNTS", "MODELS", "ModelSpec", "Network", "build", "list_models", "load", "spec"]
+__all__ = [
+    "CLIPS", "COUNTS", "MODELS", "ModelSpec", "Network", "build", "clip_frames", "list_models", "load", "refuse_clips",
+    "spec",
+]  # fmt: skip
 
 # Counted from the graphs by `python -m tools.record`.
 COUNTS = Path(__file__).with_name("counts.json")
@@ -78,6 +81,8 @@ _RESEPTION = "Putyra, DeepFake, AGH 2020 (S2)"
 
 # The `model` of cards of recurrent networks over clips. It is not in MODELS, whose networks take single faces.
 CLIPS = "temporal"
+# Frames of a clip: the default, and the most, which bounds the memory for a card from elsewhere.
+CLIP_FRAMES, MAX_CLIP_FRAMES = 16, 256
 
 # fmt: off
 MODELS: dict[str, Network] = {
@@ -204,8 +209,40 @@ def build(
 
 
 def load(record: WeightRecord, path: Path) -> keras.Model:
-    """Builds the network of a located weight set (`tfdfd.weights.store.locate`) and loads its weights."""
+    """Builds the network of a located weight set (`tfdfd.weights.store.locate`) and loads its weights.
+
+    That of a clip model takes `(batch, frames, height, width, 3)`; see `clip_frames` and `refuse_clips`.
+    """
     return _build_with(record, path, None, {})
+
+
+def clip_frames(record: WeightRecord) -> int | None:
+    """Frames of the clips that a model scores; None for a model of single faces.
+
+    Raises:
+        ValueError: the model card has another value.
+    """
+    if record.model != CLIPS:
+        return None
+    return check_clip_frames(record.arguments.get("frames", CLIP_FRAMES))
+
+
+def check_clip_frames(frames: Any) -> int:
+    """Returns the number of frames of a clip, or raises `ValueError` if it is no such number."""
+    if not isinstance(frames, int) or frames < 2:
+        raise ValueError(f"a clip has at least 2 frames; received frames={frames!r}.")
+    if frames > MAX_CLIP_FRAMES:
+        raise ValueError(f"a clip has at most {MAX_CLIP_FRAMES} frames; received frames={frames!r}.")
+    return frames
+
+
+def refuse_clips(record: WeightRecord, work: str) -> None:
+    """Raises `ValueError` for a model of clips, where `work` is on single faces."""
+    if record.model == CLIPS:
+        raise ValueError(
+            f"{record.handle} scores clips of {clip_frames(record)} frames; {work} takes a network of single faces, "
+            "such as the one that it is built on."
+        )
 
 
 def _build_with(
@@ -247,6 +284,10 @@ def _build_on_clip(
 
 
 def _build(name: str, input_shape: tuple[int, int, int] | None, arguments: dict[str, Any]) -> keras.Model:
+    if name == CLIPS and "frame_network" in arguments:
+        from tfdfd.models.temporal import build_temporal
+
+        return build_temporal(input_shape, **arguments)
     network, arguments = _find(name), dict(arguments)
     if input_shape is not None:
         arguments["input_shape"] = _checked(name, network, input_shape)
@@ -288,8 +329,8 @@ def _find(name: str) -> Network:
         return MODELS[name]
     if name == CLIPS:
         raise ValueError(
-            f"a {CLIPS!r} network scores clips, not single faces, so 'tfdfd detect' and its like cannot use it; "
-            "tfdfd.models.temporal.load_temporal gives it as a Keras model."
+            f"a {CLIPS!r} network is a layer over the frames of another network; give its name as frame_network, "
+            "as the model card does, or use tfdfd.models.temporal.temporal."
         )
     hint = did_you_mean(name, MODELS, otherwise=f"there are {', '.join(MODELS)}.")
     raise ValueError(f"no network is known as {name!r}; {hint}")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import keras
 from keras import layers, ops
 
-from tfdfd.models import CLIPS, build
+from tfdfd.models import CLIP_FRAMES, CLIPS, build, check_clip_frames
 from tfdfd.models.blocks import copy_body, fake_probability
-from tfdfd.weights.loading import load_weights
-from tfdfd.weights.records import WeightRecord
 
 CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
 
 
 def temporal(
     frame_network: keras.Model,
-    frames: int = 16,
+    frames: int = CLIP_FRAMES,
     cell: str = "lstm",
     units: int = 64,
     dropout: float = 0.2,
@@ -29,7 +28,7 @@ def temporal(
 
     Args:
         frame_network: a built (usually trained) network of `tfdfd.models`, which is copied, not changed.
-        frames: frames per clip, at least 2.
+        frames: frames per clip, from 2 to 256.
         cell: `"lstm"` or `"gru"`.
         units: width of the recurrent layer.
         dropout: share of its output dropped before the classifier, in [0, 1).
@@ -45,16 +44,16 @@ def temporal(
     """
     if cell not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}; received {cell!r}.")
-    if frames < 2:
-        raise ValueError(f"a clip has at least 2 frames; received frames={frames!r}.")
+    check_clip_frames(frames)
     per_frame = copy_body(frame_network, "frame_network")
     per_frame.trainable = not freeze_frames
     shape = frame_network.input_shape[1:]
-    clip = keras.Input((frames, *shape), name="clip")
+    clip = keras.Input((frames, *shape), name="image")
     # All frames in one batch: TimeDistributed would add the network to the graph once per frame.
     x = per_frame(ops.reshape(clip, (-1, *shape)))  # (batch * frames, n)
     x = ops.reshape(x, (-1, frames, x.shape[-1]))  # (batch, frames, n)
-    x = CELLS[cell](units, name="features")(x)  # (batch, units)
+    # Unrolled, since LiteRT, ONNX and OpenVINO do not convert the loop.
+    x = CELLS[cell](units, unroll=True, name="features")(x)  # (batch, units)
     return keras.Model(clip, fake_probability(x, dropout), name=name)
 
 
@@ -73,25 +72,25 @@ def training_stages(model: keras.Model) -> Iterator[tuple[str, float]]:
         yield stage, rate
 
 
-def load_temporal(record: WeightRecord, path: Path) -> keras.Model:
-    """Loads the clip network of a run of the procedure `temporal`.
+def build_temporal(
+    input_shape: tuple[int, int, int] | None,
+    frame_network: str,
+    frame_arguments: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> keras.Model:
+    """Builds a clip network from the facts in its model card, with random weights.
 
-    Takes the result of `tfdfd.weights.store.locate(RUN)`::
-
-        model = load_temporal(*locate("runs/temporal"))
+    Args:
+        input_shape: `(height, width, 3)` of a frame; None for the published size of the frame network.
+        frame_network: name of the frame network in `tfdfd.models`.
+        frame_arguments: arguments of its builder that differ from its defaults.
+        **arguments: arguments of `temporal`.
 
     Raises:
-        ValueError: the weights are of a network that takes single faces, or do not fit.
+        ValueError: as `temporal` and `tfdfd.models.build`; or an argument is unknown.
     """
-    if record.model != CLIPS:
-        raise ValueError(f"{path} holds weights of {record.model}, which takes single faces: use tfdfd.models.load.")
-    arguments = dict(record.arguments)
-    try:
-        network, frame_arguments = arguments.pop("frame_network"), arguments.pop("frame_arguments")
-    except KeyError as error:
-        raise ValueError(
-            f"the model card of {path} lacks frame_network or frame_arguments, the network of its frames."
-        ) from error
-    model = temporal(build(network, None, record.input_shape, **frame_arguments), **arguments)
-    load_weights(model, record, path)
-    return model
+    accepted = [name for name in inspect.signature(temporal).parameters if name != "frame_network"]
+    for argument in arguments:
+        if argument not in accepted:
+            raise ValueError(f"{CLIPS} takes the arguments {', '.join(accepted)}; received {argument!r}.")
+    return temporal(build(frame_network, None, input_shape, **(frame_arguments or {})), **arguments)

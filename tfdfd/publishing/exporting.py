@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tfdfd.data.crops import faces_of, read_pixels
+from tfdfd.data.crops import clips_of, faces_of, read_pixels
 from tfdfd.extract.extraction import Request, extract_faces
 from tfdfd.faces import build_detector
 from tfdfd.faces.crop import resize_crop
+from tfdfd.faces.tracks import equal_parts
 from tfdfd.files import locked_folder, sha256, sync_folder
 from tfdfd.media import Limits
-from tfdfd.models import load
+from tfdfd.models import clip_frames, load
 from tfdfd.publishing.formats import FORMATS, Expected
-from tfdfd.runtime.equality import BOUNDS, PROOF_CROPS, in_batches, proof_crops
+from tfdfd.runtime.equality import BOUNDS, PROOF_CLIPS, PROOF_CROPS, in_batches, proof_crops
 from tfdfd.version import __version__
 from tfdfd.weights.store import CARD, locate
 
@@ -61,7 +62,7 @@ def export(
         raise ValueError(f"{folder} is there already; give a new folder.")
     record, path = locate(model)
     network = load(record, path)
-    expected = _expected(network, proof_images(network.input_shape[1], data))
+    expected = _expected(network, proof_images(network.input_shape[-2], data, clip_frames(record)))
     partial = folder.with_name(f".{folder.name}.partial")
     lock = locked_folder(partial, "tfdfd export")
     try:
@@ -96,6 +97,7 @@ def _card(record: WeightRecord, format: str, facts: dict[str, Any], expected: Ex
     """The model card: facts of the weights and of the exported files."""
     of_weights = {name: getattr(record, name) for name in ("file", "sha256", "bytes", "layout")}
     known = {name: value for name, value in record.card.items() if name not in of_weights}
+    proofs = PROOF_CROPS if expected.crops.ndim == 4 else PROOF_CLIPS
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         "schema": SCHEMA,
@@ -108,7 +110,7 @@ def _card(record: WeightRecord, format: str, facts: dict[str, Any], expected: Ex
         "tolerance": BOUNDS["export"].tolerance,
         "proof_crops": len(expected.crops),
         # `tfdfd detect --server` recognizes the model by these.
-        "proof_scores": [round(float(score), 6) for score in expected.scores[:PROOF_CROPS, 0]],
+        "proof_scores": [round(float(score), 6) for score in expected.scores[:proofs, 0]],
         "tfdfd": __version__,
         "libraries": {name: version(name) for name in ("keras", "tensorflow")},
         "files": {
@@ -127,33 +129,42 @@ def _clear(folder: Path) -> None:
 
 
 CLIPS = ("genuine.mp4", "blended.mp4")
-# Frames of each clip, and crops of a user's set, evenly spread.
-_FRAMES, _CROPS = 4, 64
+# Frames of each clip, and crops or clips of a user's set, evenly spread.
+_FRAMES, _CROPS, _SET_CLIPS = 4, 64, 8
 
 
-def proof_images(size: int, data: str | os.PathLike | None = None) -> np.ndarray:
-    """uint8 RGB crops `(n, size, size, 3)`: 8 of noise, faces of two bundled clips, then of `data`.
+def proof_images(size: int, data: str | os.PathLike | None = None, frames: int | None = None) -> np.ndarray:
+    """uint8 RGB crops `(n, size, size, 3)`, or clips `(n, frames, size, size, 3)`: noise, faces of two bundled videos,
+    then of `data`.
 
     Args:
         size: side of the crops in pixels.
-        data: a face set, or a folder with `real/` and `fake/`; up to 64 of its crops, evenly spread.
+        data: a face set, or a folder with `real/` and `fake/`; up to 64 of its crops, or 8 of its clips, evenly spread.
+        frames: crops of a clip; None for single crops.
 
     Raises:
-        ValueError: there are no crops in `data`, or one cannot be read.
+        ValueError: there are no crops or clips in `data`, or one cannot be read.
     """
-    crops = [*proof_crops(size), *_bundled_faces(size)]
+    images = list(proof_crops(size, frames=frames))
+    for faces in _bundled_faces(size, frames or _FRAMES):
+        images += [np.stack([faces[place] for place in equal_parts(len(faces), frames)])] if frames else faces
     if data is not None:
-        faces = faces_of(data)
-        for index in np.unique(np.linspace(0, len(faces.rows) - 1, _CROPS).astype(int)):
-            crops.append(resize_crop(read_pixels(faces.path(index)), size))
-    return np.stack(crops)
+        known = faces_of(data)
+        chosen = [*range(len(known.rows))] if frames is None else clips_of(known.rows, frames)[0]
+        if not chosen:
+            raise ValueError(f"{os.fspath(data)} has no video with two crops of one face, hence no clip to compare.")
+        for index in np.unique(np.linspace(0, len(chosen) - 1, _SET_CLIPS if frames else _CROPS).astype(int)):
+            places = [index] if frames is None else chosen[index].frames(frames)
+            crops = [resize_crop(read_pixels(known.path(place)), size) for place in places]
+            images.append(np.stack(crops) if frames else crops[0])
+    return np.stack(images)
 
 
-def _bundled_faces(size: int) -> Iterator[np.ndarray]:
+def _bundled_faces(size: int, frames: int) -> Iterator[list[np.ndarray]]:
     detector = build_detector("haar")
     for clip in CLIPS:
-        found = extract_faces(str(files("tfdfd") / "samples" / clip), detector, Request(_FRAMES, size), Limits())
+        found = extract_faces(str(files("tfdfd") / "samples" / clip), detector, Request(frames, size), Limits())
         crops = [face.crop for frame in found.frames for face in frame.faces]
         if not crops:
             raise ValueError(f"no face was found in the bundled clip {clip} ({found.status}: {found.message}).")
-        yield from crops
+        yield crops

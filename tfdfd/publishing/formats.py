@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 EXTRA = "tfdfd[export]"
-_UNIT = {"dtype": "float32", "is": "face crops, RGB in [0, 1]; the answer is NaN where pixels are not"}
-_ANY_SIZE = _UNIT | {"is": f"{_UNIT['is']}; of any size, resized as detect does", "shape": [None, None, None, 3]}
-_BYTES = {"dtype": "uint8", "is": "face crops, RGB"}
-_ENCODED = {"dtype": "string", "shape": [None], "is": "face crops of any size, each a JPEG or PNG"}
+_UNIT = {"dtype": "float32", "is": "RGB in [0, 1]; the answer is NaN where pixels are not"}
+_ANY_SIZE = _UNIT | {"is": f"{_UNIT['is']}; of any size, resized as detect does"}
+_BYTES = {"dtype": "uint8", "is": "RGB"}
+_ENCODED = {"dtype": "string", "is": "of any size, each a JPEG or PNG"}
 _SCORE = {"dtype": "float32", "shape": [None, 1], "is": "P(fake), 1 = fake"}
 # Sizes of the images whose resizing is proved, relative to the network's: smaller, larger, and by area.
 _SHARES = ((0.6, 0.9), (1.3, 1.7), (2, 3))
@@ -31,7 +31,7 @@ class Expected:
     """Answers of the Keras model for the proof crops.
 
     Attributes:
-        crops: uint8 RGB `(n, size, size, 3)`.
+        crops: uint8 RGB `(n, size, size, 3)`, or clips `(n, frames, size, size, 3)`.
         scores: P(fake), `(n, 1)`.
         features: `(n, d)`.
     """
@@ -82,8 +82,9 @@ def write_savedmodel(model: keras.Model, folder: Path, expected: Expected) -> di
     def answer(signature: str, output: str, **given: Any) -> Any:
         return loaded.signatures[signature](**{name: tf.constant(value) for name, value in given.items()})[output]
 
-    def encoded(crops: np.ndarray) -> list[bytes]:
-        return [tf.io.encode_png(crop).numpy() for crop in crops]
+    def encoded(crops: np.ndarray) -> np.ndarray:
+        flat = [tf.io.encode_png(crop).numpy() for crop in crops.reshape(-1, *crops.shape[-3:])]
+        return np.array(flat, object).reshape(crops.shape[:-3])
 
     score = "fake_probability"
     asked: dict[str, Any] = {
@@ -95,12 +96,16 @@ def write_savedmodel(model: keras.Model, folder: Path, expected: Expected) -> di
     }
     for share in _SHARES:
         others = _resized(expected.crops, share)
-        back = np.stack([resize_crop(image, model.input_shape[1]) for image in others])
+        back = np.stack([resize_crop(image, model.input_shape[-2]) for image in others.reshape(-1, *others.shape[-3:])])
+        back = back.reshape(expected.crops.shape)
         answers = in_batches(lambda crops: model(_unit(crops), training=False), back)
-        name = f"{others.shape[1]} x {others.shape[2]} pixels"
+        name = f"{others.shape[-3]} x {others.shape[-2]} pixels"
         asked[name] = (lambda crops, share=share: loaded(_unit(_resized(crops, share))), answers)
     return {
-        "inputs": {"image": _ANY_SIZE, "image_bytes": _ENCODED},
+        "inputs": {
+            "image": _input(model, _ANY_SIZE, None, None, 3),
+            "image_bytes": _input(model, _ENCODED),
+        },
         "outputs": {
             "fake_probability": _SCORE,
             "features": {"dtype": "float32", "shape": [None, expected.features.shape[1]]},
@@ -193,19 +198,27 @@ def _resized(crops: np.ndarray, share: tuple[float, float]) -> np.ndarray:
     import numpy as np
 
     rows, columns = (np.arange(round(part * side)) * side // round(part * side)
-                     for part, side in zip(share, crops.shape[1:3], strict=True))  # fmt: skip
-    return crops[:, rows][:, :, columns]
+                     for part, side in zip(share, crops.shape[-3:-1], strict=True))  # fmt: skip
+    return crops[..., rows, :, :][..., columns, :]
 
 
 def _unit(crops: np.ndarray) -> np.ndarray:
     return crops.astype("float32") / 255
 
 
+def _input(model: keras.Model, pixels: dict[str, Any], *of_a_crop: int | None) -> dict[str, Any]:
+    """Description of an input: its shape is the batch, the frames of a clip, and `of_a_crop`."""
+    what = "face crops"
+    if len(model.input_shape) == 5:
+        what = f"clips of {model.input_shape[1]} crops of one face in order of time, equally spaced over a video"
+    return pixels | {"shape": [*model.input_shape[:-3], *of_a_crop], "is": f"{what}, {pixels['is']}"}
+
+
 def _facts(
     model: keras.Model, pixels: dict[str, Any], what: str, expected: Expected, score: Callable[[np.ndarray], Any]
 ) -> dict[str, Any]:
     return {
-        "inputs": {"image": pixels | {"shape": [None, *model.input_shape[1:]]}},
+        "inputs": {"image": _input(model, pixels, *model.input_shape[-3:])},
         "outputs": {"fake_probability": _SCORE},
         "max_difference": _differences(what, {"fake_probability": (score, expected.scores)}, expected.crops),
     }

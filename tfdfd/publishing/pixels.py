@@ -22,6 +22,8 @@ _BITS = 11
 def resize_images(images: Any, size: tuple[int, int]) -> Any:
     """Float images `(batch, h, w, 3)` in [0, 1] of any height and width -> `(batch, height, width, 3)`.
 
+    Clips `(batch, frames, h, w, 3)` become `(batch, frames, height, width, 3)`.
+
     As `tfdfd.faces.crop.resize_crop`, which resizes bytes: pixels are rounded to 255 levels first, and the levels of
     the result are those of OpenCV. Images of the right size are unchanged. Gradients ignore the rounding.
 
@@ -29,6 +31,11 @@ def resize_images(images: Any, size: tuple[int, int]) -> Any:
         images: float32.
         size: `(height, width)` of the result.
     """
+
+    if len(images.shape) == 5:
+        height, width = ops.shape(images)[2:4]
+        frames = resize_images(ops.reshape(images, (-1, height, width, 3)), size)
+        return ops.reshape(frames, (-1, images.shape[1], *size, 3))
 
     def resized() -> Any:
         return resize_levels(images, size) / _LEVELS
@@ -57,11 +64,11 @@ def resize_levels(images: Any, size: tuple[int, int]) -> Any:
 
 
 def nan_where_invalid(answers: Any, images: Any) -> Any:
-    """Answers `(batch, n)`, with NaN for each image that holds NaN, infinity or a pixel outside [-0.05, 1.05].
+    """Answers `(batch, n)`, with NaN for each image or clip that holds NaN, infinity or a pixel outside [-0.05, 1.05].
 
     Such pixels have another scale or are damaged, so no answer for them is a probability.
     """
-    axes = (1, 2, 3)
+    axes = tuple(range(1, len(images.shape)))
     least, most = ops.min(images, axes), ops.max(images, axes)
     # The sum, since minimum and maximum do not propagate NaN in every library. In an image without pixels the minimum
     # exceeds the maximum.

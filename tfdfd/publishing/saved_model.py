@@ -32,6 +32,9 @@ def write_saved_model(model: keras.Model, folder: str | os.PathLike, any_size: b
     `tfdfd.publishing.crop_bytes` -> the same) and `features` (`image` -> `features` `(batch, n)`). `variables`,
     `trainable_variables` and `regularization_losses` are those of the network; frozen layers stay frozen.
 
+    The signatures of a network of clips have the same names and one more axis, of fixed length: `image` `(batch,
+    frames, height, width, 3)` and `image_bytes` `(batch, frames)`.
+
     Args:
         model: a Keras 3 model of `tfdfd.models` with a layer `features`, on the TensorFlow backend.
         folder: made if absent.
@@ -43,16 +46,17 @@ def write_saved_model(model: keras.Model, folder: str | os.PathLike, any_size: b
     """
     features = _part(model, FEATURES)
     published = _Published(model, any_size)
-    root, image, size = published.root(), published.image, model.input_shape[1:3]
+    root, image, shape = published.root(), published.image, model.input_shape
 
     @tf.function(input_signature=[image])
     def serving_default(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {FAKE_PROBABILITY: root.__call__(image)}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
+    @tf.function(input_signature=[tf.TensorSpec(shape[:-3], tf.string, name=IMAGE_BYTES)])
     def image_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        crops = decode_crops(tf.reshape(image_bytes, [-1]), shape[-3:-1])
         # Decoded pixels need no check.
-        return {FAKE_PROBABILITY: published.network(decode_crops(image_bytes, size))}
+        return {FAKE_PROBABILITY: published.network(tf.reshape(crops, (-1, *shape[1:])))}
 
     @tf.function(input_signature=[image])
     def of_features(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -91,10 +95,14 @@ class _Published:
 
     def __init__(self, model: keras.Model, any_size: bool = True) -> None:
         shape = model.input_shape
-        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
-            raise ValueError(f"{model.name} takes {shape}; only networks for images of one size can be published.")
+        if not isinstance(shape, tuple) or len(shape) not in (4, 5) or None in shape[1:]:
+            raise ValueError(
+                f"{model.name} takes {shape}; only networks for images or clips of one size can be published."
+            )
         of_its_size = tf.TensorSpec(shape, tf.float32, name=IMAGE)
-        self.image = tf.TensorSpec((None, None, None, shape[3]), tf.float32, name=IMAGE) if any_size else of_its_size
+        self.image = (
+            tf.TensorSpec((*shape[:-3], None, None, shape[-1]), tf.float32, name=IMAGE) if any_size else of_its_size
+        )
         self._model, self._any_size = model, any_size
 
         @tf.function(input_signature=[of_its_size])
@@ -103,7 +111,7 @@ class _Published:
 
         @tf.function(input_signature=[self.image])
         def resize(image: tf.Tensor) -> tf.Tensor:
-            return resize_images(image, shape[1:3])
+            return resize_images(image, shape[-3:-1])
 
         self.network, self._resize = network, resize
 
@@ -153,7 +161,7 @@ def _part(model: keras.Model, name: str) -> keras.Model:
 
 
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
-BATCH_SIZES = (1, 8)
+BATCH_SIZES, CLIP_BATCH_SIZES = (1, 8), (1, 2)
 
 
 def write_warm_up(folder: Path, crops: np.ndarray) -> None:
@@ -161,13 +169,16 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
 
     Args:
         folder: of a SavedModel.
-        crops: uint8 RGB `(n, height, width, 3)`; at least as many as the larger batch.
+        crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`; at least as many as the
+            larger batch.
     """
     requests = []
-    for size in BATCH_SIZES:
+    for size in BATCH_SIZES if crops.ndim == 4 else CLIP_BATCH_SIZES:
         # One value stands for all pixels, which would make the file megabytes large.
         images = tf.make_tensor_proto(0.5, tf.float32, (size, *crops.shape[1:]))
-        encoded = np.array([tf.io.encode_jpeg(crop, quality=95).numpy() for crop in crops[:size]], object)
+        flat = crops[:size].reshape(-1, *crops.shape[-3:])
+        encoded = np.array([tf.io.encode_jpeg(crop, quality=95).numpy() for crop in flat], object)
+        encoded = encoded.reshape(crops[:size].shape[:-3])
         for signature, name, values in (
             ("serving_default", IMAGE, images),
             ("image_bytes", IMAGE_BYTES, tf.make_tensor_proto(encoded, tf.string)),

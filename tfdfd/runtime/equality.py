@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PROOF_CROPS = 8
+# Crops, and clips, which have several crops each.
+PROOF_CROPS, PROOF_CLIPS = 8, 4
 # A few crops per call: as many as are sure to fit in memory, and not all calls of the same size.
 _BATCH = 8
 
@@ -110,21 +111,31 @@ def check_twin(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 
 
 def in_batches(function: Callable[[np.ndarray], np.ndarray], crops: np.ndarray) -> np.ndarray:
-    """Answers of a function for uint8 crops `(n, size, size, 3)`, computed a few at a time."""
-    return np.concatenate([np.asarray(function(crops[i : i + _BATCH])) for i in range(0, len(crops), _BATCH)])
+    """Answers of a function for uint8 crops `(n, size, size, 3)` or clips, computed a few crops at a time."""
+    batch = _BATCH if crops.ndim == 4 else max(1, _BATCH // crops.shape[1])
+    return np.concatenate([np.asarray(function(crops[i : i + batch])) for i in range(0, len(crops), batch)])
 
 
-def proof_crops(size: int, count: int = PROOF_CROPS) -> np.ndarray:
-    """Crops to compare networks on, the same each time: coarse and fine noise of rising strength.
+def proof_crops(size: int, count: int | None = None, frames: int | None = None) -> np.ndarray:
+    """Crops or clips to compare networks on, the same each time: coarse and fine noise of rising strength.
+
+    Args:
+        size: side of the crops in pixels.
+        count: of crops or clips; None for `PROOF_CROPS` or `PROOF_CLIPS`.
+        frames: of a clip; None for single crops.
 
     Returns:
-        uint8 RGB `(count, size, size, 3)`.
+        uint8 RGB `(count, size, size, 3)`, or `(count, frames, size, size, 3)`.
     """
+    if frames is not None:
+        count = count or PROOF_CLIPS
+        return proof_crops(size, count * frames).reshape(count, frames, size, size, 3)
+    count = count or PROOF_CROPS
     draw = np.random.default_rng(0)
     cell = np.arange(size) * 8 // size
     crops = []
     for number in range(1, count + 1):
         coarse = draw.uniform(-1, 1, (8, 8, 3))[cell][:, cell]
         fine = draw.uniform(-1, 1, (size, size, 3))
-        crops.append(127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine))
-    return np.stack(crops).astype(np.uint8)
+        crops.append((127.5 + 127.5 * (number / count) * (0.7 * coarse + 0.3 * fine)).astype(np.uint8))
+    return np.stack(crops)

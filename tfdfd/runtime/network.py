@@ -1,4 +1,4 @@
-"""Networks that score batches of face crops: their interface, Keras models, and scoring of any number of crops."""
+"""Networks that score batches of face crops or clips: their interface, Keras models, and scoring of any number."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ class Network(Protocol):
         runtime: name of the runtime.
         name: name of the model, for messages.
         size: side of the crops in pixels.
+        frames: crops of a clip; None for a network of single crops. Where it is given, each crop below is a clip,
+            `(frames, size, size, 3)`.
         batch_sizes: permitted batch sizes, ascending; each is prepared at its first use.
     """
 
     runtime: str
     name: str
     size: int
+    frames: int | None
     batch_sizes: tuple[int, ...]
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
@@ -36,7 +39,8 @@ class KerasNetwork:
     """A `Network` on the backend that Keras uses.
 
     Args:
-        model: takes RGB float32 in [0, 1] `(batch, size, size, 3)` and returns P(fake) `(batch, 1)`.
+        model: takes RGB float32 in [0, 1] `(batch, size, size, 3)`, or clips `(batch, frames, size, size, 3)`, and
+            returns P(fake) `(batch, 1)`.
     """
 
     runtime = TENSORFLOW
@@ -48,7 +52,11 @@ class KerasNetwork:
         model.jit_compile = False
         self._model = model
         self.name = model.name
-        self.size = model.input_shape[1]
+        self.size = model.input_shape[-2]
+        self.frames: int | None = None
+        if len(model.input_shape) == 5:
+            # A clip has as many crops as a batch of single ones.
+            self.frames, self.batch_sizes = model.input_shape[1], (1,)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """P(fake), float32 `(n,)`, of uint8 RGB crops; see `Network`."""
@@ -67,7 +75,7 @@ class Scorer:
         self.size = self._network.size
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """P(fake), float32 `(n,)` in [0, 1], of uint8 RGB crops `(n, size, size, 3)`.
+        """P(fake), float32 `(n,)` in [0, 1], of uint8 RGB crops `(n, size, size, 3)` or clips of them.
 
         Raises:
             ValueError: a score of the network is not a probability.

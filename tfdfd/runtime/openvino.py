@@ -53,7 +53,7 @@ def convert(model: keras.Model) -> tuple[bytes, bytes]:
     """Converts a Keras model for `OpenvinoNetwork`.
 
     Returns:
-        Graph (XML) and weights; the graph takes uint8 RGB `(batch, size, size, 3)`.
+        Graph (XML) and weights; the graph takes uint8 RGB `(batch, size, size, 3)`, or clips of such crops.
     """
     openvino = import_openvino()
     with tempfile.TemporaryDirectory(prefix="tfdfd-") as folder:
@@ -86,7 +86,10 @@ class OpenvinoNetwork:
         self._core = import_openvino().Core()
         self._graph = _parse(graph, weights)
         self._shape = [dimension.get_length() for dimension in self._graph.input().get_partial_shape()[1:]]
-        self.size = self._shape[0]
+        self.size = self._shape[-2]
+        self.frames: int | None = None
+        if len(self._shape) == 4:
+            self.frames, self.batch_sizes = self._shape[0], (1,)
         self._requests: dict[int, openvino.InferRequest] = {}
         self._lock = threading.Lock()
 

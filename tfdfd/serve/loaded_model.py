@@ -126,7 +126,7 @@ class LoadedModel:
 
 def _is_image(info: Any) -> bool:
     shape = shape_of(info)
-    return info.dtype == tf.float32.as_datatype_enum and shape is not None and len(shape) == 4 and shape[3] == 3
+    return info.dtype == tf.float32.as_datatype_enum and shape is not None and len(shape) in (4, 5) and shape[-1] == 3
 
 
 def _as_serving_error(error: tf.errors.OpError) -> ServingError:

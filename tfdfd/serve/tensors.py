@@ -72,8 +72,10 @@ def check(name: str, dtype: int, shape: list[int], info: TensorInfo) -> None:
 
 
 def check_picture_size(name: str, shape: list[int]) -> None:
-    """Raises `ServingError` for pictures `(batch, height, width, 3)` without pixels or with too many."""
-    height, width = shape[1:3]
+    """Raises `ServingError` for pictures `(batch, height, width, 3)`, or clips of them, without pixels or with too
+    many.
+    """
+    height, width = shape[-3:-1]
     if not 0 < height * width <= MAX_PIXELS:
         raise ServingError(
             INVALID_ARGUMENT,
@@ -83,7 +85,8 @@ def check_picture_size(name: str, shape: list[int]) -> None:
 
 def check_pixels(name: str, pictures: np.ndarray) -> None:
     """Raises `ServingError` for pictures with pixels that are not finite or not in [0, 1]."""
-    least, most = pictures.min(axis=(1, 2, 3)), pictures.max(axis=(1, 2, 3))
+    axes = tuple(range(1, pictures.ndim))
+    least, most = pictures.min(axis=axes), pictures.max(axis=axes)
     # Both comparisons are false for NaN.
     wrong = np.flatnonzero(~((least >= LOWEST_PIXEL) & (most <= HIGHEST_PIXEL)))
     if len(wrong):
@@ -92,7 +95,8 @@ def check_pixels(name: str, pictures: np.ndarray) -> None:
         what = f"pixels from {least[first]:g} to {most[first]:g}" if is_finite else "pixels that are NaN or infinite"
         raise ServingError(
             INVALID_ARGUMENT,
-            f"input {name!r} expects RGB pixels in [0, 1]; picture {first} of {len(pictures)} (from 0) has {what}.",
+            f"input {name!r} expects RGB pixels in [0, 1]; {'picture' if pictures.ndim == 4 else 'clip'} {first} of "
+            f"{len(pictures)} (from 0) has {what}.",
         )
 
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from tfdfd.models import load
+from tfdfd.models import load, refuse_clips
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.crop_set import ClipSet, CropSet, is_better, validate, write_last_scores
 from tfdfd.training.distillation import ANSWER, HINT, LABELS, Distilled
@@ -68,7 +68,7 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
     """
     schedule = schedule_of(recipe.schedule, recipe.learning_rate, crops.steps, recipe.planned_epochs or recipe.epochs)
     # With a teacher, the trained model wraps the network.
-    learner = Distilled(model, load(*locate(recipe.teacher)), recipe.teacher_weight) if recipe.teacher else model
+    learner = _with_teacher(model, recipe) if recipe.teacher else model
     compile_model(learner, recipe, schedule.rate, steps_per_epoch=crops.steps)
     model.jit_compile = learner.jit_compile
     saver = _Saver(learner, run.path / STATE, report, recipe, crops.steps)
@@ -203,6 +203,12 @@ class _Saver(keras.callbacks.Callback):
         model = self._model
         own = model.own_variables if isinstance(model, Distilled) else model.variables
         return [*own, *model.optimizer.variables]
+
+
+def _with_teacher(model: keras.Model, recipe: Recipe) -> keras.Model:
+    record, path = locate(recipe.teacher)  # type: ignore[arg-type]
+    refuse_clips(record, "a student")
+    return Distilled(model, load(record, path), recipe.teacher_weight)
 
 
 def _one_epoch(model: keras.Model, crops: CropSet | ClipSet, saver: _Saver) -> dict[str, Any]:

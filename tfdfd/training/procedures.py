@@ -241,8 +241,7 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
     folder in the run folder, and resumes from it. The better of their best epochs, on validation, is the result.
 
     In the result, `best_epoch` counts the epochs of both stages, and `clips` counts videos with a clip. The card is of
-    a model `temporal`: `tfdfd.models.temporal.load_temporal` loads it; `tfdfd detect`, which scores single faces,
-    refuses it.
+    a model `temporal`, which `tfdfd detect`, `evaluate`, `publish`, `export` and `serve` take.
     """
     (member,) = _members(recipe, crops.size, (recipe.network,))
     clips = ClipSet(crops, recipe)
@@ -274,8 +273,7 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
         "protocol": f"validation split of {crops.digests()['folder']}: a clip of {recipe.frames} crops a video; epoch, "
         "calibration and thresholds chosen here",
         "limits": [
-            f"Scores clips of {recipe.frames} equally spaced crops of one face, not single faces: 'tfdfd detect' does "
-            "not take it.",
+            f"Scores clips of {recipe.frames} equally spaced crops of a face in a video; no score for a photograph.",
             "Not forensic proof.",
             "The figures are of the split that epoch and threshold were chosen on.",
         ],
