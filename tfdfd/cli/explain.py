@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -58,6 +59,7 @@ def add_arguments(parser: Parser) -> None:
     measure.add_argument("--count", type=int, default=200, metavar="N", help="number of fakes")
     measure.add_argument("--split", default="test", choices=("train", "val", "test", "none"), help="split to use")
     measure.add_argument("--landmarks", metavar="FILE.csv", help="file of the landmarks (default: beside the crops)")
+    measure.add_argument("--work", metavar="FOLDER", help="keep the values of each fake here, to go on after a stop")
     add_json(measure, "the measurements")
     parser.set_defaults(run=run)
 
@@ -173,6 +175,7 @@ def _measure(arguments: Namespace) -> int:
         raise ValueError("--measure writes no page: give --json FILE in place of -o.")
 
     from tfdfd.explain.measure import choose_faces, masked_pairs, measure, write_figures
+    from tfdfd.workdir import WorkDir
 
     split = None if arguments.split == "none" else arguments.split
     faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
@@ -185,8 +188,7 @@ def _measure(arguments: Namespace) -> int:
         seed=arguments.seed,
         landmarks=arguments.landmarks,
     )
-    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
-    figures = {
+    settings = {
         "schema": 1,
         "tfdfd": __version__,
         "model": {"handle": explainer.record.handle, "sha256": explainer.record.sha256},
@@ -194,8 +196,14 @@ def _measure(arguments: Namespace) -> int:
         "split": arguments.split,
         "seed": arguments.seed,
         "samples": explainer.samples,
-        **measure(explainer, pairs, methods, progress),
     }
+    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
+    work: Any = contextlib.nullcontext()
+    if arguments.work:
+        request = settings | {"count": arguments.count, "runtime": arguments.runtime}
+        work = WorkDir(arguments.work, "tfdfd explain --measure", request, holds="set of measurements")
+    with work as folder:
+        figures = settings | measure(explainer, pairs, methods, progress, folder and folder.path)
     if arguments.json == "-":
         write_json(figures, "-")
         return 0

@@ -6,6 +6,7 @@ altered only if its method does better.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -22,6 +23,7 @@ from tfdfd.data.tables import REAL
 from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
 from tfdfd.files import write_atomically
 from tfdfd.metrics.intervals import bootstrap_mean
+from tfdfd.workdir import read_description
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
@@ -125,8 +127,17 @@ def measure(
     pairs: Iterator[MaskedPair],
     methods: tuple[str, ...] = OF_CROPS,
     progress: Callable[[int, str], None] = lambda number, method: None,
+    work: str | os.PathLike | None = None,
 ) -> dict:
     """Measures each method and the ellipse on pairs.
+
+    Args:
+        explainer: of the methods.
+        pairs: of `masked_pairs`.
+        methods: of `OF_CROPS`.
+        progress: called before each method of each pair.
+        work: existing folder that keeps the values of each pair, a JSON file each. Values of an equal pair are taken
+            from there, so that an interrupted call goes on, and a call with more methods measures only those.
 
     Returns:
         `crops`, `called_fake` (fakes above the record's threshold), `protocol`, and `methods`: by name `METRICS`,
@@ -140,26 +151,22 @@ def measure(
     results: dict[str, dict[str, Any]] = {
         method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown
     }
-    middle = centered_ellipse(explainer.size)
     called = crops = 0
     for number, pair in enumerate(pairs):
-        crops += 1
-        called += float(explainer.score(pair.fake[None])[0]) >= explainer.record.threshold
+        file = Path(work) / f"{number:06}.json" if work is not None else None
+        values = _measured_before(file, pair)
+        if "called_fake" not in values:
+            values["called_fake"] = bool(explainer.score(pair.fake[None])[0] >= explainer.record.threshold)
         for method in shown:
             progress(number, method)
-            heat, result = middle, results[method]
-            if method != ELLIPSE:
-                start, cpu = time.perf_counter(), time.process_time()
-                heat = explainer.explain(pair.fake, method).heat
-                result["seconds"].append(time.perf_counter() - start)
-                result["cpu_seconds"].append(time.process_time() - cpu)
-            result["pointing"].append(pointing(heat, pair.mask))
-            result["iou"].append(ious(heat, pair.mask))
-            inserted, deleted = insertion_and_deletion(heat, pair, explainer.score)
-            result["insertion"].append(inserted)
-            result["deletion"].append(deleted)
-            if method == LIME and number < _REPEATED:
-                result["stability"].append(rank_correlation(heat, _with_other_seed(explainer, pair.fake)))
+            if method not in values["methods"]:
+                values["methods"][method] = _values(explainer, pair, method, again=number < _REPEATED)
+                if file:
+                    write_atomically(file, json.dumps(values) + "\n")
+            for name, value in values["methods"][method].items():
+                results[method][name].append(np.array(value) if name == "iou" else value)
+        crops += 1
+        called += values["called_fake"]
     if not crops:
         raise ValueError("no fake could be made from these crops, so there is nothing to measure.")
     values = {method: _settled(result) for method, result in results.items()}
@@ -169,6 +176,33 @@ def measure(
             name: _compared(values[method][name], values[ELLIPSE][name], METRICS[name]) for name in METRICS
         }
     return {"crops": crops, "called_fake": int(called), "protocol": _PROTOCOL, "methods": figures}
+
+
+def _measured_before(file: Path | None, pair: MaskedPair) -> dict[str, Any]:
+    """Values of a pair in a file of `work`; without methods if there is no file, or if it is of another pair."""
+    digest = hashlib.sha256(b"".join(one.tobytes() for one in (pair.real, pair.fake, pair.mask))).hexdigest()
+    if file and file.exists():
+        values = read_description(file, "measured pair")
+        if values.get("pair_sha256") == digest:
+            return values
+    return {"pair_sha256": digest, "methods": {}}
+
+
+def _values(explainer: Explainer, pair: MaskedPair, method: str, again: bool) -> dict[str, Any]:
+    """Values of one method on one pair; `again`: explain once more with another seed if the method is random."""
+    values: dict[str, Any] = {}
+    if method == ELLIPSE:
+        heat = centered_ellipse(explainer.size)
+    else:
+        start, cpu = time.perf_counter(), time.process_time()
+        heat = explainer.explain(pair.fake, method).heat
+        values = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    inserted, deleted = insertion_and_deletion(heat, pair, explainer.score)
+    values |= {"pointing": pointing(heat, pair.mask), "iou": ious(heat, pair.mask).tolist()}
+    values |= {"insertion": inserted, "deletion": deleted}
+    if method == LIME and again:
+        values["stability"] = rank_correlation(heat, _with_other_seed(explainer, pair.fake))
+    return values
 
 
 def centered_ellipse(size: int) -> np.ndarray:
