@@ -23,7 +23,7 @@ from tfdfd.data.tables import REAL
 from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
 from tfdfd.files import write_atomically
 from tfdfd.metrics.intervals import bootstrap_mean
-from tfdfd.workdir import read_description
+from tfdfd.workdir import WorkDir, read_description
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
@@ -122,6 +122,11 @@ def masked_pairs(
             yield MaskedPair(pair[0], pair[1], mask >= mask.max() / 2)
 
 
+def work_folder(folder: str | os.PathLike, request: dict) -> WorkDir:
+    """The locked folder `work` of `measure`; an existing one is resumed only by an equal request."""
+    return WorkDir(folder, "tfdfd explain --measure", request, holds="set of measurements")
+
+
 def measure(
     explainer: Explainer,
     pairs: Iterator[MaskedPair],
@@ -136,8 +141,8 @@ def measure(
         pairs: of `masked_pairs`.
         methods: of `OF_CROPS`.
         progress: called before each method of each pair.
-        work: existing folder that keeps the values of each pair, a JSON file each. Values of an equal pair are taken
-            from there, so that an interrupted call goes on, and a call with more methods measures only those.
+        work: folder (`work_folder`) that keeps the values of each pair, a JSON file each. Values of an equal pair are
+            taken from there, so that an interrupted call goes on, and a call with more methods measures only those.
 
     Returns:
         `crops`, `called_fake` (fakes above the record's threshold), `protocol`, and `methods`: by name `METRICS`,
