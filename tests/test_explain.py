@@ -438,7 +438,7 @@ def test_what_was_measured_is_said_and_what_was_not_too(monkeypatch):
 def test_stored_figures_are_of_carried_weights():
     for figures in measuring.stored():
         record, _ = locate(figures["model"]["handle"])
-        assert record.handle == figures["model"]["handle"]
+        assert {"handle": record.handle, "sha256": record.sha256} == figures["model"]
         assert figures["fakes"] in measuring.FAKES and set(figures["methods"]) - {"ellipse"} <= set(OF_CROPS)
 
 
