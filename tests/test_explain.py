@@ -1,11 +1,13 @@
 """Explanations: each method against an independent reference, the measures on known cases, and the command."""
 
+import gc
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +148,17 @@ def test_occlusion_finds_the_place_a_network_looks_at():
     assert 18 <= place[0] < 26 and 2 <= place[1] < 10 and heat.max() > 1
     assert (heat[:, 16:] == 0).all() and heat.dtype == np.float32
     assert occlusion(crop, lambda crops: 1 - score(crops)).min() < -1
+
+
+def test_activations_are_freed_at_once(image):
+    """Not by the next garbage collection, which counts objects and not bytes: gigabytes over a hundred maps."""
+    gc.collect()
+    gc.disable()
+    try:
+        output = weakref.ref(run(tiny(), image[None])[1].output)
+        assert output() is None
+    finally:
+        gc.enable()
 
 
 def test_grad_cam_of_a_network_computed_by_hand(image):
