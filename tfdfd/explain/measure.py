@@ -29,6 +29,7 @@ BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
 # Metrics, and whether more is better.
 METRICS = {"pointing": True, "iou": True, "insertion": True, "deletion": False}
+_NAMES = {name: name for name in METRICS} | {"iou": "IoU"}
 # Number of crops that are explained with a second seed as well, for methods that are random.
 _REPEATED = 5
 _STEPS = 20
@@ -265,12 +266,18 @@ def stored() -> list[dict]:
     return json.loads(_STORED.read_text("utf-8"))
 
 
-def verdict_on(method: str, handle: str, sha256: str) -> str:
-    """One or two sentences on whether a method did better than the ellipse with these weights."""
+def verdict_on(method: str, handle: str, sha256: str, numbers: bool = True) -> str:
+    """One or two sentences on whether a method did better than the ellipse with these weights.
+
+    Args:
+        method: of `OF_CROPS`.
+        handle, sha256: of the weights.
+        numbers: include the values of both.
+    """
     measured = [run for run in stored() if run["model"]["sha256"] == sha256 and method in run["methods"]]
     if not measured:
         return f"Not measured with {handle}: whether this map is better than an ellipse in the middle is not known."
-    return " ".join(_sentence(method, run) for run in measured)
+    return " ".join(_sentence(method, run, numbers) for run in measured)
 
 
 def write_figures(figures: dict, path: str | os.PathLike) -> None:
@@ -278,17 +285,23 @@ def write_figures(figures: dict, path: str | os.PathLike) -> None:
     write_atomically(path, json.dumps(figures, indent=1) + "\n")
 
 
-def _sentence(method: str, run: dict[str, Any]) -> str:
+def _sentence(method: str, run: dict[str, Any], numbers: bool) -> str:
     against = run["methods"][method]["against_ellipse"]
     won = [name for name in METRICS if against[name]["better"]]
-    places = {name: run["methods"][name] for name in (method, ELLIPSE)}
-    numbers = ", ".join(f"{name} {places[method][name]:.2f} (ellipse {places[ELLIPSE][name]:.2f})" for name in METRICS)
     lost = [name for name in METRICS if name not in won]
-    better = f"It beat an ellipse in the middle of the crop in {' and '.join(won)}" if won else ""
-    worse = f"not in {' and '.join(lost)}" if won and lost else ""
-    if not won:
-        better = "It did not beat an ellipse in the middle of the crop"
-    return f"Measured on {run['crops']} {run['fakes']} faces: {better}{', ' + worse if worse else ''}: {numbers}."
+    verdict = "It did not beat an ellipse in the middle of the crop"
+    if won:
+        verdict = f"It beat an ellipse in the middle of the crop in {_listed(won)}"
+        verdict += f", not in {_listed(lost)}" if lost else ""
+    if numbers:
+        own, ellipse = (run["methods"][name] for name in (method, ELLIPSE))
+        verdict += ": " + ", ".join(f"{_NAMES[name]} {own[name]:.2f} (ellipse {ellipse[name]:.2f})" for name in METRICS)
+    return f"Measured on {run['crops']} {run['fakes']} faces: {verdict}."
+
+
+def _listed(names: list[str]) -> str:
+    *most, last = [_NAMES[name] for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _with_other_seed(explainer: Explainer, crop: np.ndarray) -> np.ndarray:

@@ -113,8 +113,8 @@ def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> l
     """
     messages = []
     record = explainer.record
-    verdict = verdict_on(method, record.handle, record.sha256)
-    title = f"{TITLES[method]}: red points toward fake, green toward real. {verdict}"
+    colors = "red is estimated as altered" if method == MASK else "red points toward fake, green toward real"
+    title = f"{TITLES[method]}: {colors}. {verdict_on(method, record.handle, record.sha256, numbers=False)}"
     for track in sorted(detection.faces, key=lambda track: -track.fake_probability)[:TRACKS_PER_INPUT]:
         frame = telling_frame(track, record.threshold)
         if frame is None:
@@ -162,14 +162,17 @@ def render_page(
         failed: inputs without a face that could be explained: path and message.
         settings: to list at the end.
     """
-    verdicts = {name: verdict_on(name, record.handle, record.sha256) for name in methods if name in OF_CROPS}
+    verdicts, short = (
+        {name: verdict_on(name, record.handle, record.sha256, numbers) for name in methods if name in OF_CROPS}
+        for numbers in (True, False)
+    )
     card = record.card or {}
     limits = card.get("limits") or []
     return (
         environment(Path(__file__).parent, TEMPLATES)
         .get_template("explanation.html.j2")
         .render(
-            subjects=[_shown(subject, verdicts) for subject in subjects[:MOST_SUBJECTS]],
+            subjects=[_shown(subject, short) for subject in subjects[:MOST_SUBJECTS]],
             left_out=max(0, len(subjects) - MOST_SUBJECTS),
             networks=[{"title": TITLES[method], "groups": _groups(method, made)} for method, made in pictures],
             methods=[
