@@ -57,6 +57,7 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.self_blend
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.bottleneck
+	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
 

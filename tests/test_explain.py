@@ -1,10 +1,13 @@
 """Explanations: each method against an independent reference, the measures on known cases, and the command."""
 
+import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +38,7 @@ from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
 from tfdfd.explain.perturbation import lime, occlusion, quickshift_segments
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.svm import SvmArrays, with_svm
+from tfdfd.weights.mask_head import mask_head_file, save_mask_head
 from tfdfd.weights.store import locate
 
 ROOT = Path(__file__).parent.parent
@@ -144,6 +148,17 @@ def test_occlusion_finds_the_place_a_network_looks_at():
     assert 18 <= place[0] < 26 and 2 <= place[1] < 10 and heat.max() > 1
     assert (heat[:, 16:] == 0).all() and heat.dtype == np.float32
     assert occlusion(crop, lambda crops: 1 - score(crops)).min() < -1
+
+
+def test_activations_are_freed_at_once(image):
+    """Not by the next garbage collection, which counts objects and not bytes: gigabytes over a hundred maps."""
+    gc.collect()
+    gc.disable()
+    try:
+        output = weakref.ref(run(tiny(), image[None])[1].output)
+        assert output() is None
+    finally:
+        gc.enable()
 
 
 def test_grad_cam_of_a_network_computed_by_hand(image):
@@ -393,6 +408,36 @@ def test_a_method_is_better_than_the_ellipse_only_if_the_interval_says_so():
         measuring.measure(explainer, iter([]), ("lime",))
 
 
+def test_a_stopped_measurement_goes_on_and_another_pair_is_measured_anew(tmp_path):
+    explained = []
+
+    class Counting(KnownExplainer):
+        def explain(self, crop, method):
+            explained.append(method)
+            return super().explain(crop, method)
+
+    pairs = [masked_pair() for _ in range(3)]
+
+    def stopped_after(count):
+        yield from pairs[:count]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.measure(Counting(), stopped_after(2), ("occlusion",), work=tmp_path)
+    assert explained == ["occlusion"] * 2
+    resumed = measuring.measure(Counting(), iter(pairs), ("occlusion", "lime"), work=tmp_path)
+    assert explained.count("occlusion") == 3 and explained.count("lime") == 6  # with another seed, too
+    whole = measuring.measure(KnownExplainer(), iter(pairs), ("occlusion", "lime"))
+    for figures in (resumed, whole):
+        for row in figures["methods"].values():
+            del row["seconds"], row["cpu_seconds"]
+    assert resumed == whole
+    pairs[1] = measuring.MaskedPair(pairs[1].real, pairs[1].fake, ~pairs[1].mask)
+    explained.clear()
+    measuring.measure(Counting(), iter(pairs), ("occlusion",), work=tmp_path)
+    assert explained == ["occlusion"]
+
+
 def test_what_was_measured_is_said_and_what_was_not_too(monkeypatch):
     figures = measuring.measure(KnownExplainer(), iter([masked_pair()] * 6), ("lime", "occlusion"))
     measured = {"model": {"handle": "tfdfd/x", "sha256": "1"}, "fakes": "blended", **figures}
@@ -406,7 +451,7 @@ def test_what_was_measured_is_said_and_what_was_not_too(monkeypatch):
 def test_stored_figures_are_of_carried_weights():
     for figures in measuring.stored():
         record, _ = locate(figures["model"]["handle"])
-        assert record.handle == figures["model"]["handle"]
+        assert {"handle": record.handle, "sha256": record.sha256} == figures["model"]
         assert figures["fakes"] in measuring.FAKES and set(figures["methods"]) - {"ellipse"} <= set(OF_CROPS)
 
 
@@ -516,6 +561,35 @@ def test_explanations_are_the_same_for_the_same_seed(toy_weights, astronaut):
         explainer.explain(CROP)
 
 
+def test_the_mask_head_of_a_model_is_shown_as_it_is_or_said_to_be_missing(toy_weights, astronaut, tmp_path):
+    weights = tmp_path / toy_weights.name
+    for name in (weights.name, "toy.json"):
+        shutil.copy(toy_weights.with_name(name), tmp_path / name)
+    with pytest.raises(ValueError, match="toy has no mask head: there is no .*; use another method or model"):
+        Explainer(weights, ("mask",))
+    head = {
+        "mask_head/kernel": np.random.default_rng(0).normal(size=(1, 1, 16, 1)).astype(np.float32),
+        "mask_head/bias": np.float32([0.1]),
+    }
+    save_mask_head(head, weights)
+    explainer = Explainer(weights, ("mask",))
+    crop = cv2.resize(astronaut[50:170, 150:290], (256, 256))
+    explanation = explainer.explain(crop, "mask")
+    # The coarsest grid of meso4 is its last: 8 x 8 places.
+    steps = run(explainer.model, crop[None].astype(np.float32) / 255)
+    grid = [np.array(step.output) for step in steps if len(step.output.shape) == 4 and step.output.shape[1] == 8][-1]
+    mask = 1 / (1 + np.exp(-(grid[0] @ head["mask_head/kernel"][0, 0, :, 0] + 0.1)))
+    np.testing.assert_allclose(explanation.heat, cv2.resize(mask, (256, 256)), atol=1e-5)
+    explanation.heat = np.full((256, 256), 0.01, np.float32)
+    assert np.abs(overlay(explanation).astype(int) - crop).max() <= 2  # not scaled by its own maximum
+    save_mask_head({"mask_head/bias": np.float32([0.1])}, weights)
+    with pytest.raises(ValueError, match="does not fit tfdfd/meso4.toy"):
+        Explainer(weights, ("mask",))
+    mask_head_file(weights).write_bytes(mask_head_file(locate("tfdfd/efficientnet_lite0")[1]).read_bytes())
+    with pytest.raises(ValueError, match="is of other weights"):
+        Explainer(weights, ("mask",))
+
+
 @pytest.fixture(scope="module")
 def crop_file(tmp_path_factory, astronaut):
     file = tmp_path_factory.mktemp("crops") / "<i>face.png"
@@ -610,9 +684,14 @@ def test_wrong_usage_is_said_before_any_work(run_tfdfd, words, message, tmp_path
 def test_measuring_prints_a_table_and_writes_figures(run_tfdfd, toy_weights, faces, tmp_path):
     code, out, err = run_tfdfd(
         "explain", "--measure", faces, "--split", "none", "--count", 2, "--method", "gradcam", "--model", toy_weights,
-        "--json", tmp_path / "figures.json",
+        "--json", tmp_path / "figures.json", "--work", tmp_path / "work",
     )  # fmt: skip
     assert code == 0, err
     assert re.search(r"^2 blended faces, \d called fake", out) and "ellipse" in out
+    assert re.search(r"^gradcam +[01]\.\d{3}[ *] \([+-][01]\.\d\d to [+-][01]\.\d\d\)", out, re.MULTILINE)
+    assert {file.name for file in (tmp_path / "work").glob("*.json")} == {"000000.json", "000001.json", "run.json"}
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures["methods"]) == {"gradcam", "ellipse"} and figures["crops"] == 2 and figures["protocol"]
+    words = "--split", "none", "--count", 2, "--method", "gradcam", "--model", toy_weights, "--work", tmp_path / "work"
+    code, out, err = run_tfdfd("explain", "--measure", faces, *words, "--seed", 1)
+    assert (code, out) == (2, "") and "was begun otherwise: seed was 0, now 1" in err

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.few_steps import small_model, train
-from tfdfd.training.history import GradientFlow, read_gradient_flow
+from tfdfd.training.history import GradientFlow, read_gradient_flow, write_history
 from tfdfd.training.optimizers import GradientNoise, GradientRecord, make_optimizer
+from tfdfd.training.pictures import draw_gradient_flow
 
 DRAWS = 200_000
 
@@ -154,6 +155,38 @@ def test_by_layer_for_a_picture(tmp_path):
     assert found.layers == ("one", "two") and found.epochs.tolist() == [1, 5]
     np.testing.assert_allclose(found.largest, [[0.75, 0.25], [0.05, np.nan]])
     np.testing.assert_allclose(found.mean, [[0.3, 0.125], [0.0175, np.nan]])
+
+
+def test_the_picture_is_of_the_first_and_the_last_epoch(tmp_path, monkeypatch):
+    """S2, figure 7.1: the largest and the mean of each layer, early and late."""
+    file = tmp_path / "flow.csv"
+    file.write_text(
+        "epoch,layer,weight,size,max,mean\n1,one,kernel,3,0.5,0.2\n1,two,kernel,2,0.25,0.125\n"
+        "2,one,kernel,3,9,9\n2,two,kernel,2,9,9\n3,one,kernel,3,0.05,0.02\n3,two,kernel,2,0.04,0.01\n"
+    )
+    drawn = []
+    monkeypatch.setattr("tfdfd.training.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    draw_gradient_flow(tmp_path / "flow.png", file)
+    early, late = drawn[0].axes
+    for axis, title, bars in ((early, "early: epoch 1", [[0.5, 0.25], [0.2, 0.125]]),
+                              (late, "late: epoch 3", [[0.05, 0.04], [0.02, 0.01]])):  # fmt: skip
+        assert axis.get_title() == title and axis.get_yscale() == "log"
+        heights = [[bar.get_height() for bar in group] for group in axis.containers]
+        np.testing.assert_allclose(heights, bars)
+    assert [label.get_text() for label in late.get_xticklabels()] == ["one", "two"]
+
+
+def test_the_curves_have_the_balanced_accuracy_of_videos(tmp_path, monkeypatch):
+    """S2, figures 5.8, 7.4 and 7.6."""
+    drawn = []
+    monkeypatch.setattr("tfdfd.training.history.save_figure", lambda path, figure: drawn.append(figure))
+    values = [0.5, 0.75, 0.625]
+    row = {"loss": 1.0, "val_loss": 1.0, "learning_rate": 1e-3}
+    history = [row | {"epoch": i + 1, "val_video_balanced_accuracy": value} for i, value in enumerate(values)]
+    write_history(tmp_path, history, "a run")
+    lines = {line.get_label(): line for line in drawn[0].axes[1].get_lines()}
+    line = lines["validation balanced accuracy, videos"]
+    assert list(line.get_xdata()) == [1, 2, 3] and list(line.get_ydata()) == values
 
 
 def test_an_epoch_without_a_step_has_no_numbers():

@@ -99,7 +99,10 @@ MAY_IMPORT = {
         "workdir",
     },
     "report": {"detect", "files", "html"},
-    "explain": {"data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"},
+    "explain": {
+        *("data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"),
+        "workdir",
+    },
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "cost",

@@ -55,6 +55,8 @@ def test_the_tables_have_all_their_cells():
     # S2: 10 costs, tables 5.3 and 5.4 of 7 x 10, 7.2 to 7.5 of 7 x 3, 7.6 of 7 x 5, twice each; table 7.7.
     assert count["s2"] == 10 + 2 * 70 + 2 * 21 + 2 * 35 + 5
     assert count["s3"] == 18
+    (training,) = [e for e in DOCUMENTS["s4"].entries if e.measure == "train_accuracy"]
+    assert (training.experiment, training.printed) == ("s4-mobilenet-v2", 0.9)
     overall = [
         e.printed for e in DOCUMENTS["s2"].entries if e.place == "table 7.6" and e.measure == "test.accuracy.Overall"
     ]
@@ -327,16 +329,24 @@ def test_s4_trains_on_the_noise_of_one_kernel(faces, tmp_path):
     assert json.loads((tmp_path / "r/work/noise/run.json").read_text())["srm"]["kernels"] == ["KV"]
 
 
-def test_figures_13_and_14_of_s0_are_one_picture():
+def test_figures_13_and_14_of_s0_are_one_picture(monkeypatch):
     from tfdfd.reproduce.pictures import draw_removed_blocks
     from tfdfd.reproduce.results import Verdict
 
     networks = ("mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "mobilenet_v3_r3")
     entries = [e for e in DOCUMENTS["s0"].entries if e.place == "figure 14"]
-    verdicts = [Verdict(entry, Measured(0.8, None, ""), CANNOT, "") for entry in entries]
+    accuracies = {"mobilenet_v3": 0.81, "mobilenet_v3_r2": 0.8, "mobilenet_v3_r3": 0.79}
+    verdicts = [
+        Verdict(entry, Measured(accuracies[entry.what.partition(":")[0]], None, ""), CANNOT, "") for entry in entries
+        if entry.measure
+    ]  # fmt: skip
     costs = {f"cost.{name}": Measured(4.0 - number, None, "") for number, name in enumerate(networks)}
+    drawn = []
+    monkeypatch.setattr("matplotlib.pyplot.close", drawn.append)
     picture = draw_removed_blocks(verdicts, costs)
     assert picture.startswith(b"\x89PNG")
+    (cost, accuracy) = ([list(map(float, xy)) for xy in axis.get_lines()[0].get_data()] for axis in drawn[0].axes)
+    assert cost == [[0, 1, 2, 3], [4, 3, 2, 1]] and accuracy == [[0, 2, 3], [0.81, 0.8, 0.79]]
     assert draw_removed_blocks([], {}) is None
 
 

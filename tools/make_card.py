@@ -51,6 +51,7 @@ from tfdfd.training.crop_set import CropSet, limited
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, finished_run
 from tfdfd.weights.loading import arrays_of_members, read_safetensors
+from tfdfd.weights.mask_head import mask_head_file, save_mask_head
 from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
 from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate
@@ -129,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     # The weights first: a card without its weights is an error for whoever lists the bundled models.
     write_atomically(weights / card["file"], staged.read_bytes())
+    head = mask_head_file(locate(arguments.run)[1])
+    if head.is_file():
+        save_mask_head(read_safetensors(head), weights / card["file"])
     write_card(cards / staged.with_suffix(".json").name, card)
     say(f"{weights / card['file']}: {card['bytes']:,} bytes, {card['handle']}")
     for row in card["mean_auc"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -28,6 +29,7 @@ lime                  segments that change P(fake) (2,000 samples, ten features)
 occlusion             how far the score falls when a square is painted over; any network
 gradcam               the last spatial maps, weighted by their gradients; networks with such maps
 integrated-gradients  contributions of the pixels relative to a black picture; any network
+mask                  the mask head's own estimate of what was altered; models that have such a head
 activation            pictures that maximize neurons of the last hidden layer; without INPUT
 kernels               the kernels of the first layer; without INPUT
 
@@ -46,7 +48,9 @@ def add_arguments(parser: Parser) -> None:
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
     add_detection(parser, "frames of a video to choose from")
-    parser.add_argument("--method", metavar="METHOD[,METHOD]", help="see above (default: lime; with --measure all)")
+    parser.add_argument(
+        "--method", metavar="METHOD[,METHOD]", help="see above (default: lime; --measure: the first four)"
+    )
     parser.add_argument("-o", "--output", type=OutputFile, metavar="PAGE.html", help="self-contained page to write")
     add_seed(parser, "all random choices")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of LIME (default: 2000)")
@@ -58,6 +62,7 @@ def add_arguments(parser: Parser) -> None:
     measure.add_argument("--count", type=int, default=200, metavar="N", help="number of fakes")
     measure.add_argument("--split", default="test", choices=("train", "val", "test", "none"), help="split to use")
     measure.add_argument("--landmarks", metavar="FILE.csv", help="file of the landmarks (default: beside the crops)")
+    measure.add_argument("--work", metavar="FOLDER", help="keep the values of each fake here, to go on after a stop")
     add_json(measure, "the measurements")
     parser.set_defaults(run=run)
 
@@ -164,15 +169,15 @@ def _network_pictures(explainer: Explainer, method: str, arguments: Namespace) -
 
 
 def _measure(arguments: Namespace) -> int:
-    from tfdfd.explain.methods import OF_CROPS, check_methods
+    from tfdfd.explain.methods import MASK, OF_CROPS, check_methods
 
-    methods = check_methods(arguments.method or ",".join(OF_CROPS), OF_CROPS)
+    methods = check_methods(arguments.method or ",".join(name for name in OF_CROPS if name != MASK), OF_CROPS)
     if arguments.inputs:
         raise ValueError(f"--measure makes fakes from FACES and takes no INPUT; received {arguments.inputs[0]!r}.")
     if arguments.output:
         raise ValueError("--measure writes no page: give --json FILE in place of -o.")
 
-    from tfdfd.explain.measure import choose_faces, masked_pairs, measure, write_figures
+    from tfdfd.explain.measure import choose_faces, masked_pairs, measure, work_folder, write_figures
 
     split = None if arguments.split == "none" else arguments.split
     faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
@@ -185,8 +190,7 @@ def _measure(arguments: Namespace) -> int:
         seed=arguments.seed,
         landmarks=arguments.landmarks,
     )
-    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
-    figures = {
+    settings = {
         "schema": 1,
         "tfdfd": __version__,
         "model": {"handle": explainer.record.handle, "sha256": explainer.record.sha256},
@@ -194,8 +198,14 @@ def _measure(arguments: Namespace) -> int:
         "split": arguments.split,
         "seed": arguments.seed,
         "samples": explainer.samples,
-        **measure(explainer, pairs, methods, progress),
     }
+    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
+    work: Any = contextlib.nullcontext()
+    if arguments.work:
+        request = settings | {"count": arguments.count, "runtime": arguments.runtime}
+        work = work_folder(arguments.work, request)
+    with work as folder:
+        figures = settings | measure(explainer, pairs, methods, progress, folder and folder.path)
     if arguments.json == "-":
         write_json(figures, "-")
         return 0
@@ -215,18 +225,20 @@ def _report_to(count: int) -> Callable[[int, str], None]:
 
 
 def measurement_lines(figures: dict) -> list[str]:
-    """The measurements as a table; * marks values that are better than those of the ellipse."""
+    """The measurements as a table, with intervals of the differences to the ellipse; * marks better values."""
     names = ("pointing", "iou", "insertion", "deletion")
     rows = [["method", *(f"{name} " for name in (*names, "stability", "seconds", "CPU s"))]]
     for method, row in figures["methods"].items():
         cells = []
         for name in names:
-            better = row.get("against_ellipse", {}).get(name, {}).get("better")
-            cells.append(f"{row[name]:.3f}{'*' if better else ' '}")
+            cell, against = f"{row[name]:.3f}", row.get("against_ellipse", {}).get(name)
+            if against:
+                cell += "{} ({:+.2f} to {:+.2f})".format("*" if against["better"] else " ", *against["ci95"])
+            cells.append(cell)
         cells += [f"{row['stability']:.3f} ", f"{row['seconds']:.2f} ", f"{row['cpu_seconds']:.2f} "]
         rows.append([method, *cells])
     return [
         f"{figures['crops']} {figures['fakes']} faces, {figures['called_fake']} called fake by "
-        f"{figures['model']['handle']}; * better than the ellipse (95 %)",
+        f"{figures['model']['handle']}; in brackets the difference to the ellipse (95 %); * better than it",
         *table_lines(rows),
     ]

@@ -123,31 +123,34 @@ def run(model: keras.Model, images: Any, added: dict | None = None) -> list[Step
     """
     steps: list[Step] = []
     head = model.get_layer(HEAD)
-
-    def through(inner: keras.Model, inputs: Any, prefix: str) -> list:
-        # Each value with the index of its step; None for the images.
-        values = {key_of(tensor): value for tensor, value in zip(inner.inputs, inputs, strict=True)}
-        for node in nodes(inner):
-            known = [values[key_of(tensor)] for tensor in node.input_tensors]
-            if isinstance(node.operation, keras.Model):
-                outputs = through(node.operation, known, f"{prefix}{node.operation.name}/")
-            else:
-                given = {id(tensor): value for tensor, (value, _) in zip(node.input_tensors, known, strict=True)}
-                arguments, options = node.arguments.fill_in(given)
-                is_head = node.operation is head
-                result = _logit(head, arguments[0]) if is_head else node.operation(*arguments, **options)
-                number = len(steps)
-                results = tree.flatten(result)
-                if added and number in added:
-                    results[0] = results[0] + added[number]
-                sources = tuple(dict.fromkeys(source for _, source in known if source is not None))
-                steps.append(Step(f"{prefix}{node.operation.name}", node.operation, results[0], sources))
-                outputs = [(value, number) for value in results]
-            values |= {key_of(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
-        return [values[key_of(tensor)] for tensor in inner.outputs]
-
-    through(model, [(images, None)], "")
+    _run_inner(model, [(images, None)], "", steps, head, added or {})
     return steps
+
+
+def _run_inner(inner: keras.Model, inputs: Any, prefix: str, steps: list[Step], head: Any, added: dict) -> list:
+    """Appends the steps of a model, and returns its outputs, each with the index of its step; None for the images.
+
+    Not a closure of `run`: a recursive one is a cycle that keeps all activations until the next garbage collection.
+    """
+    values = {key_of(tensor): value for tensor, value in zip(inner.inputs, inputs, strict=True)}
+    for node in nodes(inner):
+        known = [values[key_of(tensor)] for tensor in node.input_tensors]
+        if isinstance(node.operation, keras.Model):
+            outputs = _run_inner(node.operation, known, f"{prefix}{node.operation.name}/", steps, head, added)
+        else:
+            given = {id(tensor): value for tensor, (value, _) in zip(node.input_tensors, known, strict=True)}
+            arguments, options = node.arguments.fill_in(given)
+            is_head = node.operation is head
+            result = _logit(head, arguments[0]) if is_head else node.operation(*arguments, **options)
+            number = len(steps)
+            results = tree.flatten(result)
+            if number in added:
+                results[0] = results[0] + added[number]
+            sources = tuple(dict.fromkeys(source for _, source in known if source is not None))
+            steps.append(Step(f"{prefix}{node.operation.name}", node.operation, results[0], sources))
+            outputs = [(value, number) for value in results]
+        values |= {key_of(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
+    return [values[key_of(tensor)] for tensor in inner.outputs]
 
 
 def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:

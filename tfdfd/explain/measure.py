@@ -6,6 +6,7 @@ altered only if its method does better.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -22,11 +23,13 @@ from tfdfd.data.tables import REAL
 from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
 from tfdfd.files import write_atomically
 from tfdfd.metrics.intervals import bootstrap_mean
+from tfdfd.workdir import WorkDir, read_description
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
 # Metrics, and whether more is better.
 METRICS = {"pointing": True, "iou": True, "insertion": True, "deletion": False}
+_NAMES = {name: name for name in METRICS} | {"iou": "IoU"}
 # Number of crops that are explained with a second seed as well, for methods that are random.
 _REPEATED = 5
 _STEPS = 20
@@ -120,13 +123,27 @@ def masked_pairs(
             yield MaskedPair(pair[0], pair[1], mask >= mask.max() / 2)
 
 
+def work_folder(folder: str | os.PathLike, request: dict) -> WorkDir:
+    """The locked folder `work` of `measure`; an existing one is resumed only by an equal request."""
+    return WorkDir(folder, "tfdfd explain --measure", request, holds="set of measurements")
+
+
 def measure(
     explainer: Explainer,
     pairs: Iterator[MaskedPair],
     methods: tuple[str, ...] = OF_CROPS,
     progress: Callable[[int, str], None] = lambda number, method: None,
+    work: str | os.PathLike | None = None,
 ) -> dict:
     """Measures each method and the ellipse on pairs.
+
+    Args:
+        explainer: of the methods.
+        pairs: of `masked_pairs`.
+        methods: of `OF_CROPS`.
+        progress: called before each method of each pair.
+        work: folder (`work_folder`) that keeps the values of each pair, a JSON file each. Values of an equal pair are
+            taken from there, so that an interrupted call goes on, and a call with more methods measures only those.
 
     Returns:
         `crops`, `called_fake` (fakes above the record's threshold), `protocol`, and `methods`: by name `METRICS`,
@@ -140,26 +157,22 @@ def measure(
     results: dict[str, dict[str, Any]] = {
         method: {name: [] for name in (*METRICS, "stability", "seconds", "cpu_seconds")} for method in shown
     }
-    middle = centered_ellipse(explainer.size)
     called = crops = 0
     for number, pair in enumerate(pairs):
-        crops += 1
-        called += float(explainer.score(pair.fake[None])[0]) >= explainer.record.threshold
+        file = Path(work) / f"{number:06}.json" if work is not None else None
+        values = _measured_before(file, pair)
+        if "called_fake" not in values:
+            values["called_fake"] = bool(explainer.score(pair.fake[None])[0] >= explainer.record.threshold)
         for method in shown:
             progress(number, method)
-            heat, result = middle, results[method]
-            if method != ELLIPSE:
-                start, cpu = time.perf_counter(), time.process_time()
-                heat = explainer.explain(pair.fake, method).heat
-                result["seconds"].append(time.perf_counter() - start)
-                result["cpu_seconds"].append(time.process_time() - cpu)
-            result["pointing"].append(pointing(heat, pair.mask))
-            result["iou"].append(ious(heat, pair.mask))
-            inserted, deleted = insertion_and_deletion(heat, pair, explainer.score)
-            result["insertion"].append(inserted)
-            result["deletion"].append(deleted)
-            if method == LIME and number < _REPEATED:
-                result["stability"].append(rank_correlation(heat, _with_other_seed(explainer, pair.fake)))
+            if method not in values["methods"]:
+                values["methods"][method] = _values(explainer, pair, method, again=number < _REPEATED)
+                if file:
+                    write_atomically(file, json.dumps(values) + "\n")
+            for name, value in values["methods"][method].items():
+                results[method][name].append(np.array(value) if name == "iou" else value)
+        crops += 1
+        called += values["called_fake"]
     if not crops:
         raise ValueError("no fake could be made from these crops, so there is nothing to measure.")
     values = {method: _settled(result) for method, result in results.items()}
@@ -169,6 +182,33 @@ def measure(
             name: _compared(values[method][name], values[ELLIPSE][name], METRICS[name]) for name in METRICS
         }
     return {"crops": crops, "called_fake": int(called), "protocol": _PROTOCOL, "methods": figures}
+
+
+def _measured_before(file: Path | None, pair: MaskedPair) -> dict[str, Any]:
+    """Values of a pair in a file of `work`; without methods if there is no file, or if it is of another pair."""
+    digest = hashlib.sha256(b"".join(one.tobytes() for one in (pair.real, pair.fake, pair.mask))).hexdigest()
+    if file and file.exists():
+        values = read_description(file, "measured pair")
+        if values.get("pair_sha256") == digest:
+            return values
+    return {"pair_sha256": digest, "methods": {}}
+
+
+def _values(explainer: Explainer, pair: MaskedPair, method: str, again: bool) -> dict[str, Any]:
+    """Values of one method on one pair; `again`: explain once more with another seed if the method is random."""
+    values: dict[str, Any] = {}
+    if method == ELLIPSE:
+        heat = centered_ellipse(explainer.size)
+    else:
+        start, cpu = time.perf_counter(), time.process_time()
+        heat = explainer.explain(pair.fake, method).heat
+        values = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    inserted, deleted = insertion_and_deletion(heat, pair, explainer.score)
+    values |= {"pointing": pointing(heat, pair.mask), "iou": ious(heat, pair.mask).tolist()}
+    values |= {"insertion": inserted, "deletion": deleted}
+    if method == LIME and again:
+        values["stability"] = rank_correlation(heat, _with_other_seed(explainer, pair.fake))
+    return values
 
 
 def centered_ellipse(size: int) -> np.ndarray:
@@ -226,12 +266,18 @@ def stored() -> list[dict]:
     return json.loads(_STORED.read_text("utf-8"))
 
 
-def verdict_on(method: str, handle: str, sha256: str) -> str:
-    """One or two sentences on whether a method did better than the ellipse with these weights."""
+def verdict_on(method: str, handle: str, sha256: str, numbers: bool = True) -> str:
+    """One or two sentences on whether a method did better than the ellipse with these weights.
+
+    Args:
+        method: of `OF_CROPS`.
+        handle, sha256: of the weights.
+        numbers: include the values of both.
+    """
     measured = [run for run in stored() if run["model"]["sha256"] == sha256 and method in run["methods"]]
     if not measured:
         return f"Not measured with {handle}: whether this map is better than an ellipse in the middle is not known."
-    return " ".join(_sentence(method, run) for run in measured)
+    return " ".join(_sentence(method, run, numbers) for run in measured)
 
 
 def write_figures(figures: dict, path: str | os.PathLike) -> None:
@@ -239,17 +285,23 @@ def write_figures(figures: dict, path: str | os.PathLike) -> None:
     write_atomically(path, json.dumps(figures, indent=1) + "\n")
 
 
-def _sentence(method: str, run: dict[str, Any]) -> str:
+def _sentence(method: str, run: dict[str, Any], numbers: bool) -> str:
     against = run["methods"][method]["against_ellipse"]
     won = [name for name in METRICS if against[name]["better"]]
-    places = {name: run["methods"][name] for name in (method, ELLIPSE)}
-    numbers = ", ".join(f"{name} {places[method][name]:.2f} (ellipse {places[ELLIPSE][name]:.2f})" for name in METRICS)
     lost = [name for name in METRICS if name not in won]
-    better = f"It beat an ellipse in the middle of the crop in {' and '.join(won)}" if won else ""
-    worse = f"not in {' and '.join(lost)}" if won and lost else ""
-    if not won:
-        better = "It did not beat an ellipse in the middle of the crop"
-    return f"Measured on {run['crops']} {run['fakes']} faces: {better}{', ' + worse if worse else ''}: {numbers}."
+    verdict = "It did not beat an ellipse in the middle of the crop"
+    if won:
+        verdict = f"It beat an ellipse in the middle of the crop in {_listed(won)}"
+        verdict += f", not in {_listed(lost)}" if lost else ""
+    if numbers:
+        own, ellipse = (run["methods"][name] for name in (method, ELLIPSE))
+        verdict += ": " + ", ".join(f"{_NAMES[name]} {own[name]:.2f} (ellipse {ellipse[name]:.2f})" for name in METRICS)
+    return f"Measured on {run['crops']} {run['fakes']} faces: {verdict}."
+
+
+def _listed(names: list[str]) -> str:
+    *most, last = [_NAMES[name] for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _with_other_seed(explainer: Explainer, crop: np.ndarray) -> np.ndarray:

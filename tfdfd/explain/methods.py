@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from tfdfd.detect.results import FaceTrack, FrameScore
 
 LIME, GRADCAM, INTEGRATED, OCCLUSION = "lime", "gradcam", "integrated-gradients", "occlusion"
+MASK = "mask"
 ACTIVATION, KERNELS = "activation", "kernels"
 # Methods that explain a crop, and methods that show the network.
-OF_CROPS = (LIME, GRADCAM, INTEGRATED, OCCLUSION)
+OF_CROPS = (LIME, GRADCAM, INTEGRATED, OCCLUSION, MASK)
 OF_NETWORKS = (ACTIVATION, KERNELS)
 METHODS = OF_CROPS + OF_NETWORKS
-NEED_KERAS = (GRADCAM, INTEGRATED, *OF_NETWORKS)
+NEED_KERAS = (GRADCAM, INTEGRATED, MASK, *OF_NETWORKS)
 _LIBRARIES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 # Standard deviation, as a share of the side, of the blur that makes single pixels readable.
 _SMOOTHING = 1 / 56
@@ -130,8 +131,9 @@ class Explainer:
         self.model = load(self.record, path) if set(methods) & set(NEED_KERAS) else None
         self._maps: list[int] | None
         self._gradients: Callable | None
-        self._maps = self._gradients = None
-        self._check_network(methods)
+        self._mask_network: Any
+        self._maps = self._gradients = self._mask_network = None
+        self._check_network(methods, path)
         if set(methods) & set(OF_CROPS):
             self._open_scorers(path, runtime)
 
@@ -145,13 +147,17 @@ class Explainer:
         fake_probability = float(self.score(crop[None])[0])
         start = time.perf_counter()
         explanation = Explanation(method, crop, fake_probability, np.zeros(0), 0.0)
-        {LIME: self._lime, GRADCAM: self._grad_cam, INTEGRATED: self._integrated, OCCLUSION: self._occlusion}[method](
-            explanation
-        )
+        {
+            LIME: self._lime,
+            GRADCAM: self._grad_cam,
+            INTEGRATED: self._integrated,
+            OCCLUSION: self._occlusion,
+            MASK: self._mask,
+        }[method](explanation)
         explanation.seconds = time.perf_counter() - start
         return explanation
 
-    def _check_network(self, methods: Sequence[str]) -> None:
+    def _check_network(self, methods: Sequence[str], path: Any) -> None:
         """Checks that the methods support the network, before any work."""
         if not set(methods) & set(NEED_KERAS):
             return
@@ -161,6 +167,10 @@ class Explainer:
             self._maps = gradients.last_maps(self.model)
         if INTEGRATED in methods:
             self._gradients = gradients.logit_gradients(self.model)
+        if MASK in methods:
+            from tfdfd.weights.mask_head import load_mask_head
+
+            self._mask_network = load_mask_head(self.model, path, self.record.handle)
         if ACTIVATION in methods:
             gradients.head_weights(self.model)
         if KERNELS in methods:
@@ -195,6 +205,11 @@ class Explainer:
         from tfdfd.explain.gradients import grad_cam
 
         explanation.heat = grad_cam(self.model, _as_input(explanation.crop), self._maps)
+
+    def _mask(self, explanation: Explanation) -> None:
+        mask = np.asarray(self._mask_network.predict_on_batch(_as_input(explanation.crop)[None]))[0, ..., 0]
+        explanation.heat = cv2.resize(mask, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        explanation.notes = {"Altered, of the crop": f"{float(mask.mean()):.0%}"}
 
     def _integrated(self, explanation: Explanation) -> None:
         from tfdfd.explain.gradients import integrated_gradients

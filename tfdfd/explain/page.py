@@ -22,6 +22,7 @@ from tfdfd.explain.methods import (
     INTEGRATED,
     KERNELS,
     LIME,
+    MASK,
     OCCLUSION,
     OF_CROPS,
     Explainer,
@@ -41,6 +42,7 @@ TITLES = {
     OCCLUSION: "Occlusion",
     GRADCAM: "Grad-CAM",
     INTEGRATED: "Integrated gradients",
+    MASK: "Mask head",
     ACTIVATION: "Activation maximization",
     KERNELS: "Kernels of the first layer",
 }
@@ -50,14 +52,16 @@ READINGS = {
     OCCLUSION: "A square in the crop’s mean color slides over the face. Red marks where hiding it lowers the score.",
     GRADCAM: "The last spatial maps of the network, weighted by their gradients. The map is as coarse as its grid.",
     INTEGRATED: "The gradients of the score on the path from a black picture to this one, times the pixels; blurred.",
+    MASK: "A second output of the network, trained on the masks of blended faces: the estimated probability that a "
+    "place was altered. Red only, and not scaled.",
     ACTIVATION: "Pictures, found by gradient ascent, that maximally activate a neuron of the last hidden layer.",
     KERNELS: "The weights of the first convolutions; mid-gray is 0.",
 }
 LIMITS = (
     "A heat map shows what influences this model’s score. It does not show where a face was altered, and it does not "
-    "prove that it was.",
+    "prove that it was. The map of a mask head is an estimate of where, and no proof either.",
     "A map of a wrong score looks as convincing as a map of a correct one.",
-    "Each map is scaled by its own maximum. A map of a score that hardly changes is pure noise.",
+    "Each map but a mask head’s is scaled by its own maximum. A map of a score that hardly changes is pure noise.",
 )
 _RED, _GREEN = np.float32([214, 39, 40]), np.float32([34, 160, 60])  # type: ignore[arg-type]
 _OPAQUE = 0.65
@@ -88,7 +92,7 @@ def overlay(explanation: Explanation) -> np.ndarray:
         for segment, weight in explanation.features:
             shown[segment] = weight
         heat = np.sign(shown)[explanation.segments] * 0.7
-    else:
+    elif explanation.method != MASK:
         # The maximum would let a single outlier fade all other pixels.
         heat = heat / max(float(np.quantile(np.abs(heat), 0.99)), 1e-12)
     strength = np.clip(np.abs(heat), 0, 1)[..., None] * _OPAQUE
@@ -109,8 +113,8 @@ def explain_tracks(detection: Detection, explainer: Explainer, method: str) -> l
     """
     messages = []
     record = explainer.record
-    verdict = verdict_on(method, record.handle, record.sha256)
-    title = f"{TITLES[method]}: red points toward fake, green toward real. {verdict}"
+    colors = "red is estimated as altered" if method == MASK else "red points toward fake, green toward real"
+    title = f"{TITLES[method]}: {colors}. {verdict_on(method, record.handle, record.sha256, numbers=False)}"
     for track in sorted(detection.faces, key=lambda track: -track.fake_probability)[:TRACKS_PER_INPUT]:
         frame = telling_frame(track, record.threshold)
         if frame is None:
@@ -158,14 +162,17 @@ def render_page(
         failed: inputs without a face that could be explained: path and message.
         settings: to list at the end.
     """
-    verdicts = {name: verdict_on(name, record.handle, record.sha256) for name in methods if name in OF_CROPS}
+    verdicts, short = (
+        {name: verdict_on(name, record.handle, record.sha256, numbers) for name in methods if name in OF_CROPS}
+        for numbers in (True, False)
+    )
     card = record.card or {}
     limits = card.get("limits") or []
     return (
         environment(Path(__file__).parent, TEMPLATES)
         .get_template("explanation.html.j2")
         .render(
-            subjects=[_shown(subject, verdicts) for subject in subjects[:MOST_SUBJECTS]],
+            subjects=[_shown(subject, short) for subject in subjects[:MOST_SUBJECTS]],
             left_out=max(0, len(subjects) - MOST_SUBJECTS),
             networks=[{"title": TITLES[method], "groups": _groups(method, made)} for method, made in pictures],
             methods=[

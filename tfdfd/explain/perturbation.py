@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 # As in document S2.
@@ -90,10 +91,9 @@ def lime(
     hidden = _hidden(crop, segments, hide_color)
     parts = []
     for i in range(0, samples, _BATCH):
-        pixels = shown[i : i + _BATCH, segments, None]
-        pictures = pixels * crop
-        if hide_color != 0:
-            pictures += (1 - pixels) * hidden
+        pictures = np.repeat(hidden[None], min(_BATCH, samples - i), axis=0)
+        for picture, row in zip(pictures, shown[i : i + _BATCH], strict=True):
+            cv2.copyTo(crop, row[segments], picture)
         parts.append(score(pictures))
     scores = np.concatenate(parts)
     number = shown.sum(axis=1, dtype=np.float64)

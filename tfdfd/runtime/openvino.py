@@ -83,6 +83,9 @@ class OpenvinoNetwork:
     def __init__(self, name: str, graph: bytes, weights: bytes, exact: bool = True):
         self.name = name
         self._parts, self._exact = (graph, weights), exact
+        if not exact:
+            # Half the data in the caches: a tenth less time for EfficientNet-Lite0 than with batches of 8.
+            self.batch_sizes = (1, 4)
         self._core = import_openvino().Core()
         self._graph = _parse(graph, weights)
         self._shape = [dimension.get_length() for dimension in self._graph.input().get_partial_shape()[1:]]

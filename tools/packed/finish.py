@@ -31,6 +31,7 @@ from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, WEIGHTS, RunFolder, finished_run
 from tfdfd.training.training_fingerprints import write_fingerprints
 from tfdfd.weights.loading import load_safetensors, load_weights, read_safetensors
+from tfdfd.weights.mask_head import MASK_HEAD, save_mask_head
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 from tfdfd.weights.store import locate
 
@@ -93,6 +94,10 @@ def main(arguments=None):
         if options.domains:
             validation = json.loads(options.domains.read_text("utf-8"))
             set_band(run.path / CARD, validation["models"][0]["domains"])
+        head = options.run / f"{MASK_HEAD}.npz"
+        if head.is_file():
+            with np.load(head) as arrays:
+                save_mask_head(dict(arrays), run.path / WEIGHTS)
 
 
 def calibrate(model, crops) -> dict:

@@ -15,16 +15,15 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from keras import layers
 
 from tfdfd.files import write_atomically
 from tfdfd.models import build
+from tfdfd.weights.mask_head import with_mask_head
 from tools.packed import blending
 from tools.packed.dataset import Pack, Sampler
 from tools.packed.settings import Settings
 
 STATE = "state.npz"
-MASK_HEAD = "mask_head"
 SAVE_SECONDS = 120
 PROGRESS_SECONDS = 30
 _LOG_STEPS = 100
@@ -390,37 +389,6 @@ def load_teacher(run: str | os.PathLike, pack: Pack, on_device=None) -> Trainer:
     teacher = Trainer(pack, settings, on_device=on_device)
     teacher._take(file, state)
     return teacher
-
-
-def with_mask_head(model: keras.Model) -> tuple[keras.Model, int]:
-    """A network with a second output, a map of where something was blended in, and the side of that map.
-
-    The head stands on a transformer's tokens, or on the last feature map of stride 16 or else the next larger stride.
-
-    Raises:
-        ValueError: the network has no such map, or its pictures are no multiple of 16 pixels.
-    """
-    size = model.input_shape[1]
-    if size is None or size % 16 or model.input_shape[2] != size:
-        raise ValueError(f"pictures of {model.name} are {size} pixels wide; set size to a multiple of 16.")
-    side = size // 16
-    tokens = [
-        layer for layer in model.layers
-        if isinstance(layer, layers.LayerNormalization) and len(layer.output.shape) == 3
-    ]  # fmt: skip
-    if tokens:
-        features = tokens[-1].output
-        features = layers.Lambda(lambda x: x[:, 1:], name="mask_tokens")(features)
-        features = layers.Reshape((side, side, features.shape[-1]), name="mask_map")(features)
-    else:
-        maps = [layer.output for layer in model.layers if len(getattr(layer.output, "shape", ())) == 4]
-        sides = {features.shape[1] for features in maps if features.shape[1] <= side and size % features.shape[1] == 0}
-        if not sides:
-            raise ValueError(f"{model.name} has no feature map of stride 16 or more for the mask head.")
-        side = max(sides)
-        features = [features for features in maps if features.shape[1] == side][-1]
-    mask = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=MASK_HEAD)(features)
-    return keras.Model(model.input, [model.output, mask]), side
 
 
 def auc(labels, scores) -> float:
