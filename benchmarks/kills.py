@@ -67,6 +67,7 @@ VERBS = {
     "train": "train s1-meso4 --data {i}/faces -o {o}/run --quick",
     "tune": "tune {i}/space.json --data {i}/faces -o {o}/search --quick --max-trials 3 --seed 3 --set epochs=3",
     "prune": "prune {i}/run --data {i}/faces -o {o}/pruned --epochs 3 --set batch_size=16",
+    "finetune": "finetune {i}/media/real {i}/media/fake -o {o}/tuned --model {i}/run --detector none --quick",
     "evaluate": "evaluate {i}/run --data {i}/faces -o {o}/report --split val --resamples 100",
     "explain": "explain {i}/media/real/0.png --model {i}/run --detector none --method grad-cam -o {o}/page.html",
     "export": "export {i}/run -o {o}/exported",
