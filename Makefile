@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: install demo test test-slow lint style duplicates bench docs clean
+.PHONY: install demo test test-slow lint style duplicates bench docs lock release clean
 
 # The package as a user gets it; updated when the dependencies change, made anew for another Python.
 $(STAMP): setup.cfg setup.py pyproject.toml
@@ -60,6 +60,8 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.kills
 
 $(STAMP)-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
@@ -68,6 +70,19 @@ $(STAMP)-docs: $(STAMP)
 docs: $(STAMP)-docs
 	$(BIN)/python -m mkdocs build --quiet
 	@echo "The site is $(CURDIR)/build/site/index.html"
+
+$(STAMP)-release: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	touch $@
+
+# What a deployment installs: detection and the server on Python 3.10 and later, every file with its hash.
+lock: $(STAMP)-release
+	$(BIN)/uv pip compile setup.cfg --extra edge --extra heif --extra serve --universal --python-version 3.10 \
+		--upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
+
+# The committed sources as sdist and wheel of reproducible bytes, their bill of materials, and digests.
+release: $(STAMP)-release
+	$(BIN)/python -m tools.release
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_report.html

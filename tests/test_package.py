@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tools import release
+
 ROOT = Path(__file__).parent.parent
+EPOCH = "1700000000"
 CARRIED = [
     "tfdfd/explain/explanation.html.j2",
     "tfdfd/explain/measured.json",
@@ -44,8 +47,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("build")
     source = folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
+    release.build(source, folder, EPOCH)
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 
@@ -65,6 +67,21 @@ def test_sdist_carries_the_same(built):
 
 def test_wheel_is_small(built):
     assert built[0].stat().st_size < 15e6
+
+
+def test_two_builds_at_other_times_in_other_folders_are_equal(built, tmp_path):
+    source = tmp_path / "another" / "place"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    for path in [source, *source.rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+        path.chmod(path.stat().st_mode & 0o700)
+    before = os.umask(0o077)
+    try:
+        release.build(source, tmp_path / "out", EPOCH)
+    finally:
+        os.umask(before)
+    for file in built:
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_wheel_runs_away_from_the_checkout(built, tmp_path):

@@ -28,8 +28,10 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk, whose error names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

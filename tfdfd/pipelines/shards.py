@@ -175,7 +175,7 @@ def read_index(folder: str | os.PathLike) -> tuple[list[Shard], bool]:
             raise ValueError(f"schema {index['schema']}; expected {_SCHEMA}")
         shards = [Shard(**entry | {"path": str(file.with_name(entry["path"]))}) for entry in index["shards"]]
         return shards, index["complete"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is no index of shards as `tfdfd pack` writes it: {error}") from error
 
 

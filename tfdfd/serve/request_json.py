@@ -116,7 +116,7 @@ def read_infer(body: bytes, types: Types, default: str) -> InferBody:
     The signature is the parameter `signature_name`, else the one that has the inputs of these names.
     """
     parsed = parse(body)
-    tensors = {tensor.get("name"): tensor for tensor in _objects(parsed, "inputs")}
+    tensors = {str(tensor.get("name")): tensor for tensor in _objects(parsed, "inputs")}
     parameters = parsed.get("parameters", {})
     name = signature_name(parameters if isinstance(parameters, dict) else {})
     if not name:

@@ -188,7 +188,7 @@ class Recipe:
         """
         try:
             return cls(**settings | {"members": tuple(settings.get("members", ()))})
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"no settings of a recipe: {error}.") from error
 
     def changed(self, assignments: list[str]) -> Recipe:
@@ -251,7 +251,7 @@ def read_config(file: str | os.PathLike, recipe: Recipe) -> Recipe:
         with open(file, encoding="utf-8") as text:
             config = json.load(text)
         network, settings = config["network"], dict(config["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{os.fspath(file)} holds no settings, such as best.json of 'tfdfd tune': {type(error).__name__}: {error}."
         ) from error
@@ -285,7 +285,7 @@ def assignment(key: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         return f"{key}={str(value).lower()}"
     if isinstance(value, list | tuple):
-        return f"{key}={','.join(value)}"
+        return f"{key}={','.join(map(str, value))}"
     # Text for a builder may look like a number or a boolean, such as "1".
     is_ambiguous = isinstance(value, str) and key.startswith("arguments.") and _is_json(value)
     return f"{key}={json.dumps(value) if is_ambiguous else value}"

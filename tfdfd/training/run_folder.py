@@ -226,7 +226,7 @@ def read_run(folder: str | os.PathLike) -> dict:
         run = json.loads(file.read_bytes())
         Recipe.from_settings(run["recipe"])
         return run | {"result": run["result"], "data": run["data"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
 
 

@@ -64,7 +64,7 @@ def read_fingerprints(folder: str | os.PathLike) -> dict[str, frozenset[str]] | 
         if content.pop("schema") != SCHEMA:
             raise ValueError(f"another schema than {SCHEMA}")
         return {name: frozenset(digests) for name, digests in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} does not say what a run has seen: {type(error).__name__}: {error}.") from error
 
 

@@ -126,7 +126,7 @@ def read_space(name: str | os.PathLike) -> Space:
     file = _file(os.fspath(name))
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the search space {file}: {error}.") from error
     try:
         return _space(content)
@@ -152,6 +152,9 @@ def _space(content: Any) -> Space:
     if not isinstance(content, dict) or set(content) - _KEYS or not _KEYS - {"fixed"} <= set(content):
         keys = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"a search space has network, recipe, search, and may have fixed; received {keys}.")
+    for key in ("network", "recipe"):
+        if not isinstance(content[key], str):
+            raise ValueError(f"{key!r} must be a name; received {content[key]!r:.200}.")
     fixed = content.get("fixed", {})
     if not isinstance(fixed, dict) or not isinstance(content["search"], dict) or not content["search"]:
         raise ValueError(

@@ -67,7 +67,8 @@ def load_keras_file(model: keras.Model, path: Path, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError) as error:
+        # h5py and Keras raise any of these for a damaged file.
         raise ValueError(f"{path} does not fit {name}: {error}") from error
     empty = [layer.name for layer in model.layers if any(np.isnan(values).any() for values in layer.get_weights())]
     if empty:

@@ -130,12 +130,16 @@ class WeightRecord:
             raise ValueError(f"the model card of {card.get('file', 'these weights')} lacks {', '.join(missing)}.")
         if card["polarity"] not in ("fake=1", "real=1"):
             raise ValueError(f"polarity must be 'fake=1' or 'real=1'; received {card['polarity']!r}.")
+        if type(card["bytes"]) is not int or card["bytes"] < 0:
+            raise ValueError(f"bytes must be the size of the file; received {card['bytes']!r:.200}.")
         band = card.get("inconclusive_band")
         _check_probability("threshold", card["threshold"])
         if band is not None:
+            if not isinstance(band, list | tuple) or len(band) != 2:
+                raise ValueError(f"inconclusive_band must be [low, high]; received {band!r:.200}.")
             for end in band:
                 _check_probability("inconclusive_band", end)
-            if len(band) != 2 or band[0] > band[1]:
+            if band[0] > band[1]:
                 raise ValueError(f"inconclusive_band must be [low, high]; received {band!r}.")
         values = {name: card[name] for name in names}
         by_name = "safetensors" if str(card["file"]).endswith(".safetensors") else "keras"
@@ -173,7 +177,7 @@ def _is_tail(tail: Any) -> bool:
     return (
         isinstance(highest, list)
         and bool(highest)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in [*highest, excess])
+        and all(type(number) in (int, float) and abs(number) < math.inf for number in [*highest, excess])
         and all(0 <= later <= score <= 1 for score, later in zip(highest, [*highest[1:], 0], strict=True))
         and type(n) is type(above) is int
         and 0 < above < n < 2**31

@@ -167,7 +167,7 @@ def read_card(path: Path) -> dict:
         card = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the model card {path} is no JSON: {error}") from error
     if not isinstance(card, dict) or not isinstance(card.get("weights", {}), dict):
         raise ValueError(f"the model card {path} must be an object, and its `weights`, too.")
