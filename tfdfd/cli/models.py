@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import table_lines, write_json
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import table_lines, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
@@ -122,14 +121,14 @@ def _list(_: Namespace) -> int:
         known = spec(name)
         height, width, _ = known.input_shape  # type: ignore[assignment]
         counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
-        print(f"{name}: {width} x {height}, {counts}; {known.source}")
+        write_line(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
             facts = _facts_of(record, known)
             auc = "AUC unknown" if facts["auc"] is None else f"AUC {facts['auc']:.2f} ({facts['auc_of']})"
             height, width, _ = facts["input"]
             columns = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
             columns += ["the default of detect"] if facts["default"] else []
-            print(f"  {record.handle:28} {', '.join(columns)}; {where(record)}; {record.licence}")
+            write_line(f"  {record.handle:28} {', '.join(columns)}; {where(record)}; {record.licence}")
     return 0
 
 
@@ -172,7 +171,7 @@ def _show(arguments: Namespace) -> int:
     if arguments.layers:
         _print_layers(name, arguments.json)
     else:
-        print(json.dumps(answer, indent=1))
+        write_json(answer, "-")
     return 0
 
 
@@ -205,10 +204,10 @@ def _print_layers(name: str, as_json: bool) -> None:
     # A separate process keeps TensorFlow's log lines off the screen.
     rows = run_isolated("tfdfd.cost.network:layers_of", name=name)
     if as_json:
-        print("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]")
+        write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n", "-")
         return
     for line in layer_lines(rows):
-        print(line)
+        write_line(line)
 
 
 def _table(arguments: Namespace) -> int:
@@ -221,7 +220,7 @@ def _table(arguments: Namespace) -> int:
     costs = network_costs(names, batches, arguments.seconds, arguments.runtime)
     steps = StepLine(len(names), arguments.quiet)
     columns = _columns(names, batches)
-    say = print if arguments.json != "-" else lambda *_, **__: None
+    say = write_line if arguments.json != "-" else lambda *_, **__: None
     say(hardware_line() + (f"; run by {arguments.runtime}" if batches else ""))
     say(_line(columns, [title for title, _, _ in columns]), flush=True)
     rows = []
@@ -277,7 +276,7 @@ def _pull(arguments: Namespace) -> int:
     from tfdfd.hub.weights import pull
 
     for handle in arguments.handles:
-        print(f"{handle}: {pull(handle, arguments.source)}")
+        write_line(f"{handle}: {pull(handle, arguments.source)}")
     return 0
 
 
@@ -289,7 +288,7 @@ def _verify(arguments: Namespace) -> int:
         outcomes.append(outcome)
         facts = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
         status, details = ("broken", outcome.error) if outcome.error else ("ok", facts)
-        print(f"{status:6} {outcome.handle}  {escape_control_chars(details)}", flush=True)
+        write_line(f"{status:6} {outcome.handle}  {details}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
     return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))

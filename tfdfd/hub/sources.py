@@ -11,7 +11,6 @@ import http.client
 import ipaddress
 import os
 import re
-import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tfdfd.files import locked_folder, sync_folder, write_atomically
+from tfdfd.files import locked_folder, sync_folder, temporary_beside, write_atomically
 from tfdfd.hub.handles import HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, PIN, File, Manifest, Version, check_folder, check_pin, refuse_links
 from tfdfd.weights.store import digest
@@ -262,27 +261,22 @@ def store(target: Path, blocks: Iterable[bytes], file: File, source: str) -> Non
         OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".tfdfd-{secrets.token_hex(8)}.tmp")
     value, size = hashlib.sha256(), 0
     try:
-        with partial.open("xb") as sink:
+        with temporary_beside(target) as sink:
             for block in blocks:
                 size += len(block)
                 if size > file.bytes:
                     break
                 value.update(block)
                 sink.write(block)
-            sink.flush()
-            os.fsync(sink.fileno())
-        if size != file.bytes or value.hexdigest() != file.sha256:
-            has = f"more than {file.bytes:,}" if size > file.bytes else f"{size:,}"
-            raise OtherFile(
-                f"{source} is not the expected file: it has {has} bytes with the sha256 {value.hexdigest()}, expected "
-                f"{file.bytes:,} bytes with {file.sha256}; nothing was stored."
-            )
-        os.replace(partial, target)
+            if size != file.bytes or value.hexdigest() != file.sha256:
+                has = f"more than {file.bytes:,}" if size > file.bytes else f"{size:,}"
+                raise OtherFile(
+                    f"{source} is not the expected file: it has {has} bytes with the sha256 {value.hexdigest()}, "
+                    f"expected {file.bytes:,} bytes with {file.sha256}; nothing was stored."
+                )
     finally:
-        partial.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the folder is not empty
             target.parent.rmdir()
 
