@@ -83,9 +83,7 @@ def trusted_keys() -> dict[str, TrustedKey]:
         mode, owner = file.stat().st_mode, file.stat().st_uid
     except FileNotFoundError:
         if os.environ.get(STORE):
-            raise HubError(
-                f"${STORE} is {file}, which does not exist; 'tfdfd models trust KEY.pem' makes it."
-            ) from None
+            raise HubError(f"${STORE} is {file}, which is not there; 'tfdfd models trust KEY.pem' makes it.") from None
         return {}
     except OSError as error:
         raise HubError(f"the list of trusted keys {file} cannot be read: {error.strerror}.") from error
@@ -148,6 +146,7 @@ def public_key(file: str | os.PathLike) -> str:
     Raises:
         HubError: the file is no such key.
     """
+    _import()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -156,7 +155,7 @@ def public_key(file: str | os.PathLike) -> str:
         key = serialization.load_pem_public_key(data)
     except ValueError as error:
         raise HubError(
-            f"{file} is no public key in PEM form; 'openssl pkey -in key.pem -pubout -out NAME.pem' writes it ({error})."
+            f"{file} is no public key in PEM form ({error}): 'openssl pkey -in key.pem -pubout -out NAME.pem' makes it."
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")
@@ -174,16 +173,16 @@ def private_key(file: str | os.PathLike) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     data, password = _read_key(file), os.environ.get(PASSWORD)
-    if os.name == "posix" and os.stat(file).st_mode & 0o077:
-        raise HubError(f"others may read the private key {file}: run 'chmod 600 {file}'.")
     try:
         key = serialization.load_pem_private_key(data, password.encode() if password else None)
     except (ValueError, TypeError) as error:
         raise HubError(
-            f"{file} is no private key in PEM form ({error}); {_HOW}; its password is ${PASSWORD}."
+            f"{file} is no private key in PEM form, or ${PASSWORD} is not its password ({error}); {_HOW}."
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")
+    if os.name == "posix" and os.stat(file).st_mode & 0o077:
+        raise HubError(f"others may read the private key {file}: run 'chmod 600 {file}'.")
     return key
 
 

@@ -354,6 +354,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         before, after = urlsplit(request.full_url), urlsplit(address)
         is_upgrade = (before.scheme, after.scheme) == ("http", "https") and before.hostname == after.hostname
         if not is_upgrade and (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            reply.close()
             raise HubError(
                 f"{request.full_url} leads to {address}: redirects are only followed on the same server, and from http "
                 "to https; give the final address."
@@ -382,8 +383,9 @@ def blocks_of(url: str, most: int) -> Iterator[bytes]:
                 if size > most:
                     raise HubError(f"{url} is larger than the {most:,} bytes allowed for it; it was not loaded.")
                 yield block
-            if reply.length:
-                raise HubUnreachable(f"{url} broke off {reply.length:,} bytes before its end; try again.")
+            stated = reply.headers.get("Content-Length", "")
+            if stated.isascii() and stated.isdigit() and size < int(stated):
+                raise HubUnreachable(f"{url} broke off {int(stated) - size:,} bytes before its end; try again.")
     except urllib.error.HTTPError as error:
         kind = HubUnreachable if error.code >= 500 or error.code in (408, 429) else HubError
         with error:
@@ -401,9 +403,8 @@ def _opened(url: str, end: float, late: HubUnreachable) -> Any:
             # http and https only, see `base_of_address` and `_Redirects`.
             reply = urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT_SECONDS)
         except BaseException as error:
-            replies.put(error)
-            return
-        if time.monotonic() > end:
+            reply = error
+        if time.monotonic() > end and hasattr(reply, "close"):  # a reply, or an error that holds one
             reply.close()
         replies.put(reply)
 
