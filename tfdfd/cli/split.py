@@ -143,8 +143,8 @@ def run_split(arguments: Namespace) -> int:
     if kind is FaceRow:
         folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
         rows = relocate(rows, *folders)
-        if note := note_on_other_folders(arguments.output, rows):
-            warn(f"tfdfd split: {note}")
+        if outside := note_on_other_folders(arguments.output, rows):
+            warn(f"tfdfd split: {outside}")
     write_table(arguments.output, rows, kind)
     return 0
 

@@ -163,7 +163,7 @@ def _version(name: str, content: Any) -> Version:
 
 
 def _signature(name: str, content: Any) -> Signature:
-    key, value = (content.get(part) if isinstance(content, dict) else None for part in ("key", "signature"))
+    key, value = (str(content.get(part)) if isinstance(content, dict) else "" for part in ("key", "signature"))
     if not re.fullmatch("[0-9a-f]{64} [0-9a-f]{128}", f"{key} {value}"):
         raise HubError(f"a signature of {name} must have key and signature of 64 and 128 small hex digits.")
     return Signature(key, value)
