@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import io
 import json
 import os
 import shutil
@@ -10,13 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.hub import resolve
+from tfdfd.hub import resolve, sources
 from tfdfd.hub.bundled import FromWeights
 from tfdfd.hub.handles import Handle, HubError
 from tfdfd.hub.manifest import File, Manifest, Version, version_in
@@ -525,6 +528,46 @@ def test_redirects_to_other_schemes_are_refused(served, target):
         find(f"tfdfd/{MODEL}/2")
 
 
+@pytest.mark.parametrize("part", ["headers", "body", "manifest"])
+def test_a_server_that_sends_byte_by_byte_is_given_up(served, part, monkeypatch):
+    """Each byte is in time; all of them are not."""
+    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(sources, "BYTES_PER_SECOND", 1 << 40)
+
+    def slow(request):
+        head = b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n"
+        request.wfile.write(head if part == "headers" else head + b"\r\n")
+        for _ in range(80):
+            request.wfile.write(b"X-A: b\r\n" if part == "headers" else b" ")
+            time.sleep(0.05)
+
+    served.answers["manifest.json" if part == "manifest" else f"{MODEL}/2/saved_model.pb"] = slow
+    begun = time.monotonic()
+    if part == "manifest":
+        with pytest.warns(UserWarning, match="was not received within 1 s"):
+            find(f"tfdfd/{MODEL}")
+    else:
+        with pytest.raises(HubError, match="was not received within 1 s"):
+            find(f"tfdfd/{MODEL}/2")
+    assert time.monotonic() - begun < 20 and Cache().manifest().models == {}
+
+
+def test_redirects_stay_on_the_server():
+    def follow(before, after):
+        request = urllib.request.Request(before)  # noqa: S310
+        return sources._Redirects().redirect_request(request, io.BytesIO(), 302, "", {}, after).full_url
+
+    for before, after in (("http://a.org/x", "http://a.org/y"), ("http://a.org/x", "https://a.org/y")):
+        assert follow(before, after) == after
+    for before, after in (
+        ("https://a.org/x", "http://a.org/x"), ("http://a.org/x", "https://b.org/x"),
+        ("http://a.org/x", "http://b.org/x"), ("https://a.org/x", "https://a.org:8443/x"),
+        ("http://127.0.0.1:80/x", "http://127.0.0.1:8500/v1"), ("https://a.org/x", "https://a.org@b.org/x"),
+    ):  # fmt: skip
+        with pytest.raises(HubError, match="redirects are only followed on the same server"):
+            follow(before, after)
+
+
 def test_a_redirect_of_the_same_scheme_is_followed(served):
     def elsewhere(request):
         request.send_response(302)
@@ -590,11 +633,14 @@ def test_hubs_that_differ_in_a_version_do_not_meet_in_the_cache(served, hub):
 
 
 @posix
-def test_a_cache_that_everybody_may_write_is_refused(served, tmp_path):
+@pytest.mark.parametrize(("mode", "who"), [(0o777, "everybody"), (0o770, "its group"), (0o775, "its group")])
+def test_a_cache_that_others_may_write_is_refused(served, tmp_path, mode, who):
     (tmp_path / "cache" / "tfdfd").mkdir(parents=True)
-    (tmp_path / "cache" / "tfdfd").chmod(0o777)
-    with pytest.raises(HubError, match="everybody may write there"):
+    (tmp_path / "cache" / "tfdfd").chmod(mode)
+    with pytest.raises(HubError, match=rf"{who} may write there: run 'chmod go-w .*/cache/tfdfd'"):
         find(f"tfdfd/{MODEL}/2")
+    (tmp_path / "cache" / "tfdfd").chmod(mode & ~0o022)
+    assert find(f"tfdfd/{MODEL}/2")
 
 
 def test_a_cache_in_a_bucket_is_refused(served, monkeypatch):

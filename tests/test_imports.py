@@ -82,7 +82,7 @@ MAY_IMPORT = {
         "version",
         "weights",
     },
-    "cost": {"log_lines", "models", "runtime", "weights"},
+    "cost": {"files", "log_lines", "models", "runtime", "weights"},
     "extract": {"media", "faces"},
     "remote": {"runtime", "weights"},
     "detect": {

@@ -44,6 +44,7 @@ def test_verb_merges_and_every_path_still_leads_to_its_file(sets, tmp_path, run_
     assert "6 rows, 4 real and 2 fake" in out
     assert "same crop: 1, such as ../a/real/0.png = ../c/real/0.png" in err
     assert "same crop labeled real here and fake there: 1, such as" in err
+    assert f"only read with TFDFD_DATA={tmp_path};" in err and f"a table in {tmp_path} needs no setting" in err
     assert "names in several tables" not in err  # 001 of one data set is not 001 of another
 
 

@@ -169,10 +169,11 @@ def clipped(file):
     return np.mean(np.abs(cv2.filter2D(read(file).astype(np.float32), cv2.CV_32F, kv())) >= 2 * (1 - 1 / 254))
 
 
-def test_the_table_of_a_split_elsewhere_and_a_plain_folder(faces, tmp_path, astronaut):
+def test_the_table_of_a_split_elsewhere_and_a_plain_folder(faces, tmp_path, astronaut, monkeypatch):
     moved = [replace(row, file=f"../faces/{row.file}") for row in rows_of(faces)]
     (tmp_path / "tables").mkdir()
     write_table(tmp_path / "tables" / "split.csv", moved, FaceRow)
+    monkeypatch.setenv("TFDFD_DATA", str(faces))
     clone(tmp_path / "tables" / "split.csv", tmp_path / "noise")
     assert [row.file for row in rows_of(tmp_path / "noise")] == [f"faces/{row.file}" for row in rows_of(faces)]
     assert set(bytes_of(tmp_path / "noise")) == {f"faces/{row.file}" for row in rows_of(faces)} | {

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import os
 import shutil
+import struct
 import threading
 
 import cv2
@@ -17,7 +19,7 @@ from tfdfd.faces.crop import resize_crop
 from tfdfd.hub.weights import pull
 from tfdfd.models import build
 from tfdfd.weights import records, store
-from tfdfd.weights.loading import load_weights
+from tfdfd.weights.loading import load_safetensors, load_weights, read_safetensors
 from tfdfd.weights.records import (
     CARRIED,
     EVALUATION_KEYS,
@@ -353,3 +355,159 @@ def test_a_card_is_split_and_read_whole(tmp_path):
     # A file with everything in it, as earlier versions had it, is a card, too.
     (tmp_path / "whole.json").write_text(json.dumps(card), encoding="utf-8")
     assert read_card(tmp_path / "whole.json") == card
+
+
+# Files that reach out or swell ---------------------------------------------------------------------------------------
+
+
+def spoil(path, kind):
+    """Replaces the largest array of a Keras file; returns a part of the expected error."""
+    with h5py.File(path, "r+") as file:
+        arrays = []
+        file.visititems(lambda name, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        array = max(arrays, key=lambda item: item.size)
+        name, group, shape, dtype = array.name, array.parent, array.shape, array.dtype
+        short = name.rsplit("/", 1)[1]
+        values = array[()]
+        del group[short]
+        if kind in ("external link", "virtual", "external storage"):
+            other = path.with_name("other.h5")
+            with h5py.File(other, "w") as there:
+                there["x"] = values
+        if kind == "external link":
+            group[short] = h5py.ExternalLink(other.name, "x")
+        elif kind == "soft link":
+            file["elsewhere"] = values
+            group[short] = h5py.SoftLink("/elsewhere")
+        elif kind == "hard link":
+            group[short] = values
+            group["again"] = group[short]
+        elif kind == "loop":
+            group[short] = values
+            group["again"] = file["/"]
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[...] = h5py.VirtualSource(other, "x", shape)
+            group.create_virtual_dataset(short, layout)
+        elif kind == "external storage":
+            raw = path.with_name("raw")
+            raw.write_bytes(values.tobytes())
+            group.create_dataset(short, shape, dtype, external=[(str(raw), 0, h5py.h5f.UNLIMITED)])
+        elif kind == "compressed":
+            group.create_dataset(short, data=values, compression="gzip")
+        elif kind == "swollen":  # takes no room in the file: nothing was written
+            group.create_dataset(short, (60_000, 60_000), dtype)
+        elif kind == "large parts":
+            group.create_dataset(short, shape, dtype, chunks=(1 << 20, 1 << 8), maxshape=(None, None))
+        elif kind == "texts":
+            group.create_dataset(short, shape, h5py.string_dtype())
+        elif kind == "names":
+            group[short] = values
+            group.attrs["weight_names"] = np.array([b"a", b"./a"])
+    return {
+        "external link": "soft or external link", "soft link": "soft or external link", "hard link": "several names",
+        "loop": "several names", "virtual": "virtual array", "external storage": "stored in another file",
+        "compressed": "is compressed", "swollen": r"shape \(60000, 60000\), and the network has no other array",
+        "large parts": "is stored in parts of", "texts": "which is no number", "names": "or one that is not plain",
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["external link", "soft link", "hard link", "loop", "virtual", "external storage", "compressed", "swollen",
+     "large parts", "texts", "names"],
+)  # fmt: skip
+def test_hdf5_of_other_files_or_sizes_is_refused_before_it_is_read(toy, kind, monkeypatch):
+    model, path = toy
+    reason = spoil(path, kind)
+    reads = []
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *_: reads.append(1))
+    monkeypatch.setattr(h5py.Dataset, "__array__", lambda *_, **__: reads.append(1))
+    with pytest.raises(ValueError, match=reason):
+        load_weights(model, WeightRecord.from_card(json.loads(toy_card(path).with_name("toy.json").read_text())), path)
+    assert not reads
+
+
+@pytest.mark.parametrize("kind", ["external link", "swollen", "compressed"])
+def test_the_authors_layout_is_checked_as_well(tmp_path, kind):
+    source, path = build("meso4"), tmp_path / "meso4.h5"
+    write_authors_layout(path, source)
+    spoil(path, kind)
+    with pytest.raises(ValueError, match=r"was not read|has the shapes"):
+        load_weights(source, find_record("tfdfd/meso4.df"), path)
+
+
+def test_sizes_of_safetensors_are_compared_before_they_are_read(toy, monkeypatch):
+    from safetensors.numpy import save
+
+    from tfdfd.weights import loading
+
+    model, path = toy
+    file = path.with_name("toy.safetensors")
+    arrays = {name: weight.numpy() for name, weight in named_weights(model).items()}
+    file.write_bytes(save(arrays | {"hidden/kernel": np.zeros((1024, 17), np.float32)}))
+    monkeypatch.setattr(loading, "read_safetensors", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"hidden/kernel has the shape \(1024, 17\)"):
+        load_safetensors(model, file)
+
+
+def typed_safetensors(path, arrays, kind, width):
+    """A file whose arrays all have one type, with the given bytes a number."""
+    header, data = {}, b""
+    for name, content in arrays.items():
+        raw = content if isinstance(content, bytes) else b"\0" * (content * width)
+        header[name] = {"dtype": kind, "shape": [len(raw) // width], "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def test_bfloat16_is_read_and_other_types_are_named(tmp_path):
+    values = np.array([1.5, -2, 0.15625, 3e38], np.float32)
+    upper = (values.view(np.uint32) >> 16).astype("<u2")
+    read = read_safetensors(typed_safetensors(tmp_path / "a", {"x": upper.tobytes()}, "BF16", 2))
+    np.testing.assert_array_equal(read["x"], (upper.astype(np.uint32) << 16).view(np.float32))
+    assert read["x"].dtype == np.float32 and read["x"][:3].tolist() == [1.5, -2, 0.15625]
+    for kind, width in (("F8_E4M3", 1), ("F8_E5M2", 1)):
+        with pytest.raises(ValueError, match=f"x has the type {kind}; expected one of F64, F32.*convert"):
+            read_safetensors(typed_safetensors(tmp_path / "a", {"x": 4}, kind, width))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_shape": [60_000, 60_000, 3]}, "up to 2048 pixels a side"),
+        ({"input_shape": [256, 256, 4]}, "input_shape"),
+        ({"input_shape": [-1, 256, 3]}, "input_shape"),
+        ({"input_shape": [True, 256, 3]}, "input_shape"),
+        ({"arguments": {"dropout": 10**9}}, "'dropout' is out of bounds"),
+        ({"arguments": {"dropout": float("nan")}}, "'dropout' is out of bounds"),
+        ({"arguments": {"rows": [[1] * 60] * 60}}, "'rows' is out of bounds"),
+        ({"arguments": {"name": "x" * 10**6}}, "'name' is out of bounds"),
+        ({"arguments": {"name": {"a": 1}}}, "'name' is out of bounds"),
+        ({"arguments": {"svm": 60_000}}, "svm is 60,000, more than a file of"),
+        ({"model": "x" * 10**6}, "model must be text of at most 200"),
+        ({"sha256": 5}, "sha256 must be text"),
+        ({"file": "../../x.h5"}, "file must be a name without a folder"),
+        ({"bytes": "many"}, "bytes must be a whole number"),
+    ],
+)
+def test_cards_are_bounded_before_anything_is_built(toy, change, message):
+    _, path = toy
+    with pytest.raises(ValueError, match=message) as refused:
+        store.locate(toy_card(path, **change))
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["pipe", "large", "nested"])
+def test_a_card_is_a_regular_file_of_some_size(toy, kind):
+    card = toy[1].with_name("toy.json")
+    if kind == "pipe":
+        os.mkfifo(card)
+    else:
+        card.write_text("[" * 200_000 if kind == "nested" else " " * ((16 << 20) + 1))
+    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is no JSON)|nothing is known"):
+        store.locate(toy[1])
+    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is no JSON)"):
+        store.read_card(card)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 
 # A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 _OVERRIDES = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
@@ -30,7 +31,17 @@ def spreadsheet_cell(text: str) -> str:
     A formula is prefixed with an apostrophe. Control characters, line breaks and bidirectional overrides are escaped.
     """
     safe = "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
-    return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
+    return f"'{safe}" if _FORMULA.match(text) else safe
+
+
+def without_formula(text: str) -> str:
+    """Text as a cell that a spreadsheet program does not run and from which `text_of_cell` restores the text."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that `without_formula` made the cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _steers(c: str) -> bool:

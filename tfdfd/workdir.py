@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import TEMPORARY, locked_folder, write_atomically
 
 RUN = "run.json"
 _SHOWN = 5
@@ -81,7 +81,7 @@ class WorkDir:
         write_atomically(self._file, json.dumps(self.request | state, indent=1) + "\n")
 
     def _opened(self) -> dict | None:
-        for left_over in self.path.glob(".tfdfd-*.tmp"):
+        for left_over in self.path.glob(TEMPORARY):
             left_over.unlink(missing_ok=True)
         if not self._file.exists():
             if any(self.path.iterdir()):

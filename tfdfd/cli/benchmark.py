@@ -7,7 +7,7 @@ from argparse import Namespace
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import plural, table_lines, write_json
+from tfdfd.cli.text import plural, table_lines, write_json, write_line
 
 _SLIM = """\
 CPU time, cycles, wall time and memory of scoring the same images, relative to the first network: S0's Table 3.
@@ -69,11 +69,11 @@ def _slim(arguments: Namespace) -> int:
         answer = {"schema": 1, "hardware": hardware(), **settings, "rows": rows, "rounds": measured}
         write_json(answer, arguments.json)
     if arguments.json != "-":
-        print(hardware_line())
+        write_line(hardware_line())
         best_of = f"best of {plural(arguments.rounds, 'round')}"
-        print(f"{arguments.images:,} images, {arguments.batch} per call, {arguments.runtime}, {best_of}")
+        write_line(f"{arguments.images:,} images, {arguments.batch} per call, {arguments.runtime}, {best_of}")
         for line in slim_lines(rows, why_no_cycles()):
-            print(line)
+            write_line(line)
     return exit_code(sum("error" not in row for row in rows), len(rows))
 
 

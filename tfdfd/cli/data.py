@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +13,7 @@ from typing import Any
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import plural
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import plural, warn, write_line
 
 _PREVIEW = """\
 Writes a contact sheet of self-blended images as training sees them: real, blended, mask and amplified difference of
@@ -176,14 +174,14 @@ def _preview(arguments: Namespace) -> int:
     made = []
     for outcome in preview_pairs(images, arguments.count, arguments.seed, arguments.size, build_detector("mtcnn")):  # type: ignore[arg-type]
         if isinstance(outcome, Refusal):
-            sys.stderr.write(f"left out {outcome.path}: {outcome.message}\n")
+            warn(f"left out {outcome.path}: {outcome.message}")
         else:
             made.append(outcome)
     if not made:
         raise RuntimeError(f"no face in any of the {len(images)} images; no sheet was written.")
     write_atomically(arguments.output, as_png(contact_sheet(made)))
     photographs = len({pair.path for pair in made})
-    print(f"{arguments.output}: {len(made)} pairs from {photographs} of {len(images)} images")
+    write_line(f"{arguments.output}: {len(made)} pairs from {photographs} of {len(images)} images")
     return 0
 
 
@@ -203,9 +201,9 @@ def _landmarks(arguments: Namespace) -> int:
         counts.update(found.status for found in part)
         for found in part:
             if found.status != OK and not arguments.quiet:
-                sys.stderr.write(f"{escape_control_chars(found.file)}: {found.status}\n")
+                warn(f"{found.file}: {found.status}")
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
-    print(f"{table}: {real:,} real crops: {statuses}")
+    write_line(f"{table}: {real:,} real crops: {statuses}")
     return exit_code(counts[OK], real)
 
 
@@ -213,7 +211,7 @@ def _tracked_parts(items: Iterable, total: int, quiet: bool) -> Iterable[list]:
     """The items in lists, each of which is a step of the progress bar."""
     items = iter(items)
     parts = iter(lambda: list(itertools.islice(items, _CROPS_PER_STEP)), [])
-    label = lambda part: f"up to {escape_control_chars(part[-1].file)}"  # noqa: E731
+    label = lambda part: f"up to {part[-1].file}"  # noqa: E731
     return tracked(parts, -(-total // _CROPS_PER_STEP), label, quiet)
 
 
@@ -239,7 +237,7 @@ def _write(pairs: Any, write: Callable[..., Iterator], arguments: Namespace) -> 
     count = sum(map(len, _tracked_parts(write(pairs, arguments.output), len(pairs), arguments.quiet)))
     left_out = ", ".join(f"{number:,} {status}" for status, number in sorted(pairs.left_out.items())) or "none"
     table = os.path.join(arguments.output, "faces.csv")
-    print(f"{table}: {count:,} real crops and as many fakes; left out: {left_out}")
+    write_line(f"{table}: {count:,} real crops and as many fakes; left out: {left_out}")
     return 0
 
 
@@ -259,9 +257,9 @@ def run_srm(arguments: Namespace) -> int:
             raise OSError(
                 f"{arguments.output}: {error}. Finished work is kept; the same command resumes it."
             ) from error
-    print(f"{counts['crops']:,} crops: {os.path.join(arguments.output, 'faces.csv')}")
+    write_line(f"{counts['crops']:,} crops: {os.path.join(arguments.output, 'faces.csv')}")
     if counts["clipped"]:
-        print(f"{counts['clipped']:.2%} of the residuals reach {arguments.truncate:g} gray levels")
+        write_line(f"{counts['clipped']:.2%} of the residuals reach {arguments.truncate:g} gray levels")
     return 0
 
 
@@ -282,9 +280,9 @@ def run_pack(arguments: Namespace) -> int:
         done.append(shard)
         kept += not is_new
     for line in shard_lines(done):
-        print(line)
+        write_line(line)
     if kept and not arguments.quiet:
-        sys.stderr.write(f"{kept} of {len(done)} existed\n")
+        warn(f"{kept} of {len(done)} existed")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import detection_text, tracked, tracked_detections
-from tfdfd.cli.text import path_text, plural, warn, write_json, write_text
+from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, write_text
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _run_to_folder(arguments: Namespace) -> int:
             scored = sum(counts[verdict] for verdict in VERDICTS)
             if arguments.csv != "-":
                 outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
-                print(f"{plural(folder.total, 'input')}: {outcomes}: {folder.file}")
+                write_line(f"{plural(folder.total, 'input')}: {outcomes}: {folder.file}")
     return exit_code(scored, folder.total)
 
 
@@ -178,7 +177,7 @@ def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
 
     def explain(detection: Detection) -> None:
         for message in explain_tracks(detection, explainer, *methods):
-            sys.stderr.write(f"{path_text(detection.path)}: not explained: {message}\n")
+            warn(f"{path_text(detection.path)}: not explained: {message}")
 
     return explain
 
@@ -205,7 +204,7 @@ def _write(arguments: Namespace, detector: Detector, inputs: Inputs, detections:
             settings["scored by"] = arguments.server
         settings |= limits_of(arguments).to_dict()
         write_report(arguments.report, detections, model, settings=settings)
-        sys.stderr.write(f"report: {os.path.abspath(arguments.report)}\n")
+        warn(f"report: {os.path.abspath(arguments.report)}")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
     if arguments.csv:
@@ -216,7 +215,7 @@ def _write(arguments: Namespace, detector: Detector, inputs: Inputs, detections:
         write_text(csv_text(results), arguments.csv)
     if "-" not in (arguments.json, arguments.csv):
         for line in summary(detections):
-            print(line)
+            write_line(line)
 
 
 def summary(detections: Iterable[Detection]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
 from tfdfd.cli.parser import Parser
 from tfdfd.cli.progress import Progress
-from tfdfd.cli.text import write_json
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import warn, write_json, write_line
 
 if TYPE_CHECKING:
     from tfdfd.evaluation.evaluate import Options
@@ -80,14 +78,14 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> int:
     report = _evaluate_scores(arguments) if arguments.from_scores else _evaluate_model(arguments)
     page = os.path.join(os.path.abspath(arguments.output), "report.html")
-    sys.stderr.write(f"report: {page}\n")
+    warn(f"report: {page}")
     for warning in _first_of_each_kind(report["warnings"]):
-        sys.stderr.write(f"tfdfd evaluate: WARNING: {escape_control_chars(warning['message'])}\n")
+        warn(f"tfdfd evaluate: WARNING: {warning['message']}")
     if arguments.json:
         write_json(report, arguments.json)
     if arguments.json != "-":
         for line in _lines(report):
-            print(line)
+            write_line(line)
     return 0
 
 
@@ -153,7 +151,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield from as_text(table)
     for warning in report["warnings"]:
-        yield f"WARNING: {escape_control_chars(warning['message'])}"
+        yield f"WARNING: {warning['message']}"
 
 
 def _first_of_each_kind(warnings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import tracked_detections
-from tfdfd.cli.text import table_lines, warn, write_json
-from tfdfd.safe_text import escape_control_chars, printable_path
+from tfdfd.cli.text import table_lines, warn, write_json, write_line
+from tfdfd.safe_text import printable_path
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:
@@ -95,18 +94,18 @@ def _explain(arguments: Namespace) -> int:
     subjects, failed = _subjects(arguments, explainer, of_crops) if of_crops else ([], [])
     pictures = [_network_pictures(explainer, method, arguments) for method in methods if method in OF_NETWORKS]
     for path, message in failed:
-        sys.stderr.write(f"{escape_control_chars(path)}: {message}\n")
+        warn(f"{path}: {message}")
     if of_crops and not any(isinstance(subject, Subject) for subject in subjects):
-        sys.stderr.write("tfdfd: no face could be explained; no page was written.\n")
+        warn("tfdfd: no face could be explained; no page was written.")
         return exit_code(0, len(failed))
     settings = {"tfdfd": __version__, "methods": ", ".join(methods), "seed": arguments.seed}
     if of_crops:
         settings |= {"detector": arguments.detector, "frames": arguments.frames}
     write_page(arguments.output, subjects, pictures, explainer.record, methods, failed=failed, settings=settings)
-    sys.stderr.write(f"page: {os.path.abspath(arguments.output)}\n")
+    warn(f"page: {os.path.abspath(arguments.output)}")
     for subject in subjects:
         times = ", ".join(f"{one.method} {one.seconds:.1f} s" for one in subject.explanations)
-        print(f"{subject.fake_probability:.3f}  {escape_control_chars(subject.path)}  {subject.where}: {times}")
+        write_line(f"{subject.fake_probability:.3f}  {subject.path}  {subject.where}: {times}")
     explained = len({subject.path for subject in subjects})
     return exit_code(explained, explained + len(failed)) if of_crops else 0
 
@@ -212,14 +211,14 @@ def _measure(arguments: Namespace) -> int:
     if arguments.json:
         write_figures(figures, arguments.json)
     for line in measurement_lines(figures):
-        print(line)
+        write_line(line)
     return 0
 
 
 def _report_to(count: int) -> Callable[[int, str], None]:
     def progress(number: int, method: str) -> None:
         if method == "ellipse":
-            sys.stderr.write(f"[{number + 1}/{count}] measured\n")
+            warn(f"[{number + 1}/{count}] measured")
 
     return progress
 

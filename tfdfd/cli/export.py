@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 
 from tfdfd.cli.options import add_quiet
 from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import warn, write_line
 
 _EXPORT = """\
 Writes a trained network as a SavedModel (for TensorFlow Hub and TensorFlow Serving; feature_vector/ holds the network
@@ -63,6 +63,7 @@ def add_publish_arguments(parser: Parser) -> None:
     parser.add_argument("--version", required=True, type=int, metavar="N", help="1 or more; the highest is the default")
     parser.add_argument("--name", metavar="MODEL", help="default: from the handle, or from the model card of a run")
     parser.add_argument("--kaggle", metavar="DIR", help="also prepare an upload to Kaggle Models, which you then run")
+    parser.add_argument("--sign", metavar="KEY.pem", help="sign the version with this Ed25519 private key")
     parser.set_defaults(run=run_publish)
 
 
@@ -70,14 +71,14 @@ def run_export(arguments: Namespace) -> int:
     from tfdfd.publishing.exporting import export
 
     if not arguments.quiet:
-        sys.stderr.write(f"tfdfd export: writing and verifying {arguments.model} as {arguments.format}\n")
+        warn(f"tfdfd export: writing and verifying {arguments.model} as {arguments.format}")
     card = export(arguments.model, arguments.output, arguments.format, arguments.data)
     for name, difference in card["max_difference"].items():
-        print(f"{name}: {difference:.1e} from Keras at most")
+        write_line(f"{name}: {difference:.1e} from Keras at most")
     files = card["files"].values()
-    print(f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed")
-    print(f"files: {len(files)}, {sum(file['bytes'] for file in files):,} bytes: {arguments.output}")
-    print(f"model card: {os.path.join(arguments.output, 'model_card.json')}")
+    write_line(f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed")
+    write_line(f"files: {len(files)}, {sum(file['bytes'] for file in files):,} bytes: {arguments.output}")
+    write_line(f"model card: {os.path.join(arguments.output, 'model_card.json')}")
     return 0
 
 
@@ -88,16 +89,19 @@ def run_publish(arguments: Namespace) -> int:
 
     if arguments.kaggle and os.path.lexists(arguments.kaggle):
         raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")
-    done = publish(arguments.model, arguments.to, arguments.version, arguments.name)
+    done = publish(arguments.model, arguments.to, arguments.version, arguments.name, sign=arguments.sign)
     size = sum(file.bytes for file in done.version.files)
-    print(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
+    write_line(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
+    for signature in done.version.signatures:
+        write_line(f"signed with the key {signature.key}")
     if done.hides:
-        sys.stderr.write(
+        warn(
             f"tfdfd publish: tfdfd includes other weights as {done.hides}, which --model {done.hides} still means; "
-            f"--model {done.handle} means the published ones\n"
+            f"--model {done.handle} means the published ones"
         )
-    print(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
-    print(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
+    write_line(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
+    write_line(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
     if arguments.kaggle:
-        print(prepare_kaggle(done.handle, done.folder, arguments.kaggle))
+        for line in prepare_kaggle(done.handle, done.folder, arguments.kaggle).splitlines():
+            write_line(line)
     return 0

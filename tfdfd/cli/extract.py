@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
     from tfdfd.data.engines import Engine
@@ -104,12 +103,12 @@ def run(arguments: Namespace) -> int:
     from tfdfd.cli.progress import tracked
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 
-    label = lambda record: f"{escape_control_chars(record.video)}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
+    label = lambda record: f"{record.video}: {record.status}, crops: {len(record.crops)}"  # noqa: E731
     source = arguments.index, arguments.root, arguments.output, _options(arguments), arguments.boxes
     with FaceSet(*source, _engine(arguments), arguments.retry) as faces:
         done_before = len(faces.rows) - len(faces.pending)
         if done_before and not arguments.quiet:
-            sys.stderr.write(f"{done_before} of {len(faces.rows)} were done before\n")
+            warn(f"{done_before} of {len(faces.rows)} were done before")
         try:
             for _ in tracked(faces.extract(), len(faces.pending), label, arguments.quiet):
                 pass
@@ -119,9 +118,9 @@ def run(arguments: Namespace) -> int:
                 f"{arguments.output}: {error}. Finished work is kept; the same command resumes it."
             ) from error
     statuses = ", ".join(f"{count} {status}" for status, count in counts["statuses"].items())
-    print(f"{counts['videos']} videos and images: {statuses or 'none'}")
-    print(f"{counts[MULTIPLE]} with a second face in more than 10 % of the frames")
-    print(f"{counts['crops']} crops: {os.path.join(arguments.output, 'faces.csv')}")
+    write_line(f"{counts['videos']} videos and images: {statuses or 'none'}")
+    write_line(f"{counts[MULTIPLE]} with a second face in more than 10 % of the frames")
+    write_line(f"{counts['crops']} crops: {os.path.join(arguments.output, 'faces.csv')}")
     good = counts["statuses"].get("ok", 0) + counts["statuses"].get(MULTIPLE, 0)
     return exit_code(good, counts["videos"])
 

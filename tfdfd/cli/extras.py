@@ -45,6 +45,8 @@ NEEDS = (
     _Need("export", ("onnxruntime", "tf2onnx"), "export", _is("format", "onnx")),
     _Need("export", ("openvino",), "export", _is("format", "openvino")),
     _Need("publish", _PUBLISHING, "export"),
+    _Need("publish", ("cryptography",), "sign", lambda arguments: arguments.sign is not None),
+    _Need("models", ("cryptography",), "sign", lambda arguments: getattr(arguments, "key", None) is not None),
     _Need("serve", ("aiohttp", "grpc", "grpc_health", "prometheus_client", "tensorflow_serving"), "serve"),
     _Need("models", ("openvino",), "edge", _is("runtime", "openvino")),
     _Need("completion", ("shtab",), "completion"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,4 +145,4 @@ def _train(recipe: Recipe, arguments: Namespace, data: Path, folder: Path) -> No
 
         result = train(recipe, data, folder, report, arguments.allow_leaks)
     for warning in result.get("warnings", ()):
-        sys.stderr.write(f"tfdfd finetune: {warning}\n")
+        warn(f"tfdfd finetune: {warning}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
 from tfdfd.cli.options import OutputFile, add_json, check_writable, values_of
 from tfdfd.cli.parser import NONE, Parser, exit_code
-from tfdfd.cli.text import path_text, plural, table_lines, write_json
+from tfdfd.cli.text import path_text, plural, table_lines, warn, write_json, write_line
 from tfdfd.data.tables import SPLITS
 from tfdfd.safe_text import printable_path
 
@@ -84,16 +83,17 @@ def run(arguments: Namespace) -> int:
     summary = summarize(found, arguments.root, hashing=not arguments.no_duplicates)
     if found.rows:
         write_table(arguments.output, found.rows, IndexRow)
-        sys.stderr.write(f"index: {os.path.abspath(arguments.output)}\n")
+        warn(f"index: {os.path.abspath(arguments.output)}")
     else:
-        sys.stderr.write(f"tfdfd: nothing to index in {arguments.root}; {arguments.output} is not written\n")
+        warn(f"tfdfd: nothing to index in {arguments.root}; {arguments.output} is not written")
     if texts:
         files = write_label_files(arguments.label_files, texts)
-        sys.stderr.write(f"label files: {len(files)} in {os.path.abspath(arguments.label_files)}\n")
+        warn(f"label files: {len(files)} in {os.path.abspath(arguments.label_files)}")
     if arguments.json:
         write_json({"schema": 1, "dataset": arguments.dataset} | _printable(summary), arguments.json)
     if arguments.json != "-":
-        sys.stdout.write("".join(f"{line}\n" for line in index_lines(summary)))
+        for line in index_lines(summary):
+            write_line(line)
     left_out = sum(map(len, summary["left_out"].values()))
     return exit_code(summary["ok"], summary["rows"] + left_out) if summary["rows"] else NONE
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.cli.streams import standard_streams
+from tfdfd.cli.text import warn
 from tfdfd.version import __version__
 
 
@@ -72,10 +76,39 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    with standard_streams() as reader_has_gone:
+    with standard_streams() as reader_has_gone, _clean_ends():
         code, arguments = _run(argv)
         # Output that nobody read is lost, unless the result of the verb is a file.
         return 1 if code == 0 and reader_has_gone() and not getattr(arguments, "output", None) else code
+
+
+@contextlib.contextmanager
+def _clean_ends() -> Iterator[None]:
+    """Until the end of the block, SIGTERM and SIGHUP end the work as Ctrl-C does: temporary files are removed.
+
+    A second signal ends the process at once. Signals that are ignored (`nohup`) or handled by others stay so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
+
+    def end(number: int, frame: object) -> NoReturn:
+        restore()
+        raise SystemExit(128 + number)
+
+    def restore() -> None:
+        for number in handled:
+            if signal.getsignal(number) is end:
+                signal.signal(number, signal.SIG_DFL)
+
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _run(argv: Sequence[str] | None) -> tuple[Any, argparse.Namespace | None]:
@@ -91,13 +124,13 @@ def _run(argv: Sequence[str] | None) -> tuple[Any, argparse.Namespace | None]:
         finally:
             sys.stdout.flush()
     except ValueError as error:
-        sys.stderr.write(f"tfdfd: {error}\n")
+        warn(f"tfdfd: {error}")
         return USAGE_ERROR, arguments
     except (OSError, RuntimeError) as error:
-        sys.stderr.write(f"tfdfd: {error}\n")
+        warn(f"tfdfd: {error}")
         return 1, arguments
     except KeyboardInterrupt:
-        sys.stderr.write("tfdfd: interrupted\n")
+        warn("tfdfd: interrupted")
         return 130, arguments
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile
 from tfdfd.cli.parser import Parser
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
     from tfdfd.data.tables import MergedTable
@@ -42,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from tfdfd.data.crops import table_file
+    from tfdfd.data.crops import note_on_other_folders, table_file
     from tfdfd.data.tables import FaceRow, merge_tables, read_either, relocate, rename_dataset, write_table
 
     for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):
@@ -70,12 +69,13 @@ def run(arguments: Namespace) -> int:
     write_table(arguments.output, answer.rows, kind)
     for path, rows in zip(arguments.tables, tables, strict=True):
         sets = ", ".join(f"{count:,} of {name}" for name, count in Counter(row.dataset for row in rows).items())
-        print(escape_control_chars(f"{path}: {len(rows):,} rows ({sets})"))
+        write_line(f"{path}: {len(rows):,} rows ({sets})")
     fake = sum(row.label for row in answer.rows)
     total = f"{len(answer.rows):,} rows, {len(answer.rows) - fake:,} real and {fake:,} fake"
-    print(escape_control_chars(f"{arguments.output}: {total}"))
-    for note in _notes(answer):
-        sys.stderr.write(f"tfdfd merge: {escape_control_chars(note)}\n")
+    write_line(f"{arguments.output}: {total}")
+    outside = note_on_other_folders(arguments.output, answer.rows) if kind is FaceRow else None
+    for note in (*_notes(answer), *filter(None, [outside])):
+        warn(f"tfdfd merge: {note}")
     return 0
 
 

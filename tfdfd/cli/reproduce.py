@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tfdfd.cli.options import add_quiet, add_seed
 from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import warn, write_line
 from tfdfd.faces import DETECTORS, NO_DETECTOR
-from tfdfd.safe_text import escape_control_chars
 
 _DESCRIPTION = """\
 Runs every experiment of a source document: index, faces, split, training and evaluation of each network. Writes
@@ -71,12 +70,12 @@ def run(arguments: Namespace) -> int:
     )
     todo = plan(request)
     for line in todo.lines():
-        sys.stderr.write(f"tfdfd reproduce: {escape_control_chars(line)}\n")
+        warn(f"tfdfd reproduce: {line}")
     with TrainingProgress(arguments.quiet) as report:
         answer = reproduce(request, arguments.output, report, todo)
     for line in _lines(answer):
-        print(escape_control_chars(line))
-    sys.stderr.write(f"report: {os.path.join(os.path.abspath(arguments.output), 'report.html')}\n")
+        write_line(line)
+    warn(f"report: {os.path.join(os.path.abspath(arguments.output), 'report.html')}")
     done = sum(one["problem"] is None for one in answer["experiments"].values())
     asked = [name for name, why in todo.skipped.items() if why != "not among --only"]
     failed = [name for name in todo.recipes if answer["experiments"][name]["problem"]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import from_options, size
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn
+from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
     from tfdfd.serve.server import Settings
@@ -99,7 +99,7 @@ def run(arguments: Namespace) -> int:
 
     def ready(port: int, rest_port: int | None) -> None:
         rest = "" if rest_port is None else f", REST at {_address(settings, rest_port)}"
-        print(f"serving: gRPC at {_address(settings, port)}{rest}", flush=True)
+        write_line(f"serving: gRPC at {_address(settings, port)}{rest}", flush=True)
 
     def note(text: str) -> None:
         if not arguments.quiet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile, add_json, add_seed
 from tfdfd.cli.parser import SOME, Parser
-from tfdfd.cli.text import table_lines, write_json
+from tfdfd.cli.text import table_lines, warn, write_json, write_line
 from tfdfd.safe_text import escape_control_chars
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def _add_crops(parser: Parser) -> None:
 
 
 def run_split(arguments: Namespace) -> int:
-    from tfdfd.data.crops import table_file
+    from tfdfd.data.crops import note_on_other_folders, table_file
     from tfdfd.data.splits import BY, PRESETS, SHARES, balance_classes, deviations, split, split_as
     from tfdfd.data.tables import FaceRow, read_either, relocate, write_table
 
@@ -128,10 +127,10 @@ def run_split(arguments: Namespace) -> int:
     if arguments.balance:
         rows, dropped = balance_classes(rows, arguments.seed)
     for line in split_lines(rows):
-        print(line)
+        write_line(line)
     if dropped:
         counts = ", ".join(f"{count:,} {name}" for name, count in Counter(row.method for row in dropped).most_common())
-        print(f"balanced: {len(dropped):,} rows dropped ({counts})")
+        write_line(f"balanced: {len(dropped):,} rows dropped ({counts})")
     absent = sum(getattr(row, "status", "ok") != "ok" for row in rows)
     if absent:
         notes.append(f"{absent:,} of {len(rows):,} rows are of missing or empty files; they count in the shares")
@@ -139,11 +138,13 @@ def run_split(arguments: Namespace) -> int:
         kinds = ", ".join(f"{count:,} of kind {kind}" for kind, count in Counter(leak.kind for leak in leaks).items())
         notes.append(f"in several splits, so that check-leaks fails: {kinds}, such as {leaks[0]}")
     for note in notes:
-        sys.stderr.write(f"tfdfd split: {escape_control_chars(note)}\n")
+        warn(f"tfdfd split: {note}")
     _print_unread("split", looks)
     if kind is FaceRow:
         folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
         rows = relocate(rows, *folders)
+        if outside := note_on_other_folders(arguments.output, rows):
+            warn(f"tfdfd split: {outside}")
     write_table(arguments.output, rows, kind)
     return 0
 
@@ -239,9 +240,9 @@ def _joined(
 def _print_unread(verb: str, looks: Fingerprints | None, most: int = _MOST_UNREAD) -> None:
     unread = looks.unread if looks else []
     for line in unread[:most]:
-        sys.stderr.write(f"tfdfd {verb}: not compared: {escape_control_chars(line)}\n")
+        warn(f"tfdfd {verb}: not compared: {line}")
     if len(unread) > most:
-        sys.stderr.write(f"tfdfd {verb}: not compared: {len(unread) - most:,} more\n")
+        warn(f"tfdfd {verb}: not compared: {len(unread) - most:,} more")
 
 
 def _print_leaks(leaks: Sequence[Leak], answer: dict[str, Any], most: int) -> None:
@@ -250,9 +251,9 @@ def _print_leaks(leaks: Sequence[Leak], answer: dict[str, Any], most: int) -> No
         by_kind[leak.kind].append(leak)
     for kind, of_kind in by_kind.items():
         for leak in of_kind[:most]:
-            print(escape_control_chars(str(leak)))
+            write_line(str(leak))
         if len(of_kind) > most:
-            print(f"… and {len(of_kind) - most:,} more of kind {kind}")
+            write_line(f"… and {len(of_kind) - most:,} more of kind {kind}")
     compared = f"{answer['rows']:,} rows"
     if answer["without_split"]:
         compared += f", {answer['without_split']:,} of them in no split"
@@ -260,7 +261,7 @@ def _print_leaks(leaks: Sequence[Leak], answer: dict[str, Any], most: int) -> No
     if answer["unread"]:
         compared += f", {len(answer['unread']):,} not readable"
     totals = ", ".join(f"{count:,} of kind {kind}" for kind, count in answer["totals"].items())
-    print(f"{'LEAKS: ' + totals if leaks else 'no leaks'} ({compared})")
+    write_line(f"{'LEAKS: ' + totals if leaks else 'no leaks'} ({compared})")
 
 
 def split_lines(rows: list) -> list[str]:

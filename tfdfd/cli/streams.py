@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tfdfd.cli.text import warn
 from tfdfd.hub.handles import HubWarning
 from tfdfd.log_lines import LEVEL, QUIET, LogFilter
 
@@ -99,4 +100,4 @@ def _show_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    sys.stderr.write(f"tfdfd: {message}\n")
+    warn(f"tfdfd: {message}")

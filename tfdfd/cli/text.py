@@ -31,9 +31,16 @@ def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     ]
 
 
+def write_line(text: str, flush: bool = False) -> None:
+    """Writes a line to standard output, with control characters escaped: names and messages may be from anybody."""
+    sys.stdout.write(f"{escape_control_chars(text)}\n")
+    if flush:
+        sys.stdout.flush()
+
+
 def warn(text: str) -> None:
-    """Writes a line to standard error."""
-    sys.stderr.write(f"{text}\n")
+    """Writes a line to standard error, with control characters escaped."""
+    sys.stderr.write(f"{escape_control_chars(text)}\n")
     sys.stderr.flush()
 
 

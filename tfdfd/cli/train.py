@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import textwrap
 from argparse import Namespace
 
 from tfdfd.cli.options import add_backend, add_training, check_at_least, select_backend
 from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import warn, write_line, write_text
 
 _TRAIN = """\
 Trains a network by a recipe ('tfdfd recipes' lists them) on a face set with splits ('extract', then 'split').
@@ -75,10 +75,10 @@ def run_train(arguments: Namespace) -> int:
             result = train(recipe, arguments.data, arguments.output, report, arguments.allow_leaks)
     for name, value in result.items():
         if not isinstance(value, dict | list):
-            print(f"{name}: {value}")
-    print(f"weights: {os.path.join(arguments.output, 'weights.safetensors')}")
+            write_line(f"{name}: {value}")
+    write_line(f"weights: {os.path.join(arguments.output, 'weights.safetensors')}")
     for warning in result.get("warnings", ()):
-        sys.stderr.write(f"tfdfd train: {warning}\n")
+        warn(f"tfdfd train: {warning}")
     return 0
 
 
@@ -87,14 +87,17 @@ def run_recipes(arguments: Namespace) -> int:
 
     recipes = [find_recipe(arguments.name)] if arguments.name else list(list_recipes().values())
     if arguments.json:
-        print(json.dumps([recipe.settings() for recipe in recipes], indent=1, ensure_ascii=False))
+        settings = [recipe.settings() for recipe in recipes]
+        write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", "-")
     elif arguments.name:
         meanings, width = recipes[0].meanings(), shutil.get_terminal_size((120, 24)).columns
         for key, value in recipes[0].settings().items():
-            print(f"{key:16}{'none' if value is None else value}")
-            sys.stdout.writelines(f"{'':18}{line}\n" for line in textwrap.wrap(meanings.get(key, ""), width - 18))
+            write_line(f"{key:16}{'none' if value is None else value}")
+            for line in textwrap.wrap(meanings.get(key, ""), width - 18):
+                write_line(f"{'':18}{line}")
     else:
         width = max(len(recipe.name) for recipe in recipes)
         for recipe in recipes:
-            print(f"{recipe.name:{width}}  {recipe.source}\n{'':{width}}  {recipe.expected}")
+            write_line(f"{recipe.name:{width}}  {recipe.source}")
+            write_line(f"{'':{width}}  {recipe.expected}")
     return 0

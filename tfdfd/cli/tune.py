@@ -11,7 +11,7 @@ from typing import Any
 
 from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.text import table_lines
+from tfdfd.cli.text import table_lines, warn, write_line
 
 _DESCRIPTION = """\
 Searches hyperparameters of a network with KerasTuner: builder, optimizer, augmentation, as defined by the search space
@@ -75,15 +75,15 @@ def run(arguments: Namespace) -> int:
     else:
         rows, best = run_alone(search, command, reports, note)
     for line in trial_lines(rows, search.objective):
-        print(line)
+        write_line(line)
     if best is None:
         table = os.path.join(arguments.output, "trials.csv")
-        sys.stderr.write(f"tfdfd tune: no trial has a score; see the messages in {table}\n")
+        warn(f"tfdfd tune: no trial has a score; see the messages in {table}")
     else:
         low, high = best["score"]["interval"] or (None, None)
         interval = f" (95 % interval {low:.4f} to {high:.4f}, not corrected for the choice)" if low is not None else ""
-        print(f"best {search.objective} {best['score']['value']:.4f}{interval}")
-        print(_train_command(space.recipe, arguments))
+        write_line(f"best {search.objective} {best['score']['value']:.4f}{interval}")
+        write_line(_train_command(space.recipe, arguments))
     return exit_code(sum(row["status"] == "COMPLETED" for row in rows), len(rows))
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdfd.cost import BATCHES, RUNTIME, SECONDS, MeasurementError, check_measurable, peak_memory, run_isolated
+from tfdfd.files import temporary_folder
 from tfdfd.models import build, spec
 from tfdfd.runtime.opening import network_on
 
@@ -113,7 +112,7 @@ def _seconds(score: Callable[[np.ndarray], Any], crops: np.ndarray) -> float:
 def _file_bytes(model: keras.Model) -> int:
     from tfdfd.weights.saving import save_weights
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "weights.safetensors")
+    with temporary_folder() as folder:
+        file = folder / "weights.safetensors"
         save_weights(model, file)
         return file.stat().st_size

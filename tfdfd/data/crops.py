@@ -17,7 +17,9 @@ import numpy as np
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
 from tfdfd.faces.crop import MARGIN, resize_crop, square_around
 from tfdfd.faces.tracks import equal_parts
-from tfdfd.files import sha256
+from tfdfd.files import read_regular, sha256
+from tfdfd.media import Limits
+from tfdfd.media.formats import picture_work
 from tfdfd.near_matches import did_you_mean
 from tfdfd.safe_text import printable_path
 
@@ -28,6 +30,9 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 _NO_BOX = (0, 0, 0, 0)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TRAILER = 4096  # bytes that some cameras write after the end of a picture
+# Environment variable: folders (as in PATH) in which the crops of a table may lie, besides the table's own.
+OTHER_FOLDERS = "TFDFD_DATA"
+MAX_BYTES, MAX_SCANS = 256 << 20, 100
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Faces:
     rows: tuple[FaceRow, ...]
 
     def path(self, position: int) -> str:
-        """The file of one row."""
-        return os.path.join(self.root, self.rows[position].file)
+        """The file of one row; see `crop_path`."""
+        return crop_path(self.root, self.rows[position].file)
 
     def read(self, position: int) -> bytes:
         """The bytes of one row's file, checked against the digest in the table.
@@ -54,8 +59,7 @@ class Faces:
             ValueError: the digest differs.
         """
         path, digest = self.path(position), self.rows[position].sha256
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path, MAX_BYTES)
         if digest and hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{path} has other bytes than its table says (sha256 {digest}); extract it again.")
         return data
@@ -79,6 +83,46 @@ class Faces:
             return sha256(self.path(position))
         except OSError:
             return None
+
+
+def crop_path(root: str | os.PathLike, file: str) -> str:
+    """The path of a crop, which must lie in the folder of its table or in one of `$TFDFD_DATA`.
+
+    A table from somebody else must not have other files of this machine read, packed or shown.
+
+    Raises:
+        ValueError: an absolute path, "..", or a link leads elsewhere.
+    """
+    path = os.path.join(root, file)
+    target = os.path.realpath(path)
+    for folder in (os.fspath(root), *os.environ.get(OTHER_FOLDERS, "").split(os.pathsep)):
+        if folder and target.startswith(os.path.join(os.path.realpath(folder), "")):
+            return path
+    raise ValueError(
+        f"{printable_path(file)!r} of the table in {printable_path(root)} leads out of that folder, to "
+        f"{printable_path(target)}; it was not read. Copy the crop into the folder, or, if you trust the table, name "
+        f"the folder of its crops: {OTHER_FOLDERS}=FOLDER."
+    )
+
+
+def allow_crops_in(folder: str | os.PathLike) -> None:
+    """Adds a folder to `$TFDFD_DATA` of this process and its children."""
+    folders = [name for name in os.environ.get(OTHER_FOLDERS, "").split(os.pathsep) if name]
+    if os.path.realpath(folder) not in folders:
+        os.environ[OTHER_FOLDERS] = os.pathsep.join([*folders, os.path.realpath(folder)])
+
+
+def note_on_other_folders(table: str | os.PathLike, rows: Sequence[FaceRow]) -> str | None:
+    """Says how a table that was just written is read, if crops lie outside of its folder; else None."""
+    folder = os.path.dirname(os.path.abspath(table))
+    outside = {os.path.dirname(os.path.normpath(os.path.join(folder, r.file))) for r in rows if r.file[:3] == "../"}
+    if not outside:
+        return None
+    common = os.path.commonpath(sorted(outside))
+    return (
+        f"crops of {printable_path(table)} lie outside of its folder and are only read with {OTHER_FOLDERS}="
+        f"{printable_path(common)}; a table in {printable_path(os.path.commonpath([common, folder]))} needs no setting"
+    )
 
 
 def faces_of(source: str | os.PathLike | Faces, split: str | None = None) -> Faces:
@@ -181,18 +225,31 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         ValueError: it cannot be read; names it.
     """
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ValueError(f"{printable_path(path)} cannot be read: {error.strerror}") from error
+
+
+def check_picture(data: bytes, name: str | os.PathLike) -> None:
+    """Raises `ValueError` unless the bytes begin as a PNG or JPEG whose headers state pixels within the limits."""
+    work, most = picture_work(data, MAX_SCANS), Limits().max_pixels
+    if work is None:
+        raise ValueError(f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
+    pixels, scans = work
+    if pixels > most or scans > MAX_SCANS:
+        raise ValueError(
+            f"{printable_path(name)} has {pixels:,} pixels in {'over ' * (scans > MAX_SCANS)}{min(scans, MAX_SCANS)} "
+            f"scans; a crop has at most {most:,} and {MAX_SCANS}."
+        )
 
 
 def decode_pixels(data: bytes, name: str | os.PathLike) -> np.ndarray:
     """Decodes the bytes of a PNG or JPEG: RGB uint8 `(height, width, 3)`, upright.
 
     Raises:
-        ValueError: another format, or truncated data; names `name`.
+        ValueError: another format, too many pixels, or truncated data; names `name`.
     """
+    check_picture(data, name)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error:
@@ -318,7 +375,12 @@ def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]
 def _read_faces(path: Path) -> Faces:
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
-        return Faces(table.parent, tuple(read_table(table, FaceRow)))
+        faces = Faces(table.parent, tuple(read_table(table, FaceRow)))
+        for row in faces.rows:
+            # Links are found when a file is opened; the rest is told before any work.
+            if os.path.isabs(row.file) or ".." in row.file.replace("\\", "/").split("/"):
+                crop_path(faces.root, row.file)
+        return faces
     if not any((path / name).is_dir() for name in ("real", "fake")):
         raise ValueError(
             f"{path} holds no face crops; expected a {TABLE}, a folder with one, or a folder with real/ and fake/."

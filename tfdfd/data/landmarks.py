@@ -24,6 +24,7 @@ from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
 from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
+from tfdfd.safe_text import text_of_cell, without_formula
 
 if TYPE_CHECKING:
     from tfdfd.faces.mtcnn import MtcnnDetector
@@ -207,7 +208,13 @@ def _csv(lines: Iterable[Sequence[str]]) -> bytes:
 def _cells(row: FaceLandmarks) -> tuple[str, ...]:
     box, points = (np.ravel(values).tolist() if values else [] for values in (row.box, row.points))
     numbers = (" ".join(map(repr, values)) for values in (box, points))
-    return row.file, row.sha256 or "", row.status, "" if row.score is None else repr(row.score), *numbers
+    return (
+        without_formula(row.file),
+        row.sha256 or "",
+        row.status,
+        "" if row.score is None else repr(row.score),
+        *numbers,
+    )
 
 
 def _parse(cells: Sequence[str]) -> FaceLandmarks:
@@ -222,4 +229,6 @@ def _parse(cells: Sequence[str]) -> FaceLandmarks:
     if (len(box), len(points)) != ((0, 0) if status not in (OK, PARTIAL) else (4, 10)):
         raise ValueError(f"status {status} with {len(box)} numbers of a box and {len(points)} of points")
     pairs = tuple(zip(points[::2], points[1::2], strict=True))
-    return FaceLandmarks(file, sha256 or None, status, float(score) if score else None, box or None, pairs or None)
+    return FaceLandmarks(
+        text_of_cell(file), sha256 or None, status, float(score) if score else None, box or None, pairs or None
+    )

@@ -27,7 +27,7 @@ import numpy as np
 from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
 from tfdfd.data.options import SRM_STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.files import write_atomically
+from tfdfd.files import TEMPORARY, write_atomically
 from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.version import __version__
 from tfdfd.workdir import RUN, WorkDir, read_description
@@ -119,7 +119,7 @@ class SrmSet:
         self._clipped = self._total = 0
         state = {"finished": False, "counts": None}
         self._work = WorkDir(self._folder, WORK, request, holds="SRM set", state=state, upgrade=_check_run)
-        for left_over in self._folder.rglob(".tfdfd-*.tmp"):
+        for left_over in self._folder.rglob(TEMPORARY):
             left_over.unlink()
 
     def __enter__(self) -> SrmSet:

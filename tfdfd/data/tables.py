@@ -2,6 +2,7 @@
 
 CSV in UTF-8 (undecodable bytes of file names survive), with a header; columns are the fields below, in their order.
 Several names in one cell (`source_id`, `identity`) are joined by ";". An empty cell is None or no name. Paths have "/".
+Text that a spreadsheet program would run, such as `=1+1`, has an apostrophe before it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import write_atomically
+from tfdfd.safe_text import text_of_cell, without_formula
 
 REAL, FAKE = 0, 1
 ORIGINAL = "original"
@@ -138,7 +140,8 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
         if len(cells) != len(names):
             raise ValueError(f"{path}, line {lines.line_num}: {len(cells)} cells; expected {len(names)}.")
         try:
-            rows.append(kind(**{name: read[name](cell) for name, cell in zip(names, cells, strict=True)}))
+            parsed = {name: read[name](text_of_cell(cell)) for name, cell in zip(names, cells, strict=True)}
+            rows.append(kind(**parsed))
         except ValueError as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
     return rows
@@ -294,10 +297,10 @@ def _shared_keys(tables: Sequence[Any]) -> list:
 def _to_cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, tuple):
-        separator = SEPARATOR if all(isinstance(part, str) for part in value) else " "
-        return separator.join(map(str, value))
-    return str(value)
+    if isinstance(value, tuple) and not all(isinstance(part, str) for part in value):
+        return " ".join(map(str, value))
+    text = SEPARATOR.join(value) if isinstance(value, tuple) else str(value)
+    return without_formula(text) if isinstance(value, str | tuple) else text
 
 
 def _names(cell: str) -> tuple[str, ...]:

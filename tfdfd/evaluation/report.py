@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdfd.data.crops import read_pixels
+from tfdfd.data.crops import crop_path, read_pixels
 from tfdfd.data.pair_sets import METHOD
 from tfdfd.evaluation.document_tables import ScoredModel, document_tables
 from tfdfd.evaluation.sets import EvalSet
@@ -272,7 +272,7 @@ def stored_pictures(sets: Iterable[dict]) -> Pictures:
         if root is None or method == METHOD:
             return None
         try:
-            return read_pixels(os.path.join(root, file))
+            return read_pixels(crop_path(root, file))
         except ValueError:
             return None
 

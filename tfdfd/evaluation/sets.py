@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdfd.data.crops import Faces, clips_of, equally_spaced, faces_of, named_set, read_pixels
+from tfdfd.data.crops import Faces, clips_of, crop_path, equally_spaced, faces_of, named_set, read_pixels
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.landmarks import PARTIAL, FaceLandmarks, landmarks_of
 from tfdfd.data.leaks import refuse_leaks
@@ -117,7 +117,7 @@ class EvalSet:
 
     def picture(self, number: int) -> np.ndarray:
         """The crop of one row before it is scaled: RGB uint8 `(height, width, 3)`."""
-        return read_pixels(os.path.join(self.root, self.rows[number].file))
+        return read_pixels(crop_path(self.root, self.rows[number].file))
 
     def unreadable(self, numbers: Sequence[int]) -> dict[int, str]:
         """Status, `not_found` or `decode_error`, of those of these rows whose files cannot be read."""
@@ -134,7 +134,7 @@ class EvalSet:
         """
         if all(row.file != file for row in self.rows):
             raise KeyError(file)
-        return read_pixels(os.path.join(self.root, file))
+        return read_pixels(crop_path(self.root, file))
 
     def score_row(self, row: FaceRow, score: float | None, status: str) -> ScoreRow:
         """The row of a crop in the table of scores."""
@@ -147,7 +147,7 @@ class EvalSet:
         return ScoreRow(None, self.dataset_of(row), video_of(row), None, None, *same, None, status)
 
     def _files(self, number: int) -> list[str]:
-        return [os.path.join(self.root, self.rows[number].file)]
+        return [crop_path(self.root, self.rows[number].file)]
 
 
 class ClipSet(EvalSet):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import write_atomically
+from tfdfd.files import locked_folder, write_atomically
 from tfdfd.hub.handles import PREFIX, Handle, HubError
 from tfdfd.weights.store import CARD, read_card
 
@@ -44,9 +43,11 @@ def prepare_kaggle(handle: Handle, folder: Path, target: str | os.PathLike) -> s
     name, _, tag = handle.model.partition(".")
     slug, variation = _slug(f"tfdfd-{name}"), _slug(tag or "default")
     licence = _LICENCES.get(card["licence"], LICENCE)
-    partial = target.with_name(f".tfdfd-kaggle-{secrets.token_hex(8)}")
-    partial.mkdir(parents=True)
+    partial = target.with_name(f".{target.name}.partial")
+    lock = locked_folder(partial, "tfdfd publish --kaggle")
     try:
+        for left in partial.iterdir():  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         shutil.copytree(folder, partial / variation)
         write_atomically(partial / MODEL, _json(_of_model(slug, name, card)))
         write_atomically(partial / variation / VARIATION, _json(_of_variation(slug, variation, handle, card, licence)))
@@ -54,6 +55,9 @@ def prepare_kaggle(handle: Handle, folder: Path, target: str | os.PathLike) -> s
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
     return (
         "import kagglehub\n"
         f"kagglehub.model_upload({f'{OWNER}/{slug}/{FRAMEWORK}/{variation}'!r}, {str(target / variation)!r}, "

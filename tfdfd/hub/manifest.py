@@ -1,8 +1,7 @@
 """Manifest of a hub: size and digest of every file of every version, and the check of folders against it.
 
-`$TFDFD_HUB_SHA256` pins a manifest. A pin needs neither keys nor a library, an older manifest cannot replace the pinned
-one, and a pin cannot be separated from its manifest, as a signature in a second file can when a publisher dies between
-writing the two.
+`$TFDFD_HUB_SHA256` pins a manifest: an older one cannot replace the pinned one. Versions may be signed, see
+`tfdfd.hub.signing`; signatures are in the manifest itself, so that one cannot be written without the other.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ FILE = "manifest.json"
 SCHEMA = 1
 MAX_BYTES = 16 << 20
 MAX_FILES = 1000
+MAX_SIGNATURES = 16
 MAX_FILE_BYTES = 4 << 30
 MAX_VERSION_BYTES = 16 << 30
 # Plain names only: no hidden files, no parent folders, no names that another system reads differently.
@@ -46,16 +46,31 @@ class File:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """A publisher's signature of a version.
+
+    Attributes:
+        key: Ed25519 public key, 64 hex digits.
+        value: signature, 128 hex digits.
+    """
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Version:
     """One version of a model.
 
     Attributes:
         files: all files of its folder, by path.
         source: in a cache, digest of the manifest that listed it; else None.
+        signatures: of publishers, not yet checked.
     """
 
     files: tuple[File, ...]
     source: str | None = field(default=None, compare=False)
+    signatures: tuple[Signature, ...] = field(default=(), compare=False)
 
     @property
     def digest(self) -> str:
@@ -115,7 +130,12 @@ class Manifest:
 
 def _encoded(version: Version) -> dict[str, Any]:
     files = [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in version.files]
-    return {"files": files} | ({"source": version.source} if version.source else {})
+    signatures = [{"key": one.key, "signature": one.value} for one in version.signatures]
+    return (
+        {"files": files}
+        | ({"source": version.source} if version.source else {})
+        | ({"signatures": signatures} if signatures else {})
+    )
 
 
 def _versions(model: str, content: Any) -> dict[int, Version]:
@@ -135,7 +155,18 @@ def _version(name: str, content: Any) -> Version:
     source = content.get("source")
     if source is not None and not (isinstance(source, str) and _SHA256.fullmatch(source)):
         raise HubError(f"{name} has the source {source!r}; expected the digest of a manifest.")
-    return version_of([_file(name, file) for file in files], name, source)
+    signatures = content.get("signatures", [])
+    if not isinstance(signatures, list) or len(signatures) > MAX_SIGNATURES:
+        raise HubError(f"{name} must have a list of at most {MAX_SIGNATURES} signatures.")
+    version = version_of([_file(name, file) for file in files], name, source)
+    return replace(version, signatures=tuple(_signature(name, one) for one in signatures))
+
+
+def _signature(name: str, content: Any) -> Signature:
+    key, value = (str(content.get(part)) if isinstance(content, dict) else "" for part in ("key", "signature"))
+    if not re.fullmatch("[0-9a-f]{64} [0-9a-f]{128}", f"{key} {value}"):
+        raise HubError(f"a signature of {name} must have key and signature of 64 and 128 small hex digits.")
+    return Signature(key, value)
 
 
 def version_of(files: list[File], name: str, source: str | None = None) -> Version:

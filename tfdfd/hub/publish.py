@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tfdfd.files import sync_folder, write_atomically
 from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_version
-from tfdfd.hub.manifest import FILE, Manifest, Version, version_in
+from tfdfd.hub.manifest import FILE, Manifest, Version, check_folder, version_in
+from tfdfd.hub.signing import private_key, signed
 from tfdfd.hub.sources import locked, read_manifest
 from tfdfd.weights.records import WeightRecord, list_records
 from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
@@ -46,6 +47,7 @@ def publish(
     number: int,
     name: str | None = None,
     export: Callable[[str | os.PathLike, Path], object] | None = None,
+    sign: str | os.PathLike | None = None,
 ) -> Published:
     """Exports a trained network as `<hub>/<name>/<number>/` and then adds it to the hub's manifest.
 
@@ -57,6 +59,7 @@ def publish(
         number: version, at least 1; an existing one is never overwritten.
         name: of the model; None: from the handle, or from the model card of a run or file.
         export: called as `(model, folder)`; None: `tfdfd.publishing.exporting.export`.
+        sign: PEM file of the publisher's private key; None: the version is not signed.
 
     Raises:
         HubError: name or version is invalid or taken, the name in the card belongs to other weights, or the folder is
@@ -65,6 +68,7 @@ def publish(
         OSError: the folder cannot be written.
     """
     check_version(number)
+    key = None if sign is None else private_key(sign)
     record, weights = locate(model)
     name = name or _name_of(model, record)
     check_name(name)
@@ -82,6 +86,7 @@ def publish(
             export(model, partial)  # type: ignore[misc]
             _add_weights(partial, name, record, weights)
             version = version_in(partial, f"{PREFIX}{name}/{number}")
+            version = version if key is None else signed(version, name, number, key)
             folder.parent.mkdir(exist_ok=True)
             os.rename(partial, folder)
         except BaseException:
@@ -92,6 +97,28 @@ def publish(
     known = list_records().get(f"{PREFIX}{name}")
     hides = known.handle if known and known.sha256 != record.sha256 else None
     return Published(Handle(name, number), folder, version, hashlib.sha256(data).hexdigest(), hides)
+
+
+def sign_hub(hub: str | os.PathLike, key_file: str | os.PathLike) -> int:
+    """Signs all versions of a hub, whose files are checked first; returns their number.
+
+    Signatures by other keys stay, so a new key can be introduced while readers still trust the old one.
+
+    Raises:
+        HubError: the folder is no hub, a file differs from the manifest, or the key is invalid.
+        OSError: the manifest cannot be written.
+    """
+    root, key = Path(hub).absolute(), private_key(key_file)
+    read_manifest(root, f"the hub {root}")  # `locked` would make the folder
+    with locked(root):
+        manifest, count = Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE)), 0
+        for model, versions in list(manifest.models.items()):
+            for number, version in versions.items():
+                check_folder(root, root / model / str(number), version, f"{PREFIX}{model}/{number}")
+                manifest = manifest.with_version(model, number, signed(version, model, number, key))
+                count += 1
+        write_atomically(root / FILE, manifest.encoded())
+    return count
 
 
 def _name_of(model: str | os.PathLike, record: WeightRecord) -> str:

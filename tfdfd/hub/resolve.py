@@ -149,7 +149,7 @@ def hub_at(location: str, pin: str | None = None) -> FolderHub | AddressHub:
         raise HubError(
             f"there is no folder {location!r}; a hub is a folder written by 'tfdfd publish', or its address."
         )
-    return FolderHub(root, f"the hub {location}", pin)
+    return FolderHub(root, f"the hub {location}", pin, signed=True)
 
 
 def bundled() -> PackageHub:

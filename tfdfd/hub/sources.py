@@ -10,22 +10,27 @@ import hashlib
 import http.client
 import ipaddress
 import os
+import queue
 import re
-import secrets
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tfdfd.files import locked_folder, sync_folder, write_atomically
+from tfdfd.files import locked_folder, sync_folder, temporary_beside, write_atomically
 from tfdfd.hub.handles import HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, PIN, File, Manifest, Version, check_folder, check_pin, refuse_links
+from tfdfd.hub.signing import check_signed, location_of
 from tfdfd.weights.store import digest
 
 CACHE = "TFHUB_CACHE_DIR"
-TIMEOUT_SECONDS = 60
+# For each wait, and in all: so long, and a second more for each so many bytes that an answer may have.
+TIMEOUT_SECONDS, BYTES_PER_SECOND = 60, 128 << 10
 _BLOCK = 1 << 20
 
 
@@ -66,6 +71,10 @@ class Cache:
             HubError: a file was altered.
         """
         check_owner(self.root)
+        check_signed(version, model, number, None, self.name)
+        return self._checked(model, number, version)
+
+    def _checked(self, model: str, number: int, version: Version) -> Path:
         folder = self.root / model / f"{number}-{version.digest[:16]}"
         try:
             check_folder(self.root, folder, version, f"tfdfd/{model}/{number}")
@@ -104,11 +113,11 @@ class Cache:
             with locked(self.root):
                 if not folder.exists():
                     self._fetch(folder, model, number, version, fetch)
-        self.folder_of(model, number, version)
+        self._checked(model, number, version)
         known = self._manifest().models.get(model, {}).get(number)
-        if known != version or known.source != source:
+        if known != version or known.source != source or known.signatures != version.signatures:
             with locked(self.root):
-                added = self._manifest().with_version(model, number, Version(version.files, source))
+                added = self._manifest().with_version(model, number, replace(version, source=source))
                 write_atomically(self.root / FILE, added.encoded())
         return folder
 
@@ -144,11 +153,12 @@ class FolderHub:
         root: the folder.
         name: what messages call it.
         pin: sha256 that the manifest must have, or None.
+        signed: whether signatures are checked, see `tfdfd.hub.signing`; not in the package.
     """
 
-    def __init__(self, root: Path, name: str, pin: str | None = None):
+    def __init__(self, root: Path, name: str, pin: str | None = None, signed: bool = False):
         self.name = name
-        self._root, self._pin = root, pin
+        self._root, self._pin, self._signed = root, pin, signed
         self._digest: str | None = None
 
     def manifest(self) -> Manifest:
@@ -170,6 +180,7 @@ class FolderHub:
         """
         if self._pin is not None:
             return self.fetch(model, number, version)
+        self._check_signed(model, number, version)
         folder = self._root / model / str(number)
         check_folder(self._root, folder, version, f"tfdfd/{model}/{number}")
         return folder
@@ -181,7 +192,12 @@ class FolderHub:
             HubError: the files differ from the manifest.
             OSError: the cache cannot be written.
         """
+        self._check_signed(model, number, version)
         return Cache().keep(model, number, version, self._digest, self._copy)  # type: ignore[arg-type]
+
+    def _check_signed(self, model: str, number: int, version: Version) -> None:
+        if self._signed:
+            check_signed(version, model, number, location_of(str(self._root)), self.name)
 
     def _copy(self, model: str, number: int, file: File, target: Path) -> None:
         source = self._root / model / str(number) / file.path
@@ -235,6 +251,7 @@ class AddressHub:
             HubError: it could not be fetched, or differs from the manifest.
             OSError: the cache cannot be written.
         """
+        check_signed(version, model, number, location_of(self._base), self.name)
         return Cache().keep(model, number, version, self._digest, self._fetch)  # type: ignore[arg-type]
 
     fetch = folder_of
@@ -262,27 +279,22 @@ def store(target: Path, blocks: Iterable[bytes], file: File, source: str) -> Non
         OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".tfdfd-{secrets.token_hex(8)}.tmp")
     value, size = hashlib.sha256(), 0
     try:
-        with partial.open("xb") as sink:
+        with temporary_beside(target) as sink:
             for block in blocks:
                 size += len(block)
                 if size > file.bytes:
                     break
                 value.update(block)
                 sink.write(block)
-            sink.flush()
-            os.fsync(sink.fileno())
-        if size != file.bytes or value.hexdigest() != file.sha256:
-            has = f"more than {file.bytes:,}" if size > file.bytes else f"{size:,}"
-            raise OtherFile(
-                f"{source} is not the expected file: it has {has} bytes with the sha256 {value.hexdigest()}, expected "
-                f"{file.bytes:,} bytes with {file.sha256}; nothing was stored."
-            )
-        os.replace(partial, target)
+            if size != file.bytes or value.hexdigest() != file.sha256:
+                has = f"more than {file.bytes:,}" if size > file.bytes else f"{size:,}"
+                raise OtherFile(
+                    f"{source} is not the expected file: it has {has} bytes with the sha256 {value.hexdigest()}, "
+                    f"expected {file.bytes:,} bytes with {file.sha256}; nothing was stored."
+                )
     finally:
-        partial.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the folder is not empty
             target.parent.rmdir()
 
@@ -338,8 +350,15 @@ def _is_this_machine(host: Any) -> bool:
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, reply: Any, code: int, message: str, headers: Any, address: str) -> Any:
-        if urlsplit(address).scheme not in ("https", urlsplit(request.full_url).scheme):
-            raise HubError(f"{request.full_url} leads to {address}: only redirects to https are followed.")
+        # Elsewhere, another server would decide, or one that only this machine reaches would be asked.
+        before, after = urlsplit(request.full_url), urlsplit(address)
+        is_upgrade = (before.scheme, after.scheme) == ("http", "https") and before.hostname == after.hostname
+        if not is_upgrade and (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            reply.close()
+            raise HubError(
+                f"{request.full_url} leads to {address}: redirects are only followed on the same server, and from http "
+                "to https; give the final address."
+            )
         return super().redirect_request(request, reply, code, message, headers, address)
 
 
@@ -350,23 +369,53 @@ def blocks_of(url: str, most: int) -> Iterator[bytes]:
         HubUnreachable: no answer, or a server error.
         HubError: another answer, or a larger one.
     """
+    seconds = TIMEOUT_SECONDS + most / BYTES_PER_SECOND
+    end = time.monotonic() + seconds
+    late = HubUnreachable(f"{url} was not received within {seconds:,.0f} s; try again, or copy the hub to a folder.")
     try:
-        # http and https only, see `base_of_address` and `_Redirects`.
-        with urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT_SECONDS) as reply:
+        with _opened(url, end, late) as reply:
             size = 0
-            while block := reply.read(_BLOCK):
+            # `read` would wait for a whole block, however slowly it comes.
+            while block := reply.read1(_BLOCK):
+                if time.monotonic() > end:
+                    raise late
                 size += len(block)
                 if size > most:
                     raise HubError(f"{url} is larger than the {most:,} bytes allowed for it; it was not loaded.")
                 yield block
-            if reply.length:
-                raise HubUnreachable(f"{url} broke off {reply.length:,} bytes before its end; try again.")
+            stated = reply.headers.get("Content-Length", "")
+            if stated.isascii() and stated.isdigit() and size < int(stated):
+                raise HubUnreachable(f"{url} broke off {int(stated) - size:,} bytes before its end; try again.")
     except urllib.error.HTTPError as error:
         kind = HubUnreachable if error.code >= 500 or error.code in (408, 429) else HubError
         with error:
             raise kind(f"{url} could not be fetched: the server answers {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException) as error:
         raise HubUnreachable(f"{url} could not be fetched ({error}).") from error
+
+
+def _opened(url: str, end: float, late: HubUnreachable) -> Any:
+    """The reply with its headers. A server that sends them one by one is given up by its thread's end."""
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def open_url() -> None:
+        try:
+            # http and https only, see `base_of_address` and `_Redirects`.
+            reply = urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT_SECONDS)
+        except BaseException as error:
+            reply = error
+        if time.monotonic() > end and hasattr(reply, "close"):  # a reply, or an error that holds one
+            reply.close()
+        replies.put(reply)
+
+    threading.Thread(target=open_url, daemon=True).start()
+    try:
+        reply = replies.get(timeout=max(0, end - time.monotonic()))
+    except queue.Empty:
+        raise late from None
+    if isinstance(reply, BaseException):
+        raise reply
+    return reply
 
 
 def blocks_in(path: Path) -> Iterator[bytes]:
@@ -377,15 +426,18 @@ def blocks_in(path: Path) -> Iterator[bytes]:
 
 
 def check_owner(root: Path) -> None:
-    """Raises `HubError` if a cache belongs to another user or is writable by everybody."""
+    """Raises `HubError` if a cache belongs to another user or is writable by others."""
     # Whoever can write there can replace a manifest, and with it a network by one that calls all faces real.
     if not hasattr(os, "geteuid") or not root.exists():
         return
     status = root.stat()
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o002:
+    if status.st_uid not in (os.geteuid(), 0):
+        raise HubError(f"the cache {root} belongs to another user; set ${CACHE} to a folder of your own.")
+    if status.st_mode & 0o022:
+        who = "everybody" if status.st_mode & 0o002 else "its group"
         raise HubError(
-            f"the cache {root} belongs to another user, or everybody may write there; set ${CACHE} to a folder of "
-            "your own."
+            f"the cache {root} is not used, since {who} may write there: run 'chmod go-w {root}', or set ${CACHE} to a "
+            "folder of your own."
         )
 
 

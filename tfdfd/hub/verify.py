@@ -11,6 +11,7 @@ from tfdfd.hub.bundled import FromWeights
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.manifest import pin_of_user
 from tfdfd.hub.resolve import bundled, hub_at, look_up
+from tfdfd.hub.signing import signers
 from tfdfd.hub.weights import record_of_card
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.weights.store import CARD, locate, read_card
@@ -30,6 +31,7 @@ class Outcome:
         error: reason why it is invalid, or None.
         files: number of files.
         bytes: size of all files.
+        signers: who signed it.
     """
 
     handle: str
@@ -37,10 +39,11 @@ class Outcome:
     error: str | None
     files: int
     bytes: int
+    signers: tuple[str, ...] = ()
 
 
 def verify(source: str | os.PathLike | None = None) -> Iterator[Outcome]:
-    """Checks digests, operations and card of each version.
+    """Checks signatures, digests, operations and card of each version.
 
     Args:
         source: a hub's folder or address, or a handle; None: the package, of whose weights only the files are checked.
@@ -71,7 +74,8 @@ def _outcome(hub: Hub, handle: Handle, version: Version) -> Outcome:
     except ValueError as reason:
         error = str(reason)
     handle = Handle(handle.model, handle.version)
-    return Outcome(str(handle), hub.name, error, len(version.files), sum(file.bytes for file in version.files))
+    size = sum(file.bytes for file in version.files)
+    return Outcome(str(handle), hub.name, error, len(version.files), size, tuple(signers(version)))
 
 
 def _of_weights(hub: Hub, handle: Handle, version: Version) -> Outcome:

@@ -21,6 +21,7 @@ from tfdfd.hub.sources import (
     base_of_address,
     blocks_in,
     blocks_of,
+    check_owner,
     is_address,
     read_manifest,
     store,
@@ -139,6 +140,7 @@ def _read_from_saved_model(published: ResolvedModel, card: dict) -> tuple[Weight
 
     target = cache_folder() / FOLDER / f"{published.handle.model}-{published.version.digest[:16]}.safetensors"
     card_path = target.with_suffix(".json")
+    check_owner(target.parent)
     if not (target.is_file() and card_path.is_file()):
         target.parent.mkdir(parents=True, exist_ok=True)
         save_weights(network_of(published), target)

@@ -247,6 +247,33 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         offset = end
 
 
+# Markers of a JPEG's frame header, which states its size, and of a scan.
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN_MARKER = 0xDA
+
+
+def picture_work(data: bytes, most_scans: int) -> tuple[int, int] | None:
+    """Pixels and scans that the headers of a PNG or JPEG state; None for any other format.
+
+    A progressive JPEG is decoded once for each of its scans; more than `most_scans` are not counted further.
+    """
+    kind = image_format(data[:HEAD_BYTES])
+    if kind == "png":
+        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
+        return width * height, 1
+    if kind != "jpeg":
+        return None
+    pixels = scans = 0
+    for marker, start, end in jpeg_segments(data):
+        if marker in _FRAME_MARKERS and end - start >= 5:
+            height, width = struct.unpack(">HH", data[start + 1 : start + 5].ljust(4, b"\0"))
+            pixels = max(pixels, width * height)
+        scans += marker == _SCAN_MARKER
+        if scans > most_scans:
+            break
+    return pixels, scans
+
+
 def _read_jpeg(data: bytes, header: ImageHeader) -> None:
     for marker, start, end in jpeg_segments(data):
         if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":

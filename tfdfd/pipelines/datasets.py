@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdfd.data.augment import CropAugmenter
-from tfdfd.data.crops import Faces, faces_of, read_bytes
+from tfdfd.data.crops import Faces, check_picture, faces_of, read_bytes
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
@@ -287,8 +287,9 @@ def decode_crop(data: bytes, name: str) -> np.ndarray:
     """Decodes a PNG or JPEG: RGB uint8 `(height, width, 3)`, to the same pixels as OpenCV does for `tfdfd detect`.
 
     Raises:
-        ValueError: another format, or truncated data; names `name`.
+        ValueError: another format, too many pixels, or truncated data; names `name`.
     """
+    check_picture(data, name)
     try:
         if data[:2] == _JPEG:
             # TensorFlow's default is the fast transform, which is off by up to 15 of 255.

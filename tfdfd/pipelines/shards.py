@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdfd.data.crops import Faces
+from tfdfd.data.crops import Faces, check_picture
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.files import sha256, write_atomically
+from tfdfd.files import TEMPORARY, locked_folder, sha256, write_atomically
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -120,14 +120,25 @@ def write_shards(faces: Faces, planned: list[PlannedShard], target: str | os.Pat
         Each shard as it is done, and whether it was written now.
 
     Raises:
-        ValueError: the folder is that of the crops or holds shards of another packing, or a crop differs from the
-            digest in its table.
+        ValueError: the folder is that of the crops, holds shards of another packing, or is locked by another process;
+            or a crop is no picture, or differs from the digest in its table.
         OSError: a crop cannot be read or a shard cannot be written; finished shards stay.
     """
     target = Path(target)
     if target.resolve() == faces.root.resolve():
         raise ValueError(f"{target} is the folder of the crops; give another one for the shards.")
-    target.mkdir(parents=True, exist_ok=True)
+    lock = locked_folder(target, "tfdfd pack")
+    try:
+        yield from _write_shards(faces, planned, target)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _write_shards(faces: Faces, planned: list[PlannedShard], target: Path) -> Iterator[tuple[Shard, bool]]:
+    # The folder is locked, so that temporary files in it are of a run that was killed.
+    for left_over in (*target.glob(f".*{ENDING}.tmp"), *target.glob(TEMPORARY)):
+        left_over.unlink(missing_ok=True)
     names = {shard.name for shard in planned}
     foreign = sorted(file.name for file in target.glob(f"*{ENDING}") if file.name not in names)
     if foreign:
@@ -268,7 +279,9 @@ def _write_shard(faces: Faces, shard: PlannedShard, file: Path) -> None:
     try:
         with tf.io.TFRecordWriter(str(partial)) as writer:
             for position in shard.positions:
-                writer.write(_serialize(faces.rows[position], faces.read(position)))
+                image = faces.read(position)
+                check_picture(image, faces.path(position))
+                writer.write(_serialize(faces.rows[position], image))
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
         os.replace(partial, file)

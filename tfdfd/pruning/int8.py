@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfdfd.files import write_atomically
+from tfdfd.files import temporary_folder, write_atomically
 from tfdfd.metrics.comparison import compare
 from tfdfd.models import load
 from tfdfd.pruning.graph_spec import describe
@@ -90,10 +89,10 @@ def quantize_int8(
 def _converted(model: Any, representative: np.ndarray) -> bytes:
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory(prefix="tfdfd-") as folder:
+    with temporary_folder() as folder:
         # int8 has no NaN, so there is nothing to check.
-        write_saved_model(model, Path(folder), any_size=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        write_saved_model(model, folder, any_size=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([crop[None]] for crop in representative)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

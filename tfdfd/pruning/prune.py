@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import FaceRow
-from tfdfd.files import write_atomically
+from tfdfd.files import temporary_folder, write_atomically
 from tfdfd.metrics.comparison import compare
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.models import CLIPS, load, spec
@@ -280,9 +279,9 @@ def compare_pruned(dense: keras.Model, crops: CropSet, run: RunFolder) -> dict:
 
 def _sizes(dense: Path, pruned: Path) -> dict[str, Any]:
     # The source's own file may have another layout.
-    with tempfile.TemporaryDirectory() as folder:
-        save_weights(dense, Path(folder) / WEIGHTS)
-        before = sizes(Path(folder) / WEIGHTS)
+    with temporary_folder() as folder:
+        save_weights(dense, folder / WEIGHTS)
+        before = sizes(folder / WEIGHTS)
     after = sizes(pruned)
     return {
         "dense": before,

@@ -118,16 +118,15 @@ def write_savedmodel(model: keras.Model, folder: Path, expected: Expected) -> di
 def write_litert(model: keras.Model, folder: Path, expected: Expected) -> dict:
     """`model.tflite`, float32, with a free batch size; images have the network's size."""
     runtime = _library("ai_edge_litert.interpreter", "LiteRT")
-    import tempfile
-
     import tensorflow as tf
 
+    from tfdfd.files import temporary_folder
     from tfdfd.publishing.saved_model import write_saved_model
 
-    with tempfile.TemporaryDirectory(prefix="tfdfd-") as saved_model:
+    with temporary_folder() as saved_model:
         # Conversion straight from a Keras 3 model has failed in several versions of TensorFlow.
         write_saved_model(_refusing(model), saved_model, any_size=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["serving_default"])
         (folder / "model.tflite").write_bytes(converter.convert())
     score = runtime.Interpreter(str(folder / "model.tflite")).get_signature_runner("serving_default")
     return _facts(

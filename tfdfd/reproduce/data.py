@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.data.crops import TABLE, faces_of, named_set
+from tfdfd.data.crops import TABLE, allow_crops_in, faces_of, named_set
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.leaks import find_leaks, fingerprint_files, same_pictures
@@ -142,6 +142,7 @@ def prepare(
     for number, source in enumerate(sources):
         rows, root = _cut(document, source, work / f"data-{number}", note, quick, extraction or {})
         rows = rename_dataset(rows, source.name) if source.name else rows
+        allow_crops_in(root)
         tables.append(relocate(rows, root, work))
     rows = merge_tables(tables, [str(source.path) for source in sources]).rows
     rows, left_out = _with_both_classes(rows)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfdfd.files import temporary_folder
 from tfdfd.runtime import OPENVINO
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def convert(model: keras.Model) -> tuple[bytes, bytes]:
         Graph (XML) and weights; the graph takes uint8 RGB `(batch, size, size, 3)`, or clips of such crops.
     """
     openvino = import_openvino()
-    with tempfile.TemporaryDirectory(prefix="tfdfd-") as folder:
+    with temporary_folder() as folder:
         exported, changed = os.path.join(folder, "exported.xml"), os.path.join(folder, "changed.xml")
         model.export(exported, format="openvino", verbose=False)
         graph = _parse(*_read(exported))

@@ -134,7 +134,7 @@ class Crew:
             del self._workers[name]
             trial = oracle.ongoing_trials.get(name)
             if code > 0:
-                raise SearchError(f"{name} ended with an error; {self._file(name)} says:\n{self._output_end(name)}")
+                raise SearchError(f"{name} ended with an error; {self._file(name)} says: {self._output_end(name)}")
             if trial is not None:
                 oracle.put_back(trial.trial_id)
                 self._note(f"{name} died (signal {-code}) at trial {trial.trial_id}, which goes on with another")
@@ -146,7 +146,7 @@ class Crew:
                 if self._false_starts >= _MOST_FALSE_STARTS:
                     raise SearchError(
                         f"{self._false_starts} workers were killed before they had a trial; the system may lack "
-                        f"memory: start fewer. {self._file(name)} says:\n{self._output_end(name)}"
+                        f"memory: start fewer. {self._file(name)} says: {self._output_end(name)}"
                     )
         while len(self._workers) < self._count and not oracle.is_over:
             self._start(ip, port)
@@ -181,7 +181,8 @@ class Crew:
         return self._folder / f"{name}.log"
 
     def _output_end(self, name: str) -> str:
-        return self._file(name).read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        text = self._file(name).read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        return " | ".join(text.splitlines())
 
 
 def work(search: Search, run: Callable) -> None:

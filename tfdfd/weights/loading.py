@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfdfd.weights.reading import check_arrays, open_hdf5, read_safetensors, shapes_in
 from tfdfd.weights.records import WeightRecord, find_record
-from tfdfd.weights.saving import expand, named_weights
+from tfdfd.weights.saving import SCALE, expand, named_weights
 from tfdfd.weights.store import base_file, locate
 
 HEAD = "fake_probability"
@@ -39,27 +41,13 @@ def load_weights(model: keras.Model, record: WeightRecord, path: Path) -> None:
         head.set_weights([-values for values in head.get_weights()])
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file by name.
-
-    Raises:
-        ValueError: the file is not readable as safetensors.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
-
-
 def load_keras_file(model: keras.Model, path: Path, name: str) -> None:
     """Loads an HDF5 file of Keras weights into `model`; `name` is that of the network in errors.
 
     Raises:
         ValueError: the file's arrays do not match, or cover only a part of the network.
     """
+    check_arrays(path, name, [tuple(weight.shape) for weight in model.variables])
     # Keras only warns about layers that the file lacks, which would stay random. NaN marks them.
     for layer in model.layers:
         layer.set_weights([_nan_like(values) for values in layer.get_weights()])
@@ -91,19 +79,23 @@ def load_safetensors(model: keras.Model, path: Path, inherited: dict[str, np.nda
     Raises:
         ValueError: names or shapes do not match, an array is in both, or compact arrays are invalid.
     """
-    inherited, stored = inherited or {}, expand(read_safetensors(path), str(path))
-    twice = sorted(inherited.keys() & stored.keys())
+    inherited, every = inherited or {}, shapes_in(path)
+    # A scale has at most one number for each of its kernel; `expand` checks which.
+    scales = {name for name in every if math.prod(every[name]) <= math.prod(every.get(name.removesuffix(SCALE), (0,)))}
+    shapes = {name: shape for name, shape in every.items() if not (name.endswith(SCALE) and name in scales)}
+    twice = sorted(inherited.keys() & shapes.keys())
     if twice:
         raise ValueError(f"{path} does not fit the network {model.name}: it has {twice}, which come from elsewhere.")
-    stored |= inherited
+    shapes |= {name: values.shape for name, values in inherited.items()}
     wanted = named_weights(model)
-    if wanted.keys() != stored.keys():
-        absent, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    if wanted.keys() != shapes.keys():
+        absent, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
         raise ValueError(f"{path} does not fit the network {model.name}: it lacks {absent}, and has {extra} besides.")
     for name, weight in wanted.items():
-        if tuple(weight.shape) != stored[name].shape:
-            shapes = f"{stored[name].shape}; {model.name} needs {tuple(weight.shape)}"
-            raise ValueError(f"{path} does not fit the network {model.name}: {name} has the shape {shapes}.")
+        if tuple(weight.shape) != shapes[name]:
+            both = f"{shapes[name]}; {model.name} needs {tuple(weight.shape)}"
+            raise ValueError(f"{path} does not fit the network {model.name}: {name} has the shape {both}.")
+    stored = inherited | expand(read_safetensors(path), str(path))
     for name, weight in wanted.items():
         weight.assign(stored[name])
 
@@ -165,16 +157,18 @@ _KINDS = {
 
 def _load_mesonet(model: keras.Model, path: Path) -> None:
     """Loads the authors' Keras 2.1.5 files: one HDF5 group per layer, arrays in order."""
-    import h5py
+    with open_hdf5(path) as file:
+        stored = {
+            name: [file[name][key] for key in file[name].attrs["weight_names"].astype(str)]
+            for name in file.attrs["layer_names"].astype(str)
+        }
+        plan = _mesonet_plan(model, path, stored)
+        for layer, arrays in plan:
+            layer.set_weights([array[()] for array in arrays])
 
-    try:
-        with h5py.File(path, "r") as file:
-            stored = {
-                name: [file[name][key][()] for key in file[name].attrs["weight_names"].astype(str)]
-                for name in file.attrs["layer_names"].astype(str)
-            }
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path} is no file of Keras 2 weights: {error}") from error
+
+def _mesonet_plan(model: keras.Model, path: Path, stored: dict[str, list]) -> list[tuple[keras.Layer, list]]:
+    """The layers, and the file's arrays for each; shapes are compared, and no array is read."""
     plan = []
     for kind, layer_type in _KINDS.items():
         layers = sorted((layer for layer in model.layers if type(layer) is layer_type), key=_creation_order)
@@ -187,8 +181,7 @@ def _load_mesonet(model: keras.Model, path: Path) -> None:
         expected, shapes = [tuple(weight.shape) for weight in layer.weights], [value.shape for value in values]
         if expected != shapes:
             raise ValueError(f"{path}: {name} has the shapes {shapes}; {layer.name} of {model.name} needs {expected}.")
-    for layer, values, _ in plan:
-        layer.set_weights(values)
+    return [(layer, values) for layer, values, _ in plan]
 
 
 _LOADERS = {_SAFETENSORS: load_safetensors, "keras": _load_keras, "mesonet": _load_mesonet}

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import write_atomically
+from tfdfd.files import read_regular, write_atomically
 from tfdfd.near_matches import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
@@ -47,6 +47,9 @@ MAX_CARRIED_BYTES = 4_000_000
 BASE_VARIABLE = "TFDFD_CLIP"
 # Short names for `--model` and `tfdfd models`.
 ALIASES = {"fast": "tfdfd/mobilenet_v1", "best": "tfdfd/best_ensemble"}
+MAX_CARD_BYTES = 16 << 20
+# Bounds of a card, which may be from anybody: sides of images, and length and numbers of the builder's arguments.
+_MAX_SIDE, _MAX_TEXT, _MAX_ARGUMENTS, _MAX_NUMBER = 2048, 200, 64, 65_536
 # Required keys of a base.
 _BASE = ("what", "file", "sha256", "package", "licence")
 # Required keys of each member of an ensemble.
@@ -128,6 +131,13 @@ class WeightRecord:
         missing = [name for name in names if name not in card]
         if missing:
             raise ValueError(f"the model card of {card.get('file', 'these weights')} lacks {', '.join(missing)}.")
+        for name in ("handle", "model", "file", "sha256"):
+            if not isinstance(card[name], str) or not 0 < len(card[name]) <= _MAX_TEXT:
+                raise ValueError(f"{name} must be text of at most {_MAX_TEXT} letters; received {card[name]!r:.200}.")
+        if Path(card["file"]).name != card["file"]:
+            raise ValueError(f"file must be a name without a folder; received {card['file']!r}.")
+        if type(card["bytes"]) is not int or card["bytes"] < 0:
+            raise ValueError(f"bytes must be a whole number of at least 0; received {card['bytes']!r:.200}.")
         if card["polarity"] not in ("fake=1", "real=1"):
             raise ValueError(f"polarity must be 'fake=1' or 'real=1'; received {card['polarity']!r}.")
         if type(card["bytes"]) is not int or card["bytes"] < 0:
@@ -152,7 +162,23 @@ class WeightRecord:
 def _arguments(card: dict[str, Any]) -> dict[str, Any]:
     arguments = card.get("arguments", {})
     if not isinstance(arguments, dict):
-        raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r}.")
+        raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r:.200}.")
+    waiting, seen = list(arguments.items()), 0
+    while waiting:
+        name, value = waiting.pop()
+        seen += 1
+        if isinstance(value, list) and len(value) <= _MAX_ARGUMENTS:
+            waiting += [(name, part) for part in value]
+        is_text = isinstance(value, str) and len(value) <= _MAX_TEXT
+        is_number = isinstance(value, bool | int | float) and abs(value) <= _MAX_NUMBER
+        if seen > 10 * _MAX_ARGUMENTS or not (value is None or is_text or is_number or isinstance(value, list)):
+            raise ValueError(
+                f"the argument {name!r:.200} is out of bounds: expected texts of at most {_MAX_TEXT} letters, numbers "
+                f"up to {_MAX_NUMBER:,}, and few of them; received {value!r:.200}."
+            )
+    # A support vector has at least one number of 8 bytes in the file.
+    if isinstance(arguments.get("svm"), int) and 8 * arguments["svm"] > card["bytes"]:
+        raise ValueError(f"svm is {arguments['svm']:,}, more than a file of {card['bytes']:,} bytes holds.")
     return arguments
 
 
@@ -211,8 +237,10 @@ def _shape(card: dict[str, Any]) -> tuple[int, ...] | None:
     shape = card.get("input_shape")
     if shape is None:
         return None
-    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(side, int) for side in shape):
-        raise ValueError(f"input_shape must be [height, width, 3]; received {shape!r}.")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int for side in shape):
+        raise ValueError(f"input_shape must be [height, width, 3]; received {shape!r:.200}.")
+    if shape[2] != 3 or not 0 < min(shape) <= max(shape) <= _MAX_SIDE:
+        raise ValueError(f"input_shape must be [height, width, 3] up to {_MAX_SIDE} pixels a side; received {shape}.")
     return tuple(shape)
 
 
@@ -250,7 +278,7 @@ def write_card(file: Path, card: dict) -> None:
 
 
 def _read_record(file: Path) -> WeightRecord:
-    return WeightRecord.from_card(json.loads(file.read_bytes()), file.parent / EVALUATIONS / file.name)
+    return WeightRecord.from_card(json.loads(read_regular(file, MAX_CARD_BYTES)), file.parent / EVALUATIONS / file.name)
 
 
 def _evaluation(file: Path | None) -> dict[str, Any]:

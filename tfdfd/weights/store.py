@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import sha256
+from tfdfd.files import read_regular, sha256
 from tfdfd.weights.records import (
     ALIASES,
     LARGE,
+    MAX_CARD_BYTES,
     WeightRecord,
     base_of,
     base_places,
@@ -164,7 +165,7 @@ def read_card(path: Path) -> dict:
         ValueError: it cannot be read or is not a model card.
     """
     try:
-        card = json.loads(path.read_text("utf-8"))
+        card = json.loads(read_regular(path, MAX_CARD_BYTES))
     except OSError as error:
         raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

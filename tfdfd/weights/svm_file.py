@@ -92,15 +92,12 @@ class SvmArrays:
         Raises:
             ValueError: the file is missing, is not safetensors, or contains no valid SVM.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        from tfdfd.weights.reading import read_safetensors
 
         try:
-            arrays = load(Path(path).read_bytes())
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{os.fspath(path)} is no safetensors file ({error}); expected one that SvmArrays.save wrote."
-            ) from error
+            arrays = read_safetensors(Path(path))
+        except ValueError as error:
+            raise ValueError(f"{error}; expected one that SvmArrays.save wrote.") from error
         names = {field.name for field in fields(cls)}
         if arrays.keys() != names:
             raise ValueError(

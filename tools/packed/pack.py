@@ -20,8 +20,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd.data.crops import check_picture, crop_path, read_bytes
 from tfdfd.faces.mesh import FaceMesh
 from tfdfd.files import write_atomically
+from tfdfd.safe_text import text_of_cell
 from tools.packed.dataset import SIDE
 from tools.packed.mesh_points import POINTS
 
@@ -69,7 +71,7 @@ def pack(sets: Sequence[Path], output: Path, mesh, most: float, held_out: float)
         for row in hold_out(_read(file), held_out):
             if row["split"] not in ("train", "val"):
                 continue
-            data, pixels = _jpeg(file.parent / row["file"])
+            data, pixels = _jpeg(crop_path(file.parent, row["file"]))
             try:
                 found, _ = mesh(pixels)
             except ValueError:
@@ -139,7 +141,7 @@ def nearest(points: np.ndarray, labels: Sequence[int], kinds: Sequence[Hashable]
 
 def _read(file):
     with file.open(encoding="utf-8", newline="") as table:
-        rows = list(csv.DictReader(table))
+        rows = [{name: text_of_cell(cell) for name, cell in row.items()} for row in csv.DictReader(table)]
     missing = {"file", "dataset", "video", "method", "source_id", "split", "label"} - set(rows[0] if rows else ())
     if missing:
         raise ValueError(f"{file} has no rows, or lacks {', '.join(sorted(missing))}; expected a face set with splits.")
@@ -148,7 +150,8 @@ def _read(file):
 
 def _jpeg(file):
     """The bytes of a JPEG of at most `SIDE` pixels, and its RGB pixels. A small JPEG is kept as it is."""
-    data = file.read_bytes()
+    data = read_bytes(file)
+    check_picture(data, file)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if pixels is None:
         raise ValueError(f"{file} cannot be decoded as an image.")
