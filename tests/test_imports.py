@@ -99,9 +99,11 @@ MAY_IMPORT = {
         "workdir",
     },
     "report": {"detect", "files", "html"},
+    "app": {"child_process", "detect", "files", "media", "report", "safe_text", "serve", "version"},
     "explain": {"data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
+        "app",
         "cost",
         "data",
         "detect",

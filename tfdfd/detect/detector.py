@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -22,7 +23,7 @@ from tfdfd.faces import check_detector
 from tfdfd.faces.tracks import link_faces
 from tfdfd.files import sha256
 from tfdfd.media import FRAMES, Limits
-from tfdfd.media.inputs import Inputs, list_inputs, memory_input
+from tfdfd.media.inputs import Input, Inputs, list_inputs, memory_input
 from tfdfd.models import spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
@@ -171,6 +172,20 @@ class Detector:
                 self.sandbox_note = self._extractor.sandbox_note
                 warnings.warn(self.sandbox_note, RuntimeWarning, stacklevel=2)
             yield self._score(extraction)
+
+    def first_score(self, path: str | os.PathLike) -> FrameScore | None:
+        """The score of one face in the first frames of a video, long before the outcome; None if there is none there.
+
+        It is no verdict, and not among the frames that `detect` scores.
+        """
+        request = replace(self._request, frames=2, every_s=0.5)
+        (extraction,) = self._extractor.extract([Input(os.fspath(path))], request)
+        frame = next((frame for frame in extraction.frames if frame.faces), None)
+        if frame is None:
+            return None
+        face = frame.faces[0]
+        score = round(float(self._scorer(face.crop[None])[0]), DIGITS)
+        return FrameScore(frame.index, frame.time_s, face.box, face.score, score, face.crop)
 
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
