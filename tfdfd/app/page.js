@@ -61,7 +61,7 @@ function item(file) {
   view.json = add(links, "a", {href: `${address}/result.json`, download: `${file.name}.json`, textContent: "Save JSON"});
   view.json.setAttribute("aria-label", `Save JSON of ${file.name}`);
   const button = add(links, "button", {type: "button", textContent: "Delete now"});
-  button.setAttribute("aria-label", `Delete ${file.name} now`);
+  button.setAttribute("aria-label", `Delete now: ${file.name}`);
   button.addEventListener("click", () => remove(address, `${file.name} is deleted`));
   $("files").prepend(li);
   return view;
@@ -114,7 +114,7 @@ function show(state) {
     const focused = view.li.contains(document.activeElement);
     view.li.remove();
     shown.delete(number);
-    if (focused) $("pick").focus();
+    if (focused) $("choose").focus();
   }
   let ahead = 0;
   for (const file of state.files) {
@@ -186,8 +186,9 @@ function take(list) {
   upload();
 }
 
+$("choose").addEventListener("click", () => $("pick").click());
 $("pick").addEventListener("change", () => { take($("pick").files); $("pick").value = ""; });
-$("clear").addEventListener("click", () => { waitingHere.length = 0; remove("files", "Everything is deleted"); $("pick").focus(); });
+$("clear").addEventListener("click", () => { waitingHere.length = 0; remove("files", "Everything is deleted"); $("choose").focus(); });
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
