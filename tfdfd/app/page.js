@@ -31,11 +31,8 @@ function set(node, name, value) {
   if (node[name] !== value) node[name] = value;
 }
 
+// Announcements are made once a poll, all in one, so that a screen reader does not drop any.
 let said = [];
-function say(text) {
-  // One change a poll, so that a screen reader reads all of it.
-  said.push(text);
-}
 
 function problem(text, kind = "") {
   if ([...$("problems").children].some((p) => p.textContent === text)) return;
@@ -70,11 +67,11 @@ function item(file) {
 function update(view, file, ahead) {
   const result = file.result;
   const verdict = result && result.verdict;
-  const first = file.first ? `first face at ${file.first.time_s.toFixed(1)} s: ${score(file.first.fake_probability)}` : "";
+  const first = file.first ? `first face (at ${file.first.time_s.toFixed(1)} s) P(fake) ${score(file.first.fake_probability)}` : "";
   const words = {
     uploading: `uploading: ${bytes(file.received)}${file.size ? ` of ${bytes(file.size)}` : ""}`,
     waiting: ahead ? `waiting: ${count(ahead, "file")} before it` : "waiting",
-    scoring: first ? `scoring; ${first} so far` : "scoring",
+    scoring: first ? `scoring; ${first}, no verdict yet` : "scoring",
     failed: "not scored",
     done: "",
   };
@@ -93,11 +90,11 @@ function update(view, file, ahead) {
   if (file.state === "uploading" && file.size) view.bar.value = file.received / file.size;
   else view.bar.removeAttribute("value");
   view.report.hidden = view.json.hidden = file.state !== "done";
-  if (file.first && !view.first && file.state === "scoring") say(`${file.name}: ${first} so far.`);
+  if (file.first && !view.first && file.state === "scoring") said.push(`${file.name}: ${first}, no verdict yet.`);
   if (file.state !== view.state) {
-    if (file.state === "waiting" || (file.state === "scoring" && view.state === "uploading")) say(`${file.name} is uploaded.`);
-    if (file.state === "done") say(`${file.name}: ${view.badge.textContent}${verdict ? `, ${view.text.textContent}` : ""}.`);
-    if (file.state === "failed") say(`${file.name}: not scored, ${file.message}.`);
+    if (file.state === "waiting" || (file.state === "scoring" && view.state === "uploading")) said.push(`${file.name} is uploaded.`);
+    if (file.state === "done") said.push(`${file.name}: ${view.badge.textContent}${verdict ? `, ${view.text.textContent}` : ""}.`);
+    if (file.state === "failed") said.push(`${file.name}: not scored, ${file.message}.`);
   }
   view.state = file.state;
   view.first = Boolean(file.first);
@@ -173,7 +170,7 @@ async function remove(address, text) {
   try {
     const response = await fetch(address, {method: "DELETE"});
     if (response.ok) {
-      say(`${text}.`);
+      said.push(`${text}.`);
       show(await response.json());
     }
   } catch { /* poll() reports it */ }
