@@ -1,7 +1,7 @@
 """HTTP side of the local page, and its queue.
 
-It is written for aiohttp, which `tfdfd serve` has already, and shares the server's checks of connections and senders:
-it starts in a second, where Gradio brings some forty packages, and Starlette with uvicorn would be a second HTTP server.
+It is written for aiohttp, which `tfdfd serve` has already, and shares the server's checks of connections and senders: it
+starts in a second, where Gradio brings some forty packages, and Starlette with uvicorn would be one more HTTP server.
 """
 
 from __future__ import annotations
