@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -39,7 +40,7 @@ LIMITS = (
 class App:
     """`tfdfd app` in a process of its own, with a temporary folder of its own."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, **process):
         environment = os.environ | {"TMPDIR": str(folder)}
         self.place = folder / f"tfdfd-app-{os.getuid()}"
         self.process = subprocess.Popen(
@@ -48,8 +49,8 @@ class App:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            **process,
         )
-        self.start = time.monotonic()
         self.address = self.process.stdout.readline().removeprefix("page: ").strip()
         self.host, self.port = urlsplit(self.address).hostname, urlsplit(self.address).port
         self.base = urlsplit(self.address).path
@@ -171,6 +172,16 @@ def test_upload_cut_off_in_the_middle_leaves_nothing(app):
         assert state["files"][0]["state"] == "uploading" and len(app.files()) == 1
     app.until(lambda state: not state["files"])
     assert app.files() == []
+
+
+def test_full_disk_is_stated_and_leaves_nothing(tmp_path):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    with App(tmp_path, preexec_fn=small_files) as app:
+        status, answer = app.upload(b"x" * 200_000)
+        assert status == 507 and "cannot be stored" in answer["error"]
+        assert app.state()["files"] == [] and app.files() == []
 
 
 def test_full_queue_is_stated_and_uploads_have_a_deadline(app):

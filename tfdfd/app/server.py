@@ -1,7 +1,7 @@
 """HTTP side of the local page, and its queue.
 
-It is written for aiohttp, which `tfdfd serve` has already, and shares the server's checks of connections and senders: it
-starts in a second, where Gradio brings some forty packages, and Starlette with uvicorn would be one more HTTP server.
+It is written for aiohttp, which `tfdfd serve` has already, and shares that server's checks of connections and senders.
+It starts in a second, where Gradio brings some forty packages; Starlette with uvicorn would be one more HTTP server.
 """
 
 from __future__ import annotations
@@ -108,8 +108,13 @@ async def serve(settings: Settings, ready: Callable[[str], None], note: Callable
     OneLine.install()
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not end.done():
+            end.set_result(None)
+
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(name, lambda: end.done() or end.set_result(None))
+        loop.add_signal_handler(name, stop)
     with session_folder() as folder:
         app = App(settings, folder, end, note)
         try:
@@ -359,9 +364,9 @@ class App:
                 self._delete(file)
             return web.json_response(self._state())
         match = _FILE.fullmatch(path)
-        file = self._files.get(match["number"]) if match else None  # type: ignore[assignment]
-        if file is None:
+        if match is None or match["number"] not in self._files:
             raise ServingError(NOT_FOUND, "there is no such file; it may have been deleted.")
+        file = self._files[match["number"]]
         if method == "DELETE" and not match["part"]:
             self._delete(file)
             return web.json_response(self._state())
