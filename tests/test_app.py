@@ -247,10 +247,13 @@ def test_file_is_deleted_while_it_is_scored_and_the_next_one_goes_on(app):
     app.ask("DELETE", "files")
 
 
-def test_scoring_process_that_is_killed_is_started_again(app):
+def test_scoring_that_hangs_is_ended_with_its_file_and_started_again(app):
     app.until(lambda state: state["ready"])
     (scoring,) = psutil.Process(app.process.pid).children()
-    scoring.kill()
+    scoring.suspend()
+    _, clip = app.upload((SAMPLES / "genuine.mp4").read_bytes())
+    app.until(lambda state: state["files"][-1]["state"] == "scoring")
+    assert app.ask("DELETE", f"files/{clip['number']}")[0] == 200 and app.files() == []
     app.until(lambda state: not state["ready"])
     _, file = app.upload(b"no picture", "notes.txt")
     assert app.finished(file["number"])["state"] == "done"

@@ -134,7 +134,8 @@ async function poll() {
   let busy = false;
   try {
     const response = await fetch("files");
-    if (response.ok) busy = show(await response.json());
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    busy = show(await response.json());
     $("gone")?.remove();
   } catch {
     problem("No answer: 'tfdfd app' has ended, and everything of this session is deleted. This page is only a memory of it.");

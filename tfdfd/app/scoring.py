@@ -55,9 +55,13 @@ class ScoringProcess:
         """Ends the work on a file, which then fails."""
         self._send(cancel=number)
 
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+
     async def stop(self) -> None:
         """Ends the process at once, and waits for its end."""
-        self._process.kill()
+        self.kill()
         await asyncio.to_thread(self._thread.join)
 
     def _send(self, **message: object) -> None:

@@ -48,6 +48,7 @@ _FILE = re.compile(r"files/(?P<number>[0-9a-f]{16})(?:/(?P<part>report|result\.j
 _MAX_CONNECTIONS = 64
 _IDLE_SECONDS = 30.0
 _START_SECONDS = 300.0
+_CANCEL_SECONDS = 5.0
 _MAX_NAME = 255
 # Nothing of the page is stored by the browser, framed by another page or sent along as a referrer.
 _HEADERS = {
@@ -228,6 +229,11 @@ class App:
         self._ready.clear()
         self._scoring = ScoringProcess(self._settings.detector, self._receive)
 
+    def _end_scoring(self, file: SessionFile) -> None:
+        """Ends the scoring process if it is still at work on a file that was cancelled; a new one follows."""
+        if file is self._current and self._scoring is not None:
+            self._scoring.kill()
+
     def _receive(self, message: dict) -> None:
         if "ready" in message:
             self._notes = message["notes"]
@@ -265,6 +271,7 @@ class App:
             self._uploads[file.number].cancel()
         if file is self._current and self._scoring is not None:
             self._scoring.cancel(file.number)
+            asyncio.get_running_loop().call_later(_CANCEL_SECONDS, self._end_scoring, file)
 
     async def _upload(self, request: Any) -> SessionFile:
         name = escape_control_chars(request.query.get("name", ""))[:_MAX_NAME].strip()
