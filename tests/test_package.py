@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CARRIED = [
+    "tfdfd/app/page.css",
+    "tfdfd/app/page.html",
+    "tfdfd/app/page.js",
     "tfdfd/explain/explanation.html.j2",
     "tfdfd/explain/measured.json",
     "tfdfd/models/counts.json",
