@@ -103,8 +103,10 @@ MAY_IMPORT = {
         *("data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"),
         "workdir",
     },
+    "app": {"child_process", "detect", "files", "media", "report", "safe_text", "serve", "version"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
+        "app",
         "cost",
         "data",
         "detect",

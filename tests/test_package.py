@@ -15,6 +15,9 @@ from tools import release
 ROOT = Path(__file__).parent.parent
 EPOCH = "1700000000"
 CARRIED = [
+    "tfdfd/app/page.css",
+    "tfdfd/app/page.html",
+    "tfdfd/app/page.js",
     "tfdfd/explain/explanation.html.j2",
     "tfdfd/explain/measured.json",
     "tfdfd/models/counts.json",

@@ -132,6 +132,7 @@ print([name for name in ("tensorflow", "keras", "cv2", "numpy") if name in sys.m
 raise SystemExit(code)
 """
 COMMANDS = {
+    "app": ("app", "--runtime", "openvino"),
     "detect": ("detect", "a.png", "--runtime", "openvino"),
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),

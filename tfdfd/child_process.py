@@ -1,18 +1,19 @@
-"""Python child processes of the package: one starter, and JSON lines as their way of reporting.
+"""Python child processes of the package: one starter, and JSON lines as their way of communicating.
 
-A child runs this package's code from the parent's import path, writes messages on standard output, and ends with its
-parent, whose end closes the child's standard input.
+A child runs this package's code from the parent's import path, writes messages on standard output, may be sent messages
+on standard input, and ends with its parent, whose end closes the child's standard input.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tfdfd.log_lines import without_log_lines
@@ -57,7 +58,8 @@ class PythonProcess:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
-        self._process.stdin.close()  # type: ignore[union-attr]
+        with contextlib.suppress(BrokenPipeError):  # a message that it did not read
+            self._process.stdin.close()  # type: ignore[union-attr]
         self._process.stdout.close()  # type: ignore[union-attr]
         self._process.wait()
         self._stderr.close()
@@ -65,6 +67,15 @@ class PythonProcess:
     def kill(self) -> None:
         """Ends it at once; may be called from any thread."""
         self._process.kill()
+
+    def send(self, **message: object) -> None:
+        """Sends one message, which must be JSON, to a child that receives messages.
+
+        Raises:
+            OSError: the child has ended.
+        """
+        self._process.stdin.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
+        self._process.stdin.flush()  # type: ignore[union-attr]
 
     def messages(self) -> Iterator[dict]:
         """The child's messages, until it ends or closes its output."""
@@ -87,12 +98,15 @@ class Channel:
     """The child's side: messages to the parent. Anything else written to standard output goes to standard error.
 
     From its creation on, the process ends when its parent does.
+
+    Args:
+        receive: called with each message of the parent, in a thread of the channel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, receive: Callable[[dict], None] | None = None) -> None:
         self._file: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_follow_parent, args=(receive,), daemon=True).start()
 
     def send(self, **message: object) -> None:
         """Writes one message, which must be JSON."""
@@ -100,6 +114,11 @@ class Channel:
         self._file.flush()
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # not `sys.stdin`: its lock must not be held when Python ends
+def _follow_parent(receive: Callable[[dict], None] | None) -> None:
+    rest = b""
+    while part := os.read(0, 1 << 16):  # not `sys.stdin`: its lock must not be held when Python ends
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            if receive is not None:
+                receive(json.loads(line))
     os._exit(1)

@@ -29,6 +29,8 @@ _PUBLISHING = ("tensorflow_serving",)
 # The versions that an extra installs are in setup.cfg.
 NEEDS = (
     _Need("detect", ("openvino",), "edge", _is("runtime", "openvino")),
+    _Need("app", ("aiohttp",), "app"),
+    _Need("app", ("openvino",), "edge", _is("runtime", "openvino")),
     _Need("extract", ("ray",), "cluster", _is("engine", "ray")),
     _Need("data", ("av", "scipy"), "train", _is("action", "swap")),
     _Need("train", _TRAINING, "train"),

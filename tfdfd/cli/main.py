@@ -57,6 +57,7 @@ VERBS = {
         "tfdfd.cli.export:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
     ),
     "publish": Verb("tfdfd.cli.export:add_publish_arguments", "publish a trained network in a hub"),
+    "app": Verb("tfdfd.cli.app:add_arguments", "open a page on this machine to drop files on"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
     "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),

@@ -127,17 +127,26 @@ def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
     add_limits(parser)
 
 
+def detector_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Detector` that the options of `add_detection` give.
+
+    Raises:
+        ValueError: files are given for a detector other than `ssd`, or a limit is out of range.
+    """
+    given = values_of(arguments, "model", "detector", "frames", "workers", "runtime", "sandbox")
+    return given | {"detector_options": detector_options(arguments), "limits": limits_of(arguments)}
+
+
 def open_detector(arguments: argparse.Namespace, **others: Any) -> Detector:
     """The `Detector` of the options of `add_detection`.
 
     Raises:
-        ValueError: as `Detector`; or files are given for a detector other than `ssd`.
+        ValueError: as `detector_arguments` and `Detector`.
     """
-    options, limits = detector_options(arguments), limits_of(arguments)
+    given = detector_arguments(arguments)
     from tfdfd.detect.detector import Detector
 
-    given = values_of(arguments, "model", "detector", "frames", "workers", "runtime", "sandbox")
-    return Detector(**given, limits=limits, detector_options=options, **others)
+    return Detector(**given, **others)
 
 
 def add_detector_files(parser: argparse._ActionsContainer) -> None:

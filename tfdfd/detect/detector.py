@@ -183,6 +183,20 @@ class Detector:
                 warnings.warn(self.sandbox_note, RuntimeWarning, stacklevel=2)
             yield self._score(extraction)
 
+    def first_score(self, path: str | os.PathLike) -> FrameScore | None:
+        """The score of one face in the first frames of a video, long before the outcome; None if there is none there.
+
+        It is no verdict, and not among the frames that `detect` scores.
+        """
+        request = replace(self._request, frames=2, every_s=0.5)
+        (extraction,) = self._extractor.extract([Input(os.fspath(path))], request)
+        frame = next((frame for frame in extraction.frames if frame.faces), None)
+        if frame is None:
+            return None
+        face = frame.faces[0]
+        score = round(float(self._scorer(face.crop[None])[0]), DIGITS)
+        return FrameScore(frame.index, frame.time_s, face.box, face.score, score, face.crop)
+
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
         return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}

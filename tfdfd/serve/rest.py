@@ -24,11 +24,11 @@ from tfdfd.serve.errors import (
     INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
-    PERMISSION_DENIED,
     Journal,
     ServingError,
     unforeseen,
 )
+from tfdfd.serve.http_server import HttpServer, refusal_reason
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_manager import State
@@ -46,31 +46,6 @@ _INFER = re.compile(_MODEL_V2 + "/infer")
 _LOOK_V2 = re.compile(_MODEL_V2 + "(?P<ready>/ready)?")
 _ENTRY = "REST"
 _LARGE = 1 << 20
-# Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
-_REASONS = {
-    http_exceptions.TransferEncodingError: "a chunk of its body is malformed",
-    http_exceptions.ContentEncodingError: "its body is not encoded as its head says",
-    http_exceptions.ContentLengthError: "its body is shorter than its head says",
-    http_exceptions.PayloadEncodingError: "its body is malformed",
-    http_exceptions.LineTooLong: "a line of its head is too long",
-    http_exceptions.InvalidHeader: "a header is malformed",
-    http_exceptions.BadStatusLine: "its first line is malformed",
-    http_exceptions.InvalidURLError: "its address is malformed",
-}
-_WORDS = {
-    "chunk": http_exceptions.TransferEncodingError,
-    "header": http_exceptions.InvalidHeader,
-    "content-length": http_exceptions.InvalidHeader,
-    "transfer-encoding": http_exceptions.InvalidHeader,
-    "url": http_exceptions.InvalidURLError,
-}
-_NO_HTTP = "it is no HTTP/1.1"
-# First bytes of clients of other protocols.
-_HTTP2, _TLS = b"PRI * HTTP/2.0", b"\x16\x03"
-_OTHER_CLIENTS = {
-    _HTTP2: "it is of a gRPC (HTTP/2) client, and this is the REST port; gRPC has a port of its own",
-    _TLS: "it is encrypted (TLS), and this server was started without --tls-cert",
-}
 
 
 class RestSide:
@@ -99,12 +74,14 @@ class RestSide:
         hosts: frozenset[str] | None = None,
     ):
         self._service, self._metrics = service, metrics
-        self._budget, self._hosts, self._json = budget, hosts, JsonWorkers()
+        self._budget, self._json = budget, JsonWorkers()
         self._max_body, self._timeout = max_body, timeout
-        self._handler = _Bounded(
+        self._handler = HttpServer(
             self._handle,
-            most=max_connections,
-            journal=journal or Journal(lambda line: None),
+            _ENTRY,
+            max_connections,
+            journal or Journal(lambda line: None),
+            hosts,
             keepalive_timeout=timeout,
             lingering_time=1.0,
             access_log=None,
@@ -137,7 +114,7 @@ class RestSide:
         try:
             # Not decoded: a name may have an escaped '/'.
             path = request.rel_url.raw_path
-            self._check_sender(request)
+            self._handler.check_sender(request)
             if request.method == "GET" and path == METRICS:
                 return web.Response(body=self._metrics.text(), content_type="text/plain", charset="utf-8")
             if request.method == "POST" and (match := _ASK.fullmatch(path)):
@@ -171,8 +148,8 @@ class RestSide:
             raise
         except Exception as error:
             if isinstance(error, (http_exceptions.HttpProcessingError, web.RequestPayloadError)):
-                reason = _reason(error)
-                self._handler.journal.refused(_ENTRY, request.remote, reason)
+                reason = refusal_reason(error)
+                self._handler.log_refused(request.remote, reason)
                 code, status, answer = INVALID_ARGUMENT, 400, {"error": f"the request cannot be read: {reason}."}
             else:
                 sys.stderr.write(f"REST: {method or 'request'}: {unforeseen(error)}\n")
@@ -183,18 +160,6 @@ class RestSide:
                 known = self._service.manager.knows(name)
                 self._metrics.request(name, known, method, _ENTRY, code, time.perf_counter() - start)
         return web.json_response(answer, status=status)
-
-    def _check_sender(self, request: Any) -> None:
-        """Refuses requests that a web page has a browser send, by another site's Origin or by a rebound host name."""
-        host, origin = _host_name(request.headers.get("Host", "")), request.headers.get("Origin")
-        if self._hosts is not None and host not in self._hosts:
-            why = "its Host is not served here; start the server with --allow-host NAME"
-        elif origin is not None and _host_name(origin.rpartition("//")[2]) not in (self._hosts or ()):
-            why = "it comes from a web page of another site; start the server with --allow-host NAME"
-        else:
-            return
-        self._handler.journal.refused(_ENTRY, request.remote, why)
-        raise ServingError(PERMISSION_DENIED, f"the request was refused: {why}.")
 
     async def _body(self, request: Any, reception: Reception) -> bytes:
         declared = request.content_length
@@ -279,75 +244,9 @@ class RestSide:
         return rest_json.status(self._service.status(GetModelStatusRequest(model_spec=spec)))
 
 
-class _Connection(web.RequestHandler):
-    """Connection that answers and logs malformed requests with a reason, never with their content."""
-
-    __slots__ = ("_journal", "_other")
-
-    def __init__(self, manager: Any, journal: Journal, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._other: str | None
-        self._journal, self._other = journal, None
-
-    def data_received(self, data: bytes) -> None:
-        if self._request_count == 0 and self._other is None and self.ssl_context is None:
-            self._other = next((words for start, words in _OTHER_CLIENTS.items() if data.startswith(start)), None)
-        super().data_received(data)
-
-    def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> Any:
-        reason = self._other or _reason(exc)
-        peer = self.transport.get_extra_info("peername") if self.transport else None
-        self._journal.refused(_ENTRY, peer[0] if isinstance(peer, tuple) else request.remote, reason)
-        if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
-        answer = web.json_response({"error": f"the request cannot be read: {reason}."}, status=status)
-        answer.force_close()
-        return answer
-
-    def log_exception(self, *words: Any, exc_info: Any = None, **_: Any) -> None:
-        if isinstance(exc_info, (web.RequestPayloadError, http_exceptions.HttpProcessingError)):
-            return  # of a request that was already refused
-        sys.stderr.write(f"REST: {unforeseen(exc_info) if isinstance(exc_info, BaseException) else 'no answer'}\n")
-
-
-class _Bounded(web.Server):
-    """Server with a limited number of connections."""
-
-    def __init__(self, handler: Any, most: int, journal: Journal, **options: Any) -> None:
-        super().__init__(handler, handler_cancellation=True)  # a client that is gone needs no answer
-        self._most, self._options, self.journal = most, options, journal
-
-    def __call__(self) -> _Connection:
-        return _Connection(self, self.journal, loop=self._loop, **self._options)
-
-    def connection_made(self, handler: Any, transport: Any) -> None:
-        super().connection_made(handler, transport)
-        if len(self.connections) > self._most:
-            transport.abort()
-
-
-def _reason(error: BaseException | None) -> str:
-    # The first match, since the errors are ordered from special to general.
-    cause = error.__cause__ if isinstance(error, web.RequestPayloadError) and error.__cause__ else error
-    if type(cause) is http_exceptions.BadHttpMessage:
-        # The parser in C raises only this. The first line of its message names the part; the next ones quote it.
-        first = cause.message.partition("\n")[0].lower()
-        kind = next((kind for word, kind in _WORDS.items() if word in first), None)
-        return _REASONS.get(kind, _NO_HTTP)  # type: ignore[arg-type]
-    return next((words for kind, words in _REASONS.items() if isinstance(cause, kind)), _NO_HTTP)
-
-
 async def _converted(body: bytes, function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, in a thread if the body is so large that the event loop would stop."""
     return await asyncio.to_thread(function, *arguments) if len(body) > _LARGE else function(*arguments)
-
-
-def _host_name(text: str) -> str:
-    """The host of `HOST[:PORT]`, in lower case."""
-    name = text.rpartition("]")[0].lstrip("[") if text.startswith("[") else text.partition(":")[0]
-    return name.lower()
 
 
 def _spec(match: re.Match[str]) -> Any:

@@ -1,0 +1,1 @@
+"""Local page on which a person drops files and reads the verdicts; nothing of it outlives the command."""
