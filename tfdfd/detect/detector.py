@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from tfdfd.detect import evidence
 from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
 from tfdfd.detect.verdict import choose_deciding, clip_score, rule_for, track_score
 from tfdfd.extract.extraction import Extraction, Request
@@ -101,12 +102,16 @@ class Detector:
         self.threshold = self.record.threshold if threshold is None else threshold
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
-        self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
+        self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox, provenance=True)
         self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
         self._loaded: Scorer | RemoteScorer | None = None
-        self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
+        self._request = Request(
+            frames=frames,
+            size=(self.record.input_shape or spec(self.record.model).input_shape)[0],
+            measure=self.record.tested_range is not None,
+        )
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self) -> Detector:
@@ -233,7 +238,13 @@ class Detector:
     def _score(self, extraction: Extraction) -> Detection:
         start = time.monotonic()
         if extraction.status != "ok":
-            return Detection(extraction.path, extraction.kind, extraction.status, message=extraction.message)
+            return Detection(
+                extraction.path,
+                extraction.kind,
+                extraction.status,
+                message=extraction.message,
+                provenance=extraction.provenance,
+            )
         crops = np.stack([face.crop for frame in extraction.frames for face in frame.faces])
         scores = iter(round(float(score), DIGITS) for score in self._scorer(crops))
         tracks: dict[int, list[FrameScore]] = {}
@@ -241,22 +252,31 @@ class Detector:
         for frame, frame_numbers in zip(extraction.frames, numbers, strict=True):
             for face, number in zip(frame.faces, frame_numbers, strict=True):
                 scored = FrameScore(frame.index, frame.time_s, face.box, face.score, next(scores), face.crop)
+                scored.measures = face.measures
                 tracks.setdefault(number, []).append(scored)
         faces = [
-            FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
+            FaceTrack(
+                number,
+                round(track_score([f.fake_probability for f in frames]), DIGITS),
+                frames,
+                measures=evidence.median_measures([f.measures for f in frames]),
+            )
             for number, frames in sorted(tracks.items())
         ]
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
         rule = rule_for(self.record, len(deciding), self._given_threshold)
+        tested = evidence.compare_with_tested(self.record, deciding)
+        verdict = rule.verdict(probability) if deciding else "inconclusive"
+        notes = extraction.message, left_out, rule.note, evidence.outside_note(tested)
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
             status="ok",
             fake_probability=probability,
-            verdict=rule.verdict(probability) if deciding else "inconclusive",
-            message="; ".join(note for note in (extraction.message, left_out, rule.note) if note) or None,
+            verdict=evidence.tested_verdict(verdict, rule, deciding, tested),
+            message="; ".join(note for note in notes if note) or None,
             frames_requested=self._request.frames if extraction.kind == "video" else 1,
             frames_scored=len({frame.index for track in deciding or faces for frame in track.frames}),
             duration_s=extraction.duration_s,
@@ -267,6 +287,9 @@ class Detector:
             inconclusive_band=rule.band,
             correction=rule.correction,
             frames_damaged=extraction.frames_damaged,
+            likelihood_ratio=evidence.likelihood_ratio(self.record, extraction.kind, probability, len(deciding)),
+            tested_range=tested,
+            provenance=extraction.provenance,
         )
 
 

@@ -263,7 +263,7 @@ def _serve_provenance(file: BinaryIO) -> dict[str, Any]:
         return {PROVENANCE: provenance.read_provenance(file)}
     except Exception as error:
         # A statement that cannot be read does not stop the score of the file.
-        return {PROVENANCE: provenance.not_read(f"not readable: {type(error).__name__}: {error}")}
+        return {PROVENANCE: provenance.not_read(provenance.clean(f"{type(error).__name__}: {error}"))}
 
 
 def _end_with_parent() -> None:
