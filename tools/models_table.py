@@ -9,7 +9,9 @@ All numbers come from the cards, which `python -m tools.make_card` writes.
 import argparse
 from pathlib import Path
 
+from tfdfd.detect.evidence import range_text
 from tfdfd.evaluation.tables import NOTHING, Table, as_markdown, format_number, format_value
+from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
 from tfdfd.weights.records import CARRIED, read_card
 
@@ -103,6 +105,9 @@ def section(card):
     for table in tables(card):
         yield from lines_of(table)
         yield ""
+    if "tippett" in card:
+        yield f"![Tippett plots of the likelihood ratios](tippett_{card['model']}.png)"
+        yield ""
     timed = card["latency"]
     spent = ", ".join(f"{row['milliseconds']:g} ms for {row['batch']}" for row in timed["batches"])
     yield f"Time to score crops: {spent} ({timed['runtime']}, {timed['hardware']}; load {timed['load_before']} before)."
@@ -130,11 +135,35 @@ def tables(card):
     yield _calibration(card, [THESE])
     columns = {"condition": "condition", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
     yield _table(_CHANGED, card["robustness"], columns)
+    yield from _evidence(card)
     rows = [
         {"clip": one["clip"], "label": ("real", "fake")[one["label"]], "score": verdict_of(one)}
         for one in card["videos"][THESE]
     ]
     yield _table("Clips", rows, {"clip": "clip", "label": "is", "score": "P(fake) and verdict"})
+
+
+def _evidence(card):
+    """What a score means, of a card that `tools.evidence` has written to."""
+    if "tippett" not in card:
+        return
+    columns = {
+        "domain": "domain", "n_real": "real", "n_fake": "fake", "lowest_lr": "lowest LR", "highest_lr": "highest LR",
+        "cllr": "Cllr", "cllr_min": "Cllr min",
+    }  # fmt: skip
+    yield _table("Likelihood ratios on validation", card["likelihood_ratio_scores"], columns)
+    columns = {
+        "by": "by", "group": "group", "n_real": "genuine", "called_fake": "called fake", "fpr": "FPR",
+        "called_inconclusive": "inconclusive",
+    }  # fmt: skip
+    yield _table("Genuine faces of validation called fake, by group", card["false_positives"], columns)
+    tested = card["tested_range"]
+    rows = [
+        {"measure": MEASURES[name][0], "range": range_text(limits), "outside": f"{tested['outside'][name]:.1%}"}
+        for name, limits in tested["measures"].items()
+    ]
+    columns = {"measure": "measure", "range": "tested", "outside": f"outside, of {tested['n']:,} validation crops"}
+    yield _table("Tested range", rows, columns)
 
 
 def _figures(card, names):
