@@ -129,13 +129,18 @@ def tested_verdict(verdict: str, rule: Rule, faces: Sequence[FaceTrack], tested:
 def outside_note(tested: Mapping[str, Any]) -> str | None:
     """The note on measures outside the tested range, for the user; None if there are none."""
     notes = dict.fromkeys(
-        f"{MEASURES[one['measure']][0]} {one['value']:.3g}, tested {range_text(one['tested'])}"
+        f"{MEASURES[one['measure']][0]} {number_text(one['value'])}, tested {range_text(one['tested'])}"
         for one in tested["outside"]
     )
     return f"{_OUTSIDE_NOTE}: {'; '.join(notes)}" if notes else None
 
 
 def range_text(limits: Sequence[float | None]) -> str:
-    """`from 3.3 to 250`, `from 129` or `to 0.62`."""
+    """`from 3.3 to 2,104`, `from 129` or `to 0.62`."""
     ends = zip(("from", "to"), limits, strict=True)
-    return " ".join(f"{word} {end:.3g}" for word, end in ends if end is not None)
+    return " ".join(f"{word} {number_text(end)}" for word, end in ends if end is not None)
+
+
+def number_text(value: float) -> str:
+    """Three digits, without an exponent for large numbers."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

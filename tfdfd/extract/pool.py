@@ -77,7 +77,7 @@ class FaceExtractor:
         check_sandbox(sandbox)
         self.limits = limits or Limits()
         self.sandbox_note: str | None = None
-        self._config = {"detector": detector, "options": options or {}, "limits": asdict(self.limits)}
+        self._config: dict[str, Any] = {"detector": detector, "options": options or {}, "limits": asdict(self.limits)}
         self._config |= {"sandbox": sandbox, "provenance": provenance}
         self._workers = workers
         # Modules that a process loads before it is sealed. Images do not wait for FFmpeg.

@@ -89,8 +89,8 @@ def _highest(values: np.ndarray, fake: np.ndarray) -> float:
 
 def cllr(labels: ArrayLike, values: ArrayLike) -> float:
     """Log-likelihood-ratio cost of log10(LR) `(n,)` in bits: 0 is perfect, 1 says nothing, more misleads."""
-    fake, values = np.asarray(labels, bool), np.asarray(values, np.float64) * np.log(10)
-    return float((np.logaddexp(0, -values[fake]).mean() + np.logaddexp(0, values[~fake]).mean()) / 2 / np.log(2))
+    fake, natural = np.asarray(labels, bool), np.asarray(values, np.float64) * np.log(10)
+    return float((np.logaddexp(0, -natural[fake]).mean() + np.logaddexp(0, natural[~fake]).mean()) / 2 / np.log(2))
 
 
 def cllr_min(labels: ArrayLike, scores: ArrayLike) -> float:

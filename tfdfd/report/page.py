@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdfd.detect.evidence import range_text
+from tfdfd.detect.evidence import number_text, range_text
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
@@ -216,7 +216,7 @@ def _tested(tested: Mapping[str, Any]) -> dict[str, Any]:
         {
             "face": f"Face {one['track'] + 1}",
             "measure": MEASURES[one["measure"]][0],
-            "value": f"{one['value']:.3g}",
+            "value": number_text(one["value"]),
             "tested": range_text(one["tested"]),
         }
         for one in tested["outside"][: len(MEASURES) * TRACKS_PER_INPUT]
