@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = evidence(model, {part: getattr(run, part)()[model] for part in PARTS})
     sets = validate._validation(root), validate._photographs(options.photographs)
     crops = [(row.dataset, Path(faces.path(number))) for faces in sets for number, row in enumerate(faces.rows)]
-    facts["tested_range"] = tested_range(crops, model.size)
+    facts |= tested_range(crops, model.size)
     print(json.dumps({name: value for name, value in facts.items() if name != "tippett"}, indent=1))
     if options.write:
         card = read_card(files[0]) | facts
@@ -197,7 +197,8 @@ def tested_range(crops: Sequence[tuple[str, Path]], size: int) -> dict:
         size: of the network's input.
 
     Returns:
-        `{rule, n, measures, outside}`: `[low, high]` by measure, and the share of all crops outside each.
+        `tested_range` and `tested_range_shares` of a card: `{measures}`, `[low, high]` by measure; and `{rule, n,
+        outside}`, the share of all n crops outside each.
     """
     detector = build_detector("mtcnn")
     measured: dict[str, list[dict[str, float]]] = {}
@@ -217,7 +218,8 @@ def tested_range(crops: Sequence[tuple[str, Path]], size: int) -> dict:
         beyond = [(low is not None and value < low) or (high is not None and value > high) for value in values]
         outside[measure] = round(float(np.mean(beyond)), _DIGITS)
     counts = ", ".join(f"{name} ({len(values)})" for name, values in large.items())
-    return {"rule": _RULE.format(counts), "n": len(everything), "measures": ranges, "outside": outside}
+    shares = {"rule": _RULE.format(counts), "n": len(everything), "outside": outside}
+    return {"tested_range": {"measures": ranges}, "tested_range_shares": shares}
 
 
 def _measured(image: np.ndarray, size: int, detector) -> dict[str, float]:

@@ -157,12 +157,12 @@ def _evidence(card):
         "called_inconclusive": "inconclusive",
     }  # fmt: skip
     yield _table("Genuine faces of validation called fake, by group", card["false_positives"], columns)
-    tested = card["tested_range"]
+    shares = card["tested_range_shares"]
     rows = [
-        {"measure": MEASURES[name][0], "range": range_text(limits), "outside": f"{tested['outside'][name]:.1%}"}
-        for name, limits in tested["measures"].items()
+        {"measure": MEASURES[name][0], "range": range_text(limits), "outside": f"{shares['outside'][name]:.1%}"}
+        for name, limits in card["tested_range"]["measures"].items()
     ]
-    columns = {"measure": "measure", "range": "tested", "outside": f"outside, of {tested['n']:,} validation crops"}
+    columns = {"measure": "measure", "range": "tested", "outside": f"outside, of {shares['n']:,} validation crops"}
     yield _table("Tested range", rows, columns)
 
 

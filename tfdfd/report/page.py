@@ -73,6 +73,7 @@ DETAILS = (
     "robustness",
     "samples",
     "tested_range",
+    "tested_range_shares",
     "tippett",
     "training",
     "validation",
