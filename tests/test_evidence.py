@@ -10,7 +10,7 @@ from tfdfd.detect.verdict import rule_for
 from tfdfd.faces.quality import MEASURES, measure_face
 from tfdfd.metrics import likelihood
 from tfdfd.report.page import render_report
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights.records import DEFAULT_MODEL, WeightRecord, list_records
 
 CARD = {
     "handle": "tfdfd/toy", "model": "meso4", "file": "toy.safetensors", "sha256": "0" * 64, "bytes": 1, "licence": "x",
@@ -161,3 +161,27 @@ def test_measures_follow_what_they_measure():
     assert measured["tilt"] == pytest.approx(25, abs=0.1) and measured["side"] == 40
     assert measured["turn"] == pytest.approx(30 / 76, abs=0.01)
     assert measure_face(face[:9, :9], face, np.zeros((5, 2))).keys() == {"side", "sharpness"}
+
+
+def test_groups_come_from_the_names_of_utkface_with_exact_intervals():
+    from tools.evidence import _share, utkface_groups
+
+    assert utkface_groups("63_1_2_20170105174847679.jpg.chip.jpg") == [
+        ("age", "60 and over"), ("sex", "female"), ("skin group", "Asian"),
+    ]  # fmt: skip
+    assert utkface_groups("29_0_20170109142408075.jpg")[2] == ("skin group", "not stated")
+    row = _share("sex", "male", ["fake"] + ["real"] * 464)
+    assert row["fpr_ci95"] == [0.0001, 0.0119] and _share("sex", "male", ["real"] * 20)["fpr_ci95"] == [0.0, 0.1684]
+
+
+def test_the_default_model_has_these_figures_within_what_its_scores_support():
+    record = list_records()[DEFAULT_MODEL]
+    assert {kind for one in record.likelihood_ratios for kind in one["kinds"]} == {"image", "video"}
+    for one in record.likelihood_ratios:
+        low, high = one["log10_bounds"]
+        assert high <= np.log10(one["n_real"] + 1) and -low <= np.log10(one["n_fake"] + 1)
+    assert record.tested_range["measures"].keys() == MEASURES.keys()
+    card = record.card
+    assert max(card["tested_range_shares"]["outside"].values()) <= 0.02
+    for scored in card["likelihood_ratio_scores"]:
+        assert scored["cllr_min"] < scored["cllr"] < 1
