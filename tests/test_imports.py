@@ -98,7 +98,7 @@ MAY_IMPORT = {
         "weights",
         "workdir",
     },
-    "report": {"detect", "files", "html"},
+    "report": {"detect", "faces", "files", "html"},
     "explain": {
         *("data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"),
         "workdir",

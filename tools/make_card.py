@@ -5,7 +5,8 @@
 Writes `NAME.safetensors` (compact) and its card `NAME.json` where bundled weights are kept. The card evaluates the
 run's thresholds on validation, self-blended pairs of the faces' test split, the crops and clips of the data folder,
 swapped faces if there are any, robustness and latency, beside the MesoNet authors' four sets of weights and the
-current default model. Scores are cached: an interrupted command resumes.
+current default model. Scores are cached: an interrupted command resumes. `python -m tools.evidence` then adds what a
+score means.
 
 `--data` is the folder with `crops/dfdc`, `crops/ffpp`, `videos/` and `mesonet/weights/`.
 """

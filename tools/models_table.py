@@ -10,7 +10,9 @@ import argparse
 import re
 from pathlib import Path
 
+from tfdfd.detect.evidence import range_text
 from tfdfd.evaluation.tables import NOTHING, Table, as_markdown, format_number, format_value
+from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
 from tfdfd.weights.records import CARRIED, read_card
 
@@ -155,6 +157,8 @@ def page(card):
     for table in tables(card):
         title, *rest = lines_of(table)
         lines += ["", title.removeprefix("#"), *rest]
+    if "tippett" in card:
+        lines += ["", f"![Tippett plots of the likelihood ratios](tippett_{card['model']}.png)"]
     if "scores" in card:
         lines += ["", *_cases(card)]
     lines += ["", "## Commands", "", "<!-- test: skip takes hours -->", "```console"]
@@ -193,11 +197,35 @@ def tables(card):
     yield _calibration(card, [THESE])
     columns = {"condition": "condition", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
     yield _table(_CHANGED, card["robustness"], columns)
+    yield from _evidence(card)
     rows = [
         {"clip": one["clip"], "label": ("real", "fake")[one["label"]], "score": verdict_of(one)}
         for one in card["videos"][THESE]
     ]
     yield _table("Clips", rows, {"clip": "clip", "label": "is", "score": "P(fake) and verdict"})
+
+
+def _evidence(card):
+    """What a score means, of a card that `tools.evidence` has written to."""
+    if "tippett" not in card:
+        return
+    columns = {
+        "domain": "domain", "n_real": "real", "n_fake": "fake", "lowest_lr": "lowest LR", "highest_lr": "highest LR",
+        "cllr": "Cllr", "cllr_min": "Cllr min",
+    }  # fmt: skip
+    yield _table("Likelihood ratios on validation", card["likelihood_ratio_scores"], columns)
+    columns = {
+        "by": "by", "group": "group", "n_real": "genuine", "called_fake": "called fake", "fpr": "FPR",
+        "called_inconclusive": "inconclusive",
+    }  # fmt: skip
+    yield _table("Genuine faces of validation called fake, by group", card["false_positives"], columns)
+    shares = card["tested_range_shares"]
+    rows = [
+        {"measure": MEASURES[name][0], "range": range_text(limits), "outside": f"{shares['outside'][name]:.1%}"}
+        for name, limits in card["tested_range"]["measures"].items()
+    ]
+    columns = {"measure": "measure", "range": "tested", "outside": f"outside, of {shares['n']:,} validation crops"}
+    yield _table("Tested range", rows, columns)
 
 
 def _figures(card, names):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from tfdfd.detect import evidence
 from tfdfd.detect.results import SCHEMA_VERSION, Detection, FaceTrack, FrameScore
 from tfdfd.detect.verdict import choose_deciding, clip_score, rule_for, track_score
 from tfdfd.extract.extraction import Extraction, Request
@@ -112,12 +113,16 @@ class Detector:
         self.threshold = self.record.threshold if threshold is None else threshold
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
-        self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox)
+        self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox, provenance=True)
         self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
         self._loaded: Scorer | RemoteScorer | None = None
-        self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
+        self._request = Request(
+            frames=frames,
+            size=(self.record.input_shape or spec(self.record.model).input_shape)[0],
+            measure=self.record.tested_range is not None,
+        )
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self) -> Detector:
@@ -259,7 +264,13 @@ class Detector:
     def _score(self, extraction: Extraction) -> Detection:
         start = time.monotonic()
         if extraction.status != "ok":
-            return Detection(extraction.path, extraction.kind, extraction.status, message=extraction.message)
+            return Detection(
+                extraction.path,
+                extraction.kind,
+                extraction.status,
+                message=extraction.message,
+                provenance=extraction.provenance,
+            )
         tracks: dict[int, list[FrameScore]] = {}
         numbers = _link(extraction)
         scores = iter(self._scores(extraction, numbers))
@@ -268,24 +279,38 @@ class Detector:
                 score = next(scores)
                 if score is not None:
                     scored = FrameScore(frame.index, frame.time_s, face.box, face.score, score, face.crop)
+                    scored.measures = face.measures
                     tracks.setdefault(number, []).append(scored)
         if not tracks:
             return self._too_few(extraction)
         faces = [
-            FaceTrack(number, round(track_score([f.fake_probability for f in frames]), DIGITS), frames)
+            FaceTrack(
+                number,
+                round(track_score([f.fake_probability for f in frames]), DIGITS),
+                frames,
+                measures=evidence.median_measures([f.measures for f in frames]),
+            )
             for number, frames in sorted(tracks.items())
         ]
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
         rule = rule_for(self.record, len(deciding), self._given_threshold)
-        notes = (extraction.message, left_out, self._clip_note(deciding or faces, numbers), rule.note)
+        tested = evidence.compare_with_tested(self.record, deciding)
+        verdict = rule.verdict(probability) if deciding else "inconclusive"
+        notes = (
+            extraction.message,
+            left_out,
+            self._clip_note(deciding or faces, numbers),
+            rule.note,
+            evidence.outside_note(tested),
+        )
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
             status="ok",
             fake_probability=probability,
-            verdict=rule.verdict(probability) if deciding else "inconclusive",
+            verdict=evidence.tested_verdict(verdict, rule, deciding, tested),
             message="; ".join(note for note in notes if note) or None,
             frames_requested=self._request.frames if extraction.kind == "video" else 1,
             frames_scored=len({frame.index for track in deciding or faces for frame in track.frames}),
@@ -297,6 +322,9 @@ class Detector:
             inconclusive_band=rule.band,
             correction=rule.correction,
             frames_damaged=extraction.frames_damaged,
+            likelihood_ratio=evidence.likelihood_ratio(self.record, extraction.kind, probability, len(deciding)),
+            tested_range=tested,
+            provenance=extraction.provenance,
         )
 
     def _scores(self, extraction: Extraction, tracks: Sequence[Sequence[int]]) -> list[float | None]:
@@ -341,7 +369,9 @@ class Detector:
         )
         if extraction.message:
             message += f"; {extraction.message}"
-        return Detection(extraction.path, extraction.kind, "unsupported", message=message)
+        return Detection(
+            extraction.path, extraction.kind, "unsupported", message=message, provenance=extraction.provenance
+        )
 
     def _clip_note(self, scored: Sequence[FaceTrack], tracks: Sequence[Sequence[int]]) -> str | None:
         """Notes on clips with repeated frames, and on faces without a score."""

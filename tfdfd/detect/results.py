@@ -28,6 +28,7 @@ class FrameScore:
         fake_probability: in [0, 1], 1 = fake; of a model of clips, that of the span of frames.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
         explained: heat maps that explain the score, RGB uint8, by title; not part of the JSON.
+        measures: of the face in this frame, see `tfdfd.faces.quality`; not part of the JSON.
     """
 
     index: int
@@ -37,6 +38,7 @@ class FrameScore:
     fake_probability: float
     crop: np.ndarray | None = field(default=None, repr=False, compare=False)
     explained: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    measures: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -58,6 +60,8 @@ class FaceTrack:
         frames: its frames, in ascending order.
         decides: whether it contributes to the verdict.
         left_out: the reason it does not: `small`, `doubtful` or `passing`, see `tfdfd.detect.verdict`.
+        measures: medians over its frames, by name of `tfdfd.faces.quality.MEASURES`; empty for a model without a
+            tested range.
     """
 
     track: int
@@ -65,6 +69,7 @@ class FaceTrack:
     frames: list[FrameScore]
     decides: bool = True
     left_out: str | None = None
+    measures: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         answer: dict[str, Any] = {
@@ -74,6 +79,8 @@ class FaceTrack:
         }
         if self.left_out:
             answer["left_out"] = self.left_out
+        if self.measures:
+            answer["measures"] = self.measures
         return answer | {"frames": [frame.to_dict() for frame in self.frames]}
 
 
@@ -96,6 +103,9 @@ class Detection:
         faces_judged: number of faces that decide.
         threshold, inconclusive_band, correction: the rule that gave the verdict, see `tfdfd.detect.verdict.Rule`.
         frames_damaged: number of sampled frames that were left out because the decoder had to conceal parts of them.
+        likelihood_ratio: what the score means, see `tfdfd.detect.evidence.likelihood_ratio`.
+        tested_range: whether the model was tested on such faces, see `tfdfd.detect.evidence.compare_with_tested`.
+        provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
 
     Raises:
         ValueError: the status is unknown, or does not agree with the probability.
@@ -117,6 +127,9 @@ class Detection:
     inconclusive_band: tuple[float, float] | None = None
     correction: str | None = None
     frames_damaged: int = 0
+    likelihood_ratio: dict[str, Any] | None = None
+    tested_range: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -154,8 +167,12 @@ class Detection:
                 "threshold": self.threshold,
                 "inconclusive_band": list(self.inconclusive_band) if self.inconclusive_band else None,
                 "correction": self.correction,
+                "likelihood_ratio": self.likelihood_ratio,
+                "tested_range": self.tested_range,
                 "faces": [track.to_dict() for track in self.faces],
             }
+        if self.provenance:
+            answer["provenance"] = self.provenance
         if self.message:
             answer["message"] = self.message
         return answer

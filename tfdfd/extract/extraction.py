@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tfdfd.faces import MARGIN, Face, FaceDetector
-from tfdfd.faces.crop import crop_face, resize_crop
+from tfdfd.faces.crop import crop_face, resize_crop, square_around
+from tfdfd.faces.quality import measure_face
 from tfdfd.faces.search import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
 from tfdfd.media import FRAMES, InOrder, Limits, MediaError
 from tfdfd.media.decode import Frame, MediaInfo, read_media
@@ -41,6 +42,7 @@ class Request:
             its faces, each `[x, y, width, height, score]` in whole pixels.
         skip: frames to pass over, for the three above; reads a video in parts that is too long for one response.
         whole_pixels: crops around the rounded boxes of the result, so that the crops can be reproduced from it.
+        measure: measures each face, see `tfdfd.faces.quality`.
 
     Raises:
         ValueError: a value is out of range.
@@ -56,6 +58,7 @@ class Request:
     boxes: tuple | None = None
     skip: int = 0
     whole_pixels: bool = False
+    measure: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
@@ -83,12 +86,14 @@ class FaceCrop:
         score: the detector's confidence, or None.
         landmarks: five `[x, y]` in pixels of the original frame, or None.
         crop: RGB uint8 `(size, size, 3)`.
+        measures: by name of `tfdfd.faces.quality.MEASURES`; empty if not requested.
     """
 
     box: tuple[int, int, int, int]
     score: float | None
     landmarks: list[list[float]] | None
     crop: np.ndarray
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -114,6 +119,7 @@ class Extraction:
         frames_damaged: number of requested frames that the decoder had to conceal in part.
         elapsed_s: wall clock in seconds.
         process_died: True if the decoding process ended meanwhile, because of the input or by a signal.
+        provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
     """
 
     path: str
@@ -125,6 +131,7 @@ class Extraction:
     frames_damaged: int = 0
     elapsed_s: float = 0.0
     process_died: bool = False
+    provenance: dict[str, Any] | None = None
 
 
 def extract_faces(
@@ -219,7 +226,19 @@ def _crop(pixels: np.ndarray, face: Face, whole_frame: bool, request: Request) -
         crop = crop_face(pixels, box if request.whole_pixels else face.box, request.size, request.margin)
     score = None if face.score is None else round(face.score, 4)
     landmarks = None if face.landmarks is None else np.round(face.landmarks, 1).tolist()
-    return FaceCrop(box, score, landmarks, crop)
+    measures = {}
+    if request.measure:
+        source = pixels if whole_frame else _around(pixels, face.box, request.margin)
+        measures = measure_face(source, crop, face.landmarks)
+    return FaceCrop(box, score, landmarks, crop, measures)
+
+
+def _around(pixels: np.ndarray, box: tuple[float, float, float, float], margin: float) -> np.ndarray:
+    """The part of a frame that the crop of a face shows."""
+    height, width = pixels.shape[:2]
+    x, y, side = square_around(box, margin)
+    left, top = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+    return pixels[top : max(y + side, top + 1), left : max(x + side, left + 1)]
 
 
 def _batches(source: str | BinaryIO, request: Request, limits: Limits) -> Iterator[list[Frame] | MediaInfo]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from tfdfd.extract import worker
 from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.sandbox import AUTO, check_sandbox, worker_environment
-from tfdfd.media import Limits, MediaError
+from tfdfd.media import Limits, MediaError, provenance
 from tfdfd.media.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from tfdfd.media.inputs import Input
 
@@ -53,6 +53,7 @@ class FaceExtractor:
         limits: budget of one input.
         workers: number of processes; None: one per core, at most four, and no more than there are inputs.
         sandbox: `auto`, `require` or `off`; see `tfdfd.extract.sandbox`.
+        provenance: reads what each file states about its origin, too: `Extraction.provenance`.
 
     Attributes:
         limits: budget of one input.
@@ -69,14 +70,15 @@ class FaceExtractor:
         limits: Limits | None = None,
         workers: int | None = None,
         sandbox: str = AUTO,
+        provenance: bool = False,
     ):
         if workers is not None and workers < 1:
             raise ValueError(f"the number of workers must be at least 1; received {workers}.")
         check_sandbox(sandbox)
         self.limits = limits or Limits()
         self.sandbox_note: str | None = None
-        self._config = {"detector": detector, "options": options or {}, "limits": asdict(self.limits)}
-        self._config["sandbox"] = sandbox
+        self._config: dict[str, Any] = {"detector": detector, "options": options or {}, "limits": asdict(self.limits)}
+        self._config |= {"sandbox": sandbox, "provenance": provenance}
         self._workers = workers
         # Modules that a process loads before it is sealed. Images do not wait for FFmpeg.
         self._libraries = {"video"}
@@ -178,6 +180,8 @@ class FaceExtractor:
             self._busy.add(process)
         try:
             response = process.run(path, descriptor, _library(descriptor, kind), request)
+            if self._config["provenance"] and response.status in ("ok", "no_face"):
+                response.provenance = process.provenance(descriptor)
         finally:
             with self._lock:
                 self.sandbox_note = self.sandbox_note or process.sandbox_note
@@ -238,7 +242,7 @@ class _Process:
         self._served += 1
         deadline = time.monotonic() + self._limits.max_seconds
         try:
-            self._request(descriptor, request)
+            self._send(asdict(request), descriptor)
             response = self._response(path, request, deadline)
         except TimeoutError:
             self.stop()
@@ -252,6 +256,22 @@ class _Process:
         if response.status in FAILURES:
             self.stop()
         return response
+
+    def provenance(self, descriptor: int) -> dict[str, Any]:
+        """What an open file states about its origin. A file that stops the process, or takes too long, is not read."""
+        seconds = min(provenance.MAX_SECONDS, self._limits.max_seconds)
+        try:
+            self._send({worker.PROVENANCE: True}, descriptor)
+            header, _ = self._read(time.monotonic() + seconds)
+            return provenance.checked(header[worker.PROVENANCE])
+        except TimeoutError:
+            reason = f"not done after {seconds:g} s"
+        except (EOFError, ConnectionError):
+            reason = self._post_mortem()[1]
+        except (worker.ProtocolError, KeyError, ValueError) as error:
+            reason = provenance.clean(f"the decoding process sent a malformed response: {error}")
+        self.stop()
+        return provenance.not_read(reason)
 
     def kill(self) -> None:
         """Ends the process from another thread; the thread that waits in `run` notices and cleans up."""
@@ -303,8 +323,8 @@ class _Process:
         self.sandbox_note = note if isinstance(note, str) else None
         self._ready = True
 
-    def _request(self, descriptor: int, request: Request) -> None:
-        line = json.dumps(asdict(request)).encode() + b"\n"
+    def _send(self, request: dict[str, Any], descriptor: int) -> None:
+        line = json.dumps(request).encode() + b"\n"
         # The descriptor goes with the first byte.
         sent = socket.send_fds(self._channel, [line], [descriptor])  # type: ignore[arg-type]
         self._channel.sendall(line[sent:])  # type: ignore[union-attr]

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces
+from tfdfd.faces.quality import MEASURES
 from tfdfd.media import STATUSES
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops
 PREFIX_BYTES = _LENGTHS.size
 # Packages that only some formats need. A sealed process cannot import them any more.
 LIBRARIES = {"video": "av", "heif": "pillow_heif"}
+# A line that asks for the provenance of a file in place of its faces.
+PROVENANCE = "provenance"
 
 
 class ProtocolError(Exception):
@@ -107,6 +110,7 @@ def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extrac
                         None if face["score"] is None else _number(face["score"]),
                         face["landmarks"],
                         pixels[next(positions)],
+                        {name: _number(value) for name, value in face["measures"].items() if name in MEASURES},
                     )
                     for face in frame["faces"]
                 ],
@@ -116,7 +120,7 @@ def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extrac
         duration = None if duration is None else _number(duration)
         damaged = int(_number(header["frames_damaged"]))
         return Extraction(path, kind, header["status"], message, duration, frames, damaged)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"malformed: {error}") from error
 
 
@@ -141,7 +145,8 @@ def main(config: dict[str, Any]) -> None:
     The process must have been started with `tfdfd.extract.sandbox.worker_environment`.
 
     Args:
-        config: `detector` (name), `options`, `limits`, `threads`, `sandbox`, and `libraries` (keys of `LIBRARIES`).
+        config: `detector` (name), `options`, `limits`, `threads`, `sandbox`, `libraries` (keys of `LIBRARIES`), and
+            `provenance`, whether it will be asked for.
     """
     # A terminal sends Ctrl-C to this process, too. The parent handles it; here it would look like a crash.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -158,7 +163,7 @@ def main(config: dict[str, Any]) -> None:
     for request, file in _requests(channel):
         # The parent kills a late process; the alarm is for a process without a parent.
         signal.alarm(math.ceil(limits.max_seconds) + 10)
-        response = _serve(request, file, detector, limits)
+        response = _serve_provenance(file) if PROVENANCE in request else _serve(request, file, detector, limits)
         signal.alarm(0)
         _send(responses, pack(response))
 
@@ -169,7 +174,7 @@ def _prepare(config: dict[str, Any]) -> tuple[FaceDetector | None, Limits, str |
 
     from tfdfd.extract import sandbox
     from tfdfd.faces import build_detector
-    from tfdfd.media import Limits
+    from tfdfd.media import Limits, provenance
 
     limits = Limits(**config["limits"])
     cv2.setNumThreads(config["threads"])
@@ -177,6 +182,8 @@ def _prepare(config: dict[str, Any]) -> tuple[FaceDetector | None, Limits, str |
         _import_all(LIBRARIES[name])
     if "video" in config["libraries"]:
         importlib.import_module("tfdfd.media.video")
+    if config["provenance"]:
+        provenance.prepare()
     detector = build_detector(config["detector"], **config["options"])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _warm_up(detector)
@@ -247,6 +254,16 @@ def _serve(request: dict[str, Any], file: BinaryIO, detector: FaceDetector | Non
         else:
             reason = "decode_error", f"unforeseen failure, please report it: {type(error).__name__}: {error}"
         return Extraction("", None, *reason)
+
+
+def _serve_provenance(file: BinaryIO) -> dict[str, Any]:
+    from tfdfd.media import provenance
+
+    try:
+        return {PROVENANCE: provenance.read_provenance(file)}
+    except Exception as error:
+        # A statement that cannot be read does not stop the score of the file.
+        return {PROVENANCE: provenance.not_read(provenance.clean(f"{type(error).__name__}: {error}"))}
 
 
 def _end_with_parent() -> None:

@@ -117,6 +117,7 @@ def kind_of_name(path: str) -> str | None:
 # Maximum number of boxes, chunks and tags to parse; bounds the time for a file of empty ones.
 _MOST_PARTS = 100_000
 _MOST_TAGS = 1000
+_MOST_TEXT = 1000
 
 # (quarter turns counterclockwise, then mirrored left to right) of EXIF orientations 1 to 8.
 _EXIF = dict(enumerate(((0, 0), (0, 1), (2, 0), (2, 1), (3, 1), (3, 0), (1, 1), (1, 0)), 1))
@@ -136,6 +137,7 @@ class ImageHeader:
         transparent_gray: gray level that is transparent (PNG without an alpha channel), as decoded.
         note: information for the reader of the score.
         refusal: why the image cannot be displayed correctly although its pixels can be decoded.
+        exif: the EXIF data, a TIFF file without pixels; empty if there is none.
     """
 
     format: str
@@ -147,9 +149,11 @@ class ImageHeader:
     transparent_gray: int | None = None
     note: str | None = None
     refusal: str | None = None
+    exif: bytes = b""
 
     def turn_by_exif(self, exif: bytes) -> None:
-        """Sets the orientation from EXIF data."""
+        """Sets the orientation from EXIF data, and keeps the data."""
+        self.exif = exif.removeprefix(b"Exif\0\0")
         self.turns, mirrored = _EXIF[exif_orientation(exif)]
         self.mirrored = bool(mirrored)
 
@@ -207,7 +211,34 @@ def tiff_tags(data: bytes, count_pages: bool = False) -> dict[int, tuple[int, ..
     return tags
 
 
+_EXIF_DIRECTORY = 34665
+
+
+def tiff_texts(data: bytes, names: dict[int, str]) -> dict[str, bytes]:
+    """Texts of the first directory of a TIFF file and of its EXIF directory, at most `_MOST_TEXT` bytes each.
+
+    Args:
+        data: the file, or EXIF data.
+        names: name of each wanted tag.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(data[:4]))
+    texts: dict[str, bytes] = {}
+    with contextlib.suppress(struct.error, IndexError):  # the data ends early: what came before it counts
+        directories = [struct.unpack_from(order + "I", data, 4)[0]] if order else []
+        for start in directories:
+            (count,) = struct.unpack_from(f"{order}H", data, start)
+            for offset in range(start + 2, start + 2 + 12 * min(count, _MOST_TAGS), 12):
+                tag, kind, length, at = struct.unpack_from(f"{order}HHII", data, offset)
+                if kind == 2 and tag in names:
+                    at = offset + 8 if length <= 4 else at
+                    texts.setdefault(names[tag], data[at : at + min(length, _MOST_TEXT)])
+                elif tag == _EXIF_DIRECTORY and len(directories) == 1:
+                    directories.append(at)
+    return texts
+
+
 def _read_tiff(data: bytes, header: ImageHeader) -> None:
+    header.exif = data
     # OpenCV rotates TIFF upright whatever its flags.
     tags = tiff_tags(data, count_pages=True)
     if tags[-1][0]:

@@ -529,6 +529,19 @@ def _open(file: BinaryIO) -> InputContainer:
         raise MediaError("decode_error", message) from error
 
 
+def container_facts(file: BinaryIO) -> tuple[str, str, dict[str, str], dict[str, str]]:
+    """Names of the container and of the video's codec, and the metadata of the file and of its video stream.
+
+    Raises:
+        MediaError: no video stream can be opened.
+    """
+    with _open(file) as container:
+        streams = _streams(container)
+        codec = streams[0].codec_context.name if streams else ""
+        stream = dict(streams[0].metadata) if streams else {}
+        return container.format.name, codec, dict(container.metadata), stream
+
+
 def _refuse(url: str, flags: int, options: dict) -> NoReturn:
     raise PermissionError("a video may not open another file or address")
 

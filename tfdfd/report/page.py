@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tfdfd.detect.evidence import number_text, range_text
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
+from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report import chart
@@ -64,14 +66,24 @@ DETAILS = (
     "failure_cases",
     "genuine_tails",
     "latency",
+    "likelihood_ratios",
     "mean_auc",
     "proof_scores",
     "recipe",
     "robustness",
     "samples",
+    "tested_range",
+    "tested_range_shares",
+    "tippett",
     "training",
     "validation",
     "videos",
+)
+CARD_TABLES = (
+    ("scores", "Scores"),
+    ("operating_points", "Operating points"),
+    ("likelihood_ratio_scores", "Likelihood ratios by data domain"),
+    ("false_positives", "Genuine faces called fake, by group"),
 )
 # Suffix of the key of a 95 % interval.
 INTERVAL = "_ci95"
@@ -192,8 +204,25 @@ def _summary(number: int, detection: Detection, lines: tuple) -> dict[str, Any]:
         "judged": judged,
         "duration_s": detection.duration_s,
         "elapsed_s": detection.elapsed_s,
+        "likelihood_ratio": detection.likelihood_ratio,
+        "tested": detection.tested_range and _tested(detection.tested_range),
+        "provenance": detection.provenance,
         "message": message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + " …",
     }
+
+
+def _tested(tested: Mapping[str, Any]) -> dict[str, Any]:
+    """Words on what is outside the tested range, at most one row per measure and face."""
+    rows = [
+        {
+            "face": f"Face {one['track'] + 1}",
+            "measure": MEASURES[one["measure"]][0],
+            "value": number_text(one["value"]),
+            "tested": range_text(one["tested"]),
+        }
+        for one in tested["outside"][: len(MEASURES) * TRACKS_PER_INPUT]
+    ]
+    return {"status": tested["status"], "rows": rows}
 
 
 def _details(detection: Detection, lines: tuple, crops: _CropEncoder) -> dict[str, Any]:
@@ -280,7 +309,7 @@ def _card(card: Mapping[str, Any]) -> dict[str, Any]:
     card = {key: value for key, value in card.items() if key not in ("handle", "sha256", "threshold", *DETAILS)}
     limits = card.pop("limits", None) or []
     tables = {}
-    for key, title in (("scores", "Scores"), ("operating_points", "Operating points")):
+    for key, title in CARD_TABLES:
         if table := _table(card.get(key)):
             tables[title] = table
             del card[key]

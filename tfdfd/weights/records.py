@@ -37,6 +37,10 @@ EVALUATION_KEYS = (
     "robustness",
     "samples",
     "latency",
+    "likelihood_ratio_scores",
+    "tippett",
+    "tested_range_shares",
+    "false_positives",
     "commands",
 )
 # Beside the package in a checkout; not in the wheel.
@@ -74,6 +78,10 @@ class WeightRecord:
         genuine_tails: upper tails of P(fake) of genuine faces, one `{domain, n, highest, n_above, mean_excess}` per
             validation domain: the highest of n scores, descending, and the mean excess of the logits of the n_above
             highest over the next one.
+        likelihood_ratios: one `{domain, kinds, n_real, n_fake, slope, offset, log10_bounds}` per validation domain,
+            which holds for these kinds of inputs; the rest is of `tfdfd.metrics.likelihood.fit_likelihood_ratio`.
+        tested_range: `{measures}`: `[low, high]` of each of `tfdfd.faces.quality.MEASURES` in validation, where None
+            is no limit; None if it is not known.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         input_shape: `(height, width, 3)` if the network was trained at another size than its own, else None.
         arguments: arguments of the network's builder that differ from its defaults.
@@ -100,6 +108,8 @@ class WeightRecord:
     threshold: float
     inconclusive_band: tuple[float, float] | None = None
     genuine_tails: tuple[dict, ...] = field(default=(), compare=False)
+    likelihood_ratios: tuple[dict, ...] = field(default=(), compare=False)
+    tested_range: dict | None = field(default=None, compare=False)
     layout: str = "keras"
     input_shape: tuple[int, int, int] | None = None
     arguments: dict = field(default_factory=dict, compare=False)
@@ -156,6 +166,7 @@ class WeightRecord:
         values |= {"layout": card.get("layout", by_name), "url": card.get("url")}
         values |= {"arguments": _arguments(card), "input_shape": _shape(card)}
         values |= {"members": _members(card), "base": _base(card), "genuine_tails": _tails(card)}
+        values |= {"likelihood_ratios": _likelihood_ratios(card), "tested_range": _tested_range(card)}
         return cls(**values, inconclusive_band=tuple(band) if band else None, facts=card, evaluation=evaluation)
 
 
@@ -210,6 +221,43 @@ def _is_tail(tail: Any) -> bool:
         and len(highest) <= n
         and excess >= 0
     )
+
+
+def _likelihood_ratios(card: dict[str, Any]) -> tuple:
+    fitted = card.get("likelihood_ratios") or []
+    for one in fitted if isinstance(fitted, list) else [fitted]:
+        try:
+            low, high = one["log10_bounds"]
+            numbers = [one["slope"], one["offset"], low, high]
+            valid = all(_is_number(each) for each in numbers) and one["slope"] > 0 and -20 <= low <= 0 <= high <= 20
+            valid = valid and all(type(one[name]) is int and one[name] > 0 for name in ("n_real", "n_fake"))
+            valid = valid and isinstance(one["domain"], str) and set(one["kinds"]) <= {"image", "video"}
+        except (KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                "each of likelihood_ratios must have domain, kinds (image, video), n_real and n_fake (whole numbers), "
+                f"slope (above 0), offset and log10_bounds (low <= 0 <= high); received {one!r:.200}."
+            )
+    return tuple(fitted)
+
+
+def _tested_range(card: dict[str, Any]) -> dict[str, Any] | None:
+    tested = card.get("tested_range")
+    if tested is None:
+        return None
+    measures = tested.get("measures") if isinstance(tested, dict) else None
+    if not isinstance(measures, dict) or not all(_is_range(limits) for limits in measures.values()):
+        raise ValueError(f"tested_range must have measures, [low, high] by name; received {tested!r:.200}.")
+    return tested
+
+
+def _is_range(limits: Any) -> bool:
+    return isinstance(limits, list) and len(limits) == 2 and all(each is None or _is_number(each) for each in limits)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _members(card: dict[str, Any]) -> dict[str, Any]:
