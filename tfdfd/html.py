@@ -39,7 +39,7 @@ def environment(*folders: Path) -> jinja2.Environment:
     return made
 
 
-def as_jpeg(pixels: np.ndarray, size: int) -> bytes:
+def as_jpeg(pixels: np.ndarray, size: int, quality: int = 85) -> bytes:
     """An RGB uint8 picture `(height, width, 3)` as JPEG, its longer side at most `size` pixels.
 
     Raises:
@@ -54,8 +54,13 @@ def as_jpeg(pixels: np.ndarray, size: int) -> bytes:
     shrink = size / max(pixels.shape[:2])
     if shrink < 1:
         height, width = (max(1, round(side * shrink)) for side in pixels.shape[:2])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        pixels = resized(pixels, width, height)
+    return cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture at another size."""
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def data_uri(data: bytes, kind: str = "jpeg") -> str:

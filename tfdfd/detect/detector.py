@@ -55,11 +55,14 @@ class Detector:
             the same runtime gives the same scores each time.
         server: a model server that scores the crops in place of this machine; `model` is then as for
             `tfdfd.remote.find_served`, and scoring may raise `tfdfd.remote.RemoteError`.
+        views: maximum number of whole frames per input that `Detection.views` keeps as reduced copies, for pictures.
+        view_side: longest side of these copies in pixels.
         sandbox: `auto` seals the decoding processes where the kernel can (Landlock and seccomp of Linux), `require`
             refuses to decode without, `off` does not seal.
 
     Attributes:
         record: record of the weights.
+        given_threshold: as given, or None.
         threshold: as given, or the record's.
         inconclusive_band: the record's; None with a given threshold.
         runtime_note: why `auto` did not use the fastest runtime that is installed, or why nothing proves that the
@@ -84,6 +87,8 @@ class Detector:
         runtime: str = AUTO,
         server: Server | None = None,
         sandbox: str = SANDBOX_AUTO,
+        views: int = 0,
+        view_side: int = 640,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
@@ -97,7 +102,7 @@ class Detector:
         else:
             self._served = find_served(model)
             self.record = self._served.record
-        self._given_threshold = threshold
+        self.given_threshold = threshold
         self.threshold = self.record.threshold if threshold is None else threshold
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
@@ -106,7 +111,8 @@ class Detector:
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
         self._loaded: Scorer | RemoteScorer | None = None
-        self._request = Request(frames=frames, size=(self.record.input_shape or spec(self.record.model).input_shape)[0])
+        size = (self.record.input_shape or spec(self.record.model).input_shape)[0]
+        self._request = Request(frames=frames, size=size, views=views, view_side=view_side)
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self) -> Detector:
@@ -249,7 +255,7 @@ class Detector:
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
-        rule = rule_for(self.record, len(deciding), self._given_threshold)
+        rule = rule_for(self.record, len(deciding), self.given_threshold)
         return Detection(
             path=extraction.path,
             kind=extraction.kind,
@@ -267,6 +273,8 @@ class Detector:
             inconclusive_band=rule.band,
             correction=rule.correction,
             frames_damaged=extraction.frames_damaged,
+            views={frame.index: frame.view for frame in extraction.frames if frame.view is not None},
+            frame_size=extraction.frame_size,
         )
 
 

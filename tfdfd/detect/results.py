@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,11 @@ class FaceTrack:
             answer["left_out"] = self.left_out
         return answer | {"frames": [frame.to_dict() for frame in self.frames]}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FaceTrack:
+        frames = [FrameScore(**frame | {"box": tuple(frame["box"])}) for frame in values["frames"]]
+        return cls(values["track"], values["fake_probability"], frames, values["decides"], values.get("left_out"))
+
 
 @dataclass
 class Detection:
@@ -96,6 +101,8 @@ class Detection:
         faces_judged: number of faces that decide.
         threshold, inconclusive_band, correction: the rule that gave the verdict, see `tfdfd.detect.verdict.Rule`.
         frames_damaged: number of sampled frames that were left out because the decoder had to conceal parts of them.
+        views: reduced copies of whole frames, RGB uint8, by frame index; not part of the JSON.
+        frame_size: `(height, width)` in pixels of the frames to which boxes refer; None without views.
 
     Raises:
         ValueError: the status is unknown, or does not agree with the probability.
@@ -117,6 +124,8 @@ class Detection:
     inconclusive_band: tuple[float, float] | None = None
     correction: str | None = None
     frames_damaged: int = 0
+    views: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    frame_size: tuple[int, int] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -129,6 +138,7 @@ class Detection:
 
     def drop_crops(self) -> None:
         """Drops the pixels, about 200 kB per face and frame, and keeps the rest; for calls over many files."""
+        self.views.clear()
         for track in self.faces:
             for frame in track.frames:
                 frame.crop = None
@@ -159,3 +169,14 @@ class Detection:
         if self.message:
             answer["message"] = self.message
         return answer
+
+    @classmethod
+    def from_dict(cls, result: dict[str, Any]) -> Detection:
+        """The detection of a result that `to_dict` made; other keys of it, such as `sha256`, are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such result.
+        """
+        values = {each.name: result[each.name] for each in fields(cls) if each.name in result}
+        values["faces"] = [FaceTrack.from_dict(face) for face in result.get("faces", ())]
+        return cls(**values)
