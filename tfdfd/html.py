@@ -35,7 +35,7 @@ def environment(*folders: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"probability": _probability, "seconds": _seconds}
+    made.filters |= {"probability": shown_probability, "seconds": _seconds}
     return made
 
 
@@ -68,7 +68,7 @@ def data_uri(data: bytes, kind: str = "jpeg") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _probability(value: float) -> str:
+def shown_probability(value: float) -> str:
     """Three digits, but never 0 or 1, a certainty that no model has."""
     if value >= 0.9995:
         return "> 0.999"

@@ -71,7 +71,7 @@ class Request:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
         if self.frames > MAX_CROPS:
             raise ValueError(f"frames must be at most {MAX_CROPS}; received {self.frames!r}.")
-        if not (0 <= self.views <= MAX_VIEWS and 8 <= self.view_side and self.view_bytes() <= MAX_VIEW_BYTES):
+        if not (0 <= self.views <= MAX_VIEWS and self.view_side >= 8 and self.view_bytes() <= MAX_VIEW_BYTES):
             raise ValueError(
                 f"views must be at most {MAX_VIEWS}, of at least 8 pixels and at most {MAX_VIEW_BYTES:,} bytes in all; "
                 f"received {self.views!r} views of {self.view_side!r} pixels."

@@ -1,8 +1,8 @@
 """Decoding process: its protocol with `pool.py`, and its main loop.
 
 A request is a line of JSON on standard input, a socket, together with the descriptor of an open file. A response is a
-JSON header and raw crops and views of frames on standard output. No pickle is read. The parent checks every field of a response: a decoder
-under an attacker's control can misreport a face, but not grow or execute.
+JSON header and raw crops and views of frames on standard output. No pickle is read. The parent checks every field of a
+response: a decoder under an attacker's control can misreport a face, but not grow or execute.
 """
 
 from __future__ import annotations
