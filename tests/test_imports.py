@@ -98,7 +98,7 @@ MAY_IMPORT = {
         "weights",
         "workdir",
     },
-    "report": {"detect", "files", "html"},
+    "report": {"detect", "files", "html", "media"},
     "explain": {"data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"},
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
@@ -170,7 +170,7 @@ ONLY_IN = {
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
-    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote"},
+    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote", "report"},
     "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),

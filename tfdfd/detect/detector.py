@@ -22,7 +22,7 @@ from tfdfd.faces import check_detector
 from tfdfd.faces.tracks import link_faces
 from tfdfd.files import sha256
 from tfdfd.media import FRAMES, Limits
-from tfdfd.media.inputs import Inputs, list_inputs, memory_input
+from tfdfd.media.inputs import Input, Inputs, list_inputs, memory_input
 from tfdfd.models import spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
@@ -177,6 +177,24 @@ class Detector:
                 self.sandbox_note = self._extractor.sandbox_note
                 warnings.warn(self.sandbox_note, RuntimeWarning, stacklevel=2)
             yield self._score(extraction)
+
+    def whole_frames(self, item: Input, start: int, count: int, side: int) -> list[tuple[int, float, np.ndarray]]:
+        """Index, time in seconds, and a reduced copy of frames of a video, without detection.
+
+        Args:
+            item: the video.
+            start, count: the frames, in the order of the video; the answer ends where the video does.
+            side: longest side of the copies in pixels.
+
+        Raises:
+            ValueError: the video cannot be decoded; or the copies have too many bytes.
+        """
+        boxes = tuple((index, ()) for index in range(start, start + count))
+        request = Request(frames=count, boxes=boxes, views=count, view_side=side)
+        extraction = self._extractor.extract_one(item, request)
+        if extraction.status not in ("ok", "no_face"):
+            raise ValueError(f"{item.path} cannot be decoded again: {extraction.message}.")
+        return [(frame.index, frame.time_s, frame.view) for frame in extraction.frames if frame.view is not None]
 
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""

@@ -6,7 +6,6 @@ record can compute the digest again, but the repeated detection then disagrees w
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -78,18 +77,13 @@ class Comparison:
         return asdict(self)
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def make_record(detector: Detector, results: Iterable[dict], date: str) -> dict[str, Any]:
     """The record of one call.
 
     Args:
         detector: as it scored the inputs.
         results: as in `results.jsonl`: `Detection.to_dict` with `bytes` and `sha256`. `elapsed_s` is left out.
-        date: of the detection, such as `now()`.
+        date: of the detection, such as `tfdfd.detect.result_folder.now()`.
     """
     record = {
         "record": RECORD_VERSION,

@@ -41,8 +41,8 @@ def time_chart(
     Returns:
         `start` and `end` of the axis in seconds; `series`, one dict per track with `marker` (SVG path around the
         origin), `lines` (strings of `x,y` pairs, one per stretch without a gap) and `points` (dicts `x`, `y`, `time_s`,
-        `probability`; at most about `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`, a number or None; `band`, a
-        dict `y`, `height` or None. None if there are fewer than two different times.
+        `probability`; at most about `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`,
+        a number or None; `band`, a dict `y`, `height` or None. None if there are fewer than two different times.
 
     Raises:
         ValueError: a score outside [0, 1] or a time that is not finite.

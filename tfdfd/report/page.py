@@ -70,6 +70,7 @@ METHOD = (
     "Faces that are small, doubtful or passing do not decide. The score of the input is the highest of the others.",
     "The score is compared with the threshold and the inconclusive band, raised for the number of faces that decide.",
 )
+TEST_RATES, DOMAIN_RATES = "Test sets, at the threshold", "Validation by kind of data, above the band"
 # Fields of a model card that serve the comparison of models, not the reading of a verdict.
 DETAILS = (
     "calibration_scores",
@@ -401,8 +402,8 @@ def _examination(
     }
 
 
-def _error_rates(card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Test sets of the model card with the rates at its threshold."""
+def _error_rates(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of the error rates in a model card, by title: at its threshold on test sets, by its band on validation."""
     scores = [row for row in card.get("scores") or () if isinstance(row, dict)]
     rows = []
     for row in scores:
@@ -413,16 +414,15 @@ def _error_rates(card: Mapping[str, Any]) -> dict[str, Any] | None:
         rates = {"fpr": row.get("fpr_at_threshold"), "fnr": row.get("fnr", missed)}
         names = ("set", "level", "n_real", "n_fake", "auc", f"auc{INTERVAL}", "balanced_accuracy")
         rows.append({name: row[name] for name in names if row.get(name) is not None} | rates)
+    domains = []
     for row in card.get("domains") or ():
         if isinstance(row, dict) and {"real_called_fake", "fake_called_fake"} & set(row):
             caught = row.get("fake_called_fake")
-            name = f"{row.get('set')} ({row.get('split')}, by the band)"
-            rows.append(
-                {"set": name, "level": row.get("level"), "n_real": row.get("n_real"), "n_fake": row.get("n_fake")}
-                | {"auc": row.get("auc"), f"auc{INTERVAL}": row.get(f"auc{INTERVAL}")}
-                | {"fpr": row.get("real_called_fake"), "fnr": None if caught is None else round(1 - caught, 4)}
-            )
-    return _table(rows)
+            names = ("set", "split", "level", "n_real", "n_fake", "auc", f"auc{INTERVAL}")
+            rates = {"fpr": row.get("real_called_fake"), "fnr": None if caught is None else round(1 - caught, 4)}
+            domains.append({name: row.get(name) for name in names} | rates)
+    tables = {TEST_RATES: _table(rows), DOMAIN_RATES: _table(domains)}
+    return {title: table for title, table in tables.items() if table}
 
 
 def _counts(detections: Sequence[Detection]) -> dict[str, int]:
