@@ -21,10 +21,11 @@ from tfdfd.report import chart
 TRACKS_PER_INPUT = len(chart.MARKERS)
 # The report has pictures of at most this many inputs, those with the highest P(fake), and of this many bytes.
 PICTURED_INPUTS = 200
-PICTURE_BYTES = 24 << 20
+PICTURE_BYTES = 12 << 20
 # Frames that `Detector` keeps for the pictures of an input.
 VIEWS = 32
-_STRIP_QUALITY = 70
+# A strip is for orientation; the frames and crops beside it have more pixels.
+_STRIP_QUALITY = 65
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Sizes:
 _SIZES = (
     Sizes(10, 3, 640, 6, 2, 128, 32, 240),
     Sizes(50, 2, 480, 6, 2, 128, 24, 160),
-    Sizes(float("inf"), 1, 360, 3, 1, 96, 12, 112, explained=False),
+    Sizes(float("inf"), 1, 288, 2, 1, 72, 8, 80, explained=False),
 )
 
 

@@ -27,6 +27,8 @@ BLOCKS: tuple[str, ...] = ()
 # Limits that bound the page for any number of inputs, people and frames; pictures have theirs in `evidence`.
 LISTED = 1000
 TABLES = 20
+# With more inputs, the details of one are text until it is opened: thousands of elements would take seconds to load.
+DEFERRED = 50
 ROWS_PER_TRACK = 200
 MOMENTS = 64
 JSON_BYTES = 16 << 20
@@ -167,6 +169,7 @@ def render_report(
             blocks=BLOCKS,
             pictured=PICTURED_INPUTS,
             with_tables=len(entries) <= TABLES,
+            deferred=len(entries) > DEFERRED,
             counts=_counts(detections),
             limits=LIMITS,
             date=record and record["date"],

@@ -51,6 +51,14 @@
     byId("tools").hidden = false;
     byId("tools").addEventListener("submit", (event) => event.preventDefault());
     for (const id of ["search", "filter", "sort"]) byId(id).addEventListener("input", update);
+    // Toggle events do not bubble.
+    list.addEventListener("toggle", ({ target }) => {
+      const text = target.querySelector(":scope > script");
+      if (!text || !target.open) return;
+      target.querySelector(".body").innerHTML = JSON.parse(text.textContent);
+      text.remove();
+      target.querySelectorAll(".player").forEach(play);
+    }, true);
     const toggle = byId("toggle");
     toggle.addEventListener("click", () => {
       const open = toggle.textContent === "Open all";
@@ -61,7 +69,7 @@
   }
 
   // Timeline: the frame under the pointer, or at the slider.
-  for (const player of document.querySelectorAll(".player")) {
+  function play(player) {
     const moments = JSON.parse(player.querySelector("script").textContent);
     const plot = player.previousElementSibling;
     const area = plot.querySelector(".area");
@@ -100,6 +108,7 @@
     player.hidden = false;
     show(Number(slider.value));
   }
+  document.querySelectorAll(".player").forEach(play);
 
   // What is printed is what is open, and the whole model card.
   addEventListener("beforeprint", () => {
