@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tfdfd.detect.results import Detection
     from tfdfd.media.inputs import Inputs
     from tfdfd.remote import Server
-    from tfdfd.report.evidence import Gallery
+    from tfdfd.report.pictures import Gallery
 
 _DESCRIPTION = """\
 Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
@@ -213,14 +213,14 @@ def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
 def _open(arguments: Namespace, gallery: Gallery | None) -> Detector:
     views = {}
     if gallery or arguments.annotate:
-        from tfdfd.report.evidence import VIEWS
+        from tfdfd.report.pictures import VIEWS
 
         views = {"views": VIEWS, "view_side": gallery.sizes.frame_side} if gallery else {"views": 1}
     return open_detector(arguments, threshold=arguments.threshold, server=_server(arguments), **views)
 
 
 def _gallery(inputs: int, folder: Path | None = None) -> Gallery:
-    from tfdfd.report.evidence import Gallery
+    from tfdfd.report.pictures import Gallery
 
     return Gallery(inputs, folder)
 

@@ -22,7 +22,7 @@ from tfdfd.files import write_atomically
 from tfdfd.html import shown_probability
 from tfdfd.media.inputs import Input
 from tfdfd.report.chart import GAP
-from tfdfd.report.evidence import shown_tracks
+from tfdfd.report.pictures import shown_tracks
 
 MAX_FRAMES = 1500
 SIDE = 640

@@ -19,12 +19,10 @@ from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.files import write_atomically
 from tfdfd.html import environment, shown_probability
 from tfdfd.report import chart
-from tfdfd.report.evidence import PICTURED_INPUTS, Gallery, shown_tracks
+from tfdfd.report.pictures import PICTURED_INPUTS, Gallery, shown_tracks
 
 TEMPLATES = Path(__file__).parent
-# Templates of further blocks on an input, which follow its verdict. They draw `entry`.
-BLOCKS: tuple[str, ...] = ()
-# Limits that bound the page for any number of inputs, people and frames; pictures have theirs in `evidence`.
+# Limits that bound the page for any number of inputs, people and frames; pictures have theirs in `pictures`.
 LISTED = 1000
 TABLES = 20
 # With more inputs, the details of one are text until it is opened: thousands of elements would take seconds to load.
@@ -166,7 +164,6 @@ def render_report(
             only=entries[0] if len(detections) == 1 else None,
             total=len(detections),
             not_listed=len(detections) - len(entries),
-            blocks=BLOCKS,
             pictured=PICTURED_INPUTS,
             with_tables=len(entries) <= TABLES,
             deferred=len(entries) > DEFERRED,
