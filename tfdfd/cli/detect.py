@@ -100,6 +100,8 @@ def run(arguments: Namespace) -> int:
         raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
     if arguments.json == arguments.csv == "-":
         raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
+    if arguments.report and os.path.splitext(arguments.report)[0] + ".record.json" in (arguments.json, arguments.csv):
+        raise ValueError("--report writes its record to a file of that name; give another one to --json or --csv.")
     if arguments.output is not None:
         return _run_to_folder(arguments)
     explain = _explain(arguments)
