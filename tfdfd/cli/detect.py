@@ -110,7 +110,7 @@ def run(arguments: Namespace) -> int:
         raise ValueError(f"--annotate is for one video; received {len(inputs.items):,} inputs.")
     gallery = _gallery(len(inputs.items)) if arguments.report else None
     with _open(arguments, gallery) as detector:
-        detections = []
+        detections: list[Detection] = []
         for detection in tracked_detections(detector, inputs, arguments.quiet):
             if gallery:
                 if explain and gallery.sizes.explained:
