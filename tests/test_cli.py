@@ -108,7 +108,7 @@ def test_a_report_is_one_page_and_its_place_is_told(run_detect, media, tmp_path)
     assert code == 0
     assert page.read_text("utf-8").lstrip().lower().startswith("<!doctype html>")
     assert str(page) in stderr and str(page) not in stdout
-    assert list(tmp_path.iterdir()) == [page]
+    assert sorted(tmp_path.iterdir()) == [page, tmp_path / "report.record.json"]
 
 
 def test_text_is_one_line_an_input_with_verdict_or_status_first(run_detect, media):

@@ -617,7 +617,7 @@ def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, t
     seconds = re.compile(r'"elapsed_s": [0-9.]+')
     assert seconds.sub("", out) == seconds.sub("", plain)
     pages = [(tmp_path / name).read_text("utf-8") for name in ("with.html", "without.html")]
-    assert [page.count("<img") for page in pages] == [2, 1]
+    assert [page.count("<img") for page in pages] == [3, 2]  # and the whole frame
     assert "Grad-CAM: red points toward fake, green toward real. Not measured with tfdfd/meso4.toy" in pages[0]
 
 

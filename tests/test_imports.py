@@ -98,7 +98,7 @@ MAY_IMPORT = {
         "weights",
         "workdir",
     },
-    "report": {"detect", "faces", "files", "html"},
+    "report": {"detect", "faces", "files", "html", "media"},
     "explain": {
         *("data", "detect", "files", "html", "metrics", "models", "near_matches", "report", "runtime", "weights"),
         "workdir",
@@ -175,7 +175,7 @@ ONLY_IN = {
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
-    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote"},
+    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote", "report"},
     "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),

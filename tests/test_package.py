@@ -30,6 +30,7 @@ CARRIED = [
     "tfdfd/detect/detect.schema.json",
     "tfdfd/faces/networks/onet.onnx",
     "tfdfd/report/page.html.j2",
+    "tfdfd/report/script.js",
     "tfdfd/py.typed",
 ]
 # Beside the package in a checkout, and in it where it is installed: published models, search spaces, best settings.

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -211,6 +212,19 @@ def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(tmp_path, clips, to
     assert results.read_bytes() == b"".join(lines)
     assert (tmp_path / "a.csv").read_bytes() == table
     assert "of 6 were done before" in last.stderr
+    # The report and the record, too, but for the date; pictures of inputs that were done before the kill are stored.
+    report, record = ((tmp_path / name / "report.html").read_text("utf-8") for name in ("whole", "out")), []
+    for name in ("whole", "out"):
+        record.append(json.loads((tmp_path / name / "record.json").read_text("utf-8")))
+        assert [result["path"] for result in record[-1]["results"]] == [json.loads(line)["path"] for line in lines]
+        assert record[-1].pop("date") == json.loads((tmp_path / name / "run.json").read_text("utf-8"))["date"]
+        del record[-1]["sha256"]
+    assert record[0] == record[1]
+    one, other = (re.findall(r"data:image/jpeg[^\"]*", text) for text in report)
+    assert one == other and len(one) > 10
+    assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == [
+        f"{place:07}.json" for place in (0, 1, 2, 3, 5)
+    ]
 
 
 def test_the_table_may_lie_in_the_new_folder(run_tfdfd, tmp_path, clips, toy_weights):

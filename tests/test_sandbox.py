@@ -302,14 +302,19 @@ def test_a_well_formed_answer_is_taken(impostor):
 
 def test_what_is_packed_comes_out_again():
     crop = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    sent = Extraction("a", "video", "ok", "note", 2.5, [FrameFaces(3, 0.5, [FaceCrop((1, 2, 3, 4), 0.9, None, crop)])])
+    view = np.arange(36, dtype=np.uint8).reshape(2, 6, 3)
+    frames = [FrameFaces(3, 0.5, [FaceCrop((1, 2, 3, 4), 0.9, None, crop)], view), FrameFaces(4, 0.6, [])]
+    sent = Extraction("a", "video", "ok", "note", 2.5, frames, frame_size=(20, 60))
+    request = Request(size=8, views=1, view_side=8)
     data = b"".join(worker.pack(sent))
     header_bytes, crop_bytes = worker.lengths(data[: worker.PREFIX_BYTES])
     header = json.loads(data[worker.PREFIX_BYTES :][:header_bytes])
-    worker.check_crop_bytes(header, crop_bytes, 8)
-    received = worker.unpack("a", header, data[worker.PREFIX_BYTES + header_bytes :], 8)
+    worker.check_pixel_bytes(header, crop_bytes, request)
+    received = worker.unpack("a", header, data[worker.PREFIX_BYTES + header_bytes :], request)
     np.testing.assert_array_equal(received.frames[0].faces[0].crop, crop)
-    received.frames[0].faces[0].crop = sent.frames[0].faces[0].crop = None
+    np.testing.assert_array_equal(received.frames[0].view, view)
+    for each in (sent, received):
+        each.frames[0].faces[0].crop = each.frames[0].view = None
     assert received == sent
 
 
@@ -356,6 +361,10 @@ NONSENSE = {
     "box of text": framed(answer(face={"box": "abcd"}), CROP),
     "box no number": framed(answer(face={"box": [1, 2, 3, float("nan")]}), CROP),
     "score no number": framed(answer(face={"score": float("nan")}), CROP),
+    "a view that was not asked for": framed(answer(frame={"view": [8, 8]}), CROP + CROP),
+    "a view that is larger than asked for": framed(answer(frame={"view": [8, 10**9]}), CROP + CROP),
+    "a view of no size": framed(answer(frame={"view": 3}), CROP),
+    "frame size no number": framed(answer(frame_size=["a", 1]), CROP),
     "score text": framed(answer(face={"score": "high"}), CROP),
 }
 

@@ -35,11 +35,11 @@ def environment(*folders: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"probability": _probability, "seconds": _seconds}
+    made.filters |= {"probability": shown_probability, "seconds": _seconds}
     return made
 
 
-def as_jpeg(pixels: np.ndarray, size: int) -> bytes:
+def as_jpeg(pixels: np.ndarray, size: int, quality: int = 85) -> bytes:
     """An RGB uint8 picture `(height, width, 3)` as JPEG, its longer side at most `size` pixels.
 
     Raises:
@@ -54,8 +54,13 @@ def as_jpeg(pixels: np.ndarray, size: int) -> bytes:
     shrink = size / max(pixels.shape[:2])
     if shrink < 1:
         height, width = (max(1, round(side * shrink)) for side in pixels.shape[:2])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        pixels = resized(pixels, width, height)
+    return cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture at another size."""
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def data_uri(data: bytes, kind: str = "jpeg") -> str:
@@ -63,7 +68,7 @@ def data_uri(data: bytes, kind: str = "jpeg") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _probability(value: float) -> str:
+def shown_probability(value: float) -> str:
     """Three digits, but never 0 or 1, a certainty that no model has."""
     if value >= 0.9995:
         return "> 0.999"

@@ -6,26 +6,28 @@ import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tfdfd.cli.options import OutputFile, add_detection, add_json, limits_of, open_detector, output_or_stdout, values_of
+from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import detection_text, tracked, tracked_detections
 from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, write_text
-from tfdfd.version import __version__
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
     from tfdfd.detect.results import Detection
     from tfdfd.media.inputs import Inputs
     from tfdfd.remote import Server
+    from tfdfd.report.pictures import Gallery
 
 _DESCRIPTION = """\
 Prints P(fake) and a verdict for each image, video and folder (walked in sorted order).
 
 With -o DIR, each result is written to DIR/results.jsonl as soon as it is done: one JSON object per line, in the order
 of the inputs. A run that was stopped in any way resumes with the same command, and ends in the same bytes as one that
-was not stopped. Other inputs or settings for the same folder are refused.
+was not stopped. Other inputs or settings for the same folder are refused. At the end, DIR/report.html is the report
+page and DIR/record.json the record for 'tfdfd verify'. --report PAGE.html writes PAGE.record.json, too.
 
 Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usage."""
 
@@ -51,7 +53,18 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE|-",
         help="write a table for spreadsheets, one row per input; - for standard output",
     )
-    parser.add_argument("--report", type=OutputFile, metavar="FILE.html", help="write one self-contained page")
+    parser.add_argument(
+        "--report",
+        type=OutputFile,
+        metavar="FILE.html",
+        help="write one self-contained page, and beside it the record that 'tfdfd verify' repeats, FILE.record.json",
+    )
+    parser.add_argument(
+        "--annotate",
+        type=OutputFile,
+        metavar="FILE.mp4",
+        help="write the first 1,500 frames of the one video that is given, with boxes and scores drawn into them",
+    )
     parser.add_argument(
         "--explain", metavar="METHOD", help="add heat maps of faces to the report, by a method of 'tfdfd explain'"
     )
@@ -86,56 +99,72 @@ def run(arguments: Namespace) -> int:
         raise ValueError("--report writes a page, not text for standard output; give the name of a file.")
     if arguments.json == arguments.csv == "-":
         raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
+    if arguments.report and os.path.splitext(arguments.report)[0] + ".record.json" in (arguments.json, arguments.csv):
+        raise ValueError("--report writes its record to a file of that name; give another one to --json or --csv.")
     if arguments.output is not None:
         return _run_to_folder(arguments)
     explain = _explain(arguments)
-    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
-        inputs = list_inputs(arguments.inputs)
-        detections = []
-        kept = _crops_in_report(arguments)
+    inputs = list_inputs(arguments.inputs)
+    if arguments.annotate and len(inputs.items) != 1:
+        raise ValueError(f"--annotate is for one video; received {len(inputs.items):,} inputs.")
+    gallery = _gallery(len(inputs.items)) if arguments.report else None
+    with _open(arguments, gallery) as detector:
+        detections: list[Detection] = []
         for detection in tracked_detections(detector, inputs, arguments.quiet):
+            if gallery:
+                if explain and gallery.sizes.explained:
+                    explain(detection)
+                gallery.add(len(detections), detection)
+            detection.drop_crops()
             detections.append(detection)
-            kept -= detection.status == "ok"
-            if kept < 0:
-                detection.drop_crops()
-            elif explain:
-                explain(detection)
         _print_notes(detector, inputs, arguments.quiet)
-        _write(arguments, detector, inputs, detections)
+        _write(arguments, detector, inputs, detections, gallery)
     scored = sum(detection.status == "ok" for detection in detections)
     return exit_code(scored, len(detections))
 
 
 def _run_to_folder(arguments: Namespace) -> int:
-    for option in ("json", "report", "explain"):
+    for option in ("json", "report", "explain", "annotate"):
         if getattr(arguments, option) is not None:
-            raise ValueError(f"--{option} cannot be combined with -o; results.jsonl has all results.")
-    from tfdfd.detect.result_folder import ResultFolder, csv_text
-    from tfdfd.detect.results import VERDICTS
+            raise ValueError(
+                f"--{option} cannot be combined with -o; results.jsonl has all results, and report.html is the page."
+            )
+    from tfdfd.detect.record import make_record, record_text
+    from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
+    from tfdfd.detect.results import VERDICTS, Detection
     from tfdfd.media.inputs import list_inputs
+    from tfdfd.report.page import write_report
 
-    with open_detector(arguments, threshold=arguments.threshold, server=_server(arguments)) as detector:
-        inputs = list_inputs(arguments.inputs)
-        with ResultFolder(arguments.output, detector, inputs) as folder:
-            if folder.done and not arguments.quiet:
-                warn(f"{folder.done} of {folder.total} were done before")
-            try:
-                for _ in tracked(
-                    folder.detect(), folder.total, detection_text, arguments.quiet, done=folder.done, rate=True
-                ):
-                    pass
-            except OSError as error:
-                raise OSError(
-                    f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
-                ) from error
+    inputs = list_inputs(arguments.inputs)
+    with (
+        _open(arguments, _gallery(len(inputs.items))) as detector,
+        ResultFolder(arguments.output, detector, inputs) as folder,
+    ):
+        gallery = _gallery(folder.total, folder.path / PICTURES)
+        if folder.done and not arguments.quiet:
+            warn(f"{folder.done} of {folder.total} were done before")
+        try:
+            outcomes = folder.detect(gallery.add)
+            for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, done=folder.done, rate=True):
+                pass
             _print_notes(detector, inputs, arguments.quiet)
-            if arguments.csv:
-                write_text(csv_text(folder.results()), arguments.csv)
-            counts = Counter(result["verdict"] or result["status"] for result in folder.results())
-            scored = sum(counts[verdict] for verdict in VERDICTS)
-            if arguments.csv != "-":
-                outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
-                write_line(f"{plural(folder.total, 'input')}: {outcomes}: {folder.file}")
+            results = list(folder.results())
+            record = make_record(detector, results, folder.date)
+            write_text(record_text(record), str(folder.path / RECORD))
+            options = {"record": record, "gallery": gallery, "name": Path(RECORD).stem}
+            detections = [Detection.from_dict(result) for result in results]
+            write_report(folder.path / REPORT, detections, _model(detector), **options)
+        except OSError as error:
+            raise OSError(
+                f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
+            ) from error
+    if arguments.csv:
+        write_text(csv_text(results), arguments.csv)
+    counts = Counter(result["verdict"] or result["status"] for result in results)
+    scored = sum(counts[verdict] for verdict in VERDICTS)
+    if arguments.csv != "-":
+        listed = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
+        write_line(f"{plural(folder.total, 'input')}: {listed}: {folder.file}")
     return exit_code(scored, folder.total)
 
 
@@ -182,37 +211,58 @@ def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
     return explain
 
 
-def _crops_in_report(arguments: Namespace) -> int:
-    """The number of scored inputs whose crops the report shows."""
-    if not arguments.report:
-        return 0
-    from tfdfd.report.page import DETAILED_INPUTS
+def _open(arguments: Namespace, gallery: Gallery | None) -> Detector:
+    views = {}
+    if gallery or arguments.annotate:
+        from tfdfd.report.pictures import VIEWS
 
-    return DETAILED_INPUTS
+        views = {"views": VIEWS, "view_side": gallery.sizes.frame_side} if gallery else {"views": 1}
+    return open_detector(arguments, threshold=arguments.threshold, server=_server(arguments), **views)
 
 
-def _write(arguments: Namespace, detector: Detector, inputs: Inputs, detections: Sequence[Detection]) -> None:
+def _gallery(inputs: int, folder: Path | None = None) -> Gallery:
+    from tfdfd.report.pictures import Gallery
+
+    return Gallery(inputs, folder)
+
+
+def _model(detector: Detector) -> dict[str, Any]:
+    """The `model` of a report."""
+    return detector.model_info() | {"inconclusive_band": detector.inconclusive_band, "card": detector.record.card}
+
+
+def _write(
+    arguments: Namespace,
+    detector: Detector,
+    inputs: Inputs,
+    detections: Sequence[Detection],
+    gallery: Gallery | None,
+) -> None:
+    if arguments.report or arguments.csv:
+        from tfdfd.detect.result_folder import csv_text, fingerprint, now
+
+        pairs = zip(inputs.items, detections, strict=True)
+        results = [detection.to_dict() | fingerprint(item, detection) for item, detection in pairs]
     if arguments.report:
-        from tfdfd.report.page import write_report
+        from tfdfd.detect.record import make_record, record_text
+        from tfdfd.report.page import record_path, write_report
 
-        model = detector.model_info() | {
-            "inconclusive_band": detector.inconclusive_band,
-            "card": detector.record.card,
-        }
-        settings = {"tfdfd": __version__, "detector": arguments.detector, "frames": arguments.frames}
-        if arguments.server:
-            settings["scored by"] = arguments.server
-        settings |= limits_of(arguments).to_dict()
-        write_report(arguments.report, detections, model, settings=settings)
+        record = make_record(detector, results, now())
+        path = record_path(arguments.report)
+        settings = {"scored by": arguments.server} if arguments.server else None
+        options = {"settings": settings, "record": record, "gallery": gallery, "name": path.stem}
+        write_report(arguments.report, detections, _model(detector), **options)
+        write_text(record_text(record), str(path))
         warn(f"report: {os.path.abspath(arguments.report)}")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
     if arguments.csv:
-        from tfdfd.detect.result_folder import csv_text, fingerprint
-
-        pairs = zip(inputs.items, detections, strict=True)
-        results = (detection.to_dict() | fingerprint(item, detection) for item, detection in pairs)
         write_text(csv_text(results), arguments.csv)
+    if arguments.annotate:
+        from tfdfd.report.annotate import write_annotated
+
+        frames = write_annotated(arguments.annotate, inputs.items[0], detections[0], detector)
+        warn(f"annotated: {os.path.abspath(arguments.annotate)}: {plural(frames, 'frame')}")
     if "-" not in (arguments.json, arguments.csv):
         for line in summary(detections):
             write_line(line)

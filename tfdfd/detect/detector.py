@@ -61,11 +61,14 @@ class Detector:
             the same runtime gives the same scores each time.
         server: a model server that scores the crops in place of this machine; `model` is then as for
             `tfdfd.remote.find_served`, and scoring may raise `tfdfd.remote.RemoteError`.
+        views: maximum number of whole frames per input that `Detection.views` keeps as reduced copies, for pictures.
+        view_side: longest side of these copies in pixels.
         sandbox: `auto` seals the decoding processes where the kernel can (Landlock and seccomp of Linux), `require`
             refuses to decode without, `off` does not seal.
 
     Attributes:
         record: record of the weights.
+        given_threshold: as given, or None.
         threshold: as given, or the record's.
         inconclusive_band: the record's; None with a given threshold.
         runtime_note: why `auto` did not use the fastest runtime that is installed, or why nothing proves that the
@@ -90,6 +93,8 @@ class Detector:
         runtime: str = AUTO,
         server: Server | None = None,
         sandbox: str = SANDBOX_AUTO,
+        views: int = 0,
+        view_side: int = 640,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1; received {threshold!r}.")
@@ -109,7 +114,7 @@ class Detector:
                 f"{self.record.handle} scores clips of {self._clip_frames} frames, so frames must be at least 2; "
                 f"received {frames!r}."
             )
-        self._given_threshold = threshold
+        self.given_threshold = threshold
         self.threshold = self.record.threshold if threshold is None else threshold
         # A given threshold leaves no inconclusive band.
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
@@ -122,6 +127,8 @@ class Detector:
             frames=frames,
             size=(self.record.input_shape or spec(self.record.model).input_shape)[0],
             measure=self.record.tested_range is not None,
+            views=views,
+            view_side=view_side,
         )
         weakref.finalize(self, self._extractor.close)
 
@@ -193,7 +200,7 @@ class Detector:
 
         It is no verdict, and not among the frames that `detect` scores.
         """
-        request = replace(self._request, frames=2, every_s=0.5)
+        request = replace(self._request, frames=2, every_s=0.5, views=0)
         (extraction,) = self._extractor.extract([Input(os.fspath(path))], request)
         frame = next((frame for frame in extraction.frames if frame.faces), None)
         if frame is None:
@@ -201,6 +208,24 @@ class Detector:
         face = frame.faces[0]
         score = round(float(self._scorer(face.crop[None])[0]), DIGITS)
         return FrameScore(frame.index, frame.time_s, face.box, face.score, score, face.crop)
+
+    def whole_frames(self, item: Input, start: int, count: int, side: int) -> list[tuple[int, float, np.ndarray]]:
+        """Index, time in seconds, and a reduced copy of frames of a video, without detection.
+
+        Args:
+            item: the video.
+            start, count: the frames, in the order of the video; the answer ends where the video does.
+            side: longest side of the copies in pixels.
+
+        Raises:
+            ValueError: the video cannot be decoded; or the copies have too many bytes.
+        """
+        boxes = tuple((index, ()) for index in range(start, start + count))
+        request = Request(frames=count, boxes=boxes, views=count, view_side=side)
+        extraction = self._extractor.extract_one(item, request)
+        if extraction.status not in ("ok", "no_face"):
+            raise ValueError(f"{item.path} cannot be decoded again: {extraction.message}.")
+        return [(frame.index, frame.time_s, frame.view) for frame in extraction.frames if frame.view is not None]
 
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
@@ -295,7 +320,7 @@ class Detector:
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
         probability = clip_score(deciding or faces)
-        rule = rule_for(self.record, len(deciding), self._given_threshold)
+        rule = rule_for(self.record, len(deciding), self.given_threshold)
         tested = evidence.compare_with_tested(self.record, deciding)
         verdict = rule.verdict(probability) if deciding else "inconclusive"
         notes = (
@@ -325,6 +350,8 @@ class Detector:
             likelihood_ratio=evidence.likelihood_ratio(self.record, extraction.kind, probability, len(deciding)),
             tested_range=tested,
             provenance=extraction.provenance,
+            views={frame.index: frame.view for frame in extraction.frames if frame.view is not None},
+            frame_size=extraction.frame_size,
         )
 
     def _scores(self, extraction: Extraction, tracks: Sequence[Sequence[int]]) -> list[float | None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tfdfd.detect.results import Detection
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RESULTS = "results.jsonl"
 CSV_COLUMNS = ("path", "status", "verdict", "p_fake", "faces", "frames", "duration", "message", "sha256")
+# Written beside it when all inputs are done: the record (`tfdfd.detect.record`), the page, and pictures for it.
+RECORD, REPORT, PICTURES = "record.json", "report.html", "pictures"
 # Inputs with these statuses have no bytes to identify, or too many.
 _NOT_HASHED = ("not_found", "too_large")
 
@@ -38,9 +41,11 @@ class ResultFolder:
         inputs: as `tfdfd.media.inputs.list_inputs` returns them.
 
     Attributes:
+        path: path of the folder.
         file: path of `results.jsonl`.
         done: number of inputs whose results are in the file.
         total: number of inputs.
+        date: when the run began, which is the date of its record; ISO 8601.
 
     Raises:
         ValueError: the folder contains results of other inputs or settings, or something else, or another process
@@ -54,11 +59,14 @@ class ResultFolder:
         resolved = b"\0".join(os.fsencode(os.path.realpath(item.path)) for item in inputs.items)
         listed = {"count": len(paths), "sha256": hashlib.sha256(resolved).hexdigest()}
         request = {**detector.settings(), "inputs": listed, "paths": paths}
-        self._work = WorkDir(folder, "tfdfd detect", request, holds="set of results", places=("paths",))
+        date = {"date": now()}
+        self._work = WorkDir(folder, "tfdfd detect", request, holds="set of results", places=("paths",), state=date)
         try:
+            self.date = (self._work.before or date).get("date") or date["date"]
             # Paths keep the spelling of the first run.
             self._paths = self._work.before["paths"] if self._work.before else paths
-            self.file = self._work.path / RESULTS
+            self.path = self._work.path
+            self.file = self.path / RESULTS
             self.total = len(paths)
             self.done = self._recover()
         except BaseException:
@@ -71,8 +79,11 @@ class ResultFolder:
     def __exit__(self, *error: object) -> None:
         self._work.close()
 
-    def detect(self) -> Iterator[Detection]:
+    def detect(self, keep: Callable[[int, Detection], object] | None = None) -> Iterator[Detection]:
         """Scores the inputs that are not done, in order; yields each one, without crops, when its line is on the disk.
+
+        Args:
+            keep: called with the number of an input, from 0, and its outcome with crops, before its line is written.
 
         Raises:
             OSError: the disk is full or broken; the lines that were written stay valid.
@@ -81,6 +92,8 @@ class ResultFolder:
         with open(self.file, "ab") as file:
             sync_folder(self._work.path)
             for item, detection in zip(rest.items, self._detector.iter_detect(rest), strict=True):
+                if keep:
+                    keep(self.done, detection)
                 detection.drop_crops()
                 file.write(self._line(item, detection))
                 file.flush()
@@ -116,6 +129,11 @@ def _is_result(line: bytes, path: str) -> bool:
         return line.endswith(b"\n") and json.loads(line)["path"] == path
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def fingerprint(item: Input, detection: Detection) -> dict:

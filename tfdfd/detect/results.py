@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,14 @@ class FaceTrack:
             answer["measures"] = self.measures
         return answer | {"frames": [frame.to_dict() for frame in self.frames]}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FaceTrack:
+        frames = [FrameScore(**frame | {"box": tuple(frame["box"])}) for frame in values["frames"]]
+        measures = values.get("measures", {})
+        return cls(
+            values["track"], values["fake_probability"], frames, values["decides"], values.get("left_out"), measures
+        )
+
 
 @dataclass
 class Detection:
@@ -106,6 +114,8 @@ class Detection:
         likelihood_ratio: what the score means, see `tfdfd.detect.evidence.likelihood_ratio`.
         tested_range: whether the model was tested on such faces, see `tfdfd.detect.evidence.compare_with_tested`.
         provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
+        views: reduced copies of whole frames, RGB uint8, by frame index; not part of the JSON.
+        frame_size: `(height, width)` in pixels of the frames to which boxes refer; None without views.
 
     Raises:
         ValueError: the status is unknown, or does not agree with the probability.
@@ -130,6 +140,8 @@ class Detection:
     likelihood_ratio: dict[str, Any] | None = None
     tested_range: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
+    views: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    frame_size: tuple[int, int] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -142,6 +154,7 @@ class Detection:
 
     def drop_crops(self) -> None:
         """Drops the pixels, about 200 kB per face and frame, and keeps the rest; for calls over many files."""
+        self.views.clear()
         for track in self.faces:
             for frame in track.frames:
                 frame.crop = None
@@ -176,3 +189,14 @@ class Detection:
         if self.message:
             answer["message"] = self.message
         return answer
+
+    @classmethod
+    def from_dict(cls, result: dict[str, Any]) -> Detection:
+        """The detection of a result that `to_dict` made; other keys of it, such as `sha256`, are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such result.
+        """
+        values = {each.name: result[each.name] for each in fields(cls) if each.name in result}
+        values["faces"] = [FaceTrack.from_dict(face) for face in result.get("faces", ())]
+        return cls(**values)

@@ -31,7 +31,8 @@ from tfdfd.explain.methods import (
 )
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
-from tfdfd.report.page import TEMPLATES, TRACKS_PER_INPUT
+from tfdfd.report.page import TEMPLATES
+from tfdfd.report.pictures import TRACKS_PER_INPUT
 from tfdfd.weights.records import WeightRecord
 
 PICTURE = 256

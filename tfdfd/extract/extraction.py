@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 
 from tfdfd.faces import MARGIN, Face, FaceDetector
@@ -24,6 +25,9 @@ _BATCH_BYTES = 1 << 28
 MIN_WHOLE = 0.25
 # Maximum number of crops per input; bounds the memory for a crowd filmed for a minute.
 MAX_CROPS = 1024
+# Maximum number of views per input, and of their bytes.
+MAX_VIEWS = 128
+MAX_VIEW_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Request:
         skip: frames to pass over, for the three above; reads a video in parts that is too long for one response.
         whole_pixels: crops around the rounded boxes of the result, so that the crops can be reproduced from it.
         measure: measures each face, see `tfdfd.faces.quality`.
+        views: maximum number of whole frames, evenly spaced among the requested ones, to return as reduced copies.
+        view_side: longest side of these copies in pixels.
 
     Raises:
         ValueError: a value is out of range.
@@ -59,6 +65,8 @@ class Request:
     skip: int = 0
     whole_pixels: bool = False
     measure: bool = False
+    views: int = 0
+    view_side: int = 640
 
     def __post_init__(self) -> None:
         for name, least in (("frames", 1), ("size", 8), ("margin", 1.0), ("video_side", 32), ("image_side", 32)):
@@ -66,7 +74,16 @@ class Request:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)!r}.")
         if self.frames > MAX_CROPS:
             raise ValueError(f"frames must be at most {MAX_CROPS}; received {self.frames!r}.")
+        if not (0 <= self.views <= MAX_VIEWS and self.view_side >= 8 and self.view_bytes() <= MAX_VIEW_BYTES):
+            raise ValueError(
+                f"views must be at most {MAX_VIEWS}, of at least 8 pixels and at most {MAX_VIEW_BYTES:,} bytes in all; "
+                f"received {self.views!r} views of {self.view_side!r} pixels."
+            )
         self.choice()
+
+    def view_bytes(self) -> int:
+        """The maximum number of bytes of all views."""
+        return self.views * self.view_side**2 * 3
 
     def choice(self) -> int | InOrder:
         """The frames to read, for `read_media`."""
@@ -98,11 +115,18 @@ class FaceCrop:
 
 @dataclass
 class FrameFaces:
-    """The faces of one requested frame in descending order of score; `time_s` is its presentation time."""
+    """The faces of one requested frame in descending order of score.
+
+    Attributes:
+        index, time_s: frame number, and presentation time in seconds.
+        faces: the faces.
+        view: reduced copy of the whole frame, RGB uint8 `(height, width, 3)`, or None.
+    """
 
     index: int
     time_s: float
     faces: list[FaceCrop]
+    view: np.ndarray | None = None
 
 
 @dataclass
@@ -120,6 +144,7 @@ class Extraction:
         elapsed_s: wall clock in seconds.
         process_died: True if the decoding process ended meanwhile, because of the input or by a signal.
         provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
+        frame_size: `(height, width)` in pixels of the original frames, to which boxes refer; None without views.
     """
 
     path: str
@@ -132,6 +157,7 @@ class Extraction:
     elapsed_s: float = 0.0
     process_died: bool = False
     provenance: dict[str, Any] | None = None
+    frame_size: tuple[int, int] | None = None
 
 
 def extract_faces(
@@ -150,7 +176,8 @@ def extract_faces(
     info: MediaInfo | None = None
     crowded = False
     scale = 1.0
-    given = None
+    frame_size = given = None
+    position = 0
     whole_frames = detector is None and request.boxes is None
     if request.boxes is not None:
         given = {frame: [Face(tuple(box), score) for *box, score in faces] for frame, faces in request.boxes}
@@ -165,10 +192,15 @@ def extract_faces(
             else:
                 detected, scale = _detect(detector, batch, request)
             most = MAX_CROPS // (4 if still else request.frames)
+            if request.views:
+                frame_size = frame_size or batch[0].pixels.shape[:2]
             for frame, faces in zip(batch, detected, strict=True):
                 crowded |= len(faces) > most
                 crops = [_crop(frame.pixels, face, whole_frames, request) for face in faces[:most]]
-                frames[frame.index] = FrameFaces(frame.index, frame.time_s, crops)
+                wanted = request.views and position % -(-request.frames // request.views) == 0
+                view = _reduced(frame.pixels, request.view_side) if wanted else None
+                frames[frame.index] = FrameFaces(frame.index, frame.time_s, crops, view)
+                position += 1
     except MediaError as error:
         return Extraction(path, info.kind if info else None, error.status, error.message)
     if info is None:
@@ -189,7 +221,7 @@ def extract_faces(
         size = "" if scale == 1 else f" (searched at {max(scale, 0.01):.0%} of its size)"
         notes.insert(0, f"no face was found in {where}{size}")
     message = "; ".join(notes) or None
-    return Extraction(path, info.kind, status, message, info.duration_s, sampled, info.damaged)
+    return Extraction(path, info.kind, status, message, info.duration_s, sampled, info.damaged, frame_size=frame_size)
 
 
 def damage_note(damaged: int, whole: int) -> str:
@@ -239,6 +271,16 @@ def _around(pixels: np.ndarray, box: tuple[float, float, float, float], margin: 
     x, y, side = square_around(box, margin)
     left, top = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
     return pixels[top : max(y + side, top + 1), left : max(x + side, left + 1)]
+
+
+def _reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A copy of a frame whose longest side is at most `side`."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    # Most pixels of a large frame are skipped: averaging all of them takes longer than decoding.
+    step = max(1, int(1 / scale) // 2)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(np.ascontiguousarray(pixels[::step, ::step]), size, interpolation=cv2.INTER_AREA)
 
 
 def _batches(source: str | BinaryIO, request: Request, limits: Limits) -> Iterator[list[Frame] | MediaInfo]:

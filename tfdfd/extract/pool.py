@@ -39,6 +39,8 @@ _BOOT = (
     "from tfdfd.extract.sandbox import leave_network; leave_network(config['sandbox']); "
     "from tfdfd.extract.worker import main; main(config)"
 )
+# The request before the first one: its answer, `ready`, has no pixels.
+_NOTHING = Request()
 _ENDED = "the decoding processes were ended while work was left."
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -330,14 +332,14 @@ class _Process:
         self._channel.sendall(line[sent:])  # type: ignore[union-attr]
 
     def _response(self, path: str, request: Request, deadline: float) -> Extraction:
-        header, crops = self._read(deadline, request.size)
-        return worker.unpack(path, header, crops, request.size)
+        header, pixels = self._read(deadline, request)
+        return worker.unpack(path, header, pixels, request)
 
-    def _read(self, deadline: float, size: int = 1) -> tuple[dict[str, Any], bytes]:
-        header_bytes, crop_bytes = worker.lengths(self._receive(worker.PREFIX_BYTES, deadline))
+    def _read(self, deadline: float, request: Request = _NOTHING) -> tuple[dict[str, Any], bytes]:
+        header_bytes, pixel_bytes = worker.lengths(self._receive(worker.PREFIX_BYTES, deadline))
         header = worker.parse(self._receive(header_bytes, deadline))
-        worker.check_crop_bytes(header, crop_bytes, size)
-        return header, self._receive(crop_bytes, deadline)
+        worker.check_pixel_bytes(header, pixel_bytes, request)
+        return header, self._receive(pixel_bytes, deadline)
 
     def _receive(self, count: int, deadline: float) -> bytes:
         received = bytearray(count)

@@ -1,8 +1,8 @@
 """Decoding process: its protocol with `pool.py`, and its main loop.
 
 A request is a line of JSON on standard input, a socket, together with the descriptor of an open file. A response is a
-JSON header and raw crops on standard output. No pickle is read. The parent checks every field of a response: a decoder
-under an attacker's control can misreport a face, but not grow or execute.
+JSON header and raw crops and views of frames on standard output. No pickle is read. The parent checks every field of a
+response: a decoder under an attacker's control can misreport a face, but not grow or execute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces
+from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.faces.quality import MEASURES
 from tfdfd.media import STATUSES
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tfdfd.media import Limits
 
 MAX_HEADER = 16 << 20
-_LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops
+_LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops and views
 PREFIX_BYTES = _LENGTHS.size
 # Packages that only some formats need. A sealed process cannot import them any more.
 LIBRARIES = {"video": "av", "heif": "pillow_heif"}
@@ -47,24 +47,28 @@ class ProtocolError(Exception):
 
 def pack(response: Extraction | dict[str, Any]) -> list[bytes | memoryview]:
     """A response, or a plain dict (`ready`, `fatal`), as buffers to write one after another."""
-    crops = []
+    pixels, views = [], []
     if isinstance(response, Extraction):
         header = asdict(response)
         for frame in header["frames"]:
             for face in frame["faces"]:
-                crops.append(np.ascontiguousarray(face.pop("crop")).data)
+                pixels.append(np.ascontiguousarray(face.pop("crop")).data)
+            if frame["view"] is not None:
+                views.append(np.ascontiguousarray(frame["view"]).data)
+                frame["view"] = frame["view"].shape[:2]
     else:
         header = response
     text = json.dumps(header).encode()
-    return [_LENGTHS.pack(len(text), sum(crop.nbytes for crop in crops)), text, *crops]
+    pixels += views
+    return [_LENGTHS.pack(len(text), sum(each.nbytes for each in pixels)), text, *pixels]
 
 
 def lengths(prefix: bytes) -> tuple[int, int]:
-    """The number of header bytes and of crop bytes that follow a prefix of `PREFIX_BYTES` bytes."""
-    header, crops = _LENGTHS.unpack(prefix)
+    """The number of header bytes and of pixel bytes that follow a prefix of `PREFIX_BYTES` bytes."""
+    header, pixels = _LENGTHS.unpack(prefix)
     if header > MAX_HEADER:
         raise ProtocolError(f"a header of {header} bytes")
-    return header, crops
+    return header, pixels
 
 
 def parse(text: bytes) -> dict[str, Any]:
@@ -78,20 +82,26 @@ def parse(text: bytes) -> dict[str, Any]:
     return header
 
 
-def check_crop_bytes(header: dict[str, Any], count: int, size: int) -> None:
-    """Raises `ProtocolError` unless `count` bytes are the crops that the header lists, within the maximum number."""
+def check_pixel_bytes(header: dict[str, Any], count: int, request: Request) -> None:
+    """Raises `ProtocolError` unless `count` bytes are the crops and views that the header lists, within the limits."""
     try:
-        faces = sum(len(frame["faces"]) for frame in header.get("frames", ()))
-    except (KeyError, TypeError) as error:
+        frames = header.get("frames", ())
+        faces = sum(len(frame["faces"]) for frame in frames)
+        views = [_view_size(frame, request.view_side) for frame in frames if frame.get("view") is not None]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"malformed: {error}") from error
-    if faces > MAX_CROPS or count != faces * size * size * 3:
-        raise ProtocolError(f"{count} bytes of crops for {faces} faces of {size} pixels")
+    expected = faces * request.size**2 * 3 + sum(height * width * 3 for height, width in views)
+    if faces > MAX_CROPS or len(views) > request.views or count != expected:
+        raise ProtocolError(f"{count} bytes of pixels for {faces} faces of {request.size} pixels, {len(views)} views")
 
 
-def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extraction:
-    """The response with a header that `check_crop_bytes` accepted."""
-    pixels = np.frombuffer(crops, np.uint8).reshape(-1, size, size, 3)
+def unpack(path: str, header: dict[str, Any], data: bytes, request: Request) -> Extraction:
+    """The response with a header that `check_pixel_bytes` accepted."""
     try:
+        sizes = [_view_size(frame, request.view_side) for frame in header["frames"] if frame.get("view") is not None]
+        start = len(data) - sum(height * width * 3 for height, width in sizes)
+        pixels = np.frombuffer(data[:start], np.uint8).reshape(-1, request.size, request.size, 3)
+        views = iter(_views(np.frombuffer(data, np.uint8, offset=start), sizes) if sizes else [])
         if header["status"] not in STATUSES:
             raise ProtocolError(f"status {header['status']!r}")
         if (header["status"] == "ok") != bool(len(pixels)):
@@ -114,14 +124,34 @@ def unpack(path: str, header: dict[str, Any], crops: bytes, size: int) -> Extrac
                     )
                     for face in frame["faces"]
                 ],
+                None if frame.get("view") is None else next(views),
             )
             for frame in header["frames"]
         ]
         duration = None if duration is None else _number(duration)
         damaged = int(_number(header["frames_damaged"]))
-        return Extraction(path, kind, header["status"], message, duration, frames, damaged)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        frame_size = None
+        if header.get("frame_size") is not None:
+            height, width = (int(_number(side)) for side in header["frame_size"])
+            frame_size = max(1, height), max(1, width)
+        return Extraction(path, kind, header["status"], message, duration, frames, damaged, frame_size=frame_size)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ProtocolError(f"malformed: {error}") from error
+
+
+def _view_size(frame: dict[str, Any], side: int) -> tuple[int, int]:
+    height, width = frame["view"]
+    if not (type(height) is type(width) is int and 1 <= height <= side and 1 <= width <= side):
+        raise ValueError(f"a view of {frame['view']!r:.50} pixels")
+    return height, width
+
+
+def _views(pixels: np.ndarray, sizes: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+    start = 0
+    for height, width in sizes:
+        end = start + height * width * 3
+        yield pixels[start:end].reshape(height, width, 3)
+        start = end
 
 
 def _number(value: Any) -> float:

@@ -39,10 +39,10 @@ def time_chart(
         duration_s: length of the clip; the axis ends there or at the last frame, whichever is later.
 
     Returns:
-        `series`, one dict per track with `marker` (SVG path around the origin), `lines` (strings of `x,y` pairs, one
-        per stretch without a gap) and `points` (dicts `x`, `y`, `time_s`, `probability`; at most about
-        `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`, a number or None; `band`, a
-        dict `y`, `height` or None. None if there are fewer than two different times.
+        `start` and `end` of the axis in seconds; `series`, one dict per track with `marker` (SVG path around the
+        origin), `lines` (strings of `x,y` pairs, one per stretch without a gap) and `points` (dicts `x`, `y`, `time_s`,
+        `probability`; at most about `MARKERS_PER_LINE`); `x_ticks` and `y_ticks` (dicts `at`, `label`); `threshold_y`,
+        a number or None; `band`, a dict `y`, `height` or None. None if there are fewer than two different times.
 
     Raises:
         ValueError: a score outside [0, 1] or a time that is not finite.
@@ -71,6 +71,8 @@ def time_chart(
             }
         )
     return {
+        "start": start,
+        "end": end,
         "series": series,
         "x_ticks": [{"at": x_of(tick), "label": f"{tick:g}"} for tick in ticks(start, end)],
         "y_ticks": [{"at": y_of(tick), "label": f"{tick:g}"} for tick in (0, 0.25, 0.5, 0.75, 1)],

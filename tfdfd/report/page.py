@@ -1,31 +1,38 @@
-"""HTML report of `tfdfd detect --report`: one self-contained page without scripts or requests."""
+"""HTML report of `tfdfd detect`: one self-contained page without requests."""
 
 from __future__ import annotations
 
+import base64
+import collections
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from markupsafe import Markup
 
 from tfdfd.detect.evidence import number_text, range_text
+from tfdfd.detect.record import record_text
+from tfdfd.detect.result_folder import csv_text
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
-from tfdfd.html import as_jpeg, data_uri, environment
+from tfdfd.html import environment, shown_probability
 from tfdfd.report import chart
+from tfdfd.report.pictures import PICTURED_INPUTS, Gallery, shown_tracks
 
 TEMPLATES = Path(__file__).parent
-# Limits that bound the size of the page for any number of inputs, people and frames. The summary lists all inputs.
-DETAILED_INPUTS = 50
-TRACKS_PER_INPUT = len(chart.MARKERS)
+# Limits that bound the page for any number of inputs, people and frames; pictures have theirs in `pictures`.
+LISTED = 1000
+TABLES = 20
+# With more inputs, the details of one are text until it is opened: thousands of elements would take seconds to load.
+DEFERRED = 50
 ROWS_PER_TRACK = 200
-CROPS_ON_PAGE = 400
-CROPS_TOWARDS_FAKE = 6
-CROPS_TOWARDS_REAL = 2
-CROP_SIZE = 128
+MOMENTS = 64
+JSON_BYTES = 16 << 20
+_FRAME_BYTES = 150  # of JSON, at least
 MESSAGE_LENGTH = 500
 
 LEFT_OUT_TEXT = {
@@ -58,6 +65,14 @@ LIMITS = (
     "picture and fully generated scenes are not examined.",
     "A score applies to the faces found in the sampled frames, and to nothing else.",
 )
+METHOD = (
+    "Evenly spaced frames of a video are decoded, in a process of its own, which the system seals where it can.",
+    "The face detector finds faces; each is cut out of the original frame, square, at 1.3 times its box.",
+    "The network gives each crop a score, P(fake). Faces are linked into one track per person; a track has the mean.",
+    "Faces that are small, doubtful or passing do not decide. The score of the input is the highest of the others.",
+    "The score is compared with the threshold and the inconclusive band, raised for the number of faces that decide.",
+)
+TEST_RATES, DOMAIN_RATES = "Test sets, at the threshold", "Validation by kind of data, above the band"
 # Fields of a model card that serve the comparison of models, not the reading of a verdict.
 DETAILS = (
     "calibration_scores",
@@ -110,63 +125,94 @@ COLUMN_TITLES = {
 }
 
 
-def render_report(detections: Sequence[Detection], model: dict, *, settings: dict | None = None) -> str:
+def render_report(
+    detections: Sequence[Detection],
+    model: dict,
+    *,
+    settings: dict | None = None,
+    record: dict[str, Any] | None = None,
+    gallery: Gallery | None = None,
+    name: str = "results",
+) -> str:
     """Renders the results of one call as one self-contained HTML page.
 
     Args:
-        detections: in the order of the page. Pictures come from `FrameScore.crop`; frames without one are listed as
-            numbers only.
+        detections: in the order of the page. Pictures come from `FrameScore.crop` and `Detection.views`, unless there
+            is a `gallery`.
         model: `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and `card` (the
             model card). Missing fields are left out of the page.
-        settings: printable settings to list at the end.
+        settings: printable settings to list.
+        record: of `tfdfd.detect.record.make_record`, for the same detections; the page can save it as JSON.
+        gallery: pictures of the detections, by their place.
+        name: name of the files that the page saves, without suffix.
 
     Returns:
-        The page: valid Unicode, without scripts and without anything that a browser would load.
+        The page: valid Unicode, with one script, which its policy names by digest, and without anything that a browser
+        would load. It lists `LISTED` inputs at most, and has the JSON output up to `JSON_BYTES`.
 
     Raises:
         ValueError: a threshold, band, score or crop is out of range.
     """
     band = model.get("inconclusive_band")
     lines = (_checked_threshold(model.get("threshold")), None if band is None else _checked_band(band))
-    inputs = [
-        _summary(number, detection, _lines_of(detection, lines)) for number, detection in enumerate(detections, start=1)
+    if gallery is None:
+        gallery = Gallery(len(detections))
+        for place, detection in enumerate(detections):
+            gallery.add(place, detection)
+    places = _listed(detections)
+    results = record["results"] if record else [detection.to_dict() for detection in detections]
+    entries = [
+        _entry(place + 1, detections[place], results[place], _lines_of(detections[place], lines))
+        | _details(detections[place], _lines_of(detections[place], lines), gallery.get(place))
+        for place in places
     ]
-    scored = [(entry, detection) for entry, detection in zip(inputs, detections, strict=True) if entry["scored"]]
-    crops = _CropEncoder(CROPS_ON_PAGE)
-    sections = [entry | _details(detection, entry["lines"], crops) for entry, detection in scored[:DETAILED_INPUTS]]
+    card = model.get("card") or {}
+    script = Markup((TEMPLATES / "script.js").read_text("utf-8"))  # noqa: S704  (ours)
     return (
         environment(TEMPLATES)
         .get_template("page.html.j2")
         .render(
-            inputs=inputs,
-            sections=sections,
-            detailed={section["number"] for section in sections},
-            sections_left_out=len(scored) - len(sections),
-            crops_used_up=crops.refused,
-            crops_on_page=CROPS_ON_PAGE,
-            counts=_counts(inputs),
+            entries=entries,
+            only=entries[0] if len(detections) == 1 else None,
+            total=len(detections),
+            not_listed=len(detections) - len(entries),
+            pictured=PICTURED_INPUTS,
+            with_tables=len(entries) <= TABLES,
+            deferred=len(entries) > DEFERRED,
+            counts=_counts(detections),
             limits=LIMITS,
+            date=record and record["date"],
+            examination=_examination(detections, results, record, settings or {}),
+            method=METHOD,
+            error_rates=_error_rates(card),
+            protocol=_text(card["protocol"]) if card.get("protocol") else None,
+            repeat=f"tfdfd verify {name}.json INPUT" if record else None,
             model_facts=_model_facts(model, lines),
-            card=_card(model.get("card") or {}),
-            settings={_title(key): _text(value) for key, value in (settings or {}).items()},
+            card=_card(card),
+            saved={"name": name, "csv": csv_text(results), **_json(record, results)},
+            script=script,
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
 
 
-def write_report(
-    path: str | os.PathLike, detections: Sequence[Detection], model: dict, *, settings: dict | None = None
-) -> None:
+def write_report(path: str | os.PathLike, detections: Sequence[Detection], model: dict, **options: Any) -> None:
     """Writes the page of `render_report` to `path`, atomically.
 
     Args:
         path: the file; its folder must exist.
-        detections, model, settings: as for `render_report`.
+        detections, model, options: as for `render_report`.
 
     Raises:
         ValueError: see `render_report`; nothing is written.
         OSError: the file cannot be written; an older one is left as it was.
     """
-    write_atomically(path, render_report(detections, model, settings=settings))
+    write_atomically(path, render_report(detections, model, **options))
+
+
+def record_path(report: str | os.PathLike) -> Path:
+    """The path of the record beside a report page: `page.record.json` for `page.html`."""
+    return Path(report).with_suffix(".record.json")
 
 
 def _lines_of(detection: Detection, lines: tuple) -> tuple:
@@ -177,22 +223,36 @@ def _lines_of(detection: Detection, lines: tuple) -> tuple:
     return _checked_threshold(detection.threshold), None if band is None else _checked_band(band)
 
 
-def _summary(number: int, detection: Detection, lines: tuple) -> dict[str, Any]:
+def _listed(detections: Sequence[Detection]) -> list[int]:
+    """The places of the inputs that the page lists, in order; those with the highest P(fake) if there are too many."""
+    places = range(len(detections))
+    if len(detections) > LISTED:
+        places = sorted(places, key=lambda place: -(detections[place].fake_probability or -1))[:LISTED]  # type: ignore[assignment]
+    return sorted(places)
+
+
+def _entry(number: int, detection: Detection, result: Mapping[str, Any], lines: tuple) -> dict[str, Any]:
     scored = detection.status == "ok"
     message = detection.message or ""
     judged = detection.faces_judged
     if judged is None:
         judged = sum(track.decides for track in detection.faces)
+    size = result.get("bytes")
+    facts = {
+        "SHA-256": result.get("sha256"),
+        "Size": size is not None and f"{size:,} bytes",
+        "Frames left out as damaged": detection.frames_damaged,
+        "Scoring took": detection.elapsed_s is not None and f"{detection.elapsed_s:.1f} s",
+    }
     return {
         "number": number,
-        "name": printable_path(detection.path),
+        "name": _name(detection.path),
         "kind": detection.kind,
         "status": detection.status,
         "status_text": STATUS_TEXT[detection.status],
         "scored": scored,
         "verdict": detection.verdict or "none",
         "probability": detection.fake_probability,
-        "lines": lines,
         "threshold": lines[0],
         "band": lines[1],
         "correction": CORRECTION_TEXT.get(detection.correction),  # type: ignore[arg-type]
@@ -203,7 +263,8 @@ def _summary(number: int, detection: Detection, lines: tuple) -> dict[str, Any]:
         "faces": len(detection.faces),
         "judged": judged,
         "duration_s": detection.duration_s,
-        "elapsed_s": detection.elapsed_s,
+        "sha256": result.get("sha256"),
+        "facts": {title: value for title, value in facts.items() if value},
         "likelihood_ratio": detection.likelihood_ratio,
         "tested": detection.tested_range and _tested(detection.tested_range),
         "provenance": detection.provenance,
@@ -225,71 +286,177 @@ def _tested(tested: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": tested["status"], "rows": rows}
 
 
-def _details(detection: Detection, lines: tuple, crops: _CropEncoder) -> dict[str, Any]:
-    """Content of the section of a scored input; the deciding face with the highest score comes first."""
-    worst_first = sorted(detection.faces, key=lambda track: (not track.decides, -track.fake_probability))
-    shown = worst_first[:TRACKS_PER_INPUT]
+def _name(path: str) -> str:
+    """A file name on one line."""
+    return printable_path(path).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _details(detection: Detection, lines: tuple, pictures: dict[str, Any] | None) -> dict[str, Any]:
+    """What the details of an input show besides its scores; the deciding face with the highest score comes first."""
+    shown = shown_tracks(detection)
+    found = pictures or {"frames": [], "strip": None, "tracks": {}, "frame_size": None}
     points = [[(frame.time_s, frame.fake_probability) for frame in track.frames] for track in shown]
+    plot = None if detection.kind == "image" else chart.time_chart(points, *lines, detection.duration_s)  # type: ignore[call-arg]
+    strip = found["strip"] if plot else None
+    moments = _moments(shown, plot, strip, found["frame_size"]) if plot else []
+    best = shown and max(shown[0].frames, key=lambda frame: frame.fake_probability).time_s
     return {
-        "chart": None if detection.kind == "image" else chart.time_chart(points, *lines, detection.duration_s),  # type: ignore[call-arg]
+        "chart": plot,
+        "strip": strip,
+        "moments": moments,
+        "first_moment": min(range(len(moments)), key=lambda place: abs(moments[place]["time"] - best), default=0),
+        "frames": [shot | {"boxes": _boxes_at(shown, shot["index"], found["frame_size"])} for shot in found["frames"]],
+        "pictured": pictures is not None or detection.status != "ok",
         "tracks": [
             {
-                "name": f"Face {track.track + 1}",
-                "track": track.track,
+                "name": _face(track),
                 "marker": marker,
                 "probability": track.fake_probability,
                 "frame_count": len(track.frames),
                 "left_out": None if track.decides else LEFT_OUT_TEXT.get(track.left_out, "left out"),  # type: ignore[arg-type]
                 "scale": chart.scale(track.fake_probability, *lines),
-                "crop_groups": _crop_groups(track, crops),
+                "crop_groups": found["tracks"].get(str(track.track), {}),
                 "rows": track.frames[:ROWS_PER_TRACK],
             }
             for track, marker in zip(shown, chart.MARKERS, strict=False)
         ],
-        "tracks_left_out": len(worst_first) - len(shown),
+        "tracks_left_out": len(detection.faces) - len(shown),
     }
 
 
-def _crop_groups(track: FaceTrack, crops: _CropEncoder) -> dict[str, list]:
-    """Crops to show: those with the highest and with the lowest scores."""
-    with_crop = sorted(
-        (frame for frame in track.frames if frame.crop is not None), key=lambda frame: -frame.fake_probability
-    )
-    if len(with_crop) <= CROPS_TOWARDS_FAKE + CROPS_TOWARDS_REAL:
-        groups = {"Every scored face, most fake first" if len(with_crop) > 1 else "The scored face": with_crop}
-    else:
-        groups = {
-            "Strongest toward fake": with_crop[:CROPS_TOWARDS_FAKE],
-            "Strongest toward real": with_crop[: -CROPS_TOWARDS_REAL - 1 : -1],
+def _face(track: FaceTrack) -> str:
+    return f"Face {track.track + 1}"
+
+
+def _boxes_at(shown: Sequence[FaceTrack], index: int, frame_size: Sequence[int] | None) -> list[dict[str, Any]]:
+    """The faces in one frame: name, P(fake), and box in percent of the frame."""
+    return [
+        {
+            "name": _face(track),
+            "number": track.track + 1,
+            "color": f"t{place}",
+            "probability": frame.fake_probability,
+            **dict(zip(("x", "y", "width", "height"), _percent(frame.box, frame_size), strict=True)),
         }
-    encoded = {
-        title: [{"frame": frame, "uri": uri} for frame in frames if (uri := crops.encode(frame.crop))]
-        for title, frames in groups.items()
+        for place, track in enumerate(shown)
+        for frame in track.frames
+        if frame.index == index and frame_size
+    ]
+
+
+def _percent(box: Sequence[int], frame_size: Sequence[int]) -> list[float]:
+    height, width = frame_size
+    return [round(100 * side / of, 2) for side, of in zip(box, (width, height, width, height), strict=True)]
+
+
+def _moments(
+    shown: Sequence[FaceTrack], plot: dict[str, Any], strip: dict[str, Any] | None, frame_size: Sequence[int] | None
+) -> list[dict[str, Any]]:
+    """The positions of the timeline's slider: time, place on the plot, faces, and cell of the strip if there is one."""
+    start, end = plot["start"], plot["end"]
+    moments: dict[int, dict[str, Any]] = {}
+    for place, track in enumerate(shown):
+        for frame in track.frames:
+            if strip and frame.index not in strip["indices"]:
+                continue
+            moment = moments.setdefault(
+                frame.index,
+                {
+                    "time": round(frame.time_s, 3),
+                    "x": round(100 * (frame.time_s - start) / (end - start), 2),
+                    "cell": strip["indices"].index(frame.index) if strip else None,
+                    "faces": [],
+                },
+            )
+            face = {"name": _face(track), "color": f"t{place}", "p": shown_probability(frame.fake_probability)}
+            moment["faces"].append(face | {"box": _percent(frame.box, frame_size) if frame_size else None})
+    order = sorted(moments)
+    return [moments[index] for index in order[:: -(-len(order) // MOMENTS) or 1]]
+
+
+def _json(record: dict[str, Any] | None, results: list[dict]) -> dict[str, str]:
+    """The JSON output for the page, unless it is too large."""
+    frames = sum(len(face["frames"]) for result in results for face in result.get("faces", ()))
+    if frames * _FRAME_BYTES > JSON_BYTES:
+        return {"json": ""}
+    text = record_text(record) if record else json.dumps({"results": results}, indent=1) + "\n"
+    return {"json": text if len(text) <= JSON_BYTES else ""}
+
+
+def _examination(
+    detections: Sequence[Detection],
+    results: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Groups of facts on what was examined, and with what."""
+    examined: dict[str, Any] = {}
+    if len(detections) == 1:
+        size = results[0].get("bytes")
+        examined = {
+            "File": _name(detections[0].path),
+            "Size": size is not None and f"{size:,} bytes",
+            "SHA-256": results[0].get("sha256"),
+        }
+    else:
+        kinds = collections.Counter(detection.kind or "unknown" for detection in detections)
+        examined["Inputs"] = f"{len(detections):,}; size and SHA-256 of each are in its details and in the CSV table"
+        examined["Kinds"] = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+    groups = {"Examined": examined}
+    if record:
+        used, machine = record["settings"], record["machine"]
+        detector = {key: value for key, value in used["detector"].items() if key != "name" and value is not None}
+        given = record["given_threshold"]
+        examined["Date (UTC)"] = record["date"]
+        groups["Instruments"] = {
+            "Software": f"tfdfd {used['tfdfd']}",
+            "Model": used["model"]["handle"],
+            "SHA-256 of the weights": used["model"]["sha256"],
+            "Threshold": f"{used['model']['threshold']:g}" + (" (given by the user)" if given is not None else ""),
+            "Inconclusive band": _text(used["model"]["inconclusive_band"])
+            if used["model"]["inconclusive_band"]
+            else None,
+            "Face detector": used["detector"]["name"] + (f" {_text(detector)}" if detector else ""),
+            "Frames of a video": used["frames"],
+            "Runtime": used["runtime"],
+            "Libraries": ", ".join(f"{name} {version}" for name, version in machine["libraries"].items()),
+            "Machine": f"{machine['system']} {machine['processor']}, Python {machine['python']}",
+        }
+        groups["Limits of one input"] = {_title(key): _text(value) for key, value in used["limits"].items()}
+    if settings:
+        groups["Settings"] = {_title(key): _text(value) for key, value in settings.items()}
+    return {
+        group: {title: value for title, value in rows.items() if value not in (None, False, "")}
+        for group, rows in groups.items()
     }
-    for frame in track.frames:
-        for title, picture in frame.explained.items():
-            if uri := crops.encode(picture):
-                encoded.setdefault(title, []).append({"frame": frame, "uri": uri})
-    return {title: pictures for title, pictures in encoded.items() if pictures}
 
 
-class _CropEncoder:
-    """Encodes crops as data URIs until the page's budget of pictures is spent."""
+def _error_rates(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of the error rates in a model card, by title: at its threshold on test sets, by its band on validation."""
+    scores = [row for row in card.get("scores") or () if isinstance(row, dict)]
+    rows = []
+    for row in scores:
+        if row.get("weights") not in (None, "these"):
+            continue
+        caught = row.get("tpr_at_threshold")
+        missed = round(1 - caught, 4) if isinstance(caught, (int, float)) else None
+        rates = {"fpr": row.get("fpr_at_threshold"), "fnr": row.get("fnr", missed)}
+        names = ("set", "level", "n_real", "n_fake", "auc", f"auc{INTERVAL}", "balanced_accuracy")
+        rows.append({name: row[name] for name in names if row.get(name) is not None} | rates)
+    domains = []
+    for row in card.get("domains") or ():
+        if isinstance(row, dict) and {"real_called_fake", "fake_called_fake"} & set(row):
+            caught = row.get("fake_called_fake")
+            names = ("set", "split", "level", "n_real", "n_fake", "auc", f"auc{INTERVAL}")
+            rates = {"fpr": row.get("real_called_fake"), "fnr": None if caught is None else round(1 - caught, 4)}
+            domains.append({name: row.get(name) for name in names} | rates)
+    tables = {TEST_RATES: _table(rows), DOMAIN_RATES: _table(domains)}
+    return {title: table for title, table in tables.items() if table}
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.refused = False
 
-    def encode(self, crop: np.ndarray | None) -> str | None:
-        if self.budget == 0:
-            self.refused = True
-            return None
-        self.budget -= 1
-        return data_uri(as_jpeg(crop, CROP_SIZE))  # type: ignore[arg-type]
-
-
-def _counts(inputs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return {verdict: sum(entry["verdict"] == verdict for entry in inputs) for verdict in (*VERDICTS, "none")}
+def _counts(detections: Sequence[Detection]) -> dict[str, int]:
+    counts = collections.Counter(detection.verdict or "none" for detection in detections)
+    return {verdict: counts[verdict] for verdict in (*VERDICTS, "none")}
 
 
 def _model_facts(model: Mapping[str, Any], lines: tuple) -> dict[str, Any]:
