@@ -121,8 +121,12 @@ def environment(world: World) -> dict[str, str]:
 
 def contents(world: World) -> dict[str, str]:
     """Digests of all files below the folder of outputs by path, without what varies by itself."""
-    files = sorted(path for path in world.out.rglob("*") if path.is_file() and "networks" not in path.parts)
-    return {str(file.relative_to(world.out)): _digest(file, str(world.out)) for file in files}
+    return {str(file.relative_to(world.out)): _digest(file, str(world.out)) for file in _files(world.out)}
+
+
+def _files(folder: Path) -> list[Path]:
+    # Converted networks in the cache are made again; a full disk does not end a command for their sake.
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "runtimes" not in path.parts)
 
 
 def _digest(file: Path, place: str) -> str:
@@ -215,7 +219,7 @@ def disk(name: str, inputs: Path, work: Path) -> tuple[str, str, list[str]]:
         The errors on the full disk and in the read-only folder, and the faults.
     """
     whole, _, code = undisturbed(name, inputs, work / "whole")
-    need = sum(-(-file.stat().st_size // 4096) for file in (work / "whole").rglob("*") if file.is_file())
+    need = sum(-(-file.stat().st_size // 4096) for file in _files(work / "whole"))
     world = World(inputs, work / "disk")
     world.out.mkdir()
     kept = work / "kept"

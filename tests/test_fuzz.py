@@ -30,6 +30,12 @@ FOUND = [
 ]
 
 
+def damaged_heap(data):
+    """An HDF5 file in which the free list of the first heap of names starts outside of the heap."""
+    at = data.index(b"HEAP") + 16
+    return data[:at] + (2**40).to_bytes(8, "little") + data[at + 8 :]
+
+
 @pytest.fixture(scope="module", params=fuzz.TARGETS)
 def target(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -47,6 +53,8 @@ def test_mutated_inputs_are_accepted_or_refused(target, tmp_path):
     for found, case in FOUND:
         if found == name:
             fuzzer(case if isinstance(case, bytes) else json.dumps(case).encode())
+    if name == "hdf5":
+        fuzzer(damaged_heap(target.seeds[0]))
     assert not fuzzer.findings
     # The seeds are valid, and the edits reach what refuses them.
     assert len(target.seeds) <= fuzzer.accepted + (name == "safetensors") < fuzzer.inputs
