@@ -178,7 +178,7 @@ def _prepare(config: dict[str, Any]) -> tuple[FaceDetector | None, Limits, str |
     if "video" in config["libraries"]:
         importlib.import_module("tfdfd.media.video")
     detector = build_detector(config["detector"], **config["options"])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _warm_up(detector)
     sandbox.restrict_resources(limits)
     note = None
@@ -249,7 +249,7 @@ def _serve(request: dict[str, Any], file: BinaryIO, detector: FaceDetector | Non
         return Extraction("", None, *reason)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process, whatever it is doing, when the other end of standard input is closed."""
     if hasattr(select, "poll"):
         hangup = select.poll()
