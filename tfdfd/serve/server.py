@@ -33,12 +33,13 @@ from tfdfd.serve.loaded_model import LoadedModel, hand_pixels, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
+from tfdfd.serve.open_inference import SERVICE, GRPCInferenceService
 from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
 from tfdfd.serve.trial import Trials
 
-_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", SERVICE)
 # Concurrent gRPC calls besides predictions: states, health.
 _OTHER_CALLS = 256
 # Of the grace period, for accepted requests.
@@ -189,6 +190,7 @@ async def serve(
     try:
         add_PredictionServiceServicer_to_server(PredictionService(service, metrics), grpc_side)
         add_ModelServiceServicer_to_server(ModelService(service, metrics), grpc_side)
+        GRPCInferenceService(service, metrics).add_to(grpc_side)
         watch = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(watch, grpc_side)
         for name in _SERVICES:  # type: ignore[assignment]
