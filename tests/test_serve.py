@@ -411,8 +411,7 @@ class TestOpenInferenceOverGrpc:
         if subprocess.run([python, "-c", "import tritonclient.grpc"], capture_output=True).returncode:
             pytest.skip("no tritonclient[grpc]: install it, or name a Python that has it in $TFDFD_TRITONCLIENT")
         file = Path(__file__).with_name("triton_client.py")
-        words = [server.address, server.rest.removeprefix("http://")]
-        done = subprocess.run([python, str(file), *words], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([python, str(file), server.address], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert told["scores"] == pytest.approx([0.25, 0.25], abs=1e-6)

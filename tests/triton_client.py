@@ -1,6 +1,6 @@
 """Asks a server of the Open Inference Protocol with Triton's own client; run by tests/test_serve.py.
 
-python triton_client.py ADDRESS [REST ADDRESS]
+Usage: python triton_client.py ADDRESS
 """
 
 import io
