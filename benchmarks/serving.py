@@ -195,7 +195,7 @@ class Server:
         if found is None:
             raise SystemExit("the server did not start")
         self.start_s = time.perf_counter() - begun
-        self.address, self._rest = found[1], found[2]
+        self.address, self.rest_address = found[1], found[2]
         self._seen = psutil.Process(self._process.pid)
 
     def __enter__(self):
@@ -218,7 +218,7 @@ class Server:
         """As its metrics tell."""
         import urllib.request
 
-        with urllib.request.urlopen(f"http://{self._rest}/monitoring/prometheus/metrics", timeout=60) as reply:  # noqa: S310
+        with urllib.request.urlopen(f"http://{self.rest_address}/monitoring/prometheus/metrics", timeout=60) as reply:  # noqa: S310
             text = reply.read().decode()
         return float(re.search(r'request_count\{model_name="model",status="OK"\} (\S+)', text)[1])
 

@@ -194,7 +194,7 @@ class _Worker:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 theirs.setsockopt(socket.SOL_SOCKET, option, 1 << 18)
                 self.socket.setsockopt(socket.SOL_SOCKET, option, 1 << 18)
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
                 command,
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
@@ -215,11 +215,11 @@ class _Worker:
         status = bytearray(1)
         with contextlib.suppress(OSError):
             await loop.sock_sendall(self.socket, _HEAD.pack(len(picture), len(pixels)) + picture)
-            if not await loop.sock_recv_into(self.socket, status):  # type: ignore[arg-type]
+            if not await loop.sock_recv_into(self.socket, status):
                 return None
-            view = memoryview(pixels).cast("B") if status[0] == _OK else memoryview(b"")
+            view = pixels.data.cast("B") if status[0] == _OK else memoryview(b"")
             while view:
-                count = await loop.sock_recv_into(self.socket, view)  # type: ignore[arg-type]
+                count = await loop.sock_recv_into(self.socket, view)
                 if not count:
                     return None
                 view = view[count:]

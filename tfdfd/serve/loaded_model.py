@@ -181,7 +181,7 @@ def hand_pixels(model: LoadedModel, decode: Callable[[list[bytes], int], np.ndar
             ),
             None,
         )
-        side = target and _side(model, target)
+        side = None if target is None else _side(model, target)
         if target is None or side is None:
             return f"{name} has no signature for square images beside it"
         try:

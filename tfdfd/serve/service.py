@@ -72,8 +72,9 @@ class Service:
                 size += rows * 3 * signature.of_pixels[1] ** 2
             with self.batcher.room(size):
                 arrays = arrays_of(request, signature)
-                if signature.of_pixels is not None:
-                    outputs = await self._run_decoded(arrays[signature.encoded[0]], *signature.of_pixels, until)
+                if signature.of_pixels is not None and self._decoders is not None:
+                    pictures = arrays[signature.encoded[0]].tolist()
+                    outputs = await self._run_decoded(self._decoders, pictures, *signature.of_pixels, until)
                 else:
                     outputs = await self.batcher.run(signature, arrays, until)
         response = PredictResponse()
@@ -168,19 +169,19 @@ class Service:
         return self.batcher.limits.max_batch
 
     async def _run_decoded(
-        self, pictures: np.ndarray, signature: Signature, side: int, until: float | None
+        self, decoders: Decoders, pictures: list[bytes], signature: Signature, side: int, until: float | None
     ) -> dict[str, np.ndarray]:
         """Outputs for encoded pictures: part by part, each decoded while the one before it is computed."""
         parts = [pictures[start : start + self._part_rows] for start in range(0, len(pictures), self._part_rows)]
         if not parts:
             raise ServingError(INVALID_ARGUMENT, "the batch is empty; send at least one row.")
         outputs: list[dict[str, np.ndarray]] = []
-        decoding = asyncio.ensure_future(self._decoders.decode(parts[0], side, until))
+        decoding = asyncio.ensure_future(decoders.decode(parts[0], side, until))
         try:
             for number in range(len(parts)):
                 pixels = await decoding
                 if number + 1 < len(parts):
-                    decoding = asyncio.ensure_future(self._decoders.decode(parts[number + 1], side, until))
+                    decoding = asyncio.ensure_future(decoders.decode(parts[number + 1], side, until))
                 outputs.append(await self.batcher.run(signature, {IMAGE: pixels}, until))
         finally:
             decoding.cancel()
