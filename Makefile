@@ -59,6 +59,7 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.bottleneck
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.soak
 
 $(STAMP)-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -92,6 +92,9 @@ class Decoders:
         if self._is_closed:
             raise ServingError(UNAVAILABLE, "the server is stopping.")
         pixels = np.empty((len(pictures), side, side, 3), np.uint8)
+        if len(pictures) == 1:
+            await self._decode(pictures[0], pixels[0], until)
+            return pixels
         tasks = [self._in_background(self._decode(*pair, until)) for pair in zip(pictures, pixels, strict=True)]
         try:
             await asyncio.gather(*tasks)
@@ -113,17 +116,14 @@ class Decoders:
             self._end(worker)
 
     async def _decode(self, picture: bytes, pixels: np.ndarray, until: float | None) -> None:
-        left = None if until is None else until - time.monotonic()
-        try:
-            worker = await asyncio.wait_for(self._free.get(), left)
-        except asyncio.TimeoutError:
-            raise ServingError(DEADLINE_EXCEEDED, "the deadline passed before the picture's turn.") from None
+        worker = await self._free_worker(until)
         exchange = self._in_background(worker.exchange(picture, pixels))
         try:
             left = MAX_SECONDS if until is None else min(until - time.monotonic(), MAX_SECONDS)
             await asyncio.wait({exchange}, timeout=left)
         finally:
-            self._in_background(self._give_back(worker, exchange))
+            if not self._is_given_back(worker, exchange):
+                self._in_background(self._replace(worker, exchange))
         if not exchange.done():
             what = f"a picture takes more than {MAX_SECONDS:g} s to decode" if left == MAX_SECONDS else None
             raise ServingError(DEADLINE_EXCEEDED, f"{what or 'the deadline passed while a picture was decoded'}.")
@@ -135,10 +135,25 @@ class Decoders:
         if status is None:
             raise worker.post_mortem()
 
-    async def _give_back(self, worker: _Worker, exchange: asyncio.Task) -> None:
-        await asyncio.wait({exchange}, timeout=_LINGER_SECONDS)
-        if exchange.done() and exchange.result() in (_OK, _DAMAGED) and worker.pictures < _PICTURES_PER_PROCESS:
+    async def _free_worker(self, until: float | None) -> _Worker:
+        with contextlib.suppress(asyncio.QueueEmpty):
+            return self._free.get_nowait()
+        try:
+            return await asyncio.wait_for(self._free.get(), None if until is None else until - time.monotonic())
+        except asyncio.TimeoutError:
+            raise ServingError(DEADLINE_EXCEEDED, "the deadline passed before the picture's turn.") from None
+
+    def _is_given_back(self, worker: _Worker, exchange: asyncio.Task) -> bool:
+        is_well = exchange.done() and not exchange.cancelled() and exchange.result() in (_OK, _DAMAGED)
+        if is_well and worker.pictures < _PICTURES_PER_PROCESS:
             self._free.put_nowait(worker)
+            return True
+        return False
+
+    async def _replace(self, worker: _Worker, exchange: asyncio.Task) -> None:
+        """Replaces a worker, unless it still comes to an end soon."""
+        await asyncio.wait({exchange}, timeout=_LINGER_SECONDS)
+        if self._is_given_back(worker, exchange):
             return
         exchange.cancel()
         await asyncio.wait({exchange})
