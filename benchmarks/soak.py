@@ -3,8 +3,8 @@
     python -m benchmarks.soak [--seconds S] [--requests N] [--clients N] [--swaps N]
 
 Clients send one request after the other, a tenth of them hostile, until the time and the number of requests have passed
-and the last version has answered. Meanwhile connections that say half of something are held open, bursts of requests come whose deadlines cannot
-be kept, and new versions of the model appear and replace the one that is served.
+and the last version has answered. Meanwhile connections that say half of something are held open, bursts of requests
+come whose deadlines cannot be kept, and new versions of the model appear and replace the one that is served.
 
 Bounds: no good request fails, every hostile one is refused with its status, p99 at most 3 times the median, and the
 memory of the server with its processes in the last quarter at most a tenth above that in the second.
