@@ -62,6 +62,7 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.soak
 
 $(STAMP)-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

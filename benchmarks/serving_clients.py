@@ -23,7 +23,7 @@ import grpc
 from tensorflow.core.framework.types_pb2 import DT_STRING
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-_METHOD = "/tensorflow.serving.PredictionService/Predict"
+METHOD = "/tensorflow.serving.PredictionService/Predict"
 _DEADLINE = 30.0
 
 
@@ -62,7 +62,7 @@ async def run(arguments, requests) -> dict:
         grpc.aio.insecure_channel(arguments.address, options=[("grpc.use_local_subchannel_pool", 1)])
         for _ in range(arguments.clients)
     ]
-    calls = [channel.unary_unary(_METHOD, response_deserializer=PredictResponse.FromString) for channel in channels]
+    calls = [channel.unary_unary(METHOD, response_deserializer=PredictResponse.FromString) for channel in channels]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
     times, errors, versions = [], {}, {}
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pipelines": {"data", "files", "safe_text"},
     "weights": {"files", "near_matches"},
     "models": {"near_matches", "srm_kernels", "weights"},
-    "serve": {"child_process", "files", "hub", "log_lines", "publishing", "version"},
+    "serve": {"child_process", "extract", "faces", "files", "hub", "log_lines", "media", "publishing", "version"},
     "runtime": {"files", "models", "near_matches", "version", "weights"},
     "metrics": {"data", "media", "near_matches"},
     "evaluation": {
@@ -175,7 +175,7 @@ ONLY_IN = {
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
     "ray": {"data"},
-    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote", "report"},
+    "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote", "report", "serve"},
     "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},
     "mtcnn": set(),

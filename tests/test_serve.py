@@ -2,7 +2,11 @@
 
 import base64
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tests.served import SIZE, Server, State, fill_spec, picture, refused, request, until, write_model
+from tfdfd.serve.open_inference import MESSAGES
 
 
 @pytest.fixture(scope="module")
@@ -328,3 +333,89 @@ class TestOpenInference:
         image = {"name": "image", "datatype": "FP32", "shape": [1, SIZE, SIZE, 3], "data": [0.5] * (SIZE * SIZE * 3)}
         status, answer = self.infer(server, image | change)
         assert status == 400 and words in answer["error"]
+
+
+def infer_request(values=None, shape=(1, SIZE, SIZE, 3), name="image", datatype="FP32", raw=None, **more):
+    wanted = MESSAGES["ModelInferRequest"](model_name="tiny", **more)
+    tensor = wanted.inputs.add(name=name, datatype=datatype, shape=shape)
+    if values is not None:
+        contents = tensor.contents.bytes_contents if datatype == "BYTES" else tensor.contents.fp32_contents
+        contents.extend(values)
+    if raw is not None:
+        wanted.raw_input_contents.append(raw)
+    return wanted
+
+
+class TestOpenInferenceOverGrpc:
+    """The same protocol over gRPC, by its messages and by the client of Triton."""
+
+    def call(self, server, method, wanted):
+        ask = server.channel.unary_unary(
+            f"/inference.GRPCInferenceService/{method}",
+            MESSAGES[f"{method}Request"].SerializeToString,
+            MESSAGES[f"{method}Response"].FromString,
+        )
+        return ask(wanted, timeout=30)
+
+    def infer(self, server, wanted):
+        answer = self.call(server, "ModelInfer", wanted)
+        (output,) = answer.outputs
+        assert (output.name, output.datatype) == ("fake_probability", "FP32")
+        return answer, np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(output.shape)
+
+    def test_values_raw_contents_and_versions(self, server):
+        image = np.full((2, SIZE, SIZE, 3), 0.5, np.float32)
+        for given in ({"values": image.ravel().tolist()}, {"raw": image.tobytes()}):
+            answer, scores = self.infer(server, infer_request(shape=image.shape, id="7", **given))
+            assert (answer.model_version, answer.id, scores.shape) == ("2", "7", (2, 1))
+            np.testing.assert_allclose(scores, 0.25, atol=1e-6)
+        pictures = b"".join(len(data).to_bytes(4, "little") + data for data in (picture(0), picture(255)))
+        answer, scores = self.infer(
+            server, infer_request(None, [2], "image_bytes", "BYTES", pictures, model_version="1")
+        )
+        np.testing.assert_allclose(scores[:, 0], [0, 1], atol=1e-6)
+        metadata = self.call(server, "ModelMetadata", MESSAGES["ModelMetadataRequest"](name="tiny"))
+        assert list(metadata.versions) == ["2", "1"] and list(metadata.inputs[0].shape) == [-1, SIZE, SIZE, 3]
+        ready = {"tiny": True, "other": False}
+        for name, is_ready in ready.items():
+            assert self.call(server, "ModelReady", MESSAGES["ModelReadyRequest"](name=name)).ready == is_ready
+
+    @pytest.mark.parametrize(
+        ("wanted", "code", "words"),
+        [
+            (infer_request([0.5], datatype="FP64"), "INVALID_ARGUMENT", "expects the datatype FP32; received FP64"),
+            (infer_request([0.5]), "INVALID_ARGUMENT", "1 values for the shape [1, 8, 8, 3]"),
+            (infer_request(raw=b"123"), "INVALID_ARGUMENT", "0.75 values for the shape"),
+            (infer_request([0.5] * 192, [1, 3, SIZE, SIZE]), "INVALID_ARGUMENT", "expects the shape [any, 8, 8, 3]"),
+            (infer_request([0.5] * 192, [-1, SIZE, SIZE, 3]), "INVALID_ARGUMENT", "no size may be below 0"),
+            (infer_request([128.0] * 192), "INVALID_ARGUMENT", "expects RGB pixels in [0, 1]"),
+            (infer_request([0.5] * 192, name="other"), "INVALID_ARGUMENT", "has the inputs image; received other"),
+            (infer_request([0.5] * 192, raw=bytes(768)), "INVALID_ARGUMENT", "contents beside raw_input_contents"),
+            (infer_request(None, [1], "text", "BYTES", b"\xff\0\0\0x"), "INVALID_ARGUMENT", "end within an element"),
+            (infer_request(None, [1], "text", "BYTES", bytes(12)), "INVALID_ARGUMENT", "2 values for the shape [1]"),
+            (infer_request([0.5] * 192, model_version="9"), "NOT_FOUND", "Servable not found"),
+            (infer_request([0.5] * 192, model_version="new"), "INVALID_ARGUMENT", "expected a version number"),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_refused(self, server, wanted, code, words):
+        found, message = refused(self.call, server, "ModelInfer", wanted)
+        assert found == code and words in message
+
+    def test_shared_memory_is_refused(self, server):
+        wanted = infer_request()
+        wanted.inputs[0].parameters["shared_memory_region"].string_param = "region"
+        assert refused(self.call, server, "ModelInfer", wanted)[0] == "UNIMPLEMENTED"
+
+    def test_the_client_of_triton(self, server):
+        python = os.environ.get("TFDFD_TRITONCLIENT", sys.executable)
+        if subprocess.run([python, "-c", "import tritonclient.grpc"], capture_output=True).returncode:
+            pytest.skip("no tritonclient[grpc]: install it, or name a Python that has it in $TFDFD_TRITONCLIENT")
+        file = Path(__file__).with_name("triton_client.py")
+        done = subprocess.run([python, str(file), server.address], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["scores"] == pytest.approx([0.25, 0.25], abs=1e-6)
+        assert told["of_pictures"] == pytest.approx([0, 1], abs=1e-6)
+        assert told["versions"] == ["2", "1"] and told["states"] == [True] * 4
+        assert "expects the datatype FP32; received FP64" in told["refused"]
+        assert "expects the shape [any, 8, 8, 3]" in told["refused_layout"]

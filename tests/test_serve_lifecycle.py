@@ -1,5 +1,7 @@
 """A life of a server: hot swap under load, a stop that finishes what it accepted, a kill, TLS, configurations."""
 
+import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +21,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
+from benchmarks.soak import rows_of, soak
 from tests.served import Server, State, picture, refused, request, until, write_model
 
 
@@ -342,3 +345,18 @@ def test_a_stop_ends_within_its_grace_whatever_is_computed(models):
         assert time.monotonic() - begun < 8
         assert code == 1 and any("the grace period is over" in note for note in server.notes)
         assert {call.code().name for call in calls} <= {"UNAVAILABLE", "CANCELLED"}
+
+
+def test_a_soak_of_everything_at_once_fails_no_good_request(versions, tmp_path, monkeypatch):
+    """Seconds of what `benchmarks.soak` does for ten minutes."""
+    shutil.copytree(versions / "1", tmp_path / "model" / "1")
+    settings = argparse.Namespace(seconds=4.0, requests=400, clients=8, swaps=1)
+    with Server("--models", tmp_path / "model", "--allow-any-graph", "--poll-seconds", 0.1) as server:
+        monkeypatch.setattr(server, "resident_bytes", lambda: 1, raising=False)
+        monkeypatch.setattr(server, "rest_address", server.rest.removeprefix("http://"), raising=False)
+        seen = asyncio.run(soak(server, tmp_path / "model", [picture(n, 32) for n in (9, 200)], settings))
+        assert server.process.poll() is None
+    rows = {row[0]: row for row in rows_of(seen)}
+    assert rows["good requests"][3] and rows["hostile requests"][3], rows
+    assert seen["hostile"] > 10 and set(seen["versions"]) == {1, 2}
+    assert seen["storm"]["DEADLINE_EXCEEDED"] and seen["half_open"] >= 32

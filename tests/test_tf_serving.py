@@ -454,3 +454,57 @@ def test_modules_say_what_they_do():
         words = [sys.executable, "-m", f"tf_serving.{module}", "--help"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith("usage")
+
+
+# Of a model's entry, from the schema in OpenVINO Model Server's source, src/schema.cpp.
+OPENVINO_ENTRY = {
+    "type": "object",
+    "required": ["name", "base_path"],
+    "properties": {
+        "name": {"type": "string"},
+        "base_path": {"type": "string"},
+        "batch_size": {"type": ["integer", "string"]},
+        "shape": {"type": ["object", "string"]},
+        "model_version_policy": {"type": "object"},
+        "nireq": {"type": "integer", "minimum": 0},
+        "target_device": {"type": "string"},
+        "plugin_config": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+
+
+def test_openvino_model_server_takes_its_configuration(configs):
+    jsonschema = pytest.importorskip("jsonschema")
+    openvino = pytest.importorskip("openvino")
+    configuration = json.loads((FOLDER / "openvino_model_server.json").read_text())
+    assert configuration.keys() == {"model_config_list"}
+    entries = [entry["config"] for entry in configuration["model_config_list"]]
+    for entry in entries:
+        jsonschema.validate(entry, OPENVINO_ENTRY)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(entry | {"devices": "CPU"}, OPENVINO_ENTRY)
+        # A version policy has one of these; and what the plugin is told, it knows.
+        assert entry["model_version_policy"].keys() <= {"latest", "specific", "all"}
+        device = openvino.Core()
+        for key, value in entry["plugin_config"].items():
+            device.set_property(entry["target_device"], {key: value})
+    assert [(entry["name"], entry["base_path"]) for entry in entries] == [(one.name, one.base_path) for one in configs]
+
+
+def test_ray_serve_takes_its_configuration():
+    code = (
+        "import sys, yaml; from ray.serve.schema import ServeDeploySchema; "
+        "schema = ServeDeploySchema.parse_obj(yaml.safe_load(open(sys.argv[1]))); (one,) = schema.applications; "
+        "import importlib; module, _, name = one.import_path.partition(':'); "
+        "application = getattr(importlib.import_module(module), name)(one.args); "
+        "assert application._bound_deployment.name == one.deployments[0].name; print(one.args['folder'])"
+    )
+    python = os.environ.get("TFDFD_RAY_SERVE", sys.executable)
+    if subprocess.run([python, "-c", "import ray.serve.schema"], capture_output=True).returncode:
+        pytest.skip("no ray[serve]: install it, or name a Python that has it in $TFDFD_RAY_SERVE")
+    done = subprocess.run(
+        [python, "-c", code, str(FOLDER / "ray_serve.yaml")], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / done.stdout.split()[-1] / "saved_model.pb").is_file()

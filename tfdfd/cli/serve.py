@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.cli.options import from_options, size
 from tfdfd.cli.parser import Parser
 from tfdfd.cli.text import warn, write_line
+from tfdfd.extract.sandbox import AUTO, SANDBOXES
 
 if TYPE_CHECKING:
     from tfdfd.serve.server import Settings
@@ -59,6 +60,12 @@ def add_arguments(parser: Parser) -> None:
         default=[],
         metavar="NAME",
         help="also serve REST requests with this Host or Origin, such as those of a proxy (repeatable)",
+    )
+    parser.add_argument(
+        "--sandbox",
+        choices=SANDBOXES,
+        default=AUTO,
+        help="decode pictures in sealed processes: auto where possible, require or refuse, off in the model's graph",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing on standard error but errors")
     limits = parser.add_argument_group("limits (bytes as a number, or with a suffix: 50M, 2GiB)")

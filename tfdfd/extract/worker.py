@@ -215,7 +215,7 @@ def _prepare(config: dict[str, Any]) -> tuple[FaceDetector | None, Limits, str |
     if config["provenance"]:
         provenance.prepare()
     detector = build_detector(config["detector"], **config["options"])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _warm_up(detector)
     sandbox.restrict_resources(limits)
     note = None
@@ -296,7 +296,7 @@ def _serve_provenance(file: BinaryIO) -> dict[str, Any]:
         return {PROVENANCE: provenance.not_read(provenance.clean(f"{type(error).__name__}: {error}"))}
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process, whatever it is doing, when the other end of standard input is closed."""
     if hasattr(select, "poll"):
         hangup = select.poll()

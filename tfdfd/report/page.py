@@ -21,7 +21,7 @@ from tfdfd.faces.quality import MEASURES
 from tfdfd.files import write_atomically
 from tfdfd.html import environment, shown_probability
 from tfdfd.report import chart
-from tfdfd.report.pictures import PICTURED_INPUTS, Gallery, shown_tracks
+from tfdfd.report.pictures import PICTURED_INPUTS, TRACKS_PER_INPUT, Gallery, shown_tracks
 
 TEMPLATES = Path(__file__).parent
 # Limits that bound the page for any number of inputs, people and frames; pictures have theirs in `pictures`.

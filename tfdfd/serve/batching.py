@@ -81,7 +81,7 @@ class _Request:
     @property
     def kind(self) -> tuple:
         """Requests of the same kind can be concatenated."""
-        return tuple(array.shape[1:] for array in self.arrays.values())
+        return tuple((array.dtype, array.shape[1:]) for array in self.arrays.values())
 
 
 @dataclass(eq=False)

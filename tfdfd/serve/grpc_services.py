@@ -23,7 +23,9 @@ _ENTRY = "GRPC"
 _NO_MODEL = ModelSpec()
 
 
-class _Answering:
+class Answering:
+    """What services share: statuses, deadlines and metrics of their answers."""
+
     def __init__(self, service: Service, metrics: Metrics):
         self._service, self._metrics = service, metrics
 
@@ -88,7 +90,7 @@ class ReceivingInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
 
 
-class PredictionService(_Answering, PredictionServiceServicer):
+class PredictionService(Answering, PredictionServiceServicer):
     """TensorFlow Serving's PredictionService."""
 
     async def Predict(self, request: Any, context: Any) -> Any:
@@ -119,7 +121,7 @@ class PredictionService(_Answering, PredictionServiceServicer):
         return await self._answer("GetModelMetadata", request.model_spec, context, answer)
 
 
-class ModelService(_Answering, ModelServiceServicer):
+class ModelService(Answering, ModelServiceServicer):
     """TensorFlow Serving's ModelService."""
 
     async def GetModelStatus(self, request: Any, context: Any) -> Any:

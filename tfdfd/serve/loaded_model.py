@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 SAVED_MODEL = "saved_model.pb"
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
+# TensorFlow makes this product of the division in published graphs.
+_LEVEL = np.float32(1) / np.float32(255)
 # Names in published signatures.
 IMAGE, IMAGE_BYTES, SCORES = "image", "image_bytes", frozenset({"fake_probability", "features"})
 # Not callable by clients.
@@ -38,10 +40,15 @@ class Signature:
     Args:
         definition: names of its tensors.
         session: of the model.
+
+    Attributes:
+        of_pixels: the signature that answers for decoded pictures instead, and the side of its images in pixels; None
+            if this one decodes them in the graph. See `hand_pixels`.
     """
 
     def __init__(self, definition: SignatureDef, session: tf.compat.v1.Session):
         self.inputs, self.outputs = dict(definition.inputs), dict(definition.outputs)
+        self.of_pixels: tuple[Signature, int] | None = None
         self._session = session
         self._wanted = {name: info.name for name, info in self.outputs.items()}
         shapes = [shape_of(info) for info in (*self.inputs.values(), *self.outputs.values())]
@@ -60,13 +67,16 @@ class Signature:
         """Runs the signature; returns its outputs by name.
 
         Args:
-            arrays: one for each input, by name.
+            arrays: one for each input, by name; images may be uint8, in [0, 255].
             seconds: time limit.
 
         Raises:
             ServingError: TensorFlow's error with its status; DEADLINE_EXCEEDED at the time limit.
         """
         given = {info.name: arrays[name] for name, info in self.inputs.items()}
+        for name in self.pictures:
+            if arrays[name].dtype == np.uint8:
+                given[self.inputs[name].name] = arrays[name] * _LEVEL
         options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * seconds)))
         try:
             return self._session.run(self._wanted, given, options=options)
@@ -141,6 +151,77 @@ def _sentence(message: str) -> str:
     line = re.sub(r"\s*\[\[.*", "", lines[0] if lines else "")
     asserted = re.fullmatch(r"assertion failed: \[(.*)\]", line)
     return asserted[1] if asserted else line
+
+
+# Difference of answers that the order of additions may cause.
+_TOLERANCE = 1e-5
+
+
+def hand_pixels(model: LoadedModel, decode: Callable[[list[bytes], int], np.ndarray], seconds: float) -> str | None:
+    """Lets signatures that take encoded pictures be answered from decoded pixels, if the answers are the same.
+
+    The graph is asked both ways, for pictures of its warm-up requests and for noise of several sizes.
+
+    Args:
+        model: loaded model.
+        decode: encoded pictures and side -> uint8 `(n, side, side, 3)`.
+        seconds: time limit of each call.
+
+    Returns:
+        Why a signature goes on decoding in the graph, or None.
+    """
+    for name, signature in model.signatures.items():
+        if list(signature.inputs) != [IMAGE_BYTES] or not signature.encoded:
+            continue
+        target = next(
+            (
+                other
+                for other in model.signatures.values()
+                if list(other.inputs) == [IMAGE] == other.pictures and other.outputs.keys() == signature.outputs.keys()
+            ),
+            None,
+        )
+        side = None if target is None else _side(model, target)
+        if target is None or side is None:
+            return f"{name} has no signature for square images beside it"
+        try:
+            pictures = _probes(model, side)
+            pixels = decode(pictures, side)
+            answers = signature.run({IMAGE_BYTES: np.array(pictures, object)}, seconds)
+            others = target.run({IMAGE: pixels}, seconds)
+        except ServingError as error:
+            return f"{name} cannot be compared: {error.message}"
+        if not all(np.allclose(answers[key], others[key], 0, _TOLERANCE) for key in answers):
+            return f"{name} gives other answers for pictures than for their pixels"
+        if any(np.ptp(answers[key], axis=0).max() < 10 * _TOLERANCE for key in answers):
+            return f"{name} gives one answer for all pictures, so its decoding cannot be compared"
+        signature.of_pixels = target, side
+    return None
+
+
+def _side(model: LoadedModel, signature: Signature) -> int | None:
+    """Height and width of a signature's images, from its shape or else from its warm-up requests."""
+    shapes = [shape_of(signature.inputs[IMAGE]) or []]
+    for log in warm_up_logs(model.folder):
+        request = log.predict_log.request
+        if IMAGE in request.inputs and model.signatures.get(request.model_spec.signature_name) is signature:
+            shapes.append([dim.size for dim in request.inputs[IMAGE].tensor_shape.dim])
+    return next((shape[1] for shape in shapes if len(shape) == 4 and 0 < shape[1] == shape[2]), None)
+
+
+def _probes(model: LoadedModel, side: int) -> list[bytes]:
+    draw = np.random.default_rng(0)
+    pictures: list[bytes] = []
+    for height, width, low, high in (
+        (side, side, 0, 128),
+        (side, side, 128, 256),
+        (side * 4 // 3, side * 3 // 4, 0, 256),
+    ):
+        noise = draw.integers(low, high, (height, width, 3), np.uint8)
+        pictures += [tf.io.encode_jpeg(noise, quality=75).numpy(), tf.io.encode_png(noise).numpy()]
+    for log in warm_up_logs(model.folder):
+        pictures += list(log.predict_log.request.inputs[IMAGE_BYTES].string_val)[:8] if len(pictures) < 10 else []
+    return pictures
 
 
 # TensorFlow Serving refuses more.

@@ -15,7 +15,7 @@ import math
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,21 +119,39 @@ def read_infer(body: bytes, types: Types, default: str) -> InferBody:
     tensors = {str(tensor.get("name")): tensor for tensor in _objects(parsed, "inputs")}
     parameters = parsed.get("parameters", {})
     name = signature_name(parameters if isinstance(parameters, dict) else {})
+    name = choose_signature(types, name, tensors, default)
+    arrays = {key: _tensor(key, tensor, types[name][key]) for key, tensor in tensors.items()}
+    outputs = tuple(str(output.get("name")) for output in _objects(parsed, "outputs", optional=True))
+    return InferBody(name, COLUMNS, arrays, outputs, str(parsed.get("id", "")))
+
+
+def choose_signature(types: Types, name: str, given: Collection[str], default: str) -> str:
+    """The signature of an Open Inference request: the named one, else the one that has the given inputs.
+
+    Raises:
+        ServingError: there is none of that name, or its inputs differ from the given ones.
+    """
     if not name:
-        fitting = [key for key, inputs in types.items() if inputs.keys() == tensors.keys()]
+        fitting = [key for key, inputs in types.items() if inputs.keys() == set(given)]
         name = default if default in fitting or not fitting else fitting[0]
     inputs = types.get(name)
     if inputs is None:
         raise unknown_signature(name, types)
-    if inputs.keys() != tensors.keys():
+    if inputs.keys() != set(given):
         raise ServingError(
             INVALID_ARGUMENT,
-            f"signature {name!r} has the inputs {', '.join(inputs)}; received "
-            f"{', '.join(map(quoted, map(str, tensors)))}.",
+            f"signature {name!r} has the inputs {', '.join(inputs)}; received {', '.join(map(quoted, given))}.",
         )
-    arrays = {key: _tensor(key, tensor, inputs[key]) for key, tensor in tensors.items()}
-    outputs = tuple(str(output.get("name")) for output in _objects(parsed, "outputs", optional=True))
-    return InferBody(name, COLUMNS, arrays, outputs, str(parsed.get("id", "")))
+    return name
+
+
+def check_datatype(name: str, given: Any, kind: InputType) -> None:
+    """Raises `ServingError` unless an input of the Open Inference Protocol has the signature's datatype."""
+    if given != datatype(kind):
+        raise ServingError(
+            INVALID_ARGUMENT,
+            f"input {name!r} expects the datatype {datatype(kind)}; received {quoted(str(given))}.",
+        )
 
 
 def datatype(kind: InputType) -> str:
@@ -152,10 +170,8 @@ def _objects(parsed: Any, key: str, optional: bool = False) -> list:
 
 
 def _tensor(name: str, tensor: Any, kind: InputType) -> np.ndarray:
-    shape, expected = tensor.get("shape"), datatype(kind)
-    if tensor.get("datatype") != expected:
-        received = quoted(str(tensor.get("datatype")))
-        raise ServingError(INVALID_ARGUMENT, f"input {name!r} expects the datatype {expected}; received {received}.")
+    shape = tensor.get("shape")
+    check_datatype(name, tensor.get("datatype"), kind)
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise ServingError(INVALID_ARGUMENT, f"input {name!r} must have a shape of whole numbers from 0 on.")
     if "data" not in tensor:

@@ -41,12 +41,13 @@ _BYTES_SUFFIX = "_bytes"
 def input_types(model: LoadedModel) -> Types:
     """Types of the inputs of all signatures."""
     return {
-        name: {key: _input_type(info) for key, info in signature.inputs.items()}
+        name: {key: input_type(info) for key, info in signature.inputs.items()}
         for name, signature in model.signatures.items()
     }
 
 
-def _input_type(info: Any) -> InputType:
+def input_type(info: Any) -> InputType:
+    """Type of a signature's tensor."""
     dtype, name = tf.as_dtype(info.dtype), DataType.Name(info.dtype)
     if dtype == tf.string:
         return InputType(name, None)
@@ -71,7 +72,7 @@ def inferences(response: PredictResponse, body: InferBody) -> dict:
     outputs = []
     for name in body.outputs or response.outputs:
         array = tf.make_ndarray(response.outputs[name])
-        kind = _input_type(TensorInfo(dtype=response.outputs[name].dtype))
+        kind = input_type(TensorInfo(dtype=response.outputs[name].dtype))
         outputs.append(
             {
                 "name": name,
@@ -90,7 +91,7 @@ def model_metadata(name: str, versions: Iterable[int], model: LoadedModel) -> di
     signature = model.signature("")
     tensors = {
         key: [
-            {"name": tensor, "datatype": datatype(_input_type(info)), "shape": shape_of(info) or []}
+            {"name": tensor, "datatype": datatype(input_type(info)), "shape": shape_of(info) or []}
             for tensor, info in infos.items()
         ]
         for key, infos in (("inputs", signature.inputs), ("outputs", signature.outputs))

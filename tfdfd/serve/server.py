@@ -16,26 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from tensorflow_serving.apis.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server
 
+from tfdfd.extract.sandbox import AUTO, OFF, REQUIRE
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.serve.batching import Batcher, Limits
-from tfdfd.serve.errors import Journal, OneLine
+from tfdfd.serve.decoding import Decoders
+from tfdfd.serve.errors import FAILED_PRECONDITION, Journal, OneLine, ServingError
 from tfdfd.serve.grpc_services import ModelService, PredictionService, ReceivingInterceptor
-from tfdfd.serve.loaded_model import LoadedModel, warm_up
+from tfdfd.serve.loaded_model import LoadedModel, hand_pixels, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
+from tfdfd.serve.open_inference import SERVICE, GRPCInferenceService
 from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
 from tfdfd.serve.trial import Trials
 
-_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", SERVICE)
 # Concurrent gRPC calls besides predictions: states, health.
 _OTHER_CALLS = 256
 # Of the grace period, for accepted requests.
@@ -80,6 +84,8 @@ class Settings:
         load_seconds: time limit of that.
         grace_seconds: time limit of a stop; accepted requests are answered within nine tenths of it.
         may_reload: whether clients may change the served models.
+        sandbox: whether encoded pictures are decoded in sealed processes: `auto` where the kernel and the model permit,
+            `require` only, `off` in the graph.
         any_graph: whether SavedModels may have operations that could do more than compute.
         tls: None for no encryption.
         config_file: a `models.config`, followed while serving.
@@ -99,6 +105,7 @@ class Settings:
     load_seconds: float = 300.0
     grace_seconds: float = 30.0
     may_reload: bool = False
+    sandbox: str = AUTO
     any_graph: bool = False
     tls: Tls | None = None
     config_file: Path | None = None
@@ -145,14 +152,27 @@ async def serve(
             trials.check(folder)
         model = LoadedModel(folder)
         warm_up(model, settings.limits.max_seconds)
+        if decoders is not None:
+            reason = hand_pixels(model, decode, settings.limits.max_seconds)
+            if reason and settings.sandbox == REQUIRE:
+                model.close()
+                raise ServingError(
+                    FAILED_PRECONDITION, f"its pictures cannot be decoded in sealed processes: {reason}."
+                )
+            if reason:
+                note(f"{folder}: pictures are decoded in the graph, inside the server: {reason}")
         return model
 
+    def decode(pictures: list[bytes], side: int) -> np.ndarray:
+        return asyncio.run_coroutine_threadsafe(decoders.decode(pictures, side), loop).result()  # type: ignore[union-attr]
+
+    decoders = None if settings.sandbox == OFF else Decoders(settings.limits.threads, settings.sandbox, note)
     metrics = Metrics()
     batcher = Batcher(settings.limits, metrics.batch)
     metrics.gauge("requests_in_flight", "Requests accepted and not yet answered.", lambda: batcher.requests)
     metrics.gauge("bytes_in_flight", "Bytes of the arrays of those.", lambda: batcher.bytes)
     manager = ModelManager(configs, load, lambda model: batcher.forget(model.signatures.values()), note)
-    service = Service(manager, batcher, settings.may_reload)
+    service = Service(manager, batcher, decoders, settings.may_reload)
     budget = ReceiveBudget(max(settings.max_receive, settings.max_message))
     metrics.gauge("bytes_being_received", "Bytes of requests that are being received.", lambda: budget.held)
     grpc_side = _grpc_server(settings, ReceivingInterceptor(budget, settings.max_message, settings.rest_seconds))
@@ -170,12 +190,13 @@ async def serve(
     try:
         add_PredictionServiceServicer_to_server(PredictionService(service, metrics), grpc_side)
         add_ModelServiceServicer_to_server(ModelService(service, metrics), grpc_side)
+        GRPCInferenceService(service, metrics).add_to(grpc_side)
         watch = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(watch, grpc_side)
         for name in _SERVICES:  # type: ignore[assignment]
             await watch.set(name, HealthCheckResponse.SERVING)
         port = _listen(grpc_side, settings)
-        starting = loop.create_task(manager.update())
+        starting = loop.create_task(_start(manager, decoders))
         ending = loop.create_task(stop.wait())
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
@@ -203,9 +224,22 @@ async def serve(
         await asyncio.gather(grpc_side.stop(grace), rest_side.stop(grace))
         if trials is not None:
             trials.close()
+        if decoders is not None:
+            await decoders.close()
         batcher.close()
         await manager.close()
         watchdog.cancel()
+
+
+async def _start(manager: ModelManager, decoders: Decoders | None) -> None:
+    loading = asyncio.ensure_future(manager.update())
+    try:
+        if decoders is not None:
+            await decoders.ready()
+    except RuntimeError as error:
+        raise ServeError(f"{error} (--sandbox off decodes pictures in the graph.)") from error
+    finally:
+        await loading
 
 
 def _end_now() -> None:

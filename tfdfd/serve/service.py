@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
 
 from tfdfd.serve.batching import Batcher
+from tfdfd.serve.decoding import Decoders
 from tfdfd.serve.errors import (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
@@ -34,7 +36,7 @@ from tfdfd.serve.errors import (
     ServingError,
     quoted,
 )
-from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, Signature
+from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, IMAGE, Signature
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version
 from tfdfd.serve.tensors import arrays_of, check_inputs, fill_response
@@ -49,19 +51,32 @@ class Service:
     Args:
         manager: of the models.
         batcher: runs signatures.
+        decoders: of encoded pictures; None: the graph decodes them.
         may_reload: whether clients may change the served models.
     """
 
-    def __init__(self, manager: ModelManager, batcher: Batcher, may_reload: bool = False):
-        self.manager, self.batcher, self._may_reload = manager, batcher, may_reload
+    def __init__(
+        self, manager: ModelManager, batcher: Batcher, decoders: Decoders | None = None, may_reload: bool = False
+    ):
+        self.manager, self.batcher, self._decoders, self._may_reload = manager, batcher, decoders, may_reload
 
     async def predict(self, request: PredictRequest, until: float | None) -> PredictResponse:
         """Outputs of a signature; `until`: time of `time.monotonic` at which the client gives up."""
         version = self.manager.resolve(request.model_spec)
         with version.in_use():
             signature = version.model.signature(request.model_spec.signature_name)
-            with self.batcher.room(check_inputs(request, signature, self.batcher.limits.max_rows)):
-                outputs = await self.batcher.run(signature, arrays_of(request, signature), until)
+            size = check_inputs(request, signature, self.batcher.limits.max_rows)
+            if signature.of_pixels is not None:
+                # Of the part that is decoded and the one that is computed.
+                rows = min(request.inputs[signature.encoded[0]].tensor_shape.dim[0].size, 2 * self._part_rows)
+                size += rows * 3 * signature.of_pixels[1] ** 2
+            with self.batcher.room(size):
+                arrays = arrays_of(request, signature)
+                if signature.of_pixels is not None and self._decoders is not None:
+                    pictures = arrays[signature.encoded[0]].tolist()
+                    outputs = await self._run_decoded(self._decoders, pictures, *signature.of_pixels, until)
+                else:
+                    outputs = await self.batcher.run(signature, arrays, until)
         response = PredictResponse()
         _fill_spec(response.model_spec, version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
         return fill_response(response, outputs, request.output_filter)
@@ -148,6 +163,30 @@ class Service:
         response = ReloadConfigResponse()
         response.status.error_code = 0
         return response
+
+    @property
+    def _part_rows(self) -> int:
+        return self.batcher.limits.max_batch
+
+    async def _run_decoded(
+        self, decoders: Decoders, pictures: list[bytes], signature: Signature, side: int, until: float | None
+    ) -> dict[str, np.ndarray]:
+        """Outputs for encoded pictures: part by part, each decoded while the one before it is computed."""
+        parts = [pictures[start : start + self._part_rows] for start in range(0, len(pictures), self._part_rows)]
+        if not parts:
+            raise ServingError(INVALID_ARGUMENT, "the batch is empty; send at least one row.")
+        outputs: list[dict[str, np.ndarray]] = []
+        decoding = asyncio.ensure_future(decoders.decode(parts[0], side, until))
+        try:
+            for number in range(len(parts)):
+                pixels = await decoding
+                if number + 1 < len(parts):
+                    decoding = asyncio.ensure_future(decoders.decode(parts[number + 1], side, until))
+                outputs.append(await self.batcher.run(signature, {IMAGE: pixels}, until))
+        finally:
+            decoding.cancel()
+            await asyncio.gather(decoding, return_exceptions=True)
+        return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
     async def _of_examples(self, request: Any, spec: Any, check: Any, until: float | None) -> dict[str, np.ndarray]:
         version = self.manager.resolve(request.model_spec)

@@ -100,20 +100,35 @@ def check_pixels(name: str, pictures: np.ndarray) -> None:
         )
 
 
-def check_encoded(name: str, pictures: Iterable[bytes]) -> None:
+def check_encoded(name: str, pictures: Iterable[bytes], for_decoders: bool = False) -> None:
     """Raises `ServingError` for encoded pictures that would take long to decode; their headers alone are read.
 
-    A progressive JPEG is decoded once for each of its scans, so its pixels count as often. Data that is neither JPEG
-    nor PNG is left to the graph, which refuses it.
+    A progressive JPEG is decoded once for each of its scans, so its pixels count as often.
+
+    Args:
+        name: of the input.
+        pictures: their files.
+        for_decoders: also refuses what `tfdfd.publishing.crop_bytes` refuses: other formats, CMYK, too many pixels.
+            Otherwise the graph does.
     """
     work = 0
     for number, data in enumerate(pictures):
-        pixels, scans = _jpeg_header(data) if data.startswith(b"\xff\xd8") else _png_header(data)
+        is_jpeg = data.startswith(b"\xff\xd8")
+        pixels, scans, channels = _jpeg_header(data) if is_jpeg else _png_header(data)
+        if for_decoders:
+            if not (data.startswith(b"\xff\xd8\xff") or data.startswith(b"\x89PNG\r\n\x1a\n") and pixels is not None):
+                raise ServingError(INVALID_ARGUMENT, f"{name} holds something that is neither a JPEG nor a PNG.")
+            if channels > 3:
+                raise ServingError(INVALID_ARGUMENT, f"{name} holds a CMYK picture; expected RGB or gray.")
+            if pixels is not None and not 0 < pixels <= MAX_PIXELS:
+                raise ServingError(
+                    INVALID_ARGUMENT, f"{name} holds a picture of more than {MAX_PIXELS} pixels, or of none."
+                )
         if scans > MAX_SCANS:
             raise ServingError(
                 INVALID_ARGUMENT, f"picture {number} (from 0) of {name!r} has more than {MAX_SCANS} scans."
             )
-        work += pixels * scans
+        work += (pixels or 0) * scans
         if work > MAX_DECODED:
             raise ServingError(
                 INVALID_ARGUMENT,
@@ -122,14 +137,15 @@ def check_encoded(name: str, pictures: Iterable[bytes]) -> None:
             )
 
 
-def _png_header(data: bytes) -> tuple[int, int]:
-    """Pixels, and 1."""
-    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if data[12:16] == b"IHDR" else 0, 1
+def _png_header(data: bytes) -> tuple[int | None, int, int]:
+    """Pixels (None without a header), 1, and 3."""
+    is_known = data[12:16] == b"IHDR"
+    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if is_known else None, 1, 3
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int]:
-    """Pixels and number of scans; of the latter up to one above the limit."""
-    pixels, scans, position = 0, 0, 2
+def _jpeg_header(data: bytes) -> tuple[int | None, int, int]:
+    """Pixels (None without a header), number of scans up to one above the limit, and channels."""
+    pixels, scans, channels, position = None, 0, 0, 2
     # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
     while scans <= MAX_SCANS and (marker := _MARKER.search(data, position)):
         code, position = data[marker.end() - 1], marker.end()
@@ -137,10 +153,11 @@ def _jpeg_header(data: bytes) -> tuple[int, int]:
             break
         if code in _FRAMES:
             height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (3, 5))
-            pixels = max(pixels, height * width)
+            pixels = max(pixels or 0, height * width)
+            channels = max(channels, *data[position + 7 : position + 8], 0)
         scans += code == _START_OF_SCAN
         position += int.from_bytes(data[position : position + 2], "big")
-    return pixels, max(scans, 1)
+    return pixels, max(scans, 1), channels
 
 
 def size_in_bytes(tensor: TensorProto) -> int:
@@ -256,7 +273,7 @@ def arrays_of(request: PredictRequest, signature: Signature) -> dict[str, np.nda
     for name in signature.pictures:
         check_pixels(name, arrays[name])
     for name in signature.encoded:
-        check_encoded(name, arrays[name].ravel())
+        check_encoded(name, arrays[name].ravel(), signature.of_pixels is not None)
     return arrays
 
 
