@@ -6,7 +6,7 @@
 - `likelihood_ratios`: the likelihood ratio of a score in each data domain, with its bounds; in the evaluation their
   cost (Cllr) and Tippett curves, of scores whose source the calibration had not seen.
 - `false_positives`: genuine faces called fake by data set, and by age, sex and skin as UTKFace's file names state them.
-- `tested_range`: ranges of size, sharpness, compression and pose of the validation crops.
+- `tested_range`: ranges of size, sharpness, compression and pose of the validation crops, as they are and degraded.
 
 The sets are those of `tools.validate`, whose cache it shares. Without `--write` it prints the figures.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ import numpy as np
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE
+from tfdfd.evaluation.robustness import CONDITIONS
 from tfdfd.faces import build_detector
 from tfdfd.faces.crop import resize_crop
 from tfdfd.faces.quality import BOTH, HIGH, LOW, MEASURES, measure_face
@@ -48,6 +49,15 @@ _RULE = (
     f"of each measure, the central or lower or upper {1 - OUTSIDE:.0%} of the crops of at least one data set of "
     f"{MIN_GENUINE} validation crops or more: {{}}"
 )
+# Conditions under which validation found the model to hold, so that its range has them, too: by data set, name and
+# change of an RGB image.
+DEGRADED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "ffpp": ("H.264, CRF 32", lambda image: CONDITIONS["H.264, CRF 32"](image, np.random.default_rng(0))),
+    "photographs": (
+        "half their size",
+        lambda image: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+    ),
+}
 _AGES = ((18, 29), (30, 44), (45, 59), (60, 120))
 _SEXES, _SKINS = ("male", "female"), ("White", "Black", "Asian", "Indian", "other")
 _LEVEL, _DIGITS = 0.95, 4
@@ -202,9 +212,15 @@ def tested_range(crops: Sequence[tuple[str, Path]], size: int) -> dict:
     """
     detector = build_detector("mtcnn")
     measured: dict[str, list[dict[str, float]]] = {}
+    degraded: dict[str, list[dict[str, float]]] = {}
     for dataset, file in crops:
-        measured.setdefault(dataset, []).append(_measured(cv2.imread(str(file))[..., ::-1], size, detector))
-    large = {name: values for name, values in measured.items() if len(values) >= MIN_GENUINE}
+        image = cv2.imread(str(file))[..., ::-1]
+        measured.setdefault(dataset, []).append(_measured(image, size, detector))
+        if dataset in DEGRADED:
+            name, change = DEGRADED[dataset]
+            changed = _measured(change(np.ascontiguousarray(image)), size, detector)
+            degraded.setdefault(f"{dataset}, {name}", []).append(changed)
+    large = {name: values for name, values in (measured | degraded).items() if len(values) >= MIN_GENUINE}
     everything = [one for values in measured.values() for one in values]
     ranges, outside = {}, {}
     for measure, (_, ends) in MEASURES.items():
