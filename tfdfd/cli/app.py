@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from tfdfd.cli.options import add_detection, detector_arguments, from_options, size
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn
+from tfdfd.cli.text import warn, write_line
 
 _DESCRIPTION = """\
 Prints the address of a page for the browser on this machine. Files that are dropped there are scored as by
@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> int:
     settings = from_options(Settings, arguments, detector=detector_arguments(arguments))
 
     def ready(address: str) -> None:
-        print(f"page: {address}", flush=True)
+        write_line(f"page: {address}", flush=True)
         note("Open it in a browser on this machine. Ctrl-C ends it and deletes uploads and reports.")
 
     def note(text: str) -> None:

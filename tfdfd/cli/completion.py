@@ -6,6 +6,7 @@ import argparse
 from argparse import Namespace
 
 from tfdfd.cli.parser import Parser
+from tfdfd.cli.text import write_text
 
 SHELLS = ("bash", "zsh", "tcsh")
 _COMPLETION = """\
@@ -30,7 +31,7 @@ def run(arguments: Namespace) -> int:
 
     parser = build_parser()
     _complete(parser)
-    print(shtab.complete(parser, arguments.shell))
+    write_text(shtab.complete(parser, arguments.shell) + "\n", "-")
     return 0
 
 

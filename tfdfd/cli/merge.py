@@ -41,8 +41,16 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from tfdfd.data.crops import note_on_other_folders, table_file
-    from tfdfd.data.tables import FaceRow, merge_tables, read_either, relocate, rename_dataset, write_table
+    from tfdfd.data.crops import table_file
+    from tfdfd.data.tables import (
+        FaceRow,
+        merge_tables,
+        read_either,
+        relocate,
+        remember_folders,
+        rename_dataset,
+        write_table,
+    )
 
     for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):
         if given and len(given) != len(arguments.tables):
@@ -50,6 +58,7 @@ def run(arguments: Namespace) -> int:
     here = os.path.dirname(os.path.abspath(arguments.output))
     kinds: dict[Any, Any]
     tables, kinds = [], {}
+    folders: list[str] = []
     for number, path in enumerate(map(table_file, arguments.tables)):
         rows, kind = read_either(path)
         kinds.setdefault(kind, path)
@@ -64,6 +73,7 @@ def run(arguments: Namespace) -> int:
             if not os.path.isdir(root):
                 raise ValueError(f"{root} is not a folder; --roots gives the root of each table's paths.")
             rows = relocate(rows, root, here)
+            folders.append(root)
         tables.append(rename_dataset(rows, arguments.names[number]) if arguments.names else rows)
     answer = merge_tables(tables, arguments.tables)
     write_table(arguments.output, answer.rows, kind)
@@ -73,8 +83,8 @@ def run(arguments: Namespace) -> int:
     fake = sum(row.label for row in answer.rows)
     total = f"{len(answer.rows):,} rows, {len(answer.rows) - fake:,} real and {fake:,} fake"
     write_line(f"{arguments.output}: {total}")
-    outside = note_on_other_folders(arguments.output, answer.rows) if kind is FaceRow else None
-    for note in (*_notes(answer), *filter(None, [outside])):
+    unknown = remember_folders(arguments.output, answer.rows, folders) if kind is FaceRow else None
+    for note in (*_notes(answer), *filter(None, [unknown])):
         warn(f"tfdfd merge: {note}")
     return 0
 

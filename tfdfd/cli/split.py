@@ -101,9 +101,9 @@ def _add_crops(parser: Parser) -> None:
 
 
 def run_split(arguments: Namespace) -> int:
-    from tfdfd.data.crops import note_on_other_folders, table_file
+    from tfdfd.data.crops import table_file
     from tfdfd.data.splits import BY, PRESETS, SHARES, balance_classes, deviations, split, split_as
-    from tfdfd.data.tables import FaceRow, read_either, relocate, write_table
+    from tfdfd.data.tables import FaceRow, read_either, relocate, remember_folders, write_table
 
     given = {name: share for name in SHARES if (share := getattr(arguments, name)) is not None}
     if given and arguments.preset:
@@ -141,11 +141,11 @@ def run_split(arguments: Namespace) -> int:
         warn(f"tfdfd split: {note}")
     _print_unread("split", looks)
     if kind is FaceRow:
-        folders = (os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output))
+        folders = [os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output)]
         rows = relocate(rows, *folders)
-        if outside := note_on_other_folders(arguments.output, rows):
-            warn(f"tfdfd split: {outside}")
     write_table(arguments.output, rows, kind)
+    if kind is FaceRow and (note := remember_folders(arguments.output, rows, folders)):
+        warn(f"tfdfd split: {note}")
     return 0
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.parser import ALL, NONE, SOME, Parser
 from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import path_text, plural, warn, write_json
+from tfdfd.cli.text import path_text, plural, warn, write_json, write_line
 
 _ALTERED = 4
 _DESCRIPTION = """\
@@ -82,7 +82,7 @@ def run(arguments: Namespace) -> int:
             details = "; ".join(filter(None, [scores, *comparison.differences[:3]]))
             more = len(comparison.differences) - 3
             details += f"; {plural(more, 'more difference')}" if more > 0 else ""
-            print(f"{comparison.outcome:12}  {path_text(comparison.path)}  {path_text(details)}")
+            write_line(f"{comparison.outcome:12}  {path_text(comparison.path)}  {path_text(details)}")
         sys.stdout.flush()
     if counts[DIFFERS]:
         return NONE

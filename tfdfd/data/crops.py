@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tfdfd.data.tables import FAKE, ORIGINAL, REAL, FaceRow, read_table
+from tfdfd.data.tables import FAKE, ORIGINAL, OTHER_FOLDERS, REAL, FaceRow, other_folders, read_table
 from tfdfd.faces.crop import MARGIN, resize_crop, square_around
 from tfdfd.faces.tracks import equal_parts
 from tfdfd.files import read_regular, sha256
@@ -30,8 +30,6 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 _NO_BOX = (0, 0, 0, 0)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TRAILER = 4096  # bytes that some cameras write after the end of a picture
-# Environment variable: folders (as in PATH) in which the crops of a table may lie, besides the table's own.
-OTHER_FOLDERS = "TFDFD_DATA"
 MAX_BYTES, MAX_SCANS = 256 << 20, 100
 
 
@@ -86,7 +84,7 @@ class Faces:
 
 
 def crop_path(root: str | os.PathLike, file: str) -> str:
-    """The path of a crop, which must lie in the folder of its table or in one of `$TFDFD_DATA`.
+    """The path of a crop, which must lie in the folder of its table or in one of `other_folders()`.
 
     A table from somebody else must not have other files of this machine read, packed or shown.
 
@@ -95,33 +93,13 @@ def crop_path(root: str | os.PathLike, file: str) -> str:
     """
     path = os.path.join(root, file)
     target = os.path.realpath(path)
-    for folder in (os.fspath(root), *os.environ.get(OTHER_FOLDERS, "").split(os.pathsep)):
-        if folder and target.startswith(os.path.join(os.path.realpath(folder), "")):
+    for folder in (os.fspath(root), *other_folders()):
+        if target.startswith(os.path.join(os.path.realpath(folder), "")):
             return path
     raise ValueError(
         f"{printable_path(file)!r} of the table in {printable_path(root)} leads out of that folder, to "
         f"{printable_path(target)}; it was not read. Copy the crop into the folder, or, if you trust the table, name "
         f"the folder of its crops: {OTHER_FOLDERS}=FOLDER."
-    )
-
-
-def allow_crops_in(folder: str | os.PathLike) -> None:
-    """Adds a folder to `$TFDFD_DATA` of this process and its children."""
-    folders = [name for name in os.environ.get(OTHER_FOLDERS, "").split(os.pathsep) if name]
-    if os.path.realpath(folder) not in folders:
-        os.environ[OTHER_FOLDERS] = os.pathsep.join([*folders, os.path.realpath(folder)])
-
-
-def note_on_other_folders(table: str | os.PathLike, rows: Sequence[FaceRow]) -> str | None:
-    """Says how a table that was just written is read, if crops lie outside of its folder; else None."""
-    folder = os.path.dirname(os.path.abspath(table))
-    outside = {os.path.dirname(os.path.normpath(os.path.join(folder, r.file))) for r in rows if r.file[:3] == "../"}
-    if not outside:
-        return None
-    common = os.path.commonpath(sorted(outside))
-    return (
-        f"crops of {printable_path(table)} lie outside of its folder and are only read with {OTHER_FOLDERS}="
-        f"{printable_path(common)}; a table in {printable_path(os.path.commonpath([common, folder]))} needs no setting"
     )
 
 

@@ -8,7 +8,9 @@ Text that a spreadsheet program would run, such as `=1+1`, has an apostrophe bef
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import write_atomically
-from tfdfd.safe_text import text_of_cell, without_formula
+from tfdfd.safe_text import printable_path, text_of_cell, without_formula
 
+# Folders, separated as in `PATH`.
+OTHER_FOLDERS = "TFDFD_DATA"
 REAL, FAKE = 0, 1
 ORIGINAL = "original"
 SPLITS = ("train", "val", "test")
@@ -123,7 +127,8 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        data = path.read_bytes()
+        text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     lines = csv.reader(io.StringIO(text, newline=""))
@@ -144,7 +149,60 @@ def read_table(path: str | os.PathLike, kind: type) -> list:
             rows.append(kind(**parsed))
         except ValueError as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
+    if kind is FaceRow and any(row.file.startswith("../") for row in rows):
+        _recall_folders(path, data)
     return rows
+
+
+def other_folders() -> list[str]:
+    """The folders of `$TFDFD_DATA`, in which crops may lie besides that of their table."""
+    return [name for name in os.environ.get(OTHER_FOLDERS, "").split(os.pathsep) if name]
+
+
+def allow_crops_in(folder: str | os.PathLike) -> None:
+    """Adds a folder to `$TFDFD_DATA` of this process and its children."""
+    if os.path.realpath(folder) not in other_folders():
+        os.environ[OTHER_FOLDERS] = os.pathsep.join([*other_folders(), os.path.realpath(folder)])
+
+
+def remember_folders(
+    table: str | os.PathLike, rows: Iterable[FaceRow], folders: Iterable[str | os.PathLike]
+) -> str | None:
+    """Remembers that a table which was just written on this machine has some of its crops in other folders.
+
+    Only a table with these bytes in this place may have crops read from there without `$TFDFD_DATA`. The memory is in
+    the user's cache folder.
+
+    Returns:
+        None; or, if it cannot be written, how the table is read.
+    """
+    if not any(row.file.startswith("../") for row in rows):
+        return None
+    table = Path(table)
+    here = os.path.realpath(table.parent)
+    there = sorted({*map(os.path.realpath, folders), *other_folders()} - {here})
+    memory = _memory_of(table.read_bytes())
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(memory, json.dumps({"folder": here, "crops": there}) + "\n")
+    except OSError as error:
+        return f"crops of {printable_path(table)} are only read with {OTHER_FOLDERS}={os.pathsep.join(there)}: {error}"
+    return None
+
+
+def _recall_folders(table: Path, data: bytes) -> None:
+    try:
+        memory = json.loads(_memory_of(data).read_text("utf-8"))
+    except (OSError, RuntimeError):
+        return  # written elsewhere, or no home folder
+    if memory["folder"] == os.path.realpath(table.parent):
+        for folder in memory["crops"]:
+            allow_crops_in(folder)
+
+
+def _memory_of(data: bytes) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "tfdfd", "tables", f"{hashlib.sha256(data).hexdigest()}.json")
 
 
 def read_either(path: str | os.PathLike) -> tuple[list, type]:

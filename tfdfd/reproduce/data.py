@@ -14,13 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.data.crops import TABLE, allow_crops_in, faces_of, named_set
+from tfdfd.data.crops import TABLE, faces_of, named_set
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.leaks import find_leaks, fingerprint_files, same_pictures
 from tfdfd.data.options import FaceOptions
 from tfdfd.data.splits import BY, balance_classes, groups, split
-from tfdfd.data.tables import FAKE, REAL, FaceRow, IndexRow, merge_tables, relocate, rename_dataset, write_table
+from tfdfd.data.tables import (
+    FAKE,
+    REAL,
+    FaceRow,
+    IndexRow,
+    allow_crops_in,
+    merge_tables,
+    relocate,
+    rename_dataset,
+    write_table,
+)
 from tfdfd.files import sha256
 from tfdfd.reproduce.documents import Document
 
