@@ -1,8 +1,11 @@
 """What several tests share: the real data where it is, a photograph with a face, and media made on the spot."""
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # As a user has it: JAX, which some tests import, would set it to 1 for all child processes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Gives memory back after each file: a process of gigabytes takes long to fork, which many tests do."""
+    if nextitem is None or nextitem.path == item.path:
+        return
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

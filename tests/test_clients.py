@@ -355,7 +355,11 @@ def test_the_command_line(kind, crops, capsys, tmp_path):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_nothing_of_the_package_is_needed(path):
     known = sys.stdlib_module_names | {"tf_serving"}
-    extra = {"client_grpc.py": {"grpc", "tensorflow", "tensorflow_serving"}, "load_test.py": {"grpc", "psutil"}}
+    extra = {
+        "client_grpc.py": {"grpc", "tensorflow", "tensorflow_serving"},
+        "load_test.py": {"grpc", "psutil"},
+        "ray_serve.py": {"ray"},
+    }
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names = [node.module] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -16,6 +16,9 @@ SOON = ("merge", "check-leaks", "srm")
 # What is not in the table, and why.
 ELSEWHERE = {
     "recipes": "prints",
+    "completion": "prints",
+    "verify": "prints",
+    "app": "keeps nothing",
     "serve": "writes no results",
     "benchmark": "prints",
     "reproduce": "consists of index, extract, split, train and evaluate",

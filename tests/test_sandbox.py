@@ -288,7 +288,7 @@ def framed(header, crops=b"", crop_bytes=None):
 
 def answer(face=None, frame=None, **fields):
     """A well-formed answer of one face, and then what was asked for in place of parts of it."""
-    one_face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": None} | (face or {})
+    one_face = {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": None, "measures": {}} | (face or {})
     one_frame = {"index": 0, "time_s": 0.0, "faces": [one_face]} | (frame or {})
     header = {"path": "a.png", "kind": "image", "status": "ok", "message": None, "duration_s": None}
     header |= {"frames_damaged": 0}

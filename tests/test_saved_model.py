@@ -307,7 +307,7 @@ class TestRefusal:
         image = keras.Input((None, None, 3))
         features = keras.layers.GlobalAveragePooling2D(name="features")(image)
         model = keras.Model(image, keras.layers.Dense(1, name="fake_probability")(features))
-        with pytest.raises(ValueError, match="images of one size"):
+        with pytest.raises(ValueError, match="images or clips of one size"):
             write_saved_model(model, tmp_path / "x")
 
     def test_of_a_network_without_features(self, tmp_path):

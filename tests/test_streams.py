@@ -146,6 +146,7 @@ COMMANDS = {
     "publish sign": ("publish", "x", "--to", "y", "--version", "1", "--sign", "key.pem"),
     "models sign": ("models", "sign", "x", "--key", "key.pem"),
     "serve": ("serve", "--models", "x"),
+    "completion": ("completion", "bash"),
     "models": ("models", "table", "--runtime", "openvino"),
     "benchmark": ("benchmark", "slim", "--runtime", "openvino"),
 }

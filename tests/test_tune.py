@@ -396,7 +396,7 @@ def crew_of(code, folder):
 
 def test_a_worker_that_cannot_work_ends_the_search(tmp_path):
     oracle = oracle_in(tmp_path)
-    with pytest.raises(SearchError, match=r"worker-1 ended with an error; .*worker-1.log says:\nno data here"):
+    with pytest.raises(SearchError, match=r"worker-1 ended with an error; .*worker-1.log says: no data here"):
         Chief(oracle).serve(crew_of("import sys; sys.exit('no data here')", tmp_path), print)
 
 

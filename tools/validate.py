@@ -42,6 +42,7 @@ from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import BlendedSet, EvalSet
 from tfdfd.extract import extraction, worker
+from tfdfd.extract.extraction import Request
 from tfdfd.faces import crop, mtcnn, search
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
@@ -305,7 +306,7 @@ class KeptFaces:
 def _unpacked(path, data, size):
     header, _ = worker.lengths(data[: worker.PREFIX_BYTES])
     end = worker.PREFIX_BYTES + header
-    return worker.unpack(path, worker.parse(data[worker.PREFIX_BYTES : end]), data[end:], size)
+    return worker.unpack(path, worker.parse(data[worker.PREFIX_BYTES : end]), data[end:], Request(size=size))
 
 
 def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:

@@ -93,7 +93,7 @@ def run_recipes(arguments: Namespace) -> int:
         meanings, width = recipes[0].meanings(), shutil.get_terminal_size((120, 24)).columns
         for key, value in recipes[0].settings().items():
             write_line(f"{key:16}{'none' if value is None else value}")
-            for line in textwrap.wrap(meanings.get(key, ""), width - 18):
+            for line in textwrap.wrap(meanings.get(key, ""), width - 18, break_on_hyphens=False):
                 write_line(f"{'':18}{line}")
     else:
         width = max(len(recipe.name) for recipe in recipes)

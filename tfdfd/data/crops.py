@@ -212,7 +212,7 @@ def check_picture(data: bytes, name: str | os.PathLike) -> None:
     """Raises `ValueError` unless the bytes begin as a PNG or JPEG whose headers state pixels within the limits."""
     work, most = picture_work(data, MAX_SCANS), Limits().max_pixels
     if work is None:
-        raise ValueError(f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
+        raise ValueError(f"{printable_path(name)} cannot be decoded as PNG or JPEG ({len(data):,} bytes).")
     pixels, scans = work
     if pixels > most or scans > MAX_SCANS:
         raise ValueError(
@@ -235,7 +235,7 @@ def decode_pixels(data: bytes, name: str | os.PathLike) -> np.ndarray:
     # OpenCV fills the missing part of a truncated JPEG with gray and reports no error.
     truncated = data[:2] == _JPEG and _JPEG_END not in data[-_TRAILER:]
     if pixels is None or truncated:
-        raise ValueError(f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG.")
+        raise ValueError(f"{printable_path(name)} cannot be decoded as PNG or JPEG ({len(data):,} bytes).")
     return pixels
 
 

@@ -180,9 +180,12 @@ def _arguments(card: dict[str, Any]) -> dict[str, Any]:
         seen += 1
         if isinstance(value, list) and len(value) <= _MAX_ARGUMENTS:
             waiting += [(name, part) for part in value]
+        if isinstance(value, dict) and len(value) <= _MAX_ARGUMENTS:  # of the network that a network of clips holds
+            waiting += [(name, part) for pair in value.items() for part in pair]
         is_text = isinstance(value, str) and len(value) <= _MAX_TEXT
         is_number = isinstance(value, bool | int | float) and abs(value) <= _MAX_NUMBER
-        if seen > 10 * _MAX_ARGUMENTS or not (value is None or is_text or is_number or isinstance(value, list)):
+        is_nested = isinstance(value, list | dict) and len(value) <= _MAX_ARGUMENTS
+        if seen > 10 * _MAX_ARGUMENTS or not (value is None or is_text or is_number or is_nested):
             raise ValueError(
                 f"the argument {name!r:.200} is out of bounds: expected texts of at most {_MAX_TEXT} letters, numbers "
                 f"up to {_MAX_NUMBER:,}, and few of them; received {value!r:.200}."
