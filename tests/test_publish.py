@@ -342,7 +342,9 @@ def test_weights_of_a_saved_model_without_their_file_are_read_from_it(my_hub):
 
 
 @posix
-@pytest.mark.parametrize(("numbers", "done"), [([1, 2, 3, 4, 5, 6], 6), ([7, 7, 7, 7], 1)])
+@pytest.mark.parametrize(
+    ("numbers", "done"), [pytest.param([1, 2, 3, 4, 5, 6], 6, marks=pytest.mark.slow), ([7, 8, 7, 8], 2)]
+)
 def test_many_publish_at_once(tmp_path, numbers, done):
     context = multiprocessing.get_context("spawn")
     told = context.SimpleQueue()

@@ -185,7 +185,9 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
             monkeypatch.setattr(opening, "_version", lambda _: "0.0.0")
         assert opening.conversion_name(record) != name
 
-    @pytest.mark.parametrize("damage", ["a bit", "the end", "everything", "a folder"])
+    @pytest.mark.parametrize(
+        "damage", ["a bit", *(pytest.param(d, marks=pytest.mark.slow) for d in ("the end", "everything", "a folder"))]
+    )
     def test_that_is_damaged_on_disk_is_made_anew(self, empty_cache, crops, damage):
         located = locate(DEFAULT)
         expected = open_network(*located, "openvino")[0](crops[:8])
