@@ -144,8 +144,8 @@ def run_split(arguments: Namespace) -> int:
         folders = [os.path.dirname(os.path.abspath(path)) for path in (arguments.table, arguments.output)]
         rows = relocate(rows, *folders)
     write_table(arguments.output, rows, kind)
-    if kind is FaceRow and (note := remember_folders(arguments.output, rows, folders)):
-        warn(f"tfdfd split: {note}")
+    if kind is FaceRow and (unknown := remember_folders(arguments.output, rows, folders)):
+        warn(f"tfdfd split: {unknown}")
     return 0
 
 
