@@ -130,6 +130,7 @@ def test_stills_and_faces_in_one_frame_have_no_score(weights, astronaut, make_vi
     with Detector(weights, "haar", runtime="tensorflow") as detector:
         inputs = [tmp_path / "still.mp4", astronaut, picture(kind="PNG"), tmp_path / "once.mp4", tmp_path / "short.mp4"]
         *stills, once, short = detector.detect_many([*inputs[:3], *map(str, inputs[3:])])
+        assert detector.first_score(tmp_path / "short.mp4") is None
     for still in stills:
         assert (still.status, still.kind, still.fake_probability) == ("unsupported", "image", None)
         assert "scores clips of 4 frames, and this is a still image" in still.message

@@ -486,6 +486,8 @@ def test_bfloat16_is_read_and_other_types_are_named(tmp_path):
         ({"arguments": {"rows": [[1] * 60] * 60}}, "'rows' is out of bounds"),
         ({"arguments": {"name": "x" * 10**6}}, "'name' is out of bounds"),
         ({"arguments": {"name": {"a": 1}}}, "'name' is out of bounds"),
+        ({"arguments": {"frame_arguments": {"dropout": 10**9}}}, "'dropout' is out of bounds"),
+        ({"arguments": {"frame_arguments": {"name": {"a": 1}}}}, "'name' is out of bounds"),
         ({"arguments": {"svm": 60_000}}, "svm is 60,000, more than a file of"),
         ({"model": "x" * 10**6}, "model must be text of at most 200"),
         ({"sha256": 5}, "sha256 must be text"),

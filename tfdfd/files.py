@@ -22,6 +22,15 @@ _FOLDER = "tfdfd-work-"
 _BLOCK = 1 << 20
 
 
+def user_cache() -> Path:
+    """The package's folder in the user's cache folder.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfdfd")
+
+
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to a temporary file in the same folder, then renames it; leaves no partial file.
 

@@ -125,9 +125,10 @@ def _score(detector: Detector, options: dict, channel: Channel, number: str, pat
         channel.send(first=True, id=number, time_s=first.time_s, fake_probability=first.fake_probability)
     detection = replace(detector.detect(path), path=name)
     document = detector.to_json([detection])
-    model = detector.model_info() | {
-        "inconclusive_band": detector.inconclusive_band,
-        "card": detector.record.card,
-    }
     settings = {"tfdfd": __version__, "detector": options["detector"], "frames": options["frames"], **options["limits"]}
-    channel.send(result=True, id=number, document=document, page=render_report([detection], model, settings=settings))
+    channel.send(
+        result=True,
+        id=number,
+        document=document,
+        page=render_report([detection], detector.report_info(), settings=settings),
+    )

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
 from tfdfd.cli.parser import Parser, exit_code
@@ -153,7 +153,7 @@ def _run_to_folder(arguments: Namespace) -> int:
             write_text(record_text(record), str(folder.path / RECORD))
             options = {"record": record, "gallery": gallery, "name": Path(RECORD).stem}
             detections = [Detection.from_dict(result) for result in results]
-            write_report(folder.path / REPORT, detections, _model(detector), **options)
+            write_report(folder.path / REPORT, detections, detector.report_info(), **options)
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
@@ -226,11 +226,6 @@ def _gallery(inputs: int, folder: Path | None = None) -> Gallery:
     return Gallery(inputs, folder)
 
 
-def _model(detector: Detector) -> dict[str, Any]:
-    """The `model` of a report."""
-    return detector.model_info() | {"inconclusive_band": detector.inconclusive_band, "card": detector.record.card}
-
-
 def _write(
     arguments: Namespace,
     detector: Detector,
@@ -251,7 +246,7 @@ def _write(
         path = record_path(arguments.report)
         settings = {"scored by": arguments.server} if arguments.server else None
         options = {"settings": settings, "record": record, "gallery": gallery, "name": path.stem}
-        write_report(arguments.report, detections, _model(detector), **options)
+        write_report(arguments.report, detections, detector.report_info(), **options)
         write_text(record_text(record), str(path))
         warn(f"report: {os.path.abspath(arguments.report)}")
     if arguments.json:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import write_atomically
+from tfdfd.files import user_cache, write_atomically
 from tfdfd.safe_text import printable_path, text_of_cell, without_formula
 
 # Folders, separated as in `PATH`.
@@ -181,11 +181,11 @@ def remember_folders(
     table = Path(table)
     here = os.path.realpath(table.parent)
     there = sorted({*map(os.path.realpath, folders), *other_folders()} - {here})
-    memory = _memory_of(table.read_bytes())
     try:
+        memory = _memory_of(table.read_bytes())
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(memory, json.dumps({"folder": here, "crops": there}) + "\n")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a full disk, or no home folder
         return f"crops of {printable_path(table)} are only read with {OTHER_FOLDERS}={os.pathsep.join(there)}: {error}"
     return None
 
@@ -201,8 +201,7 @@ def _recall_folders(table: Path, data: bytes) -> None:
 
 
 def _memory_of(data: bytes) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "tfdfd", "tables", f"{hashlib.sha256(data).hexdigest()}.json")
+    return user_cache() / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
 
 
 def read_either(path: str | os.PathLike) -> tuple[list, type]:

@@ -198,8 +198,10 @@ class Detector:
     def first_score(self, path: str | os.PathLike) -> FrameScore | None:
         """The score of one face in the first frames of a video, long before the outcome; None if there is none there.
 
-        It is no verdict, and not among the frames that `detect` scores.
+        It is no verdict, and not among the frames that `detect` scores. A model of clips has none.
         """
+        if self._clip_frames:
+            return None
         request = replace(self._request, frames=2, every_s=0.5, views=0)
         (extraction,) = self._extractor.extract([Input(os.fspath(path))], request)
         frame = next((frame for frame in extraction.frames if frame.faces), None)
@@ -230,6 +232,10 @@ class Detector:
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
         return {"handle": self.record.handle, "sha256": self.record.sha256, "threshold": self.threshold}
+
+    def report_info(self) -> dict[str, Any]:
+        """The model as `tfdfd.report` takes it."""
+        return self.model_info() | {"inconclusive_band": self.inconclusive_band, "card": self.record.card}
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results besides the inputs, for JSON; files by their digests."""

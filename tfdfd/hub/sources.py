@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tfdfd.files import locked_folder, sync_folder, temporary_beside, write_atomically
+from tfdfd.files import locked_folder, sync_folder, temporary_beside, user_cache, write_atomically
 from tfdfd.hub.handles import HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, PIN, File, Manifest, Version, check_folder, check_pin, refuse_links
 from tfdfd.hub.signing import check_signed, location_of
@@ -453,7 +453,7 @@ def cache_folder() -> Path:
             raise HubError(f"${CACHE} must be a local folder for models of tfdfd; received {given!r}.")
         return Path(given).absolute() / "tfdfd"
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfdfd", "hub").absolute()
+        return (user_cache() / "hub").absolute()
     except RuntimeError as error:
         raise HubError(f"there is no home folder for a cache ({error}); set ${CACHE}.") from error
 

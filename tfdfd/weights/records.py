@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import read_regular, write_atomically
+from tfdfd.files import read_regular, user_cache, write_atomically
 from tfdfd.near_matches import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
@@ -175,17 +175,17 @@ def _arguments(card: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ValueError(f"arguments must be those of the network's builder by name; received {arguments!r:.200}.")
     waiting, seen = list(arguments.items()), 0
+    if isinstance(nested := arguments.get("frame_arguments"), dict):  # of the network that a network of clips holds
+        waiting = [pair for pair in waiting if pair[0] != "frame_arguments"] + list(nested.items())
     while waiting:
         name, value = waiting.pop()
         seen += 1
         if isinstance(value, list) and len(value) <= _MAX_ARGUMENTS:
             waiting += [(name, part) for part in value]
-        if isinstance(value, dict) and len(value) <= _MAX_ARGUMENTS:  # of the network that a network of clips holds
-            waiting += [(name, part) for pair in value.items() for part in pair]
         is_text = isinstance(value, str) and len(value) <= _MAX_TEXT
         is_number = isinstance(value, bool | int | float) and abs(value) <= _MAX_NUMBER
-        is_nested = isinstance(value, list | dict) and len(value) <= _MAX_ARGUMENTS
-        if seen > 10 * _MAX_ARGUMENTS or not (value is None or is_text or is_number or is_nested):
+        is_list = isinstance(value, list) and len(value) <= _MAX_ARGUMENTS
+        if seen > 10 * _MAX_ARGUMENTS or not (value is None or is_text or is_number or is_list):
             raise ValueError(
                 f"the argument {name!r:.200} is out of bounds: expected texts of at most {_MAX_TEXT} letters, numbers "
                 f"up to {_MAX_NUMBER:,}, and few of them; received {value!r:.200}."
@@ -358,8 +358,7 @@ def cache_folder() -> Path:
     """Returns `$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
     if "TFDFD_CACHE" in os.environ:
         return Path(os.environ["TFDFD_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "tfdfd", "weights")
+    return user_cache() / "weights"
 
 
 def base_of(record: WeightRecord) -> dict:
