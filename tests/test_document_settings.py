@@ -13,7 +13,7 @@ from tfdfd.data.options import SrmOptions
 from tfdfd.data.splits import split_as
 from tfdfd.data.srm_set import residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table
-from tfdfd.faces.opencv_detectors import INPUT_SIZE, HaarDetector, SsdDetector
+from tfdfd.faces.detectors import SSD_INPUT_SIZE, HaarDetector, SsdDetector
 from tfdfd.recipes import find_recipe
 from tfdfd.srm_kernels import WHOLE
 from tfdfd.training.optimizers import make_optimizer
@@ -103,7 +103,7 @@ def _files(tmp_path):
     ssd.files = tmp_path / "face.pb", tmp_path / "face.pbtxt"
 
 
-FRAME = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE, 3), np.uint8)
+FRAME = np.random.default_rng(0).integers(0, 256, (*SSD_INPUT_SIZE, 3), np.uint8)
 ROWS = ((0, 1, 0.3, 0.1, 0.1, 0.5, 0.5), (0, 1, 0.2, 0.5, 0.5, 0.9, 0.9))
 
 

@@ -7,7 +7,7 @@ import pytest
 from tfdfd.detect import evidence
 from tfdfd.detect.results import Detection, FaceTrack
 from tfdfd.detect.verdict import rule_for
-from tfdfd.faces.quality import MEASURES, measure_face
+from tfdfd.faces.crop import MEASURES, measure_face
 from tfdfd.metrics import likelihood
 from tfdfd.report.page import render_report
 from tfdfd.weights.records import DEFAULT_MODEL, WeightRecord, list_records

@@ -25,8 +25,7 @@ from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE
 from tfdfd.evaluation.robustness import CONDITIONS
 from tfdfd.faces import build_detector
-from tfdfd.faces.crop import resize_crop
-from tfdfd.faces.quality import BOTH, HIGH, LOW, MEASURES, measure_face
+from tfdfd.faces.crop import BOTH, HIGH, LOW, MEASURES, measure_face, resize_crop
 from tfdfd.files import write_atomically
 from tfdfd.metrics import likelihood
 from tfdfd.metrics.intervals import bootstrap_interval

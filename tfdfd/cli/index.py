@@ -72,7 +72,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     from tfdfd.data.index import INDEXERS
-    from tfdfd.data.index.summary import label_files, summarize, write_label_files
+    from tfdfd.data.index.layout import label_files, summarize, write_label_files
     from tfdfd.data.tables import IndexRow, write_table
 
     options = _options(arguments)
@@ -136,7 +136,7 @@ def _printable(value: Any) -> Any:
 
 
 def index_lines(summary: dict) -> list[str]:
-    """The summary of `tfdfd.data.index.summary.summarize` as text: a table of counts, then a line per finding."""
+    """The summary of `tfdfd.data.index.layout.summarize` as text: a table of counts, then a line per finding."""
     size = f"{summary['bytes'] / 1e6:,.1f} MB"
     people = f", named people: {summary['identities']:,}" if summary["identities"] else ""
     lines = [

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 
 from tfdfd.data.tables import FAKE, ORIGINAL, OTHER_FOLDERS, REAL, FaceRow, other_folders, read_table
-from tfdfd.faces.crop import MARGIN, resize_crop, square_around
-from tfdfd.faces.tracks import equal_parts
+from tfdfd.faces.crop import MARGIN, equal_parts, resize_crop, square_around
 from tfdfd.files import read_regular, sha256
 from tfdfd.media import Limits
 from tfdfd.media.formats import picture_work
@@ -316,7 +315,7 @@ class Clip:
         return self.row.label
 
     def frames(self, count: int, offset: float = 0.5) -> np.ndarray:
-        """Positions of `count` equally spaced crops; see `tfdfd.faces.tracks.equal_parts`."""
+        """Positions of `count` equally spaced crops; see `tfdfd.faces.crop.equal_parts`."""
         return self.positions[equal_parts(len(self.positions), count, offset)]
 
 

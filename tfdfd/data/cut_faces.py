@@ -31,7 +31,7 @@ from tfdfd.data.tables import IndexRow
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces import NO_DETECTOR
-from tfdfd.faces.tracks import link_faces
+from tfdfd.faces.crop import link_faces
 from tfdfd.files import sync_folder, write_atomically
 from tfdfd.media import MediaError
 from tfdfd.media.inputs import Input

@@ -27,7 +27,7 @@ from tfdfd.files import write_atomically
 from tfdfd.safe_text import text_of_cell, without_formula
 
 if TYPE_CHECKING:
-    from tfdfd.faces.mtcnn import MtcnnDetector
+    from tfdfd.faces.detectors import MtcnnDetector
 
 TABLE = "landmarks.csv"
 OK, NO_FACE, PARTIAL, DECODE_ERROR, NOT_FOUND = STATUSES = ("ok", "no_face", "partial", "decode_error", "not_found")
@@ -127,7 +127,7 @@ def _read_crop(faces: Faces, position: int, entry: FaceLandmarks | None) -> tupl
 
 
 def _mtcnn() -> MtcnnDetector:
-    from tfdfd.faces.mtcnn import MtcnnDetector
+    from tfdfd.faces.detectors import MtcnnDetector
 
     return MtcnnDetector(min_face_size=_SIDE // 4)
 

@@ -22,7 +22,7 @@ from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.extract.sandbox import AUTO as SANDBOX_AUTO
 from tfdfd.faces import check_detector
-from tfdfd.faces.tracks import equal_parts, link_faces
+from tfdfd.faces.crop import equal_parts, link_faces
 from tfdfd.files import sha256
 from tfdfd.media import FRAMES, Limits, MediaError
 from tfdfd.media.inputs import Input, Inputs, list_inputs, memory_input
@@ -425,7 +425,7 @@ def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
     """The spans of a face's sampled frames that have one score each, for a model of clips.
 
     A span has at least `FRAMES` sampled frames (or `frames`, if these are more), so one face of a video has one span
-    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.tracks.
+    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.crop.
     equal_parts`), as in training and evaluation; fewer are repeated.
 
     Args:

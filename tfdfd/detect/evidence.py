@@ -10,7 +10,7 @@ import numpy as np
 
 from tfdfd.detect.results import FaceTrack
 from tfdfd.detect.verdict import Rule
-from tfdfd.faces.quality import MEASURES
+from tfdfd.faces.crop import MEASURES
 from tfdfd.weights.records import WeightRecord
 
 # Verbal equivalents of the ENFSI guideline for evaluative reporting in forensic science (2015), from each LR up. Below

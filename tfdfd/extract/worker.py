@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
-from tfdfd.faces.quality import MEASURES
+from tfdfd.faces.crop import MEASURES
 from tfdfd.media import STATUSES
 
 if TYPE_CHECKING:

@@ -80,7 +80,7 @@ class WeightRecord:
             highest over the next one.
         likelihood_ratios: one `{domain, kinds, n_real, n_fake, slope, offset, log10_bounds}` per validation domain,
             which holds for these kinds of inputs; the rest is of `tfdfd.metrics.likelihood.fit_likelihood_ratio`.
-        tested_range: `{measures}`: `[low, high]` of each of `tfdfd.faces.quality.MEASURES` in validation, where None
+        tested_range: `{measures}`: `[low, high]` of each of `tfdfd.faces.crop.MEASURES` in validation, where None
             is no limit; None if it is not known.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         input_shape: `(height, width, 3)` if the network was trained at another size than its own, else None.
