@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common import hardware, print_bounds
 from tfdfd.explain import perturbation
 from tfdfd.explain.methods import LIME, MASK, OF_CROPS, Explainer
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 
 BOUND = 5.0
 CORES = 2

@@ -24,7 +24,7 @@ from tfdfd.evaluation.report import (
     thumbnails,
 )
 from tfdfd.evaluation.tables import Table, as_markdown, as_text
-from tfdfd.metrics.metrics import METRICS, Metric, MetricError
+from tfdfd.metrics import METRICS, Metric, MetricError
 from tfdfd.metrics.scores import ScoreRow, write_scores
 
 SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))

@@ -10,7 +10,7 @@ from tests.made_faces import make_faces
 from tests.test_training import Silent
 from tfdfd.data.crops import Faces, equally_spaced, faces_of
 from tfdfd.data.tables import FaceRow
-from tfdfd.metrics.metrics import balanced_accuracy
+from tfdfd.metrics import balanced_accuracy
 from tfdfd.metrics.scores import read_scores
 from tfdfd.models import build
 from tfdfd.recipes import find_recipe, list_recipes

@@ -42,18 +42,17 @@ from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import BlendedSet, EvalSet, open_set
 from tfdfd.faces import crop
 from tfdfd.files import locked_folder, sha256, write_atomically
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.intervals import bootstrap_interval
-from tfdfd.metrics.metrics import Confusion, auc, balanced_accuracy, confusion
+from tfdfd.metrics import Confusion, auc, balanced_accuracy, confusion
+from tfdfd.metrics.intervals import bootstrap_interval, compare
 from tfdfd.metrics.report import FRAME, VIDEO, compute_report
 from tfdfd.metrics.scores import OK, ScoreRow
 from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet, limited
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, finished_run
+from tfdfd.weights import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
 from tfdfd.weights.loading import arrays_of_members, read_safetensors
 from tfdfd.weights.mask_head import mask_head_file, save_mask_head
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
 from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate
 from tools.proof_scores import proof_scores
@@ -479,8 +478,7 @@ def _worst_crop(model, clip):
 def _latency(model):
     """Median time from uint8 crops to scores as `tfdfd detect` scores them."""
     from tfdfd.cost import hardware_line
-    from tfdfd.runtime.network import Scorer
-    from tfdfd.runtime.opening import open_network
+    from tfdfd.runtime.networks import Scorer, open_network
 
     load_before = round(os.getloadavg()[0], 2)  # how busy the machine was
     opened, _ = open_network(model.record, model.path)

@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 from tfdfd.models import build, list_models, spec
+from tfdfd.pruning import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.pruning.child import run_twin, write_work
-from tfdfd.pruning.sparsity import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.weights.loading import read_safetensors

@@ -46,15 +46,14 @@ from tfdfd.extract.extraction import Request
 from tfdfd.faces import crop, detectors, search
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
+from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
-from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.metrics.thresholds import genuine_tails
 from tfdfd.models import CLIPS
-from tfdfd.runtime.network import Scorer
-from tfdfd.runtime.opening import open_network
+from tfdfd.runtime.networks import Scorer, open_network
 from tfdfd.version import __version__
-from tfdfd.weights.records import CARRIED, cache_folder
+from tfdfd.weights import CARRIED, cache_folder
 from tools.packed.pack import hold_out
 
 SCHEMA = 1

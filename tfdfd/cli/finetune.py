@@ -13,7 +13,7 @@ from tfdfd.cli.options import add_training
 from tfdfd.cli.parser import ALL, SOME, Parser
 from tfdfd.cli.text import warn
 from tfdfd.faces import DETECTORS, NO_DETECTOR
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tfdfd.training.recipe import Recipe

@@ -15,7 +15,7 @@ from tfdfd.cli.text import table_lines, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 _TABLE = """\
 Measures the cost of each network: parameters, multiply-accumulates, size on disk, and latency.
@@ -108,7 +108,7 @@ def _add_table(parser: Parser) -> None:
 
 
 def _add_pull(parser: Parser) -> None:
-    from tfdfd.weights.records import ALIASES
+    from tfdfd.weights import ALIASES
 
     parser.description = _PULL
     parser.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
@@ -167,7 +167,7 @@ def _list(_: Namespace) -> int:
 def _facts_of(record: WeightRecord) -> dict[str, Any]:
     """Facts of the weights that may differ from those of their network: input size and scores."""
     from tfdfd.models import spec
-    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+    from tfdfd.weights import ALIASES, DEFAULT_MODEL
 
     own = [row for row in record.card.get("mean_auc", []) if row["weights"] == "these"]
     domains = [row["auc"] for row in record.card.get("domains", []) if row.get("auc") is not None]
@@ -187,7 +187,7 @@ def _facts_of(record: WeightRecord) -> dict[str, Any]:
 
 def _show(arguments: Namespace) -> int:
     from tfdfd.models import list_models, spec
-    from tfdfd.weights.records import ALIASES, base_of, list_records
+    from tfdfd.weights import ALIASES, base_of, list_records
     from tfdfd.weights.store import locate, where
 
     if arguments.json and not arguments.layers:

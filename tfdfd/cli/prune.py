@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     from tfdfd.cli.progress import TrainingProgress
-    from tfdfd.pruning.sparsity import CONSTANT, PruneOptions
+    from tfdfd.pruning import CONSTANT, PruneOptions
 
     given = values_of(arguments, "sparsity", "schedule")
     if arguments.two_of_four:

@@ -12,7 +12,7 @@ import numpy as np
 from tfdfd.cost import BATCHES, RUNTIME, SECONDS, MeasurementError, check_measurable, peak_memory, run_isolated
 from tfdfd.files import temporary_folder
 from tfdfd.models import build, spec
-from tfdfd.runtime.opening import network_on
+from tfdfd.runtime.networks import network_on
 
 if TYPE_CHECKING:
     import keras

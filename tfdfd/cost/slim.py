@@ -26,7 +26,7 @@ from tfdfd.cost import (
     why_no_cycles,
 )
 from tfdfd.models import build, spec
-from tfdfd.runtime.opening import network_on
+from tfdfd.runtime.networks import network_on
 
 REFERENCE = "meso_inception4"
 # Percent of the reference's cycles.

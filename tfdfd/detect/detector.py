@@ -30,7 +30,7 @@ from tfdfd.models import clip_frames, spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
 from tfdfd.version import __version__
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 # Decimals of a probability. The same bytes and model must give the same JSON, which the last bits of float32 may not.
@@ -38,7 +38,7 @@ DIGITS = 6
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tfdfd.runtime.network import Scorer
+    from tfdfd.runtime.networks import Scorer
 Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 
@@ -266,8 +266,7 @@ class Detector:
         return self._loaded
 
     def _open(self) -> tuple[Scorer | RemoteScorer, str | None]:
-        from tfdfd.runtime.network import Scorer
-        from tfdfd.runtime.opening import open_network
+        from tfdfd.runtime.networks import Scorer, open_network
 
         network, note = open_network(self.record, self._weights, self._runtime)
         return Scorer(network), note

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.evaluation.tables import NOTHING, Table, format_count, format_number, format_percent, protocol_line
-from tfdfd.metrics.metrics import LOG_LOSS_CLIP
+from tfdfd.metrics import LOG_LOSS_CLIP
 from tfdfd.metrics.report import FRAME, VIDEO
 from tfdfd.metrics.scores import OK, ScoreRow, Video, aggregate_videos
 

@@ -32,8 +32,15 @@ from tfdfd.evaluation.scoring import OpenedModel, about_scores, open_model, scor
 from tfdfd.evaluation.sets import EvalSet, open_set
 from tfdfd.files import sha256, write_atomically
 from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, max_of_track_means, read_scores
-from tfdfd.training.run_folder import LOG, finished_run, read_log
-from tfdfd.training.training_fingerprints import CROP, FILE, fingerprints_of, read_fingerprints
+from tfdfd.training.run_folder import (
+    CROP,
+    FINGERPRINTS,
+    LOG,
+    fingerprints_of,
+    finished_run,
+    read_fingerprints,
+    read_log,
+)
 from tfdfd.weights.store import RUN, locate
 
 MODELS = ("scores", "second")
@@ -290,7 +297,7 @@ def training_overlap(model: OpenedModel, sets: Sequence[EvalSet]) -> dict:
         return {"checked": False, "why_not": why, "shared": {}}
     seen = read_fingerprints(model.run)
     if seen is None:
-        return {"checked": False, "why_not": f"the run {model.run} has no {FILE}", "shared": {}}
+        return {"checked": False, "why_not": f"the run {model.run} has no {FINGERPRINTS}", "shared": {}}
     shared = {}
     for part, marks in seen.items():
         files = defaultdict(list)
@@ -327,7 +334,7 @@ def overlap_warnings(overlap: dict) -> list[dict[str, str]]:
                 f"{_shared_text(kinds)}."
             )
         warnings.append({"code": code, "where": "data", "message": message})
-    if not overlap["checked"] and FILE in overlap["why_not"]:
+    if not overlap["checked"] and FINGERPRINTS in overlap["why_not"]:
         message = f"whether the model was trained on this set could not be checked: {overlap['why_not']}."
         warnings.append({"code": "not_checked", "where": "data", "message": message})
     return warnings

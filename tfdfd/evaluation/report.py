@@ -30,8 +30,7 @@ from tfdfd.evaluation.tables import (
     protocol_line,
 )
 from tfdfd.html import as_jpeg, data_uri, environment
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.intervals import RESAMPLES
+from tfdfd.metrics.intervals import RESAMPLES, compare
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO, compute_report
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.safe_text import escape_control_chars

@@ -23,7 +23,7 @@ from tfdfd.files import locked_folder, write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.models import clip_frames, load
 from tfdfd.version import __version__
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 from tfdfd.weights.store import RUN, locate
 from tfdfd.workdir import differences
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfdfd.metrics.metrics import METRICS
+from tfdfd.metrics import METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 from tfdfd.safe_text import escape_control_chars
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from tfdfd.near_matches import did_you_mean
 from tfdfd.runtime import AUTO
-from tfdfd.runtime.network import Scorer
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.runtime.networks import Scorer
+from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Explainer:
             gradients.first_kernels(self.model)
 
     def _open_scorers(self, path: Any, runtime: str) -> None:
-        from tfdfd.runtime.opening import open_network
+        from tfdfd.runtime.networks import open_network
 
         network, self.runtime_note = open_network(self.record, path, runtime)
         self.score = Scorer(network)

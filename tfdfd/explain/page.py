@@ -33,7 +33,7 @@ from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report.page import TEMPLATES
 from tfdfd.report.pictures import TRACKS_PER_INPUT
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 
 PICTURE = 256
 # Faces with pictures; further faces are only counted.

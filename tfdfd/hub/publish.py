@@ -16,7 +16,7 @@ from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_versio
 from tfdfd.hub.manifest import FILE, Manifest, Version, check_folder, version_in
 from tfdfd.hub.signing import private_key, signed
 from tfdfd.hub.sources import locked, read_manifest
-from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
 
 _TEMPORARY = ".tfdfd-publish-"

@@ -13,7 +13,7 @@ from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnrea
 from tfdfd.hub.manifest import FILE, PIN, Version, pin_of_user
 from tfdfd.hub.sources import AddressHub, Cache, FolderHub, is_address
 from tfdfd.near_matches import near_matches
-from tfdfd.weights.records import list_records
+from tfdfd.weights import list_records
 from tfdfd.weights.store import how_to_get
 
 VARIABLE = "TFDFD_HUB"

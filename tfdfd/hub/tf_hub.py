@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 _HUB, _KERAS = "tensorflow_hub", "keras"
 # Classes registered with Keras, by module.

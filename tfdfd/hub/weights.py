@@ -27,7 +27,7 @@ from tfdfd.hub.sources import (
     store,
 )
 from tfdfd.near_matches import near_matches
-from tfdfd.weights.records import (
+from tfdfd.weights import (
     ALIASES,
     CARRIED,
     LARGE,

@@ -15,9 +15,7 @@ from numpy.typing import ArrayLike
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import FAKE, REAL, SOURCE
-from tfdfd.metrics.calibration import Calibrator, to_dict
-from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
-from tfdfd.metrics.metrics import (
+from tfdfd.metrics import (
     METRICS,
     Confusion,
     LengthError,
@@ -34,6 +32,8 @@ from tfdfd.metrics.metrics import (
     roc_curve,
     thinned,
 )
+from tfdfd.metrics.calibration import Calibrator, to_dict
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
 from tfdfd.metrics.scores import OK, Coverage, ScoreRow, Video, aggregate_videos, coverage, filled
 
 SCHEMA = 1

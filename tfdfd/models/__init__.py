@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.near_matches import did_you_mean
-from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 if TYPE_CHECKING:

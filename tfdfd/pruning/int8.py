@@ -21,11 +21,11 @@ import keras
 import numpy as np
 
 from tfdfd.files import temporary_folder, write_atomically
-from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.intervals import compare
 from tfdfd.models import load
-from tfdfd.pruning.graph_spec import describe
+from tfdfd.pruning import sizes
+from tfdfd.pruning.child import describe
 from tfdfd.pruning.prune import score_rows
-from tfdfd.pruning.sparsity import sizes
 from tfdfd.publishing.saved_model import write_saved_model
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.recipe import Recipe
@@ -122,7 +122,7 @@ def quantize_run(folder: str | os.PathLike, data: str | os.PathLike) -> dict:
 
     Returns:
         `file`, `bytes`, `gzip_bytes`; `apart` and `apart_mean`: difference of P(fake) from the Keras model's, on
-        all `crops` of the validation split; `auc`: the comparison of both there (`tfdfd.metrics.comparison.compare`).
+        all `crops` of the validation split; `auc`: the comparison of both there (`tfdfd.metrics.intervals.compare`).
 
     Raises:
         ValueError: no finished run, another set, or a network for which 8 bits are too few.
@@ -165,7 +165,7 @@ def equalized(model: keras.Model, crops: np.ndarray) -> keras.Model:
         crops: for measuring ranges, float32 in [0, 1], `(n, height, width, 3)`.
 
     Raises:
-        ValueError: a layer that `tfdfd.pruning.graph_spec` does not know.
+        ValueError: a layer that `tfdfd.pruning.child` does not know.
     """
     graph = describe(model)
     copied = keras.models.clone_model(model)

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 
 from tfdfd.child_process import Channel
 from tfdfd.files import write_atomically
-from tfdfd.pruning.sparsity import CONSTANT, PRUNABLE, TWO_OF_FOUR, PruneOptions, mask_schedule
+from tfdfd.pruning import CONSTANT, PRUNABLE, TWO_OF_FOUR, PruneOptions, mask_schedule
 from tfdfd.runtime.equality import check_twin
 from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.training import TrainingError, pipeline_errors

@@ -27,7 +27,7 @@ from tfdfd.version import __version__
 from tfdfd.weights.store import CARD, locate
 
 if TYPE_CHECKING:
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 SCHEMA = 1
 

@@ -35,8 +35,7 @@ from tfdfd.recipes import find_recipe
 from tfdfd.reproduce.contradictions import contradictions
 from tfdfd.reproduce.data import Note, Prepared, Source, prepare, sources_of, write_rows
 from tfdfd.reproduce.documents import DOCUMENTS, Document, Experiment
-from tfdfd.reproduce.page import render
-from tfdfd.reproduce.pictures import draw_removed_blocks, pictures_of
+from tfdfd.reproduce.page import draw_removed_blocks, pictures_of, render
 from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, Verdict, judge
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report

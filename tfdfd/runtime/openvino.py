@@ -67,7 +67,7 @@ def convert(model: keras.Model) -> tuple[bytes, bytes]:
 
 
 class OpenvinoNetwork:
-    """A `tfdfd.runtime.network.Network` on OpenVINO.
+    """A `tfdfd.runtime.networks.Network` on OpenVINO.
 
     Args:
         name: name of the model, for messages.
@@ -97,7 +97,7 @@ class OpenvinoNetwork:
         self._lock = threading.Lock()
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """P(fake), float32 `(n,)`, of uint8 RGB crops; see `tfdfd.runtime.network.Network`."""
+        """P(fake), float32 `(n,)`, of uint8 RGB crops; see `tfdfd.runtime.networks.Network`."""
         with self._lock:
             if len(crops) not in self._requests:
                 self._requests[len(crops)] = self._prepare(len(crops))

@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfdfd.weights import WeightRecord, find_record
 from tfdfd.weights.reading import check_arrays, open_hdf5, read_safetensors, shapes_in
-from tfdfd.weights.records import WeightRecord, find_record
 from tfdfd.weights.saving import SCALE, expand, named_weights
 from tfdfd.weights.store import base_file, locate
 

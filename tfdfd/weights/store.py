@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import read_regular, sha256
-from tfdfd.weights.records import (
+from tfdfd.weights import (
     ALIASES,
     LARGE,
     MAX_CARD_BYTES,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 BEGUN_WITH, TAUGHT_BY, MEMBER, BASE = "begun with", "taught by", "built on", "frozen weights"
