@@ -13,9 +13,8 @@ import pytest
 
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.evaluation.robustness import CONDITIONS, UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import cached_scores
-from tfdfd.evaluation.sets import EvalSet
+from tfdfd.evaluation.sets import CONDITIONS, UNCHANGED, DegradedSet, EvalSet
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.recipes import find_recipe
 from tfdfd.weights import CARRIED, list_records, read_card

@@ -23,7 +23,7 @@ import numpy as np
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE
-from tfdfd.evaluation.robustness import CONDITIONS
+from tfdfd.evaluation.sets import CONDITIONS
 from tfdfd.faces import build_detector
 from tfdfd.faces.crop import BOTH, HIGH, LOW, MEASURES, measure_face, resize_crop
 from tfdfd.files import write_atomically

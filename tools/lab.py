@@ -17,9 +17,8 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.data.pair_sets import PHOTO, PLAIN, VARIED, VIDEO
-from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet
+from tfdfd.evaluation.sets import UNCHANGED, BlendedSet, DegradedSet, EvalSet
 from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.scores import OK

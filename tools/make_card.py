@@ -35,11 +35,10 @@ from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL
-from tfdfd.evaluation import robustness
+from tfdfd.evaluation import sets as evaluation_sets
 from tfdfd.evaluation.evaluate import refuse_overlap, training_overlap
-from tfdfd.evaluation.robustness import CONDITIONS, UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet, open_set
+from tfdfd.evaluation.sets import CONDITIONS, UNCHANGED, BlendedSet, DegradedSet, EvalSet, open_set
 from tfdfd.faces import crop
 from tfdfd.files import locked_folder, sha256, write_atomically
 from tfdfd.metrics import Confusion, auc, balanced_accuracy, confusion
@@ -296,7 +295,7 @@ def _scores(model, one, cache, source_of, condition=None):
     else:  # crops that are not square are scaled whole, as tfdfd detect scales its crops
         sized = DegradedSet(one, condition or UNCHANGED, model.size)
     # Scores of changed code are not reused.
-    modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((robustness,) if condition else ()))
+    modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((evaluation_sets,) if condition else ()))
     rows = cached_scores(
         model, sized, cache / "scores", [cv2.__version__, *(sha256(module.__file__) for module in modules)]
     )

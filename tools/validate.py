@@ -37,10 +37,9 @@ from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
 from tfdfd.detect.verdict import verdict_of
-from tfdfd.evaluation import robustness
-from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
+from tfdfd.evaluation import sets as evaluation_sets
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet
+from tfdfd.evaluation.sets import UNCHANGED, BlendedSet, DegradedSet, EvalSet
 from tfdfd.extract import extraction, worker
 from tfdfd.extract.extraction import Request
 from tfdfd.faces import crop, detectors, search
@@ -255,7 +254,7 @@ class Model:
         # Crops that are not square are scaled whole, as tfdfd detect scales its crops.
         sized = one.resized(self.size) if one.blended else DegradedSet(one, condition, self.size, by_file=True)
         # Scores of changed code are not reused.
-        modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((robustness,) if changed else ()))
+        modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((evaluation_sets,) if changed else ()))
         rows = cached_scores(self.opened, sized, cache / "scores", [*identity, *_code(*modules)])
         return [row for row in rows if row.status == OK]
 

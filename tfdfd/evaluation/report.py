@@ -13,15 +13,16 @@ import numpy as np
 
 from tfdfd.data.crops import crop_path, read_pixels
 from tfdfd.data.pair_sets import METHOD
-from tfdfd.evaluation.document_tables import ScoredModel, document_tables
 from tfdfd.evaluation.sets import EvalSet
 from tfdfd.evaluation.tables import (
+    ScoredModel,
     Table,
     as_markdown,
     class_table,
     comparison_table,
     confusion_table,
     coverage_table,
+    document_tables,
     format_number,
     format_value,
     hardest_table,
