@@ -20,8 +20,7 @@ import numpy as np
 
 from benchmarks.common import print_table
 from tfdfd.faces import build_detector
-from tfdfd.faces.detectors import HAAR_CASCADE
-from tfdfd.faces.search import IMAGE_SIDE, detect_bounded
+from tfdfd.faces.detectors import HAAR_CASCADE, IMAGE_SIDE, detect_bounded
 
 MIN_IOU = 0.4
 Boxes = list[tuple[float, float, float, float]]

@@ -147,8 +147,7 @@ def _meso4() -> Any:
 def safetensors() -> Target:
     from safetensors.numpy import save
 
-    from tfdfd.weights.loading import load_safetensors
-    from tfdfd.weights.saving import named_weights
+    from tfdfd.weights.checkpoints import load_safetensors, named_weights
 
     model = _meso4()
     whole = {name: weight.numpy() for name, weight in named_weights(model).items()}
@@ -157,7 +156,7 @@ def safetensors() -> Target:
 
 
 def hdf5() -> Target:
-    from tfdfd.weights.loading import load_keras_file
+    from tfdfd.weights.checkpoints import load_keras_file
 
     model = _meso4()
     path = Path(tempfile.mkdtemp()) / "seed.weights.h5"
@@ -231,7 +230,7 @@ def manifests() -> Target:
 
 def settings() -> Target:
     """JSON files of run folders, search spaces, shards and splits."""
-    from tfdfd.pipelines.shards import INDEX, read_index
+    from tfdfd.pipelines import INDEX, read_index
     from tfdfd.recipes import find_recipe
     from tfdfd.training.recipe import read_config
     from tfdfd.training.run_folder import FINGERPRINTS, FINGERPRINTS_SCHEMA, read_fingerprints, read_run

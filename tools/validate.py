@@ -42,7 +42,7 @@ from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import UNCHANGED, BlendedSet, DegradedSet, EvalSet
 from tfdfd.extract import extraction, worker
 from tfdfd.extract.extraction import Request
-from tfdfd.faces import crop, detectors, search
+from tfdfd.faces import crop, detectors
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
 from tfdfd.metrics import auc
@@ -274,7 +274,7 @@ class KeptFaces:
 
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
-        self._code = _code(extraction, worker, search, crop, detectors, decode, media)
+        self._code = _code(extraction, worker, crop, detectors, decode, media)
 
     def extract_one(self, item, request):
         """As in `FaceExtractor`. Failures are not cached: a timeout says little about the file."""

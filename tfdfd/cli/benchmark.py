@@ -52,7 +52,7 @@ def _add_slim(parser: Parser) -> None:
 
 def _slim(arguments: Namespace) -> int:
     from tfdfd.cost import hardware, hardware_line, why_no_cycles
-    from tfdfd.cost.slim import NETWORKS, compare, rounds_of
+    from tfdfd.cost.networks import NETWORKS, compare, rounds_of
 
     names = list(dict.fromkeys(arguments.networks or NETWORKS))
     rounds = rounds_of(names, arguments.images, arguments.batch, arguments.rounds, arguments.runtime)
@@ -93,7 +93,7 @@ _COLUMNS = (
 
 
 def slim_lines(rows: list[dict], no_cycles: str | None) -> list[str]:
-    """The rows of `tfdfd.cost.slim.compare` as a table.
+    """The rows of `tfdfd.cost.networks.compare` as a table.
 
     Sentences below it name the networks that miss the saving of the paper, and say why there are no cycles.
     """

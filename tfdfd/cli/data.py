@@ -265,10 +265,10 @@ def run_srm(arguments: Namespace) -> int:
 
 def run_pack(arguments: Namespace) -> int:
     from tfdfd.data.crops import faces_of
-    from tfdfd.pipelines.shards import plan_shards
+    from tfdfd.pipelines import plan_shards
 
     def write() -> Iterator:
-        from tfdfd.pipelines.shards import write_shards
+        from tfdfd.pipelines import write_shards
 
         yield from write_shards(faces, planned, arguments.output)
 

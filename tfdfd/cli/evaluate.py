@@ -110,7 +110,7 @@ def _evaluate_model(arguments: Namespace) -> dict[str, Any]:
 def _check_splits(data: Sequence[str], split: str) -> None:
     """Raises `ValueError` for a set without the split before a network is loaded."""
     from tfdfd.data.crops import faces_of, named_set
-    from tfdfd.pipelines.shards import is_packed, open_shards
+    from tfdfd.pipelines import is_packed, open_shards
 
     if split != "none":
         for _, where in map(named_set, data):

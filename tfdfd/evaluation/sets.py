@@ -29,8 +29,8 @@ from tfdfd.data.pair_sets import METHOD, PHOTO, PLAIN, BlendedPairs, blended_row
 from tfdfd.data.tables import REAL, FaceRow, IndexRow, read_table, video_of
 from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
+from tfdfd.pipelines import is_packed, open_shards, read_records
 from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline, read_crop
-from tfdfd.pipelines.shards import is_packed, open_shards, read_records
 
 STATUS_TABLE = "status.csv"
 _FOLDER = "folder"

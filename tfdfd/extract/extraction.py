@@ -13,7 +13,7 @@ import numpy as np
 
 from tfdfd.faces import MARGIN, Face, FaceDetector
 from tfdfd.faces.crop import crop_face, measure_face, resize_crop, square_around
-from tfdfd.faces.search import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
+from tfdfd.faces.detectors import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
 from tfdfd.media import FRAMES, InOrder, Limits, MediaError
 from tfdfd.media.decode import Frame, MediaInfo, read_media
 

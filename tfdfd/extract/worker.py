@@ -245,7 +245,7 @@ def _warm_up(detector: FaceDetector | None) -> None:
     import cv2
 
     from tfdfd.media import Limits
-    from tfdfd.media.images import read_image
+    from tfdfd.media.decode import read_image
 
     cv2.getNumberOfCPUs()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

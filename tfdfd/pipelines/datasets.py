@@ -20,7 +20,7 @@ from tfdfd.data.crops import Faces, check_picture, faces_of, read_bytes
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.pipelines.shards import is_packed, open_shards, shuffled_records
+from tfdfd.pipelines import is_packed, open_shards, shuffled_records
 from tfdfd.safe_text import printable_path
 
 NAMES = ("path", "method", "video")

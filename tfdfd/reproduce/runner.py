@@ -20,7 +20,7 @@ from typing import Any
 
 import keras
 
-from tfdfd.cost.slim import NETWORKS, compare, rounds_of
+from tfdfd.cost.networks import NETWORKS, compare, rounds_of
 from tfdfd.data.crops import Faces
 from tfdfd.data.options import SrmOptions
 from tfdfd.data.srm_set import SrmSet

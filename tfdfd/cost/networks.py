@@ -1,22 +1,25 @@
-"""Savings of the slimmed networks of document S0: CPU time and cycles for the same images, beside its Table 3.
+"""Cost of networks: counts, size on disk, latency and memory, and the savings of document S0's slimmed networks.
 
-S0 is Wang and Wu, "Lighten the Face Forgery Detection Network by using MobileNet"; its table gives the CPU cycles that
-MobileNetV3 and its reductions R1, R2, R3 need less than MesoInception4 to score 1,000 images.
+S0 is Wang and Wu, "Lighten the Face Forgery Detection Network by using MobileNet"; its Table 3 gives the CPU cycles
+that MobileNetV3 and its reductions R1, R2, R3 need less than MesoInception4 to score 1,000 images.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfdfd.cost import (
     BATCH,
+    BATCHES,
     IMAGES,
     ROUNDS,
     RUNTIME,
+    SECONDS,
     MeasurementError,
     check_measurable,
     count_cycles,
@@ -25,8 +28,113 @@ from tfdfd.cost import (
     run_isolated,
     why_no_cycles,
 )
+from tfdfd.files import temporary_folder
 from tfdfd.models import build, spec
 from tfdfd.runtime.networks import network_on
+
+if TYPE_CHECKING:
+    import keras
+
+MIN_ROUNDS, MAX_ROUNDS = 3, 50
+
+
+def network_costs(
+    names: Sequence[str], batches: Sequence[int] = BATCHES, seconds: float = SECONDS, runtime: str = RUNTIME
+) -> Iterator[dict]:
+    """Yields one dict per network, each measured in a process of its own.
+
+    Args:
+        names: of `tfdfd.models.list_models()`.
+        batches: batch sizes at which latency is measured; none gives counts alone.
+        seconds: duration of each latency measurement; it has at least 3 rounds and at most 50.
+        runtime: one of `tfdfd.runtime.RUNTIMES`.
+
+    Yields:
+        `name` and the keys of `measure`; or `name` and `error`, a message.
+
+    Raises:
+        ValueError: a name or runtime is unknown, or a size or the seconds are not positive; before any measurement.
+    """
+    for name in names:
+        spec(name)
+    if any(size < 1 for size in batches):
+        raise ValueError(f"batches must be at least 1; received {', '.join(map(str, batches))}.")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds must be a positive number; received {seconds}.")
+    check_measurable(runtime)
+    return _costs(names, {"batches": list(batches), "seconds": seconds, "runtime": runtime})
+
+
+def _costs(names: Sequence[str], arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        try:
+            result = run_isolated(f"{__name__}:measure", name=name, **arguments)
+        except MeasurementError as error:
+            result = {"error": str(error)}
+        yield {"name": name, **result}
+
+
+def measure(name: str, batches: Sequence[int], seconds: float, runtime: str) -> dict:
+    """Builds the network with random weights, which do not affect its cost, and measures it in this process.
+
+    Returns:
+        `input`: `[height, width, 3]`; `learned`, `trainable` (with the default freezing), `parameters` (all weights);
+        `macs` and `thesis_macs` of one image; `file_bytes` of the weights as safetensors; `latency`, for each batch
+        size `{"batch", "seconds" (median of a call, from uint8 crops to scores), "rounds"}`; `peak_memory_bytes` of
+        the whole process up to the last call, libraries included; None without latency.
+    """
+    from tfdfd.models import counting
+
+    model = build(name)
+    # First, while the peak includes nothing but the running network.
+    score: Any = network_on(runtime, model) if batches else None
+    latency = [_latency(score, (size, *model.input_shape[1:]), seconds) for size in batches]
+    peak = peak_memory() if batches else None
+    return {
+        "input": list(model.input_shape[1:]),
+        "learned": counting.learned(model),
+        "trainable": counting.trainable(model),
+        "parameters": counting.total(model),
+        "macs": counting.macs(model),
+        "thesis_macs": counting.thesis_macs(model),
+        "file_bytes": _file_bytes(model),
+        "latency": latency,
+        "peak_memory_bytes": peak,
+    }
+
+
+def layers_of(name: str) -> list[dict]:
+    """Rows of `tfdfd.models.counting.layer_rows` for a network at its published size."""
+    from tfdfd.models.counting import layer_rows
+
+    return layer_rows(build(name))
+
+
+def _latency(score: Callable[[np.ndarray], Any], shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    crops = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    score(crops)  # compiles
+    times = [_seconds(score, crops)]
+    if times[0] < seconds / MIN_ROUNDS:
+        times.clear()  # one more warm-up call, where it costs little
+    while len(times) < MIN_ROUNDS or (len(times) < MAX_ROUNDS and sum(times) < seconds):
+        times.append(_seconds(score, crops))
+    return {"batch": shape[0], "seconds": statistics.median(times), "rounds": len(times)}
+
+
+def _seconds(score: Callable[[np.ndarray], Any], crops: np.ndarray) -> float:
+    start_time = time.perf_counter()
+    score(crops)
+    return time.perf_counter() - start_time
+
+
+def _file_bytes(model: keras.Model) -> int:
+    from tfdfd.weights.checkpoints import save_weights
+
+    with temporary_folder() as folder:
+        file = folder / "weights.safetensors"
+        save_weights(model, file)
+        return file.stat().st_size
+
 
 REFERENCE = "meso_inception4"
 # Percent of the reference's cycles.
@@ -42,7 +150,7 @@ def rounds_of(
     affects all of them.
 
     Yields:
-        `name`, `round` (from 1) and the keys of `measure`; or `name`, `round` and `error`, a message.
+        `name`, `round` (from 1) and the keys of `measure_scoring`; or `name`, `round` and `error`, a message.
 
     Raises:
         ValueError: a name or runtime is unknown, or a count is below 1; before any measurement.
@@ -62,14 +170,14 @@ def _rounds(names: Sequence[str], rounds: int, arguments: Mapping[str, Any]) -> 
         for name in names:
             start_time = time.perf_counter()
             try:
-                result = run_isolated(f"{__name__}:measure", name=name, **arguments)
+                result = run_isolated(f"{__name__}:measure_scoring", name=name, **arguments)
                 result["start_wall_s"] = time.perf_counter() - start_time - result["wall_s"]
             except MeasurementError as error:
                 result = {"error": str(error)}
             yield {"name": name, "round": number, **result}
 
 
-def measure(name: str, images: int, batch: int, runtime: str, cycles: bool) -> dict:
+def measure_scoring(name: str, images: int, batch: int, runtime: str, cycles: bool) -> dict:
     """Scores the images in this process with random weights (seeded), which do not affect the cost.
 
     The measurement covers the steps from uint8 crops at the network's size to P(fake): gathering a batch, scaling it to
@@ -143,7 +251,7 @@ def compare(measured: Sequence[dict]) -> list[dict]:
         measured: the dicts of `rounds_of`, or some of them.
 
     Returns:
-        One dict per network in order of appearance: `name`, `cpu_s` and the keys of `measure`, of the best round;
+        One dict per network in order of appearance: `name`, `cpu_s` and the keys of `measure_scoring` of the best round;
         `saves_cpu` and `saves_cycles`, percent of the first network's (None if unknown); `paper_saves`, the paper's
         percent of cycles, or None; `holds`, whether the savings reach the paper's (by cycles if they are counted, else
         by CPU time), or None if there is nothing to compare. A network without a round: `name` and `error`.
