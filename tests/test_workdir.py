@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.made_faces import make_faces
-from tfdfd.cli.progress import tracked
+from tfdfd.cli.output import tracked
 from tfdfd.data import pair_sets
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import OK, FaceLandmarks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from tfdfd.cli.options import add_detection, detector_arguments, from_options, size
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
 
 _DESCRIPTION = """\
 Prints the address of a page for the browser on this machine. Files that are dropped there are scored as by

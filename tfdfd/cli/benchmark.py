@@ -5,9 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from tfdfd.cli.options import add_json, add_quiet
+from tfdfd.cli.output import StepLine, plural, table_lines, write_json, write_line
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import plural, table_lines, write_json, write_line
 
 _SLIM = """\
 CPU time, cycles, wall time and memory of scoring the same images, relative to the first network: S0's Table 3.

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
+from tfdfd.cli.output import plural, tracked, warn, write_line
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import plural, warn, write_line
 
 _PREVIEW = """\
 Writes a contact sheet of self-blended images as training sees them: real, blended, mask and amplified difference of

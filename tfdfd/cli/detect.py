@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
+from tfdfd.cli.output import (
+    detection_text,
+    path_text,
+    plural,
+    tracked,
+    tracked_detections,
+    warn,
+    write_json,
+    write_line,
+    write_text,
+)
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import detection_text, tracked, tracked_detections
-from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
+from tfdfd.cli.output import Progress, warn, write_json, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.progress import Progress
-from tfdfd.cli.text import warn, write_json, write_line
 
 if TYPE_CHECKING:
     from tfdfd.evaluation.evaluate import Options

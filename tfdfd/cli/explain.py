@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
+from tfdfd.cli.output import table_lines, tracked_detections, warn, write_json, write_line
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import tracked_detections
-from tfdfd.cli.text import table_lines, warn, write_json, write_line
 from tfdfd.safe_text import printable_path
 from tfdfd.version import __version__
 

@@ -6,8 +6,8 @@ import os
 from argparse import Namespace
 
 from tfdfd.cli.options import add_quiet
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
 
 _EXPORT = """\
 Writes a trained network as a SavedModel (for TensorFlow Hub and TensorFlow Serving; feature_vector/ holds the network

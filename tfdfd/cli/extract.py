@@ -7,8 +7,8 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
     from tfdfd.data.engines import Engine
@@ -100,7 +100,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from tfdfd.cli.progress import tracked
+    from tfdfd.cli.output import tracked
     from tfdfd.data.face_set import MULTIPLE, FaceSet
 
     label = lambda record: f"{record.video}: {record.status}, crops: {len(record.crops)}"  # noqa: E731

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfdfd.cli.options import OutputFile, add_json, check_writable, values_of
+from tfdfd.cli.output import path_text, plural, table_lines, warn, write_json, write_line
 from tfdfd.cli.parser import NONE, Parser, exit_code
-from tfdfd.cli.text import path_text, plural, table_lines, warn, write_json, write_line
 from tfdfd.data.tables import SPLITS
 from tfdfd.safe_text import printable_path
 

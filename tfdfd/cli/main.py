@@ -12,9 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from tfdfd.cli.output import standard_streams, warn
 from tfdfd.cli.parser import USAGE_ERROR, Parser
-from tfdfd.cli.streams import standard_streams
-from tfdfd.cli.text import warn
 from tfdfd.version import __version__
 
 
@@ -46,11 +45,11 @@ VERBS = {
     "srm": Verb("tfdfd.cli.data:add_srm_arguments", "write the SRM noise residuals of a face set"),
     "pack": Verb("tfdfd.cli.data:add_pack_arguments", "pack face crops into TFRecord shards"),
     "data": Verb("tfdfd.cli.data:add_data_arguments", "prepare and preview training data"),
-    "recipes": Verb("tfdfd.cli.train:add_recipes_arguments", "list the training recipes"),
-    "train": Verb("tfdfd.cli.train:add_train_arguments", "train a network by a recipe"),
-    "finetune": Verb("tfdfd.cli.finetune:add_arguments", "fine-tune a model on folders of real and fake media"),
-    "tune": Verb("tfdfd.cli.tune:add_arguments", "search the hyperparameters of a network"),
-    "prune": Verb("tfdfd.cli.prune:add_arguments", "prune the weights of a network"),
+    "recipes": Verb("tfdfd.cli.training:add_recipes_arguments", "list the training recipes"),
+    "train": Verb("tfdfd.cli.training:add_train_arguments", "train a network by a recipe"),
+    "finetune": Verb("tfdfd.cli.training:add_finetune_arguments", "fine-tune a model on real and fake media"),
+    "tune": Verb("tfdfd.cli.training:add_tune_arguments", "search the hyperparameters of a network"),
+    "prune": Verb("tfdfd.cli.training:add_prune_arguments", "prune the weights of a network"),
     "evaluate": Verb("tfdfd.cli.evaluate:add_arguments", "evaluate a model on a test set"),
     "reproduce": Verb("tfdfd.cli.reproduce:add_arguments", "reproduce the tables of a source document on your data"),
     "explain": Verb("tfdfd.cli.explain:add_arguments", "explain scores by heat maps of faces"),

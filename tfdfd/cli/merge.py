@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
     from tfdfd.data.tables import MergedTable

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import add_json, add_quiet
+from tfdfd.cli.output import StepLine, table_lines, write_json, write_line, write_text
 from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import table_lines, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tfdfd.cli.text import warn
+from tfdfd.cli.output import warn
 from tfdfd.near_matches import did_you_mean
 
 # Exit codes.

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tfdfd.cli.options import add_quiet, add_seed
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
 from tfdfd.faces import DETECTORS, NO_DETECTOR
 
 _DESCRIPTION = """\
@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from tfdfd.cli.progress import TrainingProgress
+    from tfdfd.cli.output import TrainingProgress
     from tfdfd.reproduce.runner import Request, plan, reproduce
 
     request = Request(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import from_options, size
+from tfdfd.cli.output import warn, write_line
 from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
 from tfdfd.extract.sandbox import AUTO, SANDBOXES
 
 if TYPE_CHECKING:

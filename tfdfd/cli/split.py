@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli.options import OutputFile, add_json, add_seed
+from tfdfd.cli.output import table_lines, warn, write_json, write_line
 from tfdfd.cli.parser import SOME, Parser
-from tfdfd.cli.text import table_lines, warn, write_json, write_line
 from tfdfd.safe_text import escape_control_chars
 
 if TYPE_CHECKING:

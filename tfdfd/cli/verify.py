@@ -7,9 +7,8 @@ from argparse import Namespace
 from collections import Counter
 
 from tfdfd.cli.options import add_json, add_quiet
+from tfdfd.cli.output import path_text, plural, tracked, warn, write_json, write_line
 from tfdfd.cli.parser import ALL, NONE, SOME, Parser
-from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import path_text, plural, warn, write_json, write_line
 
 _ALTERED = 4
 _DESCRIPTION = """\

@@ -251,10 +251,11 @@ def compare(measured: Sequence[dict]) -> list[dict]:
         measured: the dicts of `rounds_of`, or some of them.
 
     Returns:
-        One dict per network in order of appearance: `name`, `cpu_s` and the keys of `measure_scoring` of the best round;
-        `saves_cpu` and `saves_cycles`, percent of the first network's (None if unknown); `paper_saves`, the paper's
-        percent of cycles, or None; `holds`, whether the savings reach the paper's (by cycles if they are counted, else
-        by CPU time), or None if there is nothing to compare. A network without a round: `name` and `error`.
+        One dict per network in order of appearance: `name`, and `cpu_s` and the keys of `measure_scoring` of its best
+        round; `saves_cpu` and `saves_cycles`, percent of the first network's (None if unknown); `paper_saves`, the
+        paper's percent of cycles, or None; `holds`, whether the savings reach the paper's (by cycles if they are
+        counted, else by CPU time), or None if there is nothing to compare. A network without a round: `name` and
+        `error`.
     """
     best: dict[str, list[dict]] = {}
     for row in measured:
