@@ -147,7 +147,8 @@ def _meso4() -> Any:
 def safetensors() -> Target:
     from safetensors.numpy import save
 
-    from tfdfd.weights.checkpoints import load_safetensors, named_weights
+    from tfdfd.weights.loading import load_safetensors
+    from tfdfd.weights.saving import named_weights
 
     model = _meso4()
     whole = {name: weight.numpy() for name, weight in named_weights(model).items()}
@@ -156,7 +157,7 @@ def safetensors() -> Target:
 
 
 def hdf5() -> Target:
-    from tfdfd.weights.checkpoints import load_keras_file
+    from tfdfd.weights.loading import load_keras_file
 
     model = _meso4()
     path = Path(tempfile.mkdtemp()) / "seed.weights.h5"

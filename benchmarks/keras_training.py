@@ -21,7 +21,7 @@ from tfdfd.models import build
 from tfdfd.training.engine import fit
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 
 RECIPE = Recipe(name="benchmark", source="none", expected="nothing: images are noise", network="meso_inception4")
 

@@ -91,7 +91,7 @@ def write_inputs(folder: Path) -> None:
     import keras
 
     from tfdfd.models import build
-    from tfdfd.weights.checkpoints import named_weights
+    from tfdfd.weights.saving import named_weights
 
     keras.utils.set_random_seed(0)
     weights = named_weights(build("meso_inception4"))

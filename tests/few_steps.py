@@ -38,7 +38,7 @@ def small_model(case: str) -> keras.Model:
 
     from tfdfd.training.optimizers import make_optimizer
     from tfdfd.training.schedules import DividedEvery
-    from tfdfd.weights.checkpoints import named_weights
+    from tfdfd.weights.saving import named_weights
 
     precision, _, arguments = CASES[case]
     image = keras.Input((6,))

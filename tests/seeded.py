@@ -68,7 +68,7 @@ def metric_values(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | N
 def seeded(name: str) -> keras.Model:
     """The network with weights that depend only on their names and shapes."""
     from tfdfd.models import build
-    from tfdfd.weights.checkpoints import named_weights
+    from tfdfd.weights.saving import named_weights
 
     model = build(name, input_shape=SHAPE)
     fill(named_weights(model).items())

@@ -20,7 +20,7 @@ from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
 from tfdfd.models.ensembles import MEMBERS
 from tfdfd.weights import clip, find_record, folder_for, list_records, store
-from tfdfd.weights.checkpoints import named_weights, save_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
 
 CLIP, LITE, BEST = "tfdfd/clip_vit_b16", "tfdfd/efficientnet_lite0", "tfdfd/best_ensemble"

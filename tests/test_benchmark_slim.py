@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tfdfd.cli.benchmark import slim_lines
+from tfdfd.cli.reproduce import slim_lines
 from tfdfd.cost import count_cycles, why_no_cycles
 from tfdfd.cost.networks import NETWORKS, PAPER_SAVES, Crops, compare
 from tfdfd.models import list_models

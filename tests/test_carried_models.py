@@ -27,7 +27,7 @@ from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
 from tfdfd.runtime.networks import proof_crops
 from tfdfd.weights import CARRIED, LARGE, MAX_CARRIED_BYTES, base_of, folder_for, is_large, list_records, store
-from tfdfd.weights.checkpoints import named_weights, save_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
 
 # The one whose SavedModel the repository carries.

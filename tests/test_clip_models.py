@@ -20,7 +20,7 @@ from tfdfd.models.temporal import temporal
 from tfdfd.publishing.exporting import export, proof_images
 from tfdfd.remote import Server
 from tfdfd.runtime.equality import proof_crops
-from tfdfd.weights.checkpoints import save_weights
+from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate, read_card
 
 SAMPLE = files("tfdfd") / "samples/genuine.mp4"

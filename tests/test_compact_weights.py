@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.seeded import fill
 from tfdfd.models import build
-from tfdfd.weights.checkpoints import FORMS, compact, expand, named_weights, read_safetensors, save_weights
+from tfdfd.weights.reading import read_safetensors
+from tfdfd.weights.saving import FORMS, compact, expand, named_weights, save_weights
 
 ROOT = Path(__file__).parent.parent
 

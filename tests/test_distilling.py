@@ -14,7 +14,7 @@ from tests.seeded import fill
 from tests.test_training import Silent, in_child, quick, run
 from tfdfd.models import build
 from tfdfd.training.distillation import ANSWER, HINT, LABELS, Distilled, last_maps
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import digest
 
 STUDENT = ("network=meso_inception4", "epochs=2", "learning_rate=0.003")

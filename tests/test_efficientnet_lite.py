@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.seeded import seeded
 from tfdfd.models import build
-from tfdfd.weights.checkpoints import named_weights, save_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tools import lite0_weights
 
 NAME, SHAPE = "efficientnet_lite0", (96, 96, 3)

@@ -11,7 +11,9 @@ from tests.seeded import fill
 from tfdfd import weights
 from tfdfd.models.blocks import copy_body
 from tfdfd.weights import LARGE, folder_for, list_records, store
-from tfdfd.weights.checkpoints import load_weights, named_weights, read_safetensors, save_weights
+from tfdfd.weights.loading import load_weights
+from tfdfd.weights.reading import read_safetensors
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import how_to_get, locate, where
 from tools.make_card import without_members
 

@@ -38,7 +38,7 @@ def write_model(folder, name, change, seed=0):
     import keras
 
     from tfdfd.models import build
-    from tfdfd.weights.checkpoints import save_weights
+    from tfdfd.weights.saving import save_weights
 
     keras.utils.set_random_seed(seed)
     model = build("meso4", input_shape=(SIZE, SIZE, 3))
@@ -533,7 +533,7 @@ def test_a_network_of_clips_is_judged_a_clip_a_video(faces, tmp_path):
 
     from tfdfd.models import CLIPS, build
     from tfdfd.models.temporal import temporal
-    from tfdfd.weights.checkpoints import save_weights
+    from tfdfd.weights.saving import save_weights
 
     keras.utils.set_random_seed(0)
     model = temporal(build("meso4", input_shape=(SIZE, SIZE, 3)), frames=2, units=4)

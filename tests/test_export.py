@@ -20,7 +20,7 @@ from tfdfd.publishing.exporting import export, proof_images
 from tfdfd.runtime.equality import check_equal
 from tfdfd.runtime.openvino import OpenvinoNetwork
 from tfdfd.version import __version__
-from tfdfd.weights.checkpoints import named_weights, save_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
 
 SIDE = 64

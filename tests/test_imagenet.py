@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from tests.seeded import fill
 from tfdfd.models import build, list_models, spec
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 
 ON_KERAS = [name for name in list_models() if hasattr(keras.applications, spec(name).imagenet or "")]
 SHAPE = (96, 96, 3)

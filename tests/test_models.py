@@ -16,7 +16,7 @@ import pytest
 from tests.seeded import SHAPE, agrees, numbers, recorded, seeded
 from tfdfd.models import COUNTS, build, list_models, spec
 from tfdfd.models.counting import learned, macs, total, trainable
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 
 CONTRACT = """
 meso4 meso_inception4 mobilenet_v1 mobilenet_v2 mobilenet_v3 mobilenet_v3_r1 mobilenet_v3_r2 mobilenet_v3_r3 vgg16

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import keras
 
 from tfdfd.models import build, load
-from tfdfd.weights.checkpoints import save_weights
+from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate
 from tools.packed import blending, pixels
 from tools.packed import pack as packing
@@ -522,7 +522,7 @@ def test_the_weights_are_the_averaged_ones(runs, packed, cache):
     from safetensors.numpy import load
 
     from tfdfd.models import build
-    from tfdfd.weights.checkpoints import named_weights
+    from tfdfd.weights.saving import named_weights
 
     folder = runs[0] / "killed"
     if not (folder / "weights.safetensors").exists():

@@ -29,7 +29,7 @@ from tfdfd.training.crop_set import VAL, CropSet, score
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import FINGERPRINTS as SEEN
 from tfdfd.training.run_folder import read_fingerprints, write_fingerprints
-from tfdfd.weights.checkpoints import named_weights, save_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
 
 _ROOT = Path(__file__).parent.parent

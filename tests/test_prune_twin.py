@@ -13,7 +13,7 @@ from tfdfd.pruning import prunable
 from tfdfd.pruning.child import describe, run_twin, write_work
 from tfdfd.runtime.equality import BOUNDS, check_twin
 from tfdfd.training import TrainingError
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 
 WITH = [name for name, record in recorded().items() if record["twin"]]
 APART = BOUNDS["twin"].tolerance

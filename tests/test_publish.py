@@ -16,7 +16,7 @@ from tfdfd.hub.handles import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
 from tfdfd.hub.publish import publish
-from tfdfd.weights.checkpoints import read_safetensors
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
 # The one whose SavedModel the repository carries.

@@ -16,7 +16,7 @@ from tfdfd.models import build, list_models
 from tfdfd.models.svm import SvmArrays, with_svm
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model
-from tfdfd.weights.checkpoints import named_weights
+from tfdfd.weights.saving import named_weights
 
 # One of each way to build them; the others, which take longer, with `make test-slow`.
 QUICK = ("meso4", "srm_vgg16")

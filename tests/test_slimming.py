@@ -11,8 +11,8 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, quick, run
 from tfdfd.models import build
-from tfdfd.weights.checkpoints import named_weights, save_weights
 from tfdfd.weights.initial import SLIMMED, copy_shared_weights
+from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import digest, locate
 
 

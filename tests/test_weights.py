@@ -30,7 +30,9 @@ from tfdfd.weights import (
     store,
     write_card,
 )
-from tfdfd.weights.checkpoints import load_safetensors, load_weights, named_weights, read_safetensors, save_weights
+from tfdfd.weights.loading import load_safetensors, load_weights
+from tfdfd.weights.reading import read_safetensors
+from tfdfd.weights.saving import named_weights, save_weights
 
 # P(fake) with the authors' weights, from the authors' own network in Keras 2 (their sigmoid is 1 minus this).
 AUTHORS = {
@@ -440,13 +442,13 @@ def test_the_authors_layout_is_checked_as_well(tmp_path, kind):
 def test_sizes_of_safetensors_are_compared_before_they_are_read(toy, monkeypatch):
     from safetensors.numpy import save
 
-    from tfdfd.weights import checkpoints
+    from tfdfd.weights import loading
 
     model, path = toy
     file = path.with_name("toy.safetensors")
     arrays = {name: weight.numpy() for name, weight in named_weights(model).items()}
     file.write_bytes(save(arrays | {"hidden/kernel": np.zeros((1024, 17), np.float32)}))
-    monkeypatch.setattr(checkpoints, "read_safetensors", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(loading, "read_safetensors", lambda *_: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=r"hidden/kernel has the shape \(1024, 17\)"):
         load_safetensors(model, file)
 

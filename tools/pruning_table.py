@@ -22,7 +22,7 @@ from tfdfd.pruning import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.pruning.child import run_twin, write_work
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import Recipe
-from tfdfd.weights.checkpoints import read_safetensors
+from tfdfd.weights.reading import read_safetensors
 
 COLUMNS = (
     "| network | prunable kernels | their share of all values | zeros in them | dense | gzip | pruned, gzip | ratio |"

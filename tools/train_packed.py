@@ -36,8 +36,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from tfdfd.files import locked_folder, write_atomically
-from tfdfd.weights.checkpoints import save_weights
 from tfdfd.weights.mask_head import MASK_HEAD
+from tfdfd.weights.saving import save_weights
 from tools.packed.dataset import Pack
 from tools.packed.settings import Settings
 from tools.packed.trainer import Trainer, load_teacher

@@ -37,11 +37,11 @@ class Verb(NamedTuple):
 VERBS = {
     "detect": Verb("tfdfd.cli.detect:add_arguments", "detect deepfakes in images, videos and folders"),
     "verify": Verb("tfdfd.cli.verify:add_arguments", "repeat a recorded detection and compare the outcomes"),
-    "index": Verb("tfdfd.cli.index:add_arguments", "list and check the files of a data set"),
+    "index": Verb("tfdfd.cli.extract:add_index_arguments", "list and check the files of a data set"),
     "extract": Verb("tfdfd.cli.extract:add_arguments", "cut face crops out of the videos of a data set"),
     "split": Verb("tfdfd.cli.split:add_split_arguments", "split a table into train, val and test without leaks"),
     "check-leaks": Verb("tfdfd.cli.split:add_check_leaks_arguments", "look for leaks between splits"),
-    "merge": Verb("tfdfd.cli.merge:add_arguments", "merge the tables of several data sets"),
+    "merge": Verb("tfdfd.cli.split:add_merge_arguments", "merge the tables of several data sets"),
     "srm": Verb("tfdfd.cli.data:add_srm_arguments", "write the SRM noise residuals of a face set"),
     "pack": Verb("tfdfd.cli.data:add_pack_arguments", "pack face crops into TFRecord shards"),
     "data": Verb("tfdfd.cli.data:add_data_arguments", "prepare and preview training data"),
@@ -54,14 +54,14 @@ VERBS = {
     "reproduce": Verb("tfdfd.cli.reproduce:add_arguments", "reproduce the tables of a source document on your data"),
     "explain": Verb("tfdfd.cli.explain:add_arguments", "explain scores by heat maps of faces"),
     "export": Verb(
-        "tfdfd.cli.export:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
+        "tfdfd.cli.models:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
     ),
-    "publish": Verb("tfdfd.cli.export:add_publish_arguments", "publish a trained network in a hub"),
+    "publish": Verb("tfdfd.cli.models:add_publish_arguments", "publish a trained network in a hub"),
     "app": Verb("tfdfd.cli.app:add_arguments", "open a page on this machine to drop files on"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
     "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),
-    "benchmark": Verb("tfdfd.cli.benchmark:add_arguments", "repeat the measurements of the source documents"),
+    "benchmark": Verb("tfdfd.cli.reproduce:add_benchmark_arguments", "repeat the measurements of the source documents"),
 }
 
 

@@ -128,7 +128,7 @@ def _seconds(score: Callable[[np.ndarray], Any], crops: np.ndarray) -> float:
 
 
 def _file_bytes(model: keras.Model) -> int:
-    from tfdfd.weights.checkpoints import save_weights
+    from tfdfd.weights.saving import save_weights
 
     with temporary_folder() as folder:
         file = folder / "weights.safetensors"

@@ -136,7 +136,7 @@ def _check_absent(wanted: Handle, search: Search) -> None:
 def _read_from_saved_model(published: ResolvedModel, card: dict) -> tuple[WeightRecord, Path]:
     """The variables of a published graph as a weights file in the cache."""
     from tfdfd.hub.layer import network_of
-    from tfdfd.weights.checkpoints import save_weights
+    from tfdfd.weights.saving import save_weights
 
     target = cache_folder() / FOLDER / f"{published.handle.model}-{published.version.digest[:16]}.safetensors"
     card_path = target.with_suffix(".json")

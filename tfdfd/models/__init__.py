@@ -248,7 +248,7 @@ def refuse_clips(record: WeightRecord, work: str) -> None:
 def _build_with(
     record: WeightRecord, path: Path, input_shape: tuple[int, int, int] | None, arguments: dict[str, Any]
 ) -> keras.Model:
-    from tfdfd.weights.checkpoints import load_weights
+    from tfdfd.weights.loading import load_weights
 
     # A size or argument given here overrides the one that the weights were trained with.
     model = _build(record.model, input_shape or record.input_shape, {**record.arguments, **arguments})

@@ -22,7 +22,8 @@ from tfdfd.models.counting import key_of, nodes
 from tfdfd.models.svm import RbfSvm
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
-from tfdfd.weights.checkpoints import HEAD, save_weights
+from tfdfd.weights.loading import HEAD
+from tfdfd.weights.saving import save_weights
 
 FEATURES = "features"
 _CONVOLUTION = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")

@@ -30,7 +30,8 @@ from tfdfd.publishing.saved_model import write_saved_model
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run
-from tfdfd.weights.checkpoints import HEAD, named_weights
+from tfdfd.weights.loading import HEAD
+from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import locate
 
 # How far P(fake) of the quantized network may be from the Keras model's: for any crop, and on average. Traces of

@@ -36,7 +36,9 @@ from tfdfd.training.run_folder import (
     write_fingerprints,
 )
 from tfdfd.weights import WeightRecord
-from tfdfd.weights.checkpoints import load_safetensors, read_safetensors, save_weights
+from tfdfd.weights.loading import load_safetensors
+from tfdfd.weights.reading import read_safetensors
+from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import digest, locate
 from tfdfd.weights.terms import BEGUN_WITH, inherit
 

@@ -40,7 +40,7 @@ from tfdfd.training.history import write_history
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
 from tfdfd.weights import cache_folder
-from tfdfd.weights.checkpoints import HEAD
+from tfdfd.weights.loading import HEAD
 
 # Increase it when `tfdfd.pipelines` decodes or resizes crops to other pixels than before.
 PREPARATION = 1

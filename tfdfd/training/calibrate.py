@@ -19,7 +19,8 @@ from tfdfd.models import spec
 from tfdfd.training.crop_set import ClipSet, CropSet, score, videos_of
 from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
-from tfdfd.weights.checkpoints import HEAD, save_weights
+from tfdfd.weights.loading import HEAD
+from tfdfd.weights.saving import save_weights
 from tfdfd.weights.terms import NOT_STATED, inherited_terms
 
 

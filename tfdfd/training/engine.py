@@ -26,7 +26,8 @@ from tfdfd.training.optimizers import averaged_weights, make_optimizer
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import STATE, RunFolder, best_weights, keep_best, load_state, save_state
 from tfdfd.training.schedules import schedule_of
-from tfdfd.weights.checkpoints import load_safetensors, save_weights
+from tfdfd.weights.loading import load_safetensors
+from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate
 
 SECONDS_BETWEEN_SAVES = 300.0

@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from tfdfd.weights import WeightRecord
-from tfdfd.weights.checkpoints import HEAD, expand, load_keras_file, named_weights, read_safetensors
+from tfdfd.weights.loading import HEAD, load_keras_file
+from tfdfd.weights.reading import read_safetensors
+from tfdfd.weights.saving import expand, named_weights
 from tfdfd.weights.store import locate
 
 # Prefixes of a recipe's `weights`.

@@ -24,7 +24,8 @@ from tfdfd.models.ensembles import MEMBERS
 from tfdfd.recipes import list_recipes
 from tfdfd.training.crop_set import CropSet
 from tfdfd.weights import CARRIED, find_record, read_card
-from tfdfd.weights.checkpoints import HEAD, arrays_of_members, named_weights
+from tfdfd.weights.loading import HEAD, arrays_of_members
+from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import PREFIX, locate
 from tools.make_card import as_json, domain_rows
 from tools.packed.finish import calibrate, set_band
