@@ -33,9 +33,17 @@ from tfdfd.explain.gradients import (
     maximize,
     run,
 )
-from tfdfd.explain.methods import OF_CROPS, Explainer, Explanation, check_methods, telling_frame
+from tfdfd.explain.methods import (
+    OF_CROPS,
+    Explainer,
+    Explanation,
+    check_methods,
+    lime,
+    occlusion,
+    quickshift_segments,
+    telling_frame,
+)
 from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
-from tfdfd.explain.perturbation import lime, occlusion, quickshift_segments
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.svm import SvmArrays, with_svm
 from tfdfd.weights.mask_head import mask_head_file, save_mask_head
@@ -647,7 +655,7 @@ def test_a_picture_without_a_face_is_an_outcome(run_tfdfd, toy_weights, tmp_path
 
 def test_a_crop_that_cannot_be_explained_is_an_outcome(run_tfdfd, toy_weights, crop_file, tmp_path, monkeypatch):
     whole = lambda crop, seed: np.zeros(crop.shape[:2], int)  # noqa: E731
-    monkeypatch.setattr("tfdfd.explain.perturbation.quickshift_segments", whole)
+    monkeypatch.setattr("tfdfd.explain.methods.quickshift_segments", whole)
     words = crop_file, "--detector", "none", "--model", toy_weights
     code, out, err = run_tfdfd("explain", *words, "-o", tmp_path / "page.html")
     assert (code, out) == (1, "") and "face.png: the crop is a single segment" in err

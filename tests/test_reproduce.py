@@ -15,9 +15,9 @@ from tfdfd.cli.main import main
 from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.recipes import list_recipes
+from tfdfd.reproduce import DOCUMENTS, LOSS, MILLION, SHARE, Entry
 from tfdfd.reproduce.contradictions import contradictions, resnext_macs, s2_test_sizes
 from tfdfd.reproduce.data import TEST, layout_of, people_in_both, prepare, sources_of
-from tfdfd.reproduce.documents import DOCUMENTS, LOSS, MILLION, SHARE, Entry
 from tfdfd.reproduce.results import CANNOT, DRAWN, NOT_REPRODUCED, REPRODUCED, Measured, Measures, Outcome, judge
 from tfdfd.reproduce.runner import Request, plan, reproduce
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.evaluation.plots import check_matplotlib, draw_plots
 from tfdfd.evaluation.report import (
     RUN_PICTURES,
     Pictures,
     as_json,
     as_markdown_report,
+    check_matplotlib,
+    draw_plots,
     make_report,
     pictures_of,
     render_page,

@@ -32,7 +32,7 @@ from tfdfd.data.tables import (
     write_table,
 )
 from tfdfd.files import sha256
-from tfdfd.reproduce.documents import Document
+from tfdfd.reproduce import Document
 
 TRAIN, VAL, TEST = "train", "val", "test"
 QUICK_FRAMES = 4

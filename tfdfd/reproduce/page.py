@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from tfdfd.html import data_uri, environment
+from tfdfd.reproduce import CONFUSION, CURVES, GRADIENT_FLOW, KERNELS, ROC, Entry
 from tfdfd.reproduce.contradictions import Contradiction
-from tfdfd.reproduce.documents import CONFUSION, CURVES, GRADIENT_FLOW, KERNELS, ROC, Entry
 from tfdfd.reproduce.results import CANNOT, DRAWN, NOT_REPRODUCED, REPRODUCED, Measured, Outcome, Verdict, number
 
 _CLASSES = {REPRODUCED: "good", NOT_REPRODUCED: "bad", CANNOT: "soft", DRAWN: "soft"}

@@ -19,7 +19,7 @@ from tfdfd.evaluation.evaluate import training_summary
 from tfdfd.metrics import MetricError, accuracy, auc, balanced_accuracy, log_loss
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos, read_scores
-from tfdfd.reproduce.documents import COUNT, GIGA, LOSS, MILLION, PERCENT, SECONDS, SHARE, Document, Entry
+from tfdfd.reproduce import COUNT, GIGA, LOSS, MILLION, PERCENT, SECONDS, SHARE, Document, Entry
 from tfdfd.training.crop_set import LAST_SCORES
 from tfdfd.training.run_folder import read_log
 

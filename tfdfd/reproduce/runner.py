@@ -32,9 +32,9 @@ from tfdfd.models import MODELS, build
 from tfdfd.models.counting import learned, thesis_macs
 from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
+from tfdfd.reproduce import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.contradictions import contradictions
 from tfdfd.reproduce.data import Note, Prepared, Source, prepare, sources_of, write_rows
-from tfdfd.reproduce.documents import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.page import draw_removed_blocks, pictures_of, render
 from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, Verdict, judge
 from tfdfd.training import TrainingError

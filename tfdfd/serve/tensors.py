@@ -108,7 +108,7 @@ def check_encoded(name: str, pictures: Iterable[bytes], for_decoders: bool = Fal
     Args:
         name: of the input.
         pictures: their files.
-        for_decoders: also refuses what `tfdfd.publishing.crop_bytes` refuses: other formats, CMYK, too many pixels.
+        for_decoders: also refuses what `tfdfd.publishing.images` refuses: other formats, CMYK, too many pixels.
             Otherwise the graph does.
     """
     work = 0

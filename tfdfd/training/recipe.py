@@ -55,7 +55,7 @@ class Recipe:
             network).
         members: handles, files or run folders of trained networks that the procedure builds on.
         teacher: handle, file or run folder of a trained network that is imitated (`fit`), see
-            `tfdfd.training.distillation`; None for labels alone.
+            `tfdfd.training.engine`; None for labels alone.
         teacher_weight: weight of imitation, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes blended from them).
         fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.pair_sets`).
