@@ -18,9 +18,9 @@ import tfdfd
 from tests.seeded import fill
 from tests.test_hub import Server
 from tfdfd import weights
+from tfdfd.hub import Handle, HubError
 from tfdfd.hub import bundled as bundled_module
 from tfdfd.hub.bundled import FOLDER, FromWeights
-from tfdfd.hub.handles import Handle, HubError
 from tfdfd.hub.publish import publish
 from tfdfd.hub.resolve import bundled, find, look_up
 from tfdfd.hub.weights import pull

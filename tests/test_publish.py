@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tfdfd.hub import HubError
 from tfdfd.hub import publish as publish_module
-from tfdfd.hub.handles import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
 from tfdfd.hub.publish import publish

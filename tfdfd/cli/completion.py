@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 
+from tfdfd.cli import Parser
 from tfdfd.cli.output import write_text
-from tfdfd.cli.parser import Parser
 
 SHELLS = ("bash", "zsh", "tcsh")
 _COMPLETION = """\

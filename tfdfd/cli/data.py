@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
 from tfdfd.cli.output import plural, tracked, warn, write_line
-from tfdfd.cli.parser import Parser, exit_code
 
 _PREVIEW = """\
 Writes a contact sheet of self-blended images as training sees them: real, blended, mask and amplified difference of
@@ -129,7 +129,7 @@ def _add_new_set(parser: Parser) -> None:
 
 def add_srm_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd srm`."""
-    from tfdfd.data.options import SrmOptions
+    from tfdfd.data import SrmOptions
 
     parser.description = _SRM
     parser.add_argument("faces", metavar="FACES", help=_FACES)
@@ -241,7 +241,7 @@ def _write(pairs: Any, write: Callable[..., Iterator], arguments: Namespace) -> 
 
 
 def run_srm(arguments: Namespace) -> int:
-    from tfdfd.data.options import SrmOptions
+    from tfdfd.data import SrmOptions
     from tfdfd.data.srm_set import SrmSet
 
     check_at_least(arguments, "workers", 1)

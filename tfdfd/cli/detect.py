@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
 from tfdfd.cli.output import (
     detection_text,
@@ -21,7 +22,6 @@ from tfdfd.cli.output import (
     write_line,
     write_text,
 )
-from tfdfd.cli.parser import Parser, exit_code
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -205,7 +205,7 @@ def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
         raise ValueError("--explain adds heat maps to the report: give --report FILE.html, too.")
     if arguments.server:
         raise ValueError("--explain needs the weights on this machine; omit --server or --explain.")
-    from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
+    from tfdfd.explain import OF_CROPS, Explainer, check_methods
 
     methods = check_methods(arguments.explain, OF_CROPS)
     if len(methods) > 1:

@@ -7,9 +7,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import Parser
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
 from tfdfd.cli.output import Progress, warn, write_json, write_line
-from tfdfd.cli.parser import Parser
 
 if TYPE_CHECKING:
     from tfdfd.evaluation.evaluate import Options

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import NONE, Parser, exit_code
 from tfdfd.cli.options import (
     OutputFile,
     add_detector_files,
@@ -20,13 +21,12 @@ from tfdfd.cli.options import (
     values_of,
 )
 from tfdfd.cli.output import path_text, plural, table_lines, warn, write_json, write_line
-from tfdfd.cli.parser import NONE, Parser, exit_code
 from tfdfd.data.tables import SPLITS
 from tfdfd.safe_text import printable_path
 
 if TYPE_CHECKING:
+    from tfdfd.data import FaceOptions
     from tfdfd.data.engines import Engine
-    from tfdfd.data.options import FaceOptions
 
 _INDEX = """\
 Writes one row per video or image of a data set: label, method, sources, identities, official split. Prints a checked
@@ -222,7 +222,7 @@ status.csv); 2 wrong usage."""
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd extract`."""
-    from tfdfd.data.options import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
+    from tfdfd.data import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.faces import DETECTORS, NO_DETECTOR
 
     parser.description = _DESCRIPTION
@@ -332,7 +332,7 @@ def _engine(arguments: Namespace) -> Engine:
 
 
 def _options(arguments: Namespace) -> FaceOptions:
-    from tfdfd.data.options import FaceOptions
+    from tfdfd.data import FaceOptions
 
     of_boxes = {"frames", "every_s", "first", "all", "detector", "boxes_from"}
     given = {name for name in of_boxes if getattr(arguments, name) not in (None, False)}

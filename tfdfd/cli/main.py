@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from tfdfd.cli import USAGE_ERROR, Parser
 from tfdfd.cli.output import standard_streams, warn
-from tfdfd.cli.parser import USAGE_ERROR, Parser
 from tfdfd.version import __version__
 
 
@@ -57,7 +57,7 @@ VERBS = {
         "tfdfd.cli.models:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
     ),
     "publish": Verb("tfdfd.cli.models:add_publish_arguments", "publish a trained network in a hub"),
-    "app": Verb("tfdfd.cli.app:add_arguments", "open a page on this machine to drop files on"),
+    "app": Verb("tfdfd.cli.serve:add_app_arguments", "open a page on this machine to drop files on"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
     "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.output import StepLine, table_lines, warn, write_json, write_line, write_text
-from tfdfd.cli.parser import Parser, exit_code
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
@@ -464,7 +464,7 @@ def run_export(arguments: Namespace) -> int:
 
 
 def run_publish(arguments: Namespace) -> int:
-    from tfdfd.hub.handles import HubError
+    from tfdfd.hub import HubError
     from tfdfd.hub.kaggle import prepare_kaggle
     from tfdfd.hub.publish import publish
 

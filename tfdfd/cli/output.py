@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tfdfd.hub.handles import HubWarning
+from tfdfd.hub import HubWarning
 from tfdfd.log_lines import LEVEL, QUIET, LogFilter
 from tfdfd.safe_text import escape_control_chars, printable_path
 

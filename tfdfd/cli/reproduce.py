@@ -7,9 +7,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet, add_seed
 from tfdfd.cli.output import StepLine, plural, table_lines, warn, write_json, write_line
-from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.faces import DETECTORS, NO_DETECTOR
 
 _DESCRIPTION = """\

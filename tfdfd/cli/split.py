@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import SOME, Parser
 from tfdfd.cli.options import OutputFile, add_json, add_seed
 from tfdfd.cli.output import table_lines, warn, write_json, write_line
-from tfdfd.cli.parser import SOME, Parser
 from tfdfd.safe_text import escape_control_chars
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def add_split_arguments(parser: Parser) -> None:
 
 def add_check_leaks_arguments(parser: Parser) -> None:
     """Adds the arguments of `tfdfd check-leaks`."""
-    from tfdfd.data.options import NEAR
+    from tfdfd.data import NEAR
 
     parser.description = _CHECK_LEAKS
     parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")

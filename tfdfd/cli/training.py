@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import ALL, SOME, Parser, exit_code
 from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
 from tfdfd.cli.output import table_lines, warn, write_line, write_text
-from tfdfd.cli.parser import ALL, SOME, Parser, exit_code
 from tfdfd.faces import DETECTORS, NO_DETECTOR
 from tfdfd.weights import DEFAULT_MODEL
 

@@ -6,9 +6,9 @@ import sys
 from argparse import Namespace
 from collections import Counter
 
+from tfdfd.cli import ALL, NONE, SOME, Parser
 from tfdfd.cli.options import add_json, add_quiet
 from tfdfd.cli.output import path_text, plural, tracked, warn, write_json, write_line
-from tfdfd.cli.parser import ALL, NONE, SOME, Parser
 
 _ALTERED = 4
 _DESCRIPTION = """\

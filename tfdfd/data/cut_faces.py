@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tfdfd.data.options import DROP, MULTIPLE, READ, FaceOptions, has_multiple_faces, kept_faces
+from tfdfd.data import DROP, MULTIPLE, READ, FaceOptions, has_multiple_faces, kept_faces
 from tfdfd.data.tables import IndexRow
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.extract.pool import FaceExtractor

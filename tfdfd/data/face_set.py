@@ -26,9 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from tfdfd.data import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
 from tfdfd.data.engines import Engine, LocalEngine
-from tfdfd.data.options import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
 from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sha256

@@ -26,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tfdfd.data import NEAR
 from tfdfd.data.crops import MAX_BYTES, MAX_SCANS, crop_path
-from tfdfd.data.options import NEAR
 from tfdfd.data.tables import SPLITS, VIDEO, FaceRow, keys_of, name_of
 from tfdfd.files import read_regular
 from tfdfd.media import Limits

@@ -24,8 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tfdfd.data import SRM_STEPS, SrmOptions
 from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
-from tfdfd.data.options import SRM_STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.files import TEMPORARY, write_atomically
 from tfdfd.srm_kernels import DIVISORS, WHOLE

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 
 from tfdfd.detect.results import Detection
-from tfdfd.explain.measure import verdict_on
-from tfdfd.explain.methods import (
+from tfdfd.explain import (
     ACTIVATION,
     GRADCAM,
     INTEGRATED,
@@ -29,6 +28,7 @@ from tfdfd.explain.methods import (
     Explanation,
     telling_frame,
 )
+from tfdfd.explain.measure import verdict_on
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report.page import TEMPLATES

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import locked_folder, write_atomically
-from tfdfd.hub.handles import PREFIX, Handle, HubError
+from tfdfd.hub import PREFIX, Handle, HubError
 from tfdfd.weights.store import CARD, read_card
 
 MODEL, VARIATION = "model-metadata.json", "model-instance-metadata.json"

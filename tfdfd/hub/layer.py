@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfdfd.hub import PREFIX, Handle, HubError
 from tfdfd.hub.bundled import FromWeights
-from tfdfd.hub.handles import PREFIX, Handle, HubError
 from tfdfd.hub.resolve import ResolvedModel, find, look_up
 from tfdfd.models import build, load
 from tfdfd.publishing.images import nan_where_invalid, resize_images

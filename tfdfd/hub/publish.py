@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfdfd.files import sync_folder, write_atomically
-from tfdfd.hub.handles import PREFIX, Handle, HubError, check_name, check_version
+from tfdfd.hub import PREFIX, Handle, HubError, check_name, check_version
 from tfdfd.hub.manifest import FILE, Manifest, Version, check_folder, version_in
 from tfdfd.hub.signing import private_key, signed
 from tfdfd.hub.sources import locked, read_manifest

@@ -29,8 +29,7 @@ CLASSES = {
     "tfdfd.models.clip_vit": ("BiasTunedDense", "SelfAttention", "TokenStatistics", "Tokens"),
     "tfdfd.models.srm": ("SRM",),
     "tfdfd.models.svm": ("RbfSvm",),
-    "tfdfd.training.optimizers": ("GradientNoise", "GradientRecord", "RAdam", "SeparateAverage"),
-    "tfdfd.training.schedules": ("DividedEvery",),
+    "tfdfd.training.optimizers": ("DividedEvery", "GradientNoise", "GradientRecord", "RAdam", "SeparateAverage"),
 }
 FUNCTIONS = {"tfdfd.models.clip_vit": ("quick_gelu",)}
 

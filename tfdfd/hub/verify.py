@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.bundled import FromWeights
-from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle
 from tfdfd.hub.manifest import pin_of_user
 from tfdfd.hub.resolve import bundled, hub_at, look_up
 from tfdfd.hub.signing import signers

@@ -21,8 +21,8 @@ from typing import Any
 import keras
 
 from tfdfd.cost.networks import NETWORKS, compare, rounds_of
+from tfdfd.data import SrmOptions
 from tfdfd.data.crops import Faces
-from tfdfd.data.options import SrmOptions
 from tfdfd.data.srm_set import SrmSet
 from tfdfd.data.tables import FaceRow, read_table
 from tfdfd.evaluation.evaluate import Options, evaluate

@@ -28,10 +28,9 @@ from tfdfd.models.counting import node_of
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.crop_set import ClipSet, CropSet, is_better, validate, write_last_scores
 from tfdfd.training.history import FLOW_TABLE, GradientFlow, draw_first_kernels, draw_gradient_flow, write_history
-from tfdfd.training.optimizers import averaged_weights, make_optimizer
+from tfdfd.training.optimizers import averaged_weights, make_optimizer, schedule_of
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import STATE, RunFolder, best_weights, keep_best, load_state, save_state
-from tfdfd.training.schedules import schedule_of
 from tfdfd.weights.loading import load_safetensors
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import locate

@@ -69,7 +69,7 @@ class Recipe:
         learning_rate: initial learning rate.
         momentum: momentum of `sgdm`.
         radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' code and in S2.
-        schedule: name of the learning rate schedule, see `tfdfd.training.schedules`.
+        schedule: name of the learning rate schedule, see `tfdfd.training.optimizers`.
         planned_epochs: number of epochs of the schedule, if training ends before them; None for `epochs`.
         loss: `binary_crossentropy` or `mean_squared_error`.
         loss_scale: whether the loss is scaled dynamically.
