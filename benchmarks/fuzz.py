@@ -297,7 +297,7 @@ def predict() -> Target:
     from google.protobuf.message import DecodeError
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-    from tfdfd.serve.errors import ServingError
+    from tfdfd.serve import ServingError
     from tfdfd.serve.tensors import arrays_of, check_inputs, to_proto
 
     signatures, most = _signatures(), 256 << 20
@@ -328,7 +328,7 @@ def rest() -> Target:
     """JSON bodies of the REST API and of the Open Inference Protocol."""
     import numpy as np
 
-    from tfdfd.serve.errors import ServingError
+    from tfdfd.serve import ServingError
     from tfdfd.serve.request_json import InputType, parse, read_infer, read_predict, to_bytes
 
     image = {"image": InputType("DT_FLOAT", np.dtype(np.float32), "iuf")}

@@ -330,8 +330,7 @@ def test_s4_trains_on_the_noise_of_one_kernel(faces, tmp_path):
 
 
 def test_figures_13_and_14_of_s0_are_one_picture(monkeypatch):
-    from tfdfd.reproduce.page import draw_removed_blocks
-    from tfdfd.reproduce.results import Verdict
+    from tfdfd.reproduce.results import Verdict, draw_removed_blocks
 
     networks = ("mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "mobilenet_v3_r3")
     entries = [e for e in DOCUMENTS["s0"].entries if e.place == "figure 14"]

@@ -18,9 +18,8 @@ from PIL import Image
 
 from tests.served import Server, picture, refused, request, until, write_model
 from tests.test_sealed import kernel_seals
-from tfdfd.serve import decoding
+from tfdfd.serve import ServingError, decoding
 from tfdfd.serve.decoding import Decoders, decode_picture
-from tfdfd.serve.errors import ServingError
 from tfdfd.serve.loaded_model import _LEVEL, LoadedModel, hand_pixels
 from tfdfd.serve.tensors import check_encoded
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from aiohttp import http_exceptions, web
 
+from tfdfd.app import DONE, FAILED, PENDING, SCORING, WAITING, SessionFile, session_folder
 from tfdfd.app.scoring import ScoringProcess
-from tfdfd.app.session import DONE, FAILED, PENDING, SCORING, WAITING, SessionFile, session_folder
 from tfdfd.safe_text import escape_control_chars
-from tfdfd.serve.errors import (
+from tfdfd.serve import (
     DEADLINE_EXCEEDED,
     INVALID_ARGUMENT,
     NOT_FOUND,

@@ -39,8 +39,7 @@ from tfdfd.weights import WeightRecord
 from tfdfd.weights.loading import load_safetensors
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.store import digest, locate
-from tfdfd.weights.terms import BEGUN_WITH, inherit
+from tfdfd.weights.store import BEGUN_WITH, digest, inherit, locate
 
 REPORT = "pruning.json"
 WORK = "pruning"

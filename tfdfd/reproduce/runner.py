@@ -35,8 +35,18 @@ from tfdfd.recipes import find_recipe
 from tfdfd.reproduce import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.contradictions import contradictions
 from tfdfd.reproduce.data import Note, Prepared, Source, prepare, sources_of, write_rows
-from tfdfd.reproduce.page import draw_removed_blocks, pictures_of, render
-from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, Verdict, judge
+from tfdfd.reproduce.results import (
+    RESAMPLES,
+    THRESHOLD,
+    Measured,
+    Measures,
+    Outcome,
+    Verdict,
+    draw_removed_blocks,
+    judge,
+    pictures_of,
+    render,
+)
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train

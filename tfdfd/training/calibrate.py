@@ -21,7 +21,7 @@ from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.terms import NOT_STATED, inherited_terms
+from tfdfd.weights.store import NOT_STATED, inherited_terms
 
 
 def finish(

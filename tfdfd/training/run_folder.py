@@ -63,7 +63,7 @@ class RunFolder:
     Attributes:
         path: path of the folder.
         more: as given.
-        built_on: entries of the model card for the weights that the run builds on, see `tfdfd.weights.terms`.
+        built_on: entries of the model card for the weights that the run builds on, see `tfdfd.weights.store`.
         result: result of a finished run, else None.
 
     Raises:
