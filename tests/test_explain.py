@@ -46,7 +46,7 @@ from tfdfd.explain.gradients import (
 from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.svm import SvmArrays, with_svm
-from tfdfd.weights.mask_head import mask_head_file, save_mask_head
+from tfdfd.weights.loading import mask_head_file, save_mask_head
 from tfdfd.weights.store import locate
 
 ROOT = Path(__file__).parent.parent

@@ -50,8 +50,7 @@ from tfdfd.training.crop_set import CropSet, limited
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, finished_run
 from tfdfd.weights import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
-from tfdfd.weights.loading import arrays_of_members
-from tfdfd.weights.mask_head import mask_head_file, save_mask_head
+from tfdfd.weights.loading import arrays_of_members, mask_head_file, save_mask_head
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from tfdfd.cli.output import warn
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 # Exit codes.
 ALL, NONE, USAGE_ERROR, SOME = 0, 1, 2, 3

@@ -22,7 +22,7 @@ from tfdfd.cli.options import (
 )
 from tfdfd.cli.output import path_text, plural, table_lines, warn, write_json, write_line
 from tfdfd.data.tables import SPLITS
-from tfdfd.safe_text import printable_path
+from tfdfd.text import printable_path
 
 if TYPE_CHECKING:
     from tfdfd.data import FaceOptions

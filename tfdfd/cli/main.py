@@ -36,7 +36,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "detect": Verb("tfdfd.cli.detect:add_arguments", "detect deepfakes in images, videos and folders"),
-    "verify": Verb("tfdfd.cli.verify:add_arguments", "repeat a recorded detection and compare the outcomes"),
+    "verify": Verb("tfdfd.cli.detect:add_verify_arguments", "repeat a recorded detection and compare the outcomes"),
     "index": Verb("tfdfd.cli.extract:add_index_arguments", "list and check the files of a data set"),
     "extract": Verb("tfdfd.cli.extract:add_arguments", "cut face crops out of the videos of a data set"),
     "split": Verb("tfdfd.cli.split:add_split_arguments", "split a table into train, val and test without leaks"),

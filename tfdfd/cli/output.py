@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.hub import HubWarning
 from tfdfd.log_lines import LEVEL, QUIET, LogFilter
-from tfdfd.safe_text import escape_control_chars, printable_path
+from tfdfd.text import escape_control_chars, printable_path
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector

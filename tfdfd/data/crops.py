@@ -19,8 +19,7 @@ from tfdfd.faces.crop import MARGIN, equal_parts, resize_crop, square_around
 from tfdfd.files import read_regular, sha256
 from tfdfd.media import Limits
 from tfdfd.media.formats import picture_work
-from tfdfd.near_matches import did_you_mean
-from tfdfd.safe_text import printable_path
+from tfdfd.text import did_you_mean, printable_path
 
 TABLE = "faces.csv"
 # First frame that the program of S2's author takes of a video.

@@ -24,7 +24,7 @@ from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
 from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
-from tfdfd.safe_text import text_of_cell, without_formula
+from tfdfd.text import text_of_cell, without_formula
 
 if TYPE_CHECKING:
     from tfdfd.faces.detectors import MtcnnDetector

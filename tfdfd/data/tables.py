@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import user_cache, write_atomically
-from tfdfd.safe_text import printable_path, text_of_cell, without_formula
+from tfdfd.text import printable_path, text_of_cell, without_formula
 
 # Folders, separated as in `PATH`.
 OTHER_FOLDERS = "TFDFD_DATA"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tfdfd.detect.results import Detection
 from tfdfd.files import sha256, sync_folder
 from tfdfd.media.inputs import Input, Inputs
-from tfdfd.safe_text import printable_path, spreadsheet_cell
+from tfdfd.text import printable_path, spreadsheet_cell
 from tfdfd.workdir import WorkDir
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfdfd.media import STATUSES
-from tfdfd.safe_text import printable_path
+from tfdfd.text import printable_path
 
 SCHEMA_VERSION = 1
 

@@ -35,7 +35,7 @@ from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.metrics.intervals import RESAMPLES, compare
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO, compute_report
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.text import escape_control_chars
 from tfdfd.version import __version__
 
 _REAL, _FAKE = "#0b6b8a", "#b42318"

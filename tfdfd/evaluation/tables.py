@@ -15,7 +15,7 @@ from tfdfd.data.tables import FAKE, REAL
 from tfdfd.metrics import LOG_LOSS_CLIP, METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 from tfdfd.metrics.scores import OK, ScoreRow, Video, aggregate_videos
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.text import escape_control_chars
 
 NOTHING = "–"
 _MISSING = {

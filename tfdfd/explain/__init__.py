@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from tfdfd.near_matches import did_you_mean
 from tfdfd.runtime import AUTO
 from tfdfd.runtime.networks import Scorer
+from tfdfd.text import did_you_mean
 from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
@@ -307,7 +307,7 @@ class Explainer:
         if INTEGRATED in methods:
             self._gradients = gradients.logit_gradients(self.model)
         if MASK in methods:
-            from tfdfd.weights.mask_head import load_mask_head
+            from tfdfd.weights.loading import load_mask_head
 
             self._mask_network = load_mask_head(self.model, path, self.record.handle)
         if ACTIVATION in methods:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

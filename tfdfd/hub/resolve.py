@@ -12,7 +12,7 @@ from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable, 
 from tfdfd.hub.bundled import PackageHub
 from tfdfd.hub.manifest import FILE, PIN, Version, pin_of_user
 from tfdfd.hub.sources import AddressHub, Cache, FolderHub, is_address
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 from tfdfd.weights import list_records
 from tfdfd.weights.store import how_to_get
 

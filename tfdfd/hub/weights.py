@@ -26,7 +26,7 @@ from tfdfd.hub.sources import (
     read_manifest,
     store,
 )
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 from tfdfd.weights import (
     ALIASES,
     CARRIED,

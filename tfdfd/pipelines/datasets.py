@@ -21,7 +21,7 @@ from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.pipelines import is_packed, open_shards, shuffled_records
-from tfdfd.safe_text import printable_path
+from tfdfd.text import printable_path
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]

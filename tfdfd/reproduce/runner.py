@@ -30,7 +30,6 @@ from tfdfd.evaluation.scoring import EvaluationError
 from tfdfd.files import write_atomically
 from tfdfd.models import MODELS, build
 from tfdfd.models.counting import learned, thesis_macs
-from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
 from tfdfd.reproduce import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.contradictions import contradictions
@@ -47,6 +46,7 @@ from tfdfd.reproduce.results import (
     pictures_of,
     render,
 )
+from tfdfd.text import did_you_mean
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train

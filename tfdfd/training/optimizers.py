@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 from tfdfd.training import TrainingError
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 # `tuning/best`: in the installed package, or beside it in a checkout.
 _BEST = [Path(__file__).parents[count] / "tuning" / "best" for count in (2, 1)]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.models import list_models
-from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
+from tfdfd.text import did_you_mean
 from tfdfd.training.recipe import BLENDED, Recipe, assignment
 
 LOG, LINEAR = "log", "linear"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import read_regular, user_cache, write_atomically
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
 CARRIED = Path(__file__).parent / "files"

@@ -15,7 +15,7 @@ from typing import Any
 from tfdfd.data.tables import FAKE, REAL, SEPARATOR, SPLITS, IndexRow
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media.formats import kind_of_name
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 
 NO_MEDIA = "neither an image nor a video by name"
 LINK = "symbolic links to folders, out of the data set or to nothing: not followed"
