@@ -18,7 +18,6 @@ tcsh: tfdfd completion tcsh > FILE, and 'source FILE' in ~/.tcshrc"""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd completion`."""
     parser.description = _COMPLETION
     parser.add_argument("shell", choices=SHELLS, help="shell that reads the script")
     parser.set_defaults(run=run)

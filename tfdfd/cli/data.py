@@ -76,7 +76,6 @@ _CROPS_PER_STEP = 100  # of the progress bar
 
 
 def add_data_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd data`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     for name, add_arguments, help_text in (
         ("preview", _add_preview, "write a contact sheet of self-blended images"),
@@ -128,7 +127,6 @@ def _add_new_set(parser: Parser) -> None:
 
 
 def add_srm_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd srm`."""
     from tfdfd.data import SrmOptions
 
     parser.description = _SRM
@@ -148,7 +146,6 @@ def add_srm_arguments(parser: Parser) -> None:
 
 
 def add_pack_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd pack`."""
     parser.description = _PACK
     parser.add_argument("faces", metavar="FACES", help=_FACES)
     parser.add_argument("-o", "--output", required=True, metavar="SHARDS", help="folder of the shards")

@@ -43,7 +43,6 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd detect`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
     add_detection(parser, "equally spaced frames of a video")
@@ -305,7 +304,6 @@ cannot be repeated here; 4 the record was changed."""
 
 
 def add_verify_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd verify`."""
     parser.description = _VERIFY
     parser.add_argument("record", metavar="RECORD.json", help="record of a detection")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")

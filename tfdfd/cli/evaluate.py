@@ -30,7 +30,6 @@ MISSING = ("exclude", "as-real", "as-fake", "as-chance")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd evaluate`."""
     parser.description = _DESCRIPTION
     parser.add_argument("model", nargs="?", metavar="MODEL|RUN", help="handle, weights file, or folder of 'train'")
     parser.add_argument("--data", action="append", metavar="SET", help="set to evaluate on; repeatable")

@@ -42,7 +42,6 @@ _MOST_FACES = 4  # of one input, the highest P(fake) first
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd explain`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
     add_detection(parser, "frames of a video to choose from")

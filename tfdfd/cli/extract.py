@@ -54,7 +54,6 @@ _EXAMPLES = 3
 
 
 def add_index_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd index`."""
     parser.description = _INDEX
     parser.add_argument("dataset", choices=("ffpp", "celebdf", "dfdc", "folder"), help="layout of ROOT")
     parser.add_argument("root", metavar="ROOT", help="folder of the data set")
@@ -221,7 +220,6 @@ status.csv); 2 wrong usage."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd extract`."""
     from tfdfd.data import DROP, FAILED, FORMATS, KEEP, ORIGINAL, OWN, FaceOptions
     from tfdfd.faces import DETECTORS, NO_DETECTOR
 

@@ -64,7 +64,6 @@ Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, o
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd models`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, add, help_text in (
         ("list", _add_list, "list all networks and weights, and where they are"),
@@ -193,7 +192,7 @@ def _show(arguments: Namespace) -> int:
     if arguments.json and not arguments.layers:
         raise ValueError("--json is for --layers; the output is JSON without it.")
     model = ALIASES.get(arguments.model, arguments.model)
-    if model in list_models() or _can_only_be_a_name(model):
+    if model in list_models() or (model == Path(model).stem and not Path(model).exists()):
         name, answer = model, _record_of(model, spec(model))
     else:
         # Cards are in the package even if their weights are not on this machine.
@@ -206,10 +205,6 @@ def _show(arguments: Namespace) -> int:
     else:
         write_json(answer, "-")
     return 0
-
-
-def _can_only_be_a_name(model: str) -> bool:
-    return model == Path(model).stem and not Path(model).exists()
 
 
 def _record_of(name: str, known: ModelSpec) -> dict[str, Any]:
@@ -272,7 +267,11 @@ def _columns(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, in
     millions = lambda key: lambda row: f"{row[key] / 1e6:,.1f}"  # noqa: E731
     count = lambda key: lambda row: f"{row[key]:,}"  # noqa: E731
     timed = [
-        (f"ms, batch {size}", max(9, len(f"ms, batch {size}")), lambda row, n=n: _milliseconds(row["latency"][n]))
+        (
+            f"ms, batch {size}",
+            max(9, len(f"ms, batch {size}")),
+            lambda row, n=n: f"{1000 * row['latency'][n]['seconds']:,.1f}",
+        )
         for n, size in enumerate(batches)
     ]
     peak = [("peak MB", 7, millions("peak_memory_bytes"))] if batches else []
@@ -288,10 +287,6 @@ def _columns(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, in
         *timed,
         *peak,
     ]
-
-
-def _milliseconds(latency: dict[str, Any]) -> str:
-    return f"{1000 * latency['seconds']:,.1f}"
 
 
 def _row_line(columns: Sequence[tuple[str, int, Callable[[dict[str, Any]], str]]], row: dict[str, Any]) -> str:
@@ -418,7 +413,6 @@ def _format(text: str) -> str:
 
 
 def add_export_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd export`."""
     from tfdfd.publishing.formats import FORMATS
 
     parser.description = _EXPORT
@@ -437,7 +431,6 @@ def add_export_arguments(parser: Parser) -> None:
 
 
 def add_publish_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd publish`."""
     parser.description = _PUBLISH
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle or weights file")
     parser.add_argument("--to", required=True, metavar="DIR", help="folder of the hub; made if it is missing")

@@ -28,7 +28,6 @@ Exit code: 0 every network asked for was trained and evaluated; 1 none; 3 some f
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd reproduce`."""
     parser.description = _DESCRIPTION
     parser.add_argument("document", choices=("s0", "s1", "s2", "s3", "s4"), help="the document")
     parser.add_argument("data", nargs="+", metavar="DATA", help="crops or data sets; several are merged")
@@ -133,7 +132,6 @@ not; 2 wrong usage."""
 
 
 def add_benchmark_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd benchmark`."""
     actions = parser.add_subparsers(title="measurements", metavar="MEASUREMENT", required=True)
     actions.add_parser(
         "slim", help="compare slimmed MobileNets with MesoInception4", add_arguments=_add_slim, description=_SLIM

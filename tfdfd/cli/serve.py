@@ -30,7 +30,6 @@ Exit code: 0 stopped as asked; 1 an address or a model was not available; 2 wron
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd serve`."""
     parser.description = _SERVE
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's config file; watched")
@@ -185,7 +184,6 @@ Exit code: 0 stopped as asked; 1 the port or the temporary folder was not availa
 
 
 def add_app_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd app`."""
     parser.description = _APP
     add_detection(parser, "equally spaced frames of a video")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any)")

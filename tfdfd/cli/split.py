@@ -32,7 +32,6 @@ _EXAMPLES = 3
 
 
 def add_merge_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd merge`."""
     parser.description = _MERGE
     parser.add_argument("tables", nargs="+", metavar="CSV", help="per data set: faces.csv, its folder, or index.csv")
     parser.add_argument("-o", "--output", type=OutputFile, required=True, metavar="ALL.csv", help="merged table")
@@ -141,7 +140,6 @@ _MOST_UNREAD = 10  # files that are named on standard error
 
 
 def add_split_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd split`."""
     from tfdfd.data.splits import BY, PRESETS, SHARES
 
     parser.description = _SPLIT
@@ -173,7 +171,6 @@ def add_split_arguments(parser: Parser) -> None:
 
 
 def add_check_leaks_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd check-leaks`."""
     from tfdfd.data import NEAR
 
     parser.description = _CHECK_LEAKS

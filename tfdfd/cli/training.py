@@ -38,7 +38,6 @@ With NAME, lists all settings of one recipe, as --set takes them, with what each
 
 
 def add_train_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd train`."""
     parser.description = _TRAIN
     parser.add_argument("recipe", metavar="RECIPE", help="its name, such as s1-meso-inception4")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv, or its folder")
@@ -59,7 +58,6 @@ def add_train_arguments(parser: Parser) -> None:
 
 
 def add_recipes_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd recipes`."""
     parser.description = _RECIPES
     parser.add_argument("name", nargs="?", metavar="NAME", help="show all settings of this recipe")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -130,7 +128,6 @@ evaluated, but some files gave no face crops."""
 
 
 def add_finetune_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd finetune`."""
     parser.description = _FINETUNE
     parser.add_argument("real", metavar="REAL", help="folder of real images and videos")
     parser.add_argument("fake", metavar="FAKE", help="folder of fake images and videos")
@@ -264,7 +261,6 @@ Exit code: 0 every trial has a score; 1 none has, or the search could not go on;
 
 
 def add_tune_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd tune`."""
     from tfdfd.tuning import TUNERS
 
     parser.description = _TUNE
@@ -363,7 +359,6 @@ Exit code: 0 pruned; 1 it could not go on, and says where; 2 wrong usage, or an 
 
 
 def add_prune_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd prune`."""
     parser.description = _PRUNE
     parser.add_argument("model", metavar="RUN|HANDLE", help="folder of 'train', weights file, or handle")
     parser.add_argument("--data", required=True, metavar="SET", help="faces.csv, or its folder")

@@ -269,13 +269,10 @@ def upright(image: tf.Tensor, data: tf.Tensor, mark: bytes) -> tf.Tensor:
         mark: bytes that precede the EXIF in this file format.
     """
     head = tf.strings.substr(data, 0, _EXIF_HEAD)
+    escaped = "".join(rf"\x{byte:02x}" for byte in mark)
     # \C matches any byte; a file is not text.
-    has_exif = tf.strings.regex_full_match(head, rf"\C*{_escaped(mark)}(II\*\x00|MM\x00\*)\C*")
+    has_exif = tf.strings.regex_full_match(head, rf"\C*{escaped}(II\*\x00|MM\x00\*)\C*")
     return tf.cond(has_exif, lambda: _turned(image, _orientation(head, mark)), lambda: image)
-
-
-def _escaped(mark: bytes) -> str:
-    return "".join(rf"\x{byte:02x}" for byte in mark)
 
 
 def _orientation(head: tf.Tensor, mark: bytes) -> tf.Tensor:

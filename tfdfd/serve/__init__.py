@@ -51,7 +51,8 @@ class ServingError(Exception):
     """
 
     def __init__(self, code: str, message: str):
-        self.code, self.message = code, _cut(message)
+        self.code = code
+        self.message = message if len(message) <= _MAX_LENGTH else f"{message[: _MAX_LENGTH - 1]}…"
         super().__init__(f"{code}: {self.message}")
 
     @property
@@ -142,7 +143,3 @@ class OneLine(logging.Handler):
         for name in cls.LIBRARIES:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [handler], False
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"

@@ -195,7 +195,8 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
         row |= _one_epoch(learner, crops, saver)
         with averaged_weights(learner, recipe.ema):
             row |= validate(model, crops, recipe.loss)
-            if _is_best(progress, row, recipe.monitor):
+            best = progress.best_epoch
+            if best is None or is_better(row, progress.history[best], recipe.monitor):
                 save_weights(model, best_weights(run.path, epoch))
                 progress.best_epoch = epoch
         progress.seconds += time.monotonic() - start_time
@@ -346,10 +347,6 @@ def _one_epoch(model: keras.Model, crops: CropSet | ClipSet, saver: _Saver) -> d
 
 def _rate(model: keras.Model) -> float:
     return float(np.asarray(model.optimizer.learning_rate))
-
-
-def _is_best(progress: Progress, row: dict[str, Any], monitor: str) -> bool:
-    return progress.best_epoch is None or is_better(row, progress.history[progress.best_epoch], monitor)
 
 
 def _is_over(progress: Progress, recipe: Recipe) -> bool:

@@ -345,9 +345,6 @@ def fingerprints_of(row: FaceRow, root: str | os.PathLike) -> list[tuple[str, st
     Names count within their data set; names of a plain folder count within that folder.
     """
     scope = os.path.realpath(root) if row.dataset == _UNNAMED else ""
-    fingerprints = [(kind, _digest_of_names(dataset, scope, kind, name)) for dataset, kind, name in keys_of(row)]
-    return fingerprints + ([(CROP, row.sha256)] if row.sha256 else [])
-
-
-def _digest_of_names(*names: str) -> str:
-    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    names = [(kind, "\0".join((dataset, scope, kind, name))) for dataset, kind, name in keys_of(row)]
+    digests = [(kind, hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]) for kind, text in names]
+    return digests + ([(CROP, row.sha256)] if row.sha256 else [])

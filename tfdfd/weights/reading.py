@@ -165,7 +165,11 @@ def check_arrays(path: Path, name: str, shapes: Iterable[Sequence[int]]) -> None
         shapes: of all arrays of the network.
     """
     with open_hdf5(path) as file:
-        stored = [(array.name, array.shape) for array in arrays_in(file) if _is_weight(array)]
+        stored = [
+            (array.name, array.shape)
+            for array in arrays_in(file)
+            if array.nbytes > _SMALL and array.name.split("/")[1] not in _NOT_WEIGHTS
+        ]
     free = Counter(tuple(shape) for shape in shapes)
     for array, shape in stored:
         if not free[shape]:
@@ -178,10 +182,6 @@ def check_arrays(path: Path, name: str, shapes: Iterable[Sequence[int]]) -> None
                 f"that shape ({near}); nothing was read."
             )
         free[shape] -= 1
-
-
-def _is_weight(array: h5py.Dataset) -> bool:
-    return array.nbytes > _SMALL and array.name.split("/")[1] not in _NOT_WEIGHTS
 
 
 def _distance(one: Sequence[int], other: Sequence[int]) -> int:

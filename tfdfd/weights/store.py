@@ -281,7 +281,10 @@ def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -
     unstated = [row["what"] for row in rows if row["licence"].startswith(NOT_STATED)]
     if unstated:
         licences.append(f"{NOT_STATED}: that of {', '.join(unstated)} and their training data")
-    data = [f"{row['role']} {row['what']}" + _trained_on(row) for row in rows]
+    data = [
+        f"{row['role']} {row['what']}" + (f" (trained on {row['training_data']})" if row.get("training_data") else "")
+        for row in rows
+    ]
     notices = list(dict.fromkeys(row["notice"] for row in rows if row.get("notice")))
     return {
         "licence": "; ".join([*licences, own_licence]),
@@ -290,10 +293,6 @@ def inherited_terms(own_licence: str, own_data: str, built_on: Iterable[dict]) -
         "own_training_data": own_data,
         "built_on": rows,
     } | ({"notices": notices} if notices else {})
-
-
-def _trained_on(row: dict[str, Any]) -> str:
-    return f" (trained on {row['training_data']})" if row.get("training_data") else ""
 
 
 def _ancestors(card: dict[str, Any]) -> list[dict[str, Any]]:
