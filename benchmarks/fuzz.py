@@ -231,12 +231,12 @@ def manifests() -> Target:
 
 def settings() -> Target:
     """JSON files of run folders, search spaces, shards and splits."""
+    from tfdfd.files import RUN, read_description, refuse_other
     from tfdfd.pipelines import INDEX, read_index
     from tfdfd.recipes import find_recipe
     from tfdfd.training.recipe import read_config
     from tfdfd.training.run_folder import FINGERPRINTS, FINGERPRINTS_SCHEMA, read_fingerprints, read_run
     from tfdfd.tuning.search_space import read_space
-    from tfdfd.workdir import RUN, read_description, refuse_other
 
     recipe = find_recipe("s1-meso4")
     space = {"network": "meso4", "recipe": "s1-meso4", "search": {"learning_rate": {"min": 1e-4, "max": 1e-2}}}

@@ -141,7 +141,7 @@ def test_numbers_stay_as_they_are(tmp_path):
 def test_no_message_forges_a_line(run_tfdfd, monkeypatch, tmp_path):
     """Messages of workers, servers and files reach the answer, the notes and the errors."""
     from tfdfd.detect import detector as module
-    from tfdfd.hub import verify as hub
+    from tfdfd.hub import publish as hub
 
     assert run_tfdfd("recipes", FORGED)[2].count("\n") == 1
 

@@ -230,7 +230,7 @@ def _print_layers(name: str, as_json: bool) -> None:
     from tfdfd.cost import run_isolated
 
     # A separate process keeps TensorFlow's log lines off the screen.
-    rows = run_isolated("tfdfd.cost.networks:layers_of", name=name)
+    rows = run_isolated("tfdfd.cost:layers_of", name=name)
     if as_json:
         write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n", "-")
         return
@@ -239,8 +239,7 @@ def _print_layers(name: str, as_json: bool) -> None:
 
 
 def _table(arguments: Namespace) -> int:
-    from tfdfd.cost import hardware, hardware_line
-    from tfdfd.cost.networks import network_costs
+    from tfdfd.cost import hardware, hardware_line, network_costs
     from tfdfd.models import list_models
 
     batches = [] if arguments.no_latency else list(dict.fromkeys(arguments.batch))
@@ -309,7 +308,7 @@ def _pull(arguments: Namespace) -> int:
 
 
 def _verify(arguments: Namespace) -> int:
-    from tfdfd.hub.verify import verify
+    from tfdfd.hub.publish import verify
 
     outcomes = []
     for outcome in verify(arguments.place):

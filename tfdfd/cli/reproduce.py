@@ -157,8 +157,7 @@ def _add_slim(parser: Parser) -> None:
 
 
 def _slim(arguments: Namespace) -> int:
-    from tfdfd.cost import hardware, hardware_line, why_no_cycles
-    from tfdfd.cost.networks import NETWORKS, compare, rounds_of
+    from tfdfd.cost import NETWORKS, compare, hardware, hardware_line, rounds_of, why_no_cycles
 
     names = list(dict.fromkeys(arguments.networks or NETWORKS))
     rounds = rounds_of(names, arguments.images, arguments.batch, arguments.rounds, arguments.runtime)
@@ -199,7 +198,7 @@ _COLUMNS = (
 
 
 def slim_lines(rows: list[dict], no_cycles: str | None) -> list[str]:
-    """The rows of `tfdfd.cost.networks.compare` as a table.
+    """The rows of `tfdfd.cost.compare` as a table.
 
     Sentences below it name the networks that miss the saving of the paper, and say why there are no cycles.
     """

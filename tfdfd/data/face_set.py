@@ -31,8 +31,7 @@ from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, Vide
 from tfdfd.data.engines import Engine, LocalEngine
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
 from tfdfd.faces import NO_DETECTOR
-from tfdfd.files import sha256
-from tfdfd.workdir import RUN, WorkDir
+from tfdfd.files import RUN, WorkDir, sha256
 
 SCHEMA = 1
 # With stored boxes, these arguments are those of the run that stored them.

@@ -28,9 +28,8 @@ from tfdfd.data.face_swapping import KIND_SHARES, KINDS, NEAREST, Donors, swap_f
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
 from tfdfd.data.self_blending import self_blend, vary
 from tfdfd.data.tables import FAKE, REAL, FaceRow, write_table
-from tfdfd.files import sha256, write_atomically
+from tfdfd.files import WorkDir, sha256, write_atomically
 from tfdfd.version import __version__
-from tfdfd.workdir import WorkDir
 
 METHOD = "self-blended"
 FAKES = PLAIN, VARIED = "plain", "varied"

@@ -27,10 +27,9 @@ import numpy as np
 from tfdfd.data import SRM_STEPS, SrmOptions
 from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.files import TEMPORARY, write_atomically
+from tfdfd.files import RUN, TEMPORARY, WorkDir, read_description, write_atomically
 from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.version import __version__
-from tfdfd.workdir import RUN, WorkDir, read_description
 
 SCHEMA = 1
 WORK = "tfdfd srm"

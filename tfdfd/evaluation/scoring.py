@@ -19,13 +19,12 @@ import keras
 import numpy as np
 
 from tfdfd.evaluation.sets import EvalSet
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import differences, locked_folder, write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.models import clip_frames, load
 from tfdfd.version import __version__
 from tfdfd.weights import WeightRecord
 from tfdfd.weights.store import RUN, locate
-from tfdfd.workdir import differences
 
 SCHEMA = 1
 # Fields that determine the scores.

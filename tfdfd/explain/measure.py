@@ -21,9 +21,8 @@ import numpy as np
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import REAL
 from tfdfd.explain import LIME, OF_CROPS, Explainer
-from tfdfd.files import write_atomically
+from tfdfd.files import WorkDir, read_description, write_atomically
 from tfdfd.metrics.intervals import bootstrap_mean
-from tfdfd.workdir import WorkDir, read_description
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"

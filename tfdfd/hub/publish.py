@@ -1,6 +1,7 @@
-"""Publication of a trained network and its weights in a hub: complete and proved under a new version, or not at all.
+"""Publication of a trained network and its weights in a hub, complete and proved under a new version or not at all.
 
-A published version can be prepared as an upload for Kaggle Models; the user sends it.
+A published version can be prepared as an upload for Kaggle Models; the user sends it. Verification checks digests,
+graph operations and model cards of published versions.
 """
 
 from __future__ import annotations
@@ -11,18 +12,25 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfdfd.files import locked_folder, sync_folder, write_atomically
-from tfdfd.hub import PREFIX, Handle, HubError, check_name, check_version
-from tfdfd.hub.manifest import FILE, Manifest, Version, check_folder, version_in
-from tfdfd.hub.signing import private_key, signed
+from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle, HubError, check_name, check_version
+from tfdfd.hub.bundled import FromWeights
+from tfdfd.hub.manifest import FILE, Manifest, Version, check_folder, pin_of_user, version_in
+from tfdfd.hub.resolve import bundled, hub_at, look_up
+from tfdfd.hub.signing import private_key, signed, signers
 from tfdfd.hub.sources import locked, read_manifest
+from tfdfd.hub.weights import record_of_card
+from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
+
+if TYPE_CHECKING:
+    from tfdfd.hub.resolve import Hub
 
 _TEMPORARY = ".tfdfd-publish-"
 
@@ -302,3 +310,71 @@ def _slug(text: str) -> str:
 
 def _json(content: object) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result for one version.
+
+    Attributes:
+        handle: with its version.
+        hub: name of its hub.
+        error: reason why it is invalid, or None.
+        files: number of files.
+        bytes: size of all files.
+        signers: who signed it.
+    """
+
+    handle: str
+    hub: str
+    error: str | None
+    files: int
+    bytes: int
+    signers: tuple[str, ...] = ()
+
+
+def verify(source: str | os.PathLike | None = None) -> Iterator[Outcome]:
+    """Checks signatures, digests, operations and card of each version.
+
+    Args:
+        source: a hub's folder or address, or a handle; None: the package, of whose weights only the files are checked.
+
+    Raises:
+        HubError: there is no such hub or handle, or its manifest is invalid.
+        OSError: the cache, which holds models of an address, cannot be written.
+    """
+    text = None if source is None else os.fspath(source)
+    if text is not None and text.startswith(PREFIX):
+        yield _outcome(*look_up(Handle.parse(text)))
+        return
+    hub = bundled() if text is None else hub_at(text, pin_of_user())
+    for model, versions in sorted(hub.manifest().models.items()):
+        for number, version in sorted(versions.items()):
+            outcome = _of_weights if isinstance(version, FromWeights) else _outcome
+            yield outcome(hub, Handle(model, number), version)
+
+
+def _outcome(hub: Hub, handle: Handle, version: Version) -> Outcome:
+    try:
+        folder = hub.folder_of(handle.model, handle.version, version)  # type: ignore[arg-type]
+        record_of_card(read_card(folder / CARD), folder / CARD)
+        check_operations(folder)
+        if version.has_features:
+            check_operations(folder / FEATURE_VECTOR)
+        error: str | None = None
+    except ValueError as reason:
+        error = str(reason)
+    handle = Handle(handle.model, handle.version)
+    size = sum(file.bytes for file in version.files)
+    return Outcome(str(handle), hub.name, error, len(version.files), size, tuple(signers(version)))
+
+
+def _of_weights(hub: Hub, handle: Handle, version: Version) -> Outcome:
+    """Checks weights that become a SavedModel at their first use, without making it."""
+    try:
+        locate(PREFIX + handle.model)
+        error: str | None = None
+    except ValueError as reason:
+        error = str(reason)
+    name = f"{hub.name}, as weights"
+    return Outcome(str(handle), name, error, len(version.files), sum(file.bytes for file in version.files))

@@ -20,14 +20,14 @@ from typing import Any
 
 import keras
 
-from tfdfd.cost.networks import NETWORKS, compare, rounds_of
+from tfdfd.cost import NETWORKS, compare, rounds_of
 from tfdfd.data import SrmOptions
 from tfdfd.data.crops import Faces
 from tfdfd.data.srm_set import SrmSet
 from tfdfd.data.tables import FaceRow, read_table
 from tfdfd.evaluation.evaluate import Options, evaluate
 from tfdfd.evaluation.scoring import EvaluationError
-from tfdfd.files import write_atomically
+from tfdfd.files import WorkDir, write_atomically
 from tfdfd.models import MODELS, build
 from tfdfd.models.counting import learned, thesis_macs
 from tfdfd.recipes import find_recipe
@@ -52,7 +52,6 @@ from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
-from tfdfd.workdir import WorkDir
 
 SCHEMA = 1
 WORK = "tfdfd reproduce"

@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfdfd.data.tables import FaceRow, keys_of
-from tfdfd.files import sha256, write_atomically
+from tfdfd.files import WorkDir, sha256, write_atomically
 from tfdfd.training import TrainingError
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
 from tfdfd.weights import find_record
 from tfdfd.weights.store import PREFIX
-from tfdfd.workdir import WorkDir
 
 if TYPE_CHECKING:
     import keras
