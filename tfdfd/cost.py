@@ -224,7 +224,7 @@ def network_costs(
     """Yields one dict per network, each measured in a process of its own.
 
     Args:
-        names: of `tfdfd.models.list_models()`.
+        names: names from `tfdfd.models.list_models()`.
         batches: batch sizes at which latency is measured; none gives counts alone.
         seconds: duration of each latency measurement; it has at least 3 rounds and at most 50.
         runtime: one of `tfdfd.runtime.RUNTIMES`.
@@ -404,12 +404,12 @@ def measure_scoring(name: str, images: int, batch: int, runtime: str, cycles: bo
 
 
 class Crops:
-    """Images of any size without their memory: windows of one texture, at the same relative positions at every size.
+    """Images that share the memory of one texture: windows of it, at the same relative positions at every image size.
 
     Args:
         count: number of images.
-        height: of an image in pixels.
-        width: of an image in pixels.
+        height: height of an image in pixels.
+        width: width of an image in pixels.
     """
 
     def __init__(self, count: int, height: int, width: int):

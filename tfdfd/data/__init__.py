@@ -43,7 +43,7 @@ class FaceOptions:
         size: side of the crops in pixels.
         margin: side of a crop over the longer side of the face's box.
         format: `png` or `jpg`.
-        quality: of JPEG, 1 to 100.
+        quality: quality of JPEG, 1 to 100.
         min_score: the best face of a frame is always kept, others only above this score.
         max_faces: largest number of faces kept per frame; None: all.
         drop_frames_above: frames with more faces give no crop; None: no such rule.
@@ -156,7 +156,7 @@ def kept_faces(
     """Selects the faces of one frame that become crops, as positions in `scores`.
 
     Args:
-        scores: of the frame's faces, strongest first; None where the detector gives none (such faces pass).
+        scores: scores of the frame's faces, strongest first; None where the detector gives none (such faces pass).
         min_score: the best face is always kept, others only with a score above this one.
         max_faces: largest number of them; None: all.
         drop_above: a frame in which more faces pass `min_score` gives none (document S3 removes frames with many

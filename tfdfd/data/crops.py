@@ -301,8 +301,8 @@ class Clip:
     """One face of one video.
 
     Attributes:
-        row: of the first crop; video, label and split hold for all.
-        positions: of all its crops in the rows, int64, in temporal order.
+        row: row of the first crop; video, label and split hold for all.
+        positions: positions of all its crops in the rows, int64, in temporal order.
     """
 
     row: FaceRow
@@ -326,7 +326,7 @@ def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]
 
     Args:
         rows: crops, in any order.
-        frames: of a clip; only for the count of `padded`.
+        frames: frames of a clip; only for the count of `padded`.
 
     Returns:
         Clips, and the number of videos of each kind: `clips` (all that are taken), `padded` (those of them with fewer

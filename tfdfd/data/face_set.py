@@ -65,8 +65,8 @@ class FaceSet:
     Args:
         index: an `index.csv`.
         root: the folder that its paths are relative to.
-        folder: of the set.
-        options: of the set.
+        folder: folder of the set.
+        options: options of the set.
         stored: another face set of the same index whose boxes are used: nothing is detected, and its frames and
             detector apply.
         engine: runs the work; None: processes of this machine, one per core.
@@ -74,7 +74,7 @@ class FaceSet:
             cut by their boxes.
 
     Attributes:
-        rows: of the index.
+        rows: rows of the index.
         pending: rows that are not done yet.
 
     Raises:

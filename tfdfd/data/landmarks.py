@@ -43,11 +43,11 @@ class FaceLandmarks:
     """The face in a crop.
 
     Attributes:
-        file: of the crop, as in its table.
+        file: file of the crop, as in its table.
         sha256: of the file when the face was detected; None where it could not be read.
         status: `ok`; `no_face`; `partial`: a face whose landmarks leave the crop or lie too close together for
             self-blending; `decode_error`; `not_found`.
-        score: of the detector, in [0, 1]; None without a face.
+        score: score of the detector, in [0, 1]; None without a face.
         box: `(x, y, width, height)` in pixels of the crop; None without a face.
         points: `(5, 2)` x, y in pixels of the crop: left eye, right eye (as seen), nose, left and right mouth corner;
             None without a face.

@@ -75,7 +75,7 @@ class SrmSet:
 
     Args:
         faces: `faces.csv` (or the table of `tfdfd split`), its folder, a folder with `real/` and `fake/`, or `Faces`.
-        folder: of the clone.
+        folder: folder of the clone.
         options: kernels and truncation.
         threads: number of crops processed at once; None: one per core.
 

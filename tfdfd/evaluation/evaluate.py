@@ -60,7 +60,7 @@ class Options:
         missing: policy for videos without a score, key of `tfdfd.metrics.scores.POLICIES`.
         cluster: unit of the bootstrap: `video` or `source`.
         resamples: number of bootstrap resamples.
-        seed: of the bootstrap and of blended pairs.
+        seed: seed of the bootstrap and of blended pairs.
         table: `s0` ... `s4`, the tables of a source document, or None.
         blend: blend fakes from the real crops.
         index: `index.csv` that a single set was extracted from, or None.
@@ -113,7 +113,7 @@ def evaluate(
     Args:
         model: a handle, a weights file with its card, or the folder of a run.
         data: face sets; `NAME=PATH` names one.
-        folder: of the report; created if missing. Scores of the same model on the same sets are reused; others are an
+        folder: report folder, created if missing. Scores of the same model on the same sets are reused; others are an
             error.
         options: see `Options`.
         against: a second model to compare on the same sets; further ones are in the tables of a document.
@@ -180,7 +180,7 @@ def evaluate_scores(
 
     Args:
         table: a `scores.csv`; the JSON beside it, if present, identifies the model and the sets.
-        folder: of the report.
+        folder: folder of the report.
         options: see `Options`; `split` None takes all rows.
         model: its threshold is used if there is no JSON beside the table.
         against: table of a second model on the same sets, or tables of several.
@@ -228,10 +228,10 @@ def write_report(
 
     Args:
         folder: created if missing.
-        report: of `tfdfd.evaluation.report.make_report`.
+        report: as returned by `tfdfd.evaluation.report.make_report`.
         pictures: source of the crops.
         plots: draw plots.
-        run: of `run_pictures`, shown after the plots.
+        run: pictures as returned by `run_pictures`, shown after the plots.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

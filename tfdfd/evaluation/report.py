@@ -55,8 +55,8 @@ def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
     """PNGs by name; plots without data are left out.
 
     Args:
-        report: of `tfdfd.metrics.report.compute_report`.
-        histogram: of `tfdfd.evaluation.report.score_histogram`.
+        report: as returned by `tfdfd.metrics.report.compute_report`.
+        histogram: as returned by `tfdfd.evaluation.report.score_histogram`.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -245,7 +245,7 @@ def make_report(
         threshold: on P(fake), for the first model; None: its own. Further models always use their own.
         table: `s0` ... `s4`: adds the tables of a source document.
         aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.report.compute_report`.
-        leaks: of `tfdfd.evaluation.evaluate.training_overlap`.
+        leaks: as returned by `tfdfd.evaluation.evaluate.training_overlap`.
         warnings: further warnings, `{code, where, message}`.
         training: for each model, `tfdfd.evaluation.evaluate.training_summary`, for `s3`; missing ones are empty.
 
@@ -343,7 +343,7 @@ def as_markdown_report(report: dict, plots: Sequence[str], thumbnails: Sequence[
     """The text of `report.md`, for any code host, with its plots beside it.
 
     Args:
-        report: of `make_report`.
+        report: as returned by `make_report`.
         plots: paths of the plots, relative to the report.
         thumbnails: for each of the hardest videos, paths likewise.
     """
@@ -376,7 +376,7 @@ def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[S
     """`report.html`: one page without scripts or requests, to read, print and pass on.
 
     Args:
-        report: of `make_report`.
+        report: as returned by `make_report`.
         plots: PNGs by name.
         thumbnails: for each of the hardest videos, JPEGs.
     """

@@ -45,10 +45,10 @@ class OpenedModel:
     """A model ready to score.
 
     Attributes:
-        record: of its weights.
+        record: record of its weights.
         network: the Keras model.
         run: folder of its `tfdfd train` run, or None.
-        path: of its weights.
+        path: path of its weights.
     """
 
     record: WeightRecord
@@ -116,9 +116,9 @@ def score_sets(
 
     Args:
         model: the model.
-        sets: of the model's input size, with different names.
+        sets: sets of the model's input size, with different names.
         folder: for `NAME.csv` and `NAME.json`; created if missing.
-        name: of the two files.
+        name: name of the two files.
         progress: called with the number of crops scored and the total.
 
     Returns:

@@ -223,7 +223,7 @@ class BlendedSet(EvalSet):
     Fakes of the set are ignored; real crops without landmarks are absent.
 
     Args:
-        seed: of the pairs; the others as for `EvalSet`.
+        seed: seed of the pairs; the others as for `EvalSet`.
         landmarks: file that keeps the landmarks; None: `landmarks.csv` beside the crops.
         keep: keep pairs in memory, for sets that are read many times.
         fakes, medium: as for `BlendedPairs`.
@@ -318,7 +318,7 @@ def open_set(
         frames: crops per clip, for a network that takes clips; None for single crops.
         blend: blend fakes from the real crops and ignore the set's own fakes.
         index: `index.csv` that the set was extracted from: it knows the labels of videos without crops.
-        seed: of blended pairs.
+        seed: seed of blended pairs.
         allow_leaks: accept a set whose splits share sources, people or files.
         chosen_frames: number of equally spaced crops of each video, see `tfdfd.data.crops.equally_spaced`; None for
             all.
@@ -376,7 +376,7 @@ def _missing_videos(
         if row is None or (split is not None and row.split is None):
             unknown[status.status] += 1
         elif split in (None, row.split):
-            # A decoded video with faces but without crops has no face that counts.
+            # If a video has the status `ok` but no crop, none of its faces was kept.
             missing.append((row, NO_FACE if status.status == OK else status.status))
     return missing, dict(sorted(unknown.items()))
 

@@ -118,9 +118,9 @@ def protocol_line(report: dict, level: str | None = None, part: dict | None = No
     """Data, split, counts, threshold and aggregation: the line that accompanies every table.
 
     Args:
-        report: of `tfdfd.metrics.report.compute_report`.
+        report: as returned by `tfdfd.metrics.report.compute_report`.
         level: `video` or `frame`; None for both, with the protocol of the intervals.
-        part: of `report["per_dataset"]`, for metrics of one data set only.
+        part: part of `report["per_dataset"]`, for metrics of one data set only.
     """
     protocol, counts = report["protocol"], part or report
     data = [part["dataset"]] if part else protocol["datasets"]
@@ -312,10 +312,10 @@ class ScoredModel:
     """A model's scores with their report.
 
     Attributes:
-        name: of the model.
-        network: of `tfdfd.models`.
+        name: name of the model.
+        network: a network of `tfdfd.models`.
         rows: its scores.
-        report: of `tfdfd.metrics.report.compute_report`.
+        report: as returned by `tfdfd.metrics.report.compute_report`.
         training: `train_accuracy`, `val_accuracy`, `train_loss`, `seconds` of its run; None for unknown values.
     """
 

@@ -42,7 +42,7 @@ class LimeResult:
 
     Attributes:
         segments: segment index of each pixel, int `(size, size)`, from 0.
-        weights: of each segment, float64 `(segments,)`: the increase of P(fake) when it is shown.
+        weights: weights of each segment, float64 `(segments,)`: the increase of P(fake) when it is shown.
         r2: coefficient of determination of the linear model, with the weights of its fit.
     """
 
@@ -84,7 +84,7 @@ def lime(
         crop: the face.
         score: P(fake) of crops.
         samples: number of random selections of segments that are scored, the whole crop included.
-        seed: of the selections.
+        seed: seed of the selections.
         hide_color: gray level of hidden segments; None: the mean color of each.
         segments: int `(size, size)` from 0 without gaps; None: `quickshift_segments`.
 
@@ -205,7 +205,7 @@ class Explanation:
     Attributes:
         method: name of the method.
         crop: RGB uint8 `(size, size, 3)`.
-        fake_probability: of the crop.
+        fake_probability: P(fake) of the crop.
         heat: float32 `(size, size)`; positive toward fake, negative toward real.
         seconds: elapsed time.
         segments: LIME only: segment index of each pixel.
@@ -230,11 +230,11 @@ class Explainer:
         model: handle or weights file, as for `tfdfd.Detector`.
         methods: methods that will be used; their requirements are loaded here, once.
         runtime: runtime that scores crops, as for `tfdfd.Detector`.
-        seed: of all random draws.
+        seed: seed of all random draws.
         samples, features: numbers of LIME's samples and features.
 
     Attributes:
-        record: of the weights.
+        record: record of the weights.
         size: side of the crops in pixels.
         score: P(fake) of uint8 crops.
         model: the Keras model; None if no method needs it.

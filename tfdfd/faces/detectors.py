@@ -273,8 +273,8 @@ class SsdDetector:
         graph: a `.pb` (TensorFlow) or `.caffemodel` (Caffe) file.
         config: its `.pbtxt` or `.prototxt`; None takes the only one in the same folder.
         threshold: score above which a box is a face, in [0, 1].
-        preset: of `SSD_PRESETS`.
-        mean: of the channels in the graph's order, in place of the preset's; one number counts for all three.
+        preset: one of `SSD_PRESETS`.
+        mean: mean of the channels in the graph's order, in place of the preset's; one number counts for all three.
         scale: factor after the mean, above 0, in place of the preset's.
         keep_best: accept the best box of a frame whatever its score, as in S2, whose videos have a face in every frame.
 

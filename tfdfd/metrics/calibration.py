@@ -326,7 +326,7 @@ def cross_fitted(labels: ArrayLike, scores: ArrayLike, sources: Sequence[Hashabl
         labels: 0 (real) or 1 (fake), `(n,)`.
         scores: P(fake) in [0, 1], `(n,)`.
         sources: source of each, by which the scores are put into at most `FOLDS` folds.
-        seed: of the assignment.
+        seed: seed of the assignment.
 
     Raises:
         MetricError, CalibrationError, ValueError: as `fit_likelihood_ratio`; the rest of a fold needs both classes.

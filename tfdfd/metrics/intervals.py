@@ -62,7 +62,7 @@ def bootstrap(
         scores: P(fake) in [0, 1], `(n,)`.
         clusters: cluster of each example; None: each example is its own cluster.
         resamples: number of resamples.
-        seed: of the random draws.
+        seed: seed of the random draws.
 
     Raises:
         MetricError: see `checked`; or raised by the metric.
@@ -178,7 +178,8 @@ class AucVariance:
 
     Attributes:
         auc: in [0, 1].
-        variance: of the AUC; 0 if real and fake scores do not overlap, in which case it says nothing about the error.
+        variance: variance of the AUC. It is 0 if real and fake scores do not overlap, and then says nothing about the
+            error.
         interval: `(low, high)`, normal approximation, clipped to [0, 1].
     """
 
@@ -192,9 +193,9 @@ class AucDifference:
     """AUCs of two models on the same examples.
 
     Attributes:
-        auc: of both models.
+        auc: AUC of both models.
         difference: the first model's AUC minus the second's.
-        variance: of the difference.
+        variance: variance of the difference.
         interval: `(low, high)` of the difference, normal approximation.
         z: difference divided by its standard deviation; 0 for equal rankings, None if the variance is 0 otherwise.
         p: two-sided p-value of z; None if `z` is.
@@ -294,7 +295,7 @@ def compare(
         aggregation: key of `tfdfd.metrics.scores.AGGREGATIONS`, for both models.
         cluster: unit of the bootstrap: `video` or `source`. DeLong's test assumes independent videos.
         resamples: number of bootstrap resamples.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         A dict for JSON: `videos` (`both`, `first_only`, `second_only`), `protocol`, `delong` (fields of

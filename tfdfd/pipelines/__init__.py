@@ -39,8 +39,8 @@ class Shard:
     """One file of crops.
 
     Attributes:
-        path: of the file; in the index its name.
-        split: of all crops in it, or None.
+        path: path of the file; in the index its name.
+        split: split of all crops in it, or None.
         examples: number of crops.
         real: number of real crops.
         fake: number of fake crops.

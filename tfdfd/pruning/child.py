@@ -151,7 +151,7 @@ def write_work(model: keras.Model, crops: np.ndarray, folder: Path) -> None:
     """Writes a network and its answers for the proof crops into a work folder.
 
     Args:
-        model: of `tfdfd.models`, with weights.
+        model: a network of `tfdfd.models`, with weights.
         crops: float32 in [0, 1], `(n, height, width, 3)`.
         folder: work folder; made if absent.
 

@@ -50,10 +50,10 @@ def quantize_int8(
     it is kept.
 
     Args:
-        model: of `tfdfd.models`, with weights.
+        model: a network of `tfdfd.models`, with weights.
         representative: typical crops of the training split, float32 in [0, 1], `(n, height, width, 3)`.
-        batches: of other crops, of the same form, for the comparison.
-        path: of the file, `.tflite`.
+        batches: batches of other crops, of the same form, for the comparison.
+        path: path of the file, `.tflite`.
 
     Returns:
         `apart`, `apart_mean`: largest and mean distance of P(fake); `scores` and `expected`: P(fake) of the crops by
@@ -117,7 +117,7 @@ def quantize_run(folder: str | os.PathLike, data: str | os.PathLike) -> dict:
     """Writes `int8.tflite` into the folder of a finished run, and the returned figures beside it as `int8.json`.
 
     Args:
-        folder: of a run of single faces.
+        folder: run folder of a network that takes single faces.
         data: its face set: ranges are measured on crops of `train`, the file is evaluated on `val`.
 
     Returns:
@@ -161,7 +161,7 @@ def equalized(model: keras.Model, crops: np.ndarray) -> keras.Model:
     Its features are multiples of the model's.
 
     Args:
-        model: of `tfdfd.models`, with weights. A model with nested models is copied unchanged.
+        model: a network of `tfdfd.models`, with weights. A model with nested models is copied unchanged.
         crops: for measuring ranges, float32 in [0, 1], `(n, height, width, 3)`.
 
     Raises:

@@ -65,7 +65,7 @@ def prune(
     Args:
         source: handle, weights file or folder of a finished run.
         where: a face set with splits; fine-tuned on `train`, evaluated on `val`.
-        folder: of the pruned run; made if absent.
+        folder: folder of the pruned run; made if absent.
         report: receives progress.
         options: sparsity and schedule; None for the defaults.
         settings: `KEY=VALUE` of the fine-tuning, see `tfdfd.pruning.prune.SETTINGS`.
@@ -189,7 +189,7 @@ def recipe_for(source: str | os.PathLike, record: WeightRecord, assignments: Seq
 
     Args:
         source: handle, weights file or run folder.
-        record: of the source.
+        record: record of the source.
         assignments: `KEY=VALUE`, of `SETTINGS`.
 
     Raises:
@@ -264,7 +264,7 @@ def compare_pruned(dense: keras.Model, crops: CropSet, run: RunFolder) -> dict:
     Args:
         dense: the network before pruning.
         crops: face set; both are evaluated on its validation split.
-        run: of the pruned network.
+        run: run folder of the pruned network.
 
     Returns:
         `proof`, `zeros`, `sizes`, `auc` and `protocol`, see `tfdfd.pruning.prune.prune`.

@@ -167,7 +167,7 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
     """Writes the warm-up requests of TensorFlow Serving: two batch sizes for `serving_default` and `image_bytes`.
 
     Args:
-        folder: of a SavedModel.
+        folder: folder of a SavedModel.
         crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`; at least as many as the
             larger batch.
     """

@@ -21,8 +21,8 @@ class Experiment:
     """One training and its evaluation.
 
     Attributes:
-        name: of its folder.
-        recipe: of `tfdfd.recipes`.
+        name: name of its folder.
+        recipe: a recipe of `tfdfd.recipes`.
         settings: changes to the recipe, as `tfdfd train --set` takes them.
         members: experiments whose runs are its members.
         noise: whether it is trained on the SRM clone of the crops.
@@ -72,19 +72,19 @@ class Document:
 
     Attributes:
         name: `s0` to `s4`.
-        title: of the document.
+        title: title of the document.
         protocol: data, split and threshold of its numbers.
         data: data sets that its numbers are of.
         experiments: in the order in which they run.
         entries: every number and figure.
         split: shares of train, val and test that are made anew; None: the test split of the data stays.
-        val_share: of what is not test, where the test split stays.
-        test_share: of all rows, where the data have no held-out part.
+        val_share: validation's share of what is not test, where the test split stays.
+        test_share: the test's share of all rows, where the data have no held-out part.
         own_test: whether its numbers need the data set's own test split.
         balanced: whether each split has as many real as fake crops.
         evaluated: splits that are scored.
         extraction: settings of `tfdfd.data.face_options.FaceOptions` for videos.
-        noise_kernel: of the SRM clone.
+        noise_kernel: kernel of the SRM clone.
     """
 
     name: str

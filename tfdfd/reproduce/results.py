@@ -173,7 +173,7 @@ class Measures:
 
     Args:
         outcomes: by experiment.
-        costs: of networks: `learned.NAME` (M), `thesis_macs.NAME` (G), `saves.NAME` (percent), `saves_seconds.NAME`.
+        costs: by name: `learned.NAME` (M), `thesis_macs.NAME` (G), `saves.NAME` (percent), `saves_seconds.NAME`.
     """
 
     def __init__(self, outcomes: dict[str, Outcome], costs: dict[str, Measured]):
@@ -319,9 +319,9 @@ def render(
     """The page.
 
     Args:
-        answer: of `tfdfd.reproduce.runner.reproduce`.
-        verdicts: of the document's entries, in its order.
-        contradictions: of the document.
+        answer: as returned by `tfdfd.reproduce.runner.reproduce`.
+        verdicts: verdicts of the document's entries, in its order.
+        contradictions: contradictions of the document.
         pictures: PNGs by experiment and name.
     """
     tables = []

@@ -72,7 +72,7 @@ class OpenvinoNetwork:
     Args:
         name: name of the model, for messages.
         graph: XML of `convert`.
-        weights: of `convert`.
+        weights: as returned by `convert`.
         exact: computes in float32; False computes in the precision in which the processor is fastest.
     """
 

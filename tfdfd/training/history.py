@@ -244,7 +244,7 @@ def draw_gradient_flow(path: str | os.PathLike, table: str | os.PathLike) -> Non
     """Writes a PNG of the largest and the mean |gradient| by layer in the first and last epoch (S2, figure 7.1).
 
     Args:
-        path: of the picture.
+        path: path of the picture.
         table: `gradient_flow.csv` of a run.
     """
     flow = read_gradient_flow(table)
@@ -265,7 +265,7 @@ def draw_first_kernels(path: str | os.PathLike, model: keras.Model) -> bool:
     """Writes a PNG of the kernels of the first convolution, at most 64, each scaled to its own range.
 
     Args:
-        path: of the picture.
+        path: path of the picture.
         model: a network; without a convolution, nothing is written.
 
     Returns:

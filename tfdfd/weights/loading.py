@@ -259,7 +259,7 @@ def load_mask_head(model: keras.Model, weights: str | os.PathLike, name: str) ->
     Args:
         model: with the weights loaded.
         weights: their file.
-        name: of the model, for errors.
+        name: name of the model, for errors.
 
     Raises:
         ValueError: there is no mask head, or it belongs to other weights or another network.
