@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections import Counter
@@ -36,6 +35,7 @@ from tfdfd.metrics.intervals import RESAMPLES, compare
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO, compute_report
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.text import escape_control_chars
+from tfdfd.training.history import load_pyplot, png_of
 from tfdfd.version import __version__
 
 _REAL, _FAKE = "#0b6b8a", "#b42318"
@@ -48,7 +48,7 @@ _LINES = {
 
 def check_matplotlib() -> None:
     """Raises `ValueError` if matplotlib is missing: call it before scoring, not after an hour of it."""
-    _pyplot()
+    load_pyplot(", or use --no-plots")
 
 
 def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
@@ -61,18 +61,15 @@ def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    pyplot = _pyplot()
+    pyplot = load_pyplot(", or use --no-plots")
     pictures = {}
     for name, draw in _PLOTS.items():
         with pyplot.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
             figure = draw(pyplot, report, histogram)
             if figure is None:
                 continue
-            target = io.BytesIO()
             # Without version and date the same scores give the same bytes.
-            figure.savefig(target, format="png", dpi=110, metadata={"Software": None})
-            pyplot.close(figure)
-            pictures[name] = target.getvalue()
+            pictures[name] = png_of(figure, dpi=110, metadata={"Software": None})
     return pictures
 
 
@@ -182,19 +179,6 @@ def _of_levels(
 def _label(report: dict[str, Any], level: str, name: str, title: str) -> str:
     value = report[level][name]["value"]
     return f"{level}s" if value is None else f"{level}s, {title} {value:.3f}"
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError(
-            "plots need matplotlib, which is not installed: run pip install 'tfdfd[train]', or use --no-plots."
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 SCHEMA = 1

@@ -6,7 +6,6 @@ A measure is a name with dots: `frame.auc`, `video.balanced_accuracy`, `frame.re
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from tfdfd.reproduce import (
 )
 from tfdfd.reproduce.contradictions import Contradiction
 from tfdfd.training.crop_set import LAST_SCORES
+from tfdfd.training.history import load_pyplot, png_of
 from tfdfd.training.run_folder import read_log
 
 REPRODUCED, NOT_REPRODUCED, CANNOT, DRAWN = "reproduced", "not reproduced", "cannot be", "drawn"
@@ -394,12 +394,7 @@ def draw_removed_blocks(verdicts: Sequence[Verdict], costs: dict[str, Measured])
     seconds = {name: costs[f"cost.{name}"].value for name in (*_BLOCKS, REFERENCE) if f"cost.{name}" in costs}
     if not accuracies and not seconds:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = load_pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, values, title in (
         (left, seconds, "CPU seconds, 1,000 images"),
         (right, accuracies, "accuracy, test frames"),
@@ -411,7 +406,4 @@ def draw_removed_blocks(verdicts: Sequence[Verdict], costs: dict[str, Measured])
         axis.set(xlabel="removed blocks", title=title, xticks=range(len(_BLOCKS)))
         axis.grid(alpha=0.3)
         axis.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
-    pyplot.close(figure)
-    return picture.getvalue()
+    return png_of(figure)

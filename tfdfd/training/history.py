@@ -207,8 +207,9 @@ def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> N
     save_figure(path, figure)
 
 
-def load_pyplot() -> ModuleType:
-    """Returns `matplotlib.pyplot` with the backend that draws into files.
+def load_pyplot(otherwise: str = "") -> ModuleType:
+    """Returns `matplotlib.pyplot` with the backend that draws into files; the error for a missing one ends in
+    `otherwise`.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -217,7 +218,7 @@ def load_pyplot() -> ModuleType:
         import matplotlib
     except ImportError as error:
         raise ValueError(
-            "training curves need matplotlib, which is not installed: run pip install 'tfdfd[train]'."
+            f"plots need matplotlib, which is not installed: run pip install 'tfdfd[train]'{otherwise}."
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -227,10 +228,15 @@ def load_pyplot() -> ModuleType:
 
 def save_figure(path: str | os.PathLike, figure: Figure) -> None:
     """Writes a matplotlib figure as PNG and closes it."""
+    write_atomically(path, png_of(figure))
+
+
+def png_of(figure: Figure, **options: Any) -> bytes:
+    """Returns a matplotlib figure as PNG and closes it; the options are those of `savefig`."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
+    figure.savefig(picture, format="png", **{"dpi": 100} | options)
     load_pyplot().close(figure)
-    write_atomically(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _unit(row: dict[str, Any]) -> str:
