@@ -20,8 +20,7 @@ import numpy as np
 
 from benchmarks.common import print_table
 from tfdfd.faces import build_detector
-from tfdfd.faces.opencv_detectors import CASCADE
-from tfdfd.faces.search import IMAGE_SIDE, detect_bounded
+from tfdfd.faces.detectors import HAAR_CASCADE, IMAGE_SIDE, detect_bounded
 
 MIN_IOU = 0.4
 Boxes = list[tuple[float, float, float, float]]
@@ -103,7 +102,7 @@ def library_mtcnn() -> Callable[[np.ndarray], Boxes]:
 
 def library_haar() -> Callable[[np.ndarray], Boxes]:
     """OpenCV's cascade itself, scale 1.1, 5 neighbors, no minimum size."""
-    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, CASCADE)))
+    cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, HAAR_CASCADE)))
     return lambda image: [tuple(map(float, box)) for box in cascade.detectMultiScale(_grey(image), 1.1, 5)]
 
 

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from benchmarks.common import hardware, print_bounds
-from tfdfd.explain import perturbation
-from tfdfd.explain.methods import LIME, MASK, OF_CROPS, Explainer
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd import explain
+from tfdfd.explain import LIME, MASK, OF_CROPS, Explainer
+from tfdfd.weights import DEFAULT_MODEL
 
 BOUND = 5.0
 CORES = 2
@@ -38,10 +38,10 @@ def main(argv=None) -> int:
 
     explainer = Explainer(arguments.model, tuple(method for method in OF_CROPS if method != MASK))
     crop = cv2.resize(astronaut()[20:180, 140:300], (explainer.size, explainer.size), interpolation=cv2.INTER_AREA)
-    segments = perturbation.quickshift_segments(crop)
+    segments = explain.quickshift_segments(crop)
     ways = {method: partial(explainer.explain, crop, method) for method in OF_CROPS if method != MASK}
-    ways["– segments of lime"] = partial(perturbation.quickshift_segments, crop)
-    ways["– pictures and ridge of lime"] = partial(perturbation.lime, crop, no_score, segments=segments)
+    ways["– segments of lime"] = partial(explain.quickshift_segments, crop)
+    ways["– pictures and ridge of lime"] = partial(explain.lime, crop, no_score, segments=segments)
     best = {}
     for name, way in ways.items():
         way()  # prepares the network

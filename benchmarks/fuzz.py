@@ -166,7 +166,7 @@ def hdf5() -> Target:
 
 
 def cards() -> Target:
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
     from tfdfd.weights.store import read_card
 
     card = {"handle": "tfdfd/meso4.toy", "model": "meso4", "file": "toy.weights.h5", "bytes": 1, "sha256": "0" * 64}
@@ -231,13 +231,12 @@ def manifests() -> Target:
 
 def settings() -> Target:
     """JSON files of run folders, search spaces, shards and splits."""
-    from tfdfd.pipelines.shards import INDEX, read_index
+    from tfdfd.files import RUN, read_description, refuse_other
+    from tfdfd.pipelines import INDEX, read_index
     from tfdfd.recipes import find_recipe
     from tfdfd.training.recipe import read_config
-    from tfdfd.training.run_folder import read_run
-    from tfdfd.training.training_fingerprints import FILE, SCHEMA, read_fingerprints
+    from tfdfd.training.run_folder import FINGERPRINTS, FINGERPRINTS_SCHEMA, read_fingerprints, read_run
     from tfdfd.tuning.search_space import read_space
-    from tfdfd.workdir import RUN, read_description, refuse_other
 
     recipe = find_recipe("s1-meso4")
     space = {"network": "meso4", "recipe": "s1-meso4", "search": {"learning_rate": {"min": 1e-4, "max": 1e-2}}}
@@ -249,7 +248,7 @@ def settings() -> Target:
         "space.json": read_space,
         "config.json": lambda path: read_config(path, recipe),
         RUN: lambda path: (read_run(path.parent), refuse_other(path.parent, read_description(path, "run"), run)),
-        FILE: lambda path: read_fingerprints(path.parent),
+        FINGERPRINTS: lambda path: read_fingerprints(path.parent),
         INDEX: lambda path: read_index(path.parent),
     }
     files = {name: _file_reader(name, read) for name, read in readers.items()}
@@ -265,7 +264,7 @@ def settings() -> Target:
             raise refusals[0]
 
     index = {"schema": 1, "complete": True, "shards": [shard]}
-    return Target(_json(space, config, run, {"schema": SCHEMA, "video": ["0"]}, index), read)
+    return Target(_json(space, config, run, {"schema": FINGERPRINTS_SCHEMA, "video": ["0"]}, index), read)
 
 
 def _signatures() -> Any:
@@ -298,7 +297,7 @@ def predict() -> Target:
     from google.protobuf.message import DecodeError
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
-    from tfdfd.serve.errors import ServingError
+    from tfdfd.serve import ServingError
     from tfdfd.serve.tensors import arrays_of, check_inputs, to_proto
 
     signatures, most = _signatures(), 256 << 20
@@ -329,7 +328,7 @@ def rest() -> Target:
     """JSON bodies of the REST API and of the Open Inference Protocol."""
     import numpy as np
 
-    from tfdfd.serve.errors import ServingError
+    from tfdfd.serve import ServingError
     from tfdfd.serve.request_json import InputType, parse, read_infer, read_predict, to_bytes
 
     image = {"image": InputType("DT_FLOAT", np.dtype(np.float32), "iuf")}

@@ -23,10 +23,9 @@ import numpy as np
 from benchmarks.common import hardware, print_table, verdict
 from tfdfd.models import load
 from tfdfd.runtime import AUTO, OPENVINO, TENSORFLOW, is_installed
-from tfdfd.runtime.network import Scorer
-from tfdfd.runtime.opening import TOLERANCE, open_network
+from tfdfd.runtime.networks import TOLERANCE, Scorer, open_network
 from tfdfd.runtime.openvino import import_openvino
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 BATCH = 32

@@ -44,8 +44,8 @@ def main(argv=None) -> int:
     from tfdfd.data.augment import POLICIES
     from tfdfd.data.crops import faces_of
     from tfdfd.models import build
+    from tfdfd.pipelines import plan_shards, write_shards
     from tfdfd.pipelines.datasets import blended_pipeline, train_pipeline
-    from tfdfd.pipelines.shards import plan_shards, write_shards
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -26,7 +26,7 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     from tfdfd.models import build
     from tfdfd.models.counting import thesis_macs
-    from tfdfd.runtime.opening import network_on
+    from tfdfd.runtime.networks import network_on
 
     models = {name: build(name) for name in NETWORKS}
     crops = np.random.default_rng(0).integers(0, 256, (arguments.batch, 299, 299, 3), np.uint8)

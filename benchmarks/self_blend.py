@@ -25,7 +25,7 @@ from benchmarks.common import hardware, verdict
 from tfdfd.data.crops import crop_alike
 from tfdfd.data.degrade import degrade_pair
 from tfdfd.data.self_blending import self_blend
-from tfdfd.faces.mtcnn import MtcnnDetector
+from tfdfd.faces.detectors import MtcnnDetector
 
 WANTED = 150
 PHOTOGRAPHS = 64

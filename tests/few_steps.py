@@ -36,8 +36,7 @@ def small_model(case: str) -> keras.Model:
     """A compiled network from 6 numbers to one, with seeded weights."""
     import keras
 
-    from tfdfd.training.optimizers import make_optimizer
-    from tfdfd.training.schedules import DividedEvery
+    from tfdfd.training.optimizers import DividedEvery, make_optimizer
     from tfdfd.weights.saving import named_weights
 
     precision, _, arguments = CASES[case]

@@ -58,7 +58,7 @@ def labels_and_scores() -> tuple[np.ndarray, np.ndarray]:
 
 def metric_values(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
     """Every metric by name, at the threshold 0.5; None where it is undefined."""
-    from tfdfd.metrics.metrics import METRICS as REGISTRY
+    from tfdfd.metrics import METRICS as REGISTRY
     from tfdfd.metrics.report import compute_metrics
 
     values = compute_metrics(labels.tolist(), scores.tolist(), threshold=0.5, resamples=0)

@@ -33,7 +33,7 @@ def write_model(folder, scale=1.0):
     many steps as asked, `echo` gives its strings back, `classify` and `regress` take examples with a number `x`."""
     import tensorflow as tf
 
-    from tfdfd.publishing.crop_bytes import decode_crops
+    from tfdfd.publishing.images import decode_crops
 
     class Tiny(tf.Module):
         def __init__(self):

@@ -61,7 +61,7 @@ def write_toy(model: keras.Model, folder: Path, expected: Expected) -> dict:
 '''
 # What newcomers write: files of their own, text at the end of a file, and one row behind a line of a table.
 FILES = {"tfdfd/models/toy.py": NETWORK, "tfdfd/recipes/toy.py": RECIPE}
-APPENDED = {"tfdfd/metrics/metrics.py": METRIC, "tfdfd/publishing/formats.py": FORMAT}
+APPENDED = {"tfdfd/metrics/__init__.py": METRIC, "tfdfd/publishing/formats.py": FORMAT}
 NETWORK_ROW = '    "toy": Network("toy:toy", (64, 64, 3), 32, "nowhere"),'
 ROWS = [
     ("tfdfd/models/__init__.py", "MODELS: dict[str, Network] = {", NETWORK_ROW),

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.browser import Browser
-from tfdfd.app.session import session_folder
+from tfdfd.app import session_folder
 
 SAMPLES = Path(__file__).parent.parent / "tfdfd" / "samples"
 FRAMES = 4

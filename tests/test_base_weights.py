@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 import tfdfd
 from tests.seeded import fill
 from tests.test_clip import onnx_file
+from tfdfd import weights
 from tfdfd.detect.detector import Detector
 from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
 from tfdfd.models.ensembles import MEMBERS
-from tfdfd.weights import clip, records, store
-from tfdfd.weights.records import find_record, folder_for, list_records
+from tfdfd.weights import clip, find_record, folder_for, list_records, store
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
 
@@ -112,8 +112,8 @@ def package(world, tmp_path, monkeypatch):
     (tmp_path / "files").mkdir()
     for file in (world[0] / "files").iterdir():
         (tmp_path / "files" / file.name).hardlink_to(file)
-    monkeypatch.setattr(records, "CARRIED", tmp_path / "files")
-    for module in (records, store):
+    monkeypatch.setattr(weights, "CARRIED", tmp_path / "files")
+    for module in (weights, store):
         monkeypatch.setattr(module, "LARGE", tmp_path / "large_weights")
     monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TFDFD_CLIP", raising=False)
@@ -202,7 +202,7 @@ class TestLoading:
             list_records()
 
     def test_the_schema_of_cards_has_it(self, package):
-        schema = json.loads((Path(records.__file__).parent / "card.schema.json").read_text("utf-8"))
+        schema = json.loads((Path(weights.__file__).parent / "card.schema.json").read_text("utf-8"))
         schema["properties"]["base"]["$defs"] = schema["$defs"]
         base = find_record(CLIP).base
         jsonschema.validate(base, schema["properties"]["base"])
@@ -317,7 +317,7 @@ class TestBestEnsemble:
             load(*locate(BEST))
 
     def test_it_is_large_only_with_a_large_member(self, package):
-        for size, folder in ((1000, records.CARRIED), (5_000_000, records.LARGE)):
+        for size, folder in ((1000, weights.CARRIED), (5_000_000, weights.LARGE)):
             change_card(package, "efficientnet_lite0", bytes=size)
             assert folder_for(find_record(BEST).card) == folder
 
@@ -345,7 +345,7 @@ class TestBestEnsemble:
 
 class TestAliases:
     def test_are_handles_of_networks(self):
-        assert records.ALIASES == {"fast": "tfdfd/mobilenet_v1", "best": BEST}
+        assert weights.ALIASES == {"fast": "tfdfd/mobilenet_v1", "best": BEST}
 
     def test_fast_is_a_carried_network(self):
         assert locate("fast") == locate("tfdfd/mobilenet_v1")

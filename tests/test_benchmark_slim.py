@@ -7,9 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tfdfd.cli.benchmark import slim_lines
-from tfdfd.cost import count_cycles, why_no_cycles
-from tfdfd.cost.slim import NETWORKS, PAPER_SAVES, Crops, compare
+from tfdfd.cli.reproduce import slim_lines
+from tfdfd.cost import NETWORKS, PAPER_SAVES, Crops, compare, count_cycles, why_no_cycles
 from tfdfd.models import list_models
 
 MESO = ["--networks", "meso_inception4", "meso4", "--images", "8", "--batch", "3", "--rounds", "1"]
@@ -48,7 +47,7 @@ def test_it_measures_each_network_in_one_run(run_tfdfd, tmp_path):
 )
 def test_wrong_usage_is_told_before_anything_is_measured(run_tfdfd, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tfdfd.cost.slim.run_isolated", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("tfdfd.cost.run_isolated", lambda *_, **__: pytest.fail("measured"))
     code, stdout, stderr = run_tfdfd("benchmark", "slim", *words)
     assert (code, stdout) == (2, "")
     assert told in stderr

@@ -228,7 +228,7 @@ def train(recipe, faces, folder, report=None):
 
 
 def stored(folder):
-    from tfdfd.weights.loading import read_safetensors
+    from tfdfd.weights.reading import read_safetensors
 
     return read_safetensors(folder / "weights.safetensors")
 

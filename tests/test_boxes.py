@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfdfd.data import has_multiple_faces, kept_faces
 from tfdfd.data.cut_faces import FaceBox, read_boxes, write_boxes
-from tfdfd.data.options import has_multiple_faces, kept_faces
 
 EDGES = st.integers(-5000, 5000)
 SIDES = st.integers(0, 5000)

@@ -13,8 +13,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from tfdfd.detect.verdict import verdict_of
+from tfdfd.metrics import CalibrationError, OneClassError, ScoreError, TooFewError, auc, confusion, log_loss
 from tfdfd.metrics.calibration import METHODS, Isotonic, Platt, Temperature, fit, from_dict, logits, to_dict
-from tfdfd.metrics.metrics import CalibrationError, OneClassError, ScoreError, TooFewError, auc, confusion, log_loss
 from tfdfd.metrics.thresholds import inconclusive_band, operating_points
 
 EXACT = {"rel": 0, "abs": 1e-9}

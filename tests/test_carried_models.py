@@ -17,16 +17,16 @@ import pytest
 import tfdfd
 from tests.seeded import fill
 from tests.test_hub import Server
+from tfdfd import weights
+from tfdfd.hub import Handle, HubError
 from tfdfd.hub import bundled as bundled_module
 from tfdfd.hub.bundled import FOLDER, FromWeights
-from tfdfd.hub.handles import Handle, HubError
 from tfdfd.hub.publish import publish
 from tfdfd.hub.resolve import bundled, find, look_up
 from tfdfd.hub.weights import pull
 from tfdfd.models import build, load
-from tfdfd.runtime.opening import proof_crops
-from tfdfd.weights import records, store
-from tfdfd.weights.records import CARRIED, LARGE, MAX_CARRIED_BYTES, base_of, folder_for, is_large, list_records
+from tfdfd.runtime.networks import proof_crops
+from tfdfd.weights import CARRIED, LARGE, MAX_CARRIED_BYTES, base_of, folder_for, is_large, list_records, store
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate, where
 
@@ -131,8 +131,8 @@ def toy(tmp_path_factory):
 def package(toy, tmp_path, monkeypatch):
     """The folders of carried weights: `files`, which holds the toy's, and `large`."""
     shutil.copytree(toy, tmp_path / "files")
-    monkeypatch.setattr(records, "CARRIED", tmp_path / "files")
-    for module in (records, store):
+    monkeypatch.setattr(weights, "CARRIED", tmp_path / "files")
+    for module in (weights, store):
         monkeypatch.setattr(module, "LARGE", tmp_path / "large_weights")
     return tmp_path
 
@@ -276,7 +276,7 @@ def test_many_ask_at_once_and_it_is_made_once(made):
 
 
 def make_and_die(files, where):
-    records.CARRIED = files
+    weights.CARRIED = files
     rename = os.rename
 
     def dying(source, target):

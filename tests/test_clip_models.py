@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.served import Server as Serving
 from tests.served import refused, request
 from tfdfd.detect.detector import Detector, spans_of
-from tfdfd.faces.tracks import equal_parts
+from tfdfd.faces.crop import equal_parts
 from tfdfd.models import CLIPS, build, clip_frames, load
 from tfdfd.models.temporal import temporal
 from tfdfd.publishing.exporting import export, proof_images

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.seeded import fill
 from tfdfd.models import build
-from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights, save_weights
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc as area_below
 
+from tfdfd.metrics import LabelError, LengthError, ScoreError, auc
 from tfdfd.metrics.calibration import Platt, Temperature
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.metrics import LabelError, LengthError, ScoreError, auc
+from tfdfd.metrics.intervals import compare
 from tfdfd.metrics.report import compute_report
 from tfdfd.metrics.scores import ScoreRow, aggregate_videos
 

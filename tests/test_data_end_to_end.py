@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.data.index.ffpp import official
+from tfdfd.data.index.datasets import official
 from tfdfd.data.tables import FaceRow, IndexRow, read_table
 
 SIDE = 16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfdfd.models import build, load
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tfdfd.metrics import LengthError, OneClassError, TooFewError, auc
 from tfdfd.metrics.intervals import auc_difference, auc_variance
-from tfdfd.metrics.metrics import LengthError, OneClassError, TooFewError, auc
 
 EXACT = {"rel": 0, "abs": 1e-9}
 

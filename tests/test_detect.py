@@ -189,7 +189,7 @@ def test_wrong_arguments_fail_at_once(arguments, message):
 
 def test_a_damaged_network_is_an_error_not_a_score():
     from tfdfd.models import build
-    from tfdfd.runtime.network import Scorer
+    from tfdfd.runtime.networks import Scorer
 
     model = build("meso4")
     model.get_layer("fake_probability").set_weights([np.full((16, 1), np.nan), np.zeros(1)])

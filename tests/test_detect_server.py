@@ -22,8 +22,8 @@ from tfdfd.remote import (
     find_served,
     messages,
 )
-from tfdfd.runtime.opening import open_network, proof_crops
-from tfdfd.weights.records import base_of, is_large, list_records
+from tfdfd.runtime.networks import open_network, proof_crops
+from tfdfd.weights import base_of, is_large, list_records
 from tfdfd.weights.store import locate
 
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
@@ -34,7 +34,7 @@ SERVED = "tfdfd/meso_inception4"
 @pytest.fixture(scope="module")
 def scorer():
     """The served model as `detect` runs it here."""
-    from tfdfd.runtime.network import Scorer
+    from tfdfd.runtime.networks import Scorer
 
     return Scorer(open_network(*locate(SERVED))[0])
 

@@ -13,7 +13,7 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, in_child, quick, run
 from tfdfd.models import build
-from tfdfd.training.distillation import ANSWER, HINT, LABELS, Distilled, last_maps
+from tfdfd.training.engine import ANSWER, HINT, LABELS, Distilled, last_maps
 from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import digest
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from tests.made_faces import make_faces
+from tfdfd.data import SrmOptions
 from tfdfd.data.crops import faces_of
-from tfdfd.data.options import SrmOptions
 from tfdfd.data.splits import split_as
 from tfdfd.data.srm_set import residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table
-from tfdfd.faces.opencv_detectors import INPUT_SIZE, HaarDetector, SsdDetector
+from tfdfd.faces.detectors import SSD_INPUT_SIZE, HaarDetector, SsdDetector
 from tfdfd.recipes import find_recipe
 from tfdfd.srm_kernels import WHOLE
-from tfdfd.training.optimizers import make_optimizer
-from tfdfd.training.schedules import schedule_of
+from tfdfd.training.optimizers import make_optimizer, schedule_of
 
 
 def rate_at(recipe, steps, step):
@@ -103,7 +102,7 @@ def _files(tmp_path):
     ssd.files = tmp_path / "face.pb", tmp_path / "face.pbtxt"
 
 
-FRAME = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE, 3), np.uint8)
+FRAME = np.random.default_rng(0).integers(0, 256, (*SSD_INPUT_SIZE, 3), np.uint8)
 ROWS = ((0, 1, 0.3, 0.1, 0.1, 0.5, 0.5), (0, 1, 0.2, 0.5, 0.5, 0.9, 0.9))
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.seeded import fill
+from tfdfd import weights
 from tfdfd.models.blocks import copy_body
-from tfdfd.weights import records, store
-from tfdfd.weights.loading import load_weights, read_safetensors
-from tfdfd.weights.records import LARGE, folder_for, list_records
+from tfdfd.weights import LARGE, folder_for, list_records, store
+from tfdfd.weights.loading import load_weights
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import how_to_get, locate, where
 from tools.make_card import without_members
@@ -84,8 +85,8 @@ def whole(tmp_path_factory):
 
 
 def carry_from(patch, folder):
-    patch.setattr(records, "CARRIED", folder)
-    for module in (records, store):
+    patch.setattr(weights, "CARRIED", folder)
+    for module in (weights, store):
         patch.setattr(module, "LARGE", folder / "large_weights")
 
 
@@ -135,7 +136,7 @@ def test_without_its_members_it_is_not_carried_and_says_where_it_is(package):
     record = list_records()[ENSEMBLE]
     assert not record.carried and where(record) == f"tfdfd models pull {ENSEMBLE} --from FOLDER_OR_ADDRESS"
     assert "on top of its members they are not in the wheel" in how_to_get(record)
-    assert folder_for(record.card) == records.LARGE != LARGE
+    assert folder_for(record.card) == weights.LARGE != LARGE
 
 
 def test_a_card_names_its_members_by_handles_only(package, whole):

@@ -22,10 +22,10 @@ from tfdfd.evaluation import scoring
 from tfdfd.evaluation.evaluate import MODELS, Options, evaluate
 from tfdfd.evaluation.scoring import EvaluationError, open_model, score_sets
 from tfdfd.evaluation.sets import open_set
-from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.intervals import compare
 from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, read_scores
-from tfdfd.training.training_fingerprints import FILE, read_fingerprints, write_fingerprints
-from tfdfd.weights.records import list_records
+from tfdfd.training.run_folder import FINGERPRINTS, read_fingerprints, write_fingerprints
+from tfdfd.weights import list_records
 
 SIZE = 32
 SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))
@@ -342,10 +342,10 @@ def test_validation_is_told_and_a_run_without_a_list_is_too(models, faces, tmp_p
     assert "chosen_on" in {warning["code"] for warning in report["warnings"]}
     assert report["tables"][0]["rows"][0][1:3] == ["70.00 %", "60.00 %"]
     assert report["tables"][0]["rows"][0][4:6] == ["0.5000", "1:23"]
-    (run / FILE).unlink()
+    (run / FINGERPRINTS).unlink()
     report = evaluate(run, [faces], tmp_path / "out", Options(**QUICK))
     assert "not_checked" in {warning["code"] for warning in report["warnings"]}
-    (run / FILE).write_text("{}", "utf-8")
+    (run / FINGERPRINTS).write_text("{}", "utf-8")
     with pytest.raises(ValueError, match="does not say what a run has seen"):
         read_fingerprints(run)
 
@@ -376,7 +376,7 @@ def test_what_a_run_began_with_is_seen_too(faces, tmp_path):
     one, two = (read_fingerprints(tmp_path / name) for name in ("one", "two"))
     assert one["train"] < two["train"] and one["val"] == two["val"]
     assert {rows[0].sha256, rows[6].sha256} <= two["train"]
-    assert "r0.mp4" not in (tmp_path / "two" / FILE).read_text("utf-8")
+    assert "r0.mp4" not in (tmp_path / "two" / FINGERPRINTS).read_text("utf-8")
 
 
 def test_names_of_a_plain_folder_say_nothing_of_another_folder(models, tmp_path):

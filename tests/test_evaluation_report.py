@@ -11,9 +11,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tfdfd.evaluation import document_tables
 from tfdfd.evaluation import evaluate as evaluation
 from tfdfd.evaluation import report as report_module
+from tfdfd.evaluation import tables
 from tfdfd.evaluation.evaluate import Options, evaluate_scores, write_report
 from tfdfd.evaluation.report import (
     as_json,
@@ -24,7 +24,7 @@ from tfdfd.evaluation.report import (
     thumbnails,
 )
 from tfdfd.evaluation.tables import Table, as_markdown, as_text
-from tfdfd.metrics.metrics import METRICS, Metric, MetricError
+from tfdfd.metrics import METRICS, Metric, MetricError
 from tfdfd.metrics.scores import ScoreRow, write_scores
 
 SCHEMA = json.loads(Path(report_module.__file__).with_name("report.schema.json").read_text("utf-8"))
@@ -131,7 +131,7 @@ def test_s4_has_a_column_without_and_one_with_srm():
 
 
 def test_every_document_table_stands_in_every_form(tmp_path):
-    for document in document_tables.DOCUMENTS:
+    for document in tables.DOCUMENTS:
         report = report_of(ROWS, table=document)
         write_report(tmp_path, report, stored_pictures([]), plots=False)
         for form in ("report.json", "report.md", "report.html"):

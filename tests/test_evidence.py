@@ -7,10 +7,10 @@ import pytest
 from tfdfd.detect import evidence
 from tfdfd.detect.results import Detection, FaceTrack
 from tfdfd.detect.verdict import rule_for
-from tfdfd.faces.quality import MEASURES, measure_face
-from tfdfd.metrics import likelihood
+from tfdfd.faces.crop import MEASURES, measure_face
+from tfdfd.metrics import calibration
 from tfdfd.report.page import render_report
-from tfdfd.weights.records import DEFAULT_MODEL, WeightRecord, list_records
+from tfdfd.weights import DEFAULT_MODEL, WeightRecord, list_records
 
 CARD = {
     "handle": "tfdfd/toy", "model": "meso4", "file": "toy.safetensors", "sha256": "0" * 64, "bytes": 1, "licence": "x",
@@ -30,48 +30,48 @@ def scores(n_real=400, n_fake=200, distance=2.0, seed=0):
 
 def test_the_fitted_ratio_is_that_of_the_distributions_whatever_the_share_of_fakes():
     for n_real, n_fake in ((20_000, 20_000), (20_000, 2_000)):
-        fitted = likelihood.fit_likelihood_ratio(*scores(n_real, n_fake)[:2])
+        fitted = calibration.fit_likelihood_ratio(*scores(n_real, n_fake)[:2])
         assert fitted["slope"] * np.log(10) == pytest.approx(2.0, abs=0.1)
         assert fitted["offset"] == pytest.approx(0, abs=0.05)
 
 
 def test_no_ratio_exceeds_what_the_number_of_scores_supports():
     labels, separable = np.repeat([0, 1], 50), np.repeat([0.001, 0.999], 50)
-    low, high = likelihood.fit_likelihood_ratio(labels, separable)["log10_bounds"]
+    low, high = calibration.fit_likelihood_ratio(labels, separable)["log10_bounds"]
     assert high == pytest.approx(np.log10(51), abs=1e-3) and low == pytest.approx(-np.log10(51), abs=1e-3)
     # By hand: 2 of 10 fakes and 0 of 9 genuine faces reach 1, so an LR of 10^0.3 (2 of 10 over 1 of 10) is supported.
     values, fake = [1.0] * 2 + [-0.1] * 17, [1] * 10 + [0] * 9
-    assert likelihood.bounds(fake, values)[1] == pytest.approx(np.log10(2))
+    assert calibration.bounds(fake, values)[1] == pytest.approx(np.log10(2))
     # Scores that say nothing support no ratio.
     rng = np.random.default_rng(1)
-    assert max(map(abs, likelihood.bounds(rng.integers(0, 2, 300), rng.normal(0, 1, 300)))) < 0.5
+    assert max(map(abs, calibration.bounds(rng.integers(0, 2, 300), rng.normal(0, 1, 300)))) < 0.5
     labels, probabilities, _ = scores()
-    fitted = likelihood.fit_likelihood_ratio(labels, probabilities)
-    assert likelihood.apply(fitted, [0.0, 1.0]).tolist() == fitted["log10_bounds"]
+    fitted = calibration.fit_likelihood_ratio(labels, probabilities)
+    assert calibration.apply(fitted, [0.0, 1.0]).tolist() == fitted["log10_bounds"]
     assert fitted["log10_bounds"][1] <= np.log10(401) and fitted["log10_bounds"][0] >= -np.log10(201)
 
 
 def test_cllr_by_hand_and_its_minimum():
-    assert likelihood.cllr([0, 1], [0.0, 0.0]) == pytest.approx(1)
-    assert likelihood.cllr([1, 0], np.log10([3, 1 / 3])) == pytest.approx(np.log2(4 / 3))
-    assert likelihood.cllr([1, 0], [-1.0, 1.0]) > 1
-    assert likelihood.cllr_min([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]) == 0
-    assert likelihood.cllr_min([0, 1] * 5, [0.5] * 10) == pytest.approx(1)
+    assert calibration.cllr([0, 1], [0.0, 0.0]) == pytest.approx(1)
+    assert calibration.cllr([1, 0], np.log10([3, 1 / 3])) == pytest.approx(np.log2(4 / 3))
+    assert calibration.cllr([1, 0], [-1.0, 1.0]) > 1
+    assert calibration.cllr_min([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4]) == 0
+    assert calibration.cllr_min([0, 1] * 5, [0.5] * 10) == pytest.approx(1)
     labels, probabilities, x = scores()
-    best = likelihood.cllr_min(labels, probabilities)
-    assert best <= likelihood.cllr(labels, 2 * x / np.log(10)) <= best + 0.06
+    best = calibration.cllr_min(labels, probabilities)
+    assert best <= calibration.cllr(labels, 2 * x / np.log(10)) <= best + 0.06
 
 
 def test_cross_fitting_keeps_a_source_out_of_its_own_calibration():
     labels, probabilities, _ = scores(60, 60)
     sources = np.arange(120) // 2
-    values = likelihood.cross_fitted(labels, probabilities, sources.tolist())
+    values = calibration.cross_fitted(labels, probabilities, sources.tolist())
     moved = probabilities.copy()
     moved[:2] = 1 - moved[:2]  # both of source 0, whose own values follow their scores by the same map
-    again = likelihood.cross_fitted(labels, moved, sources.tolist())
+    again = calibration.cross_fitted(labels, moved, sources.tolist())
     order = np.argsort(probabilities)
     assert np.all(values[:2] != again[:2]) and np.corrcoef(values[order], np.arange(120))[0, 1] > 0.9
-    curve = likelihood.tippett(labels, values)
+    curve = calibration.tippett(labels, values)
     assert curve["real"][0] == curve["fake"][0] == 1 and np.all(np.diff(curve["fake"]) <= 0)
     assert len(curve["log10_lr"]) == len(curve["real"]) <= 100
 

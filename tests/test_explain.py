@@ -21,6 +21,16 @@ from tests.seeded import recorded
 from tfdfd.data.crops import faces_of
 from tfdfd.data.landmarks import landmarks_of
 from tfdfd.data.pair_sets import BlendedPairs
+from tfdfd.explain import (
+    OF_CROPS,
+    Explainer,
+    Explanation,
+    check_methods,
+    lime,
+    occlusion,
+    quickshift_segments,
+    telling_frame,
+)
 from tfdfd.explain import measure as measuring
 from tfdfd.explain.gradients import (
     choose_neurons,
@@ -33,12 +43,10 @@ from tfdfd.explain.gradients import (
     maximize,
     run,
 )
-from tfdfd.explain.methods import OF_CROPS, Explainer, Explanation, check_methods, telling_frame
 from tfdfd.explain.page import Subject, kernel_sheet, overlay, render_page
-from tfdfd.explain.perturbation import lime, occlusion, quickshift_segments
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.svm import SvmArrays, with_svm
-from tfdfd.weights.mask_head import mask_head_file, save_mask_head
+from tfdfd.weights.loading import mask_head_file, save_mask_head
 from tfdfd.weights.store import locate
 
 ROOT = Path(__file__).parent.parent
@@ -530,7 +538,7 @@ def test_unknown_methods_are_refused(names, message):
 
 
 def test_a_missing_extra_is_named_before_anything_is_opened(monkeypatch):
-    monkeypatch.setattr("tfdfd.explain.methods.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tfdfd.explain.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"lime needs scikit-image and scikit-learn.*pip install 'tfdfd\[explain\]'"):
         check_methods("lime")
     assert check_methods("gradcam,occlusion") == ("gradcam", "occlusion")
@@ -538,7 +546,7 @@ def test_a_missing_extra_is_named_before_anything_is_opened(monkeypatch):
 
 def test_naming_methods_imports_nothing_heavy():
     code = (
-        "import sys; import tfdfd.explain.methods; from tfdfd.cli.main import main\n"
+        "import sys; import tfdfd.explain; from tfdfd.cli.main import main\n"
         "heavy = {'keras', 'tensorflow', 'skimage', 'sklearn', 'scipy'} & set(sys.modules); assert not heavy, heavy"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -647,7 +655,7 @@ def test_a_picture_without_a_face_is_an_outcome(run_tfdfd, toy_weights, tmp_path
 
 def test_a_crop_that_cannot_be_explained_is_an_outcome(run_tfdfd, toy_weights, crop_file, tmp_path, monkeypatch):
     whole = lambda crop, seed: np.zeros(crop.shape[:2], int)  # noqa: E731
-    monkeypatch.setattr("tfdfd.explain.perturbation.quickshift_segments", whole)
+    monkeypatch.setattr("tfdfd.explain.quickshift_segments", whole)
     words = crop_file, "--detector", "none", "--model", toy_weights
     code, out, err = run_tfdfd("explain", *words, "-o", tmp_path / "page.html")
     assert (code, out) == (1, "") and "face.png: the crop is a single segment" in err

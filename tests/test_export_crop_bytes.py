@@ -12,8 +12,8 @@ from PIL import Image
 
 from tfdfd.detect.detector import Detector
 from tfdfd.faces.crop import resize_crop
-from tfdfd.publishing import pixels
-from tfdfd.publishing.crop_bytes import MAX_BATCH, decode_crops
+from tfdfd.publishing import images
+from tfdfd.publishing.images import MAX_BATCH, decode_crops
 
 SIDE = 64
 GIF = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00"
@@ -31,7 +31,7 @@ def decode():
 @pytest.fixture(scope="module")
 def resize():
     return tf.function(
-        lambda image: pixels.resize_levels(image[None], (SIDE, SIDE))[0],
+        lambda image: images.resize_levels(image[None], (SIDE, SIDE))[0],
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
 

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from tfdfd.faces import DETECTORS, Face, build_detector
-from tfdfd.faces.crop import crop_face, resize_crop, square_around
-from tfdfd.faces.opencv_detectors import HaarDetector
-from tfdfd.faces.search import detect_bounded, detect_still
-from tfdfd.faces.tracks import link_faces
+from tfdfd.faces.crop import crop_face, link_faces, resize_crop, square_around
+from tfdfd.faces.detectors import HaarDetector, detect_bounded, detect_still
 
 FACE = (180, 60, 88, 108)  # of the astronaut, by eye
 

@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.few_steps import small_model, train
-from tfdfd.training.history import GradientFlow, read_gradient_flow, write_history
+from tfdfd.training.history import GradientFlow, draw_gradient_flow, read_gradient_flow, write_history
 from tfdfd.training.optimizers import GradientNoise, GradientRecord, make_optimizer
-from tfdfd.training.pictures import draw_gradient_flow
 
 DRAWS = 200_000
 
@@ -165,7 +164,7 @@ def test_the_picture_is_of_the_first_and_the_last_epoch(tmp_path, monkeypatch):
         "2,one,kernel,3,9,9\n2,two,kernel,2,9,9\n3,one,kernel,3,0.05,0.02\n3,two,kernel,2,0.04,0.01\n"
     )
     drawn = []
-    monkeypatch.setattr("tfdfd.training.pictures.save_figure", lambda path, figure: drawn.append(figure))
+    monkeypatch.setattr("tfdfd.training.history.save_figure", lambda path, figure: drawn.append(figure))
     draw_gradient_flow(tmp_path / "flow.png", file)
     early, late = drawn[0].axes
     for axis, title, bars in ((early, "early: epoch 1", [[0.5, 0.25], [0.2, 0.125]]),

@@ -141,7 +141,7 @@ def test_numbers_stay_as_they_are(tmp_path):
 def test_no_message_forges_a_line(run_tfdfd, monkeypatch, tmp_path):
     """Messages of workers, servers and files reach the answer, the notes and the errors."""
     from tfdfd.detect import detector as module
-    from tfdfd.hub import verify as hub
+    from tfdfd.hub import publish as hub
 
     assert run_tfdfd("recipes", FORGED)[2].count("\n") == 1
 
@@ -160,8 +160,7 @@ def test_no_message_forges_a_line(run_tfdfd, monkeypatch, tmp_path):
 
 def test_progress_and_answers_are_one_line_each(capfd):
     from tfdfd.cli.detect import summary
-    from tfdfd.cli.progress import Progress
-    from tfdfd.cli.text import warn, write_line
+    from tfdfd.cli.output import Progress, warn, write_line
 
     with Progress() as progress:
         progress.line(FORGED)

@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.hub import resolve, sources
+from tfdfd.hub import Handle, HubError, resolve, sources
 from tfdfd.hub.bundled import FromWeights
-from tfdfd.hub.handles import Handle, HubError
 from tfdfd.hub.manifest import File, Manifest, Version, version_in
 from tfdfd.hub.resolve import bundled, find
 from tfdfd.hub.sources import AddressHub, Cache

@@ -17,7 +17,7 @@ from PIL import Image
 
 import tfdfd
 from tfdfd.faces.crop import resize_crop
-from tfdfd.hub.handles import HubError
+from tfdfd.hub import HubError
 from tfdfd.hub.manifest import Manifest, version_in
 from tfdfd.hub.tf_hub import CLASSES, FUNCTIONS
 from tfdfd.models import build

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps, features
 
 from tfdfd.extract.extraction import Request
 from tfdfd.extract.pool import FaceExtractor
-from tfdfd.media import Limits, MediaError, images
+from tfdfd.media import Limits, MediaError, decode
+from tfdfd.media.decode import read_image
 from tfdfd.media.formats import jpeg_segments, png_chunks
-from tfdfd.media.images import read_image
 from tfdfd.media.inputs import list_inputs
 
 avif = pytest.mark.skipif(
@@ -212,7 +212,7 @@ def test_a_picture_that_shows_nothing_says_so(tmp_path, astronaut):
     image = Image.fromarray(astronaut)
     image.putalpha(0)
     image.save(tmp_path / "a.png")
-    assert read((tmp_path / "a.png").read_bytes()) == (pytest.approx(np.full(astronaut.shape, 255)), images._HIDDEN)
+    assert read((tmp_path / "a.png").read_bytes()) == (pytest.approx(np.full(astronaut.shape, 255)), decode._HIDDEN)
     with FaceExtractor("haar", workers=1) as extractor:
         (outcome,) = extractor.extract(list_inputs([tmp_path]).items, Request(size=64))
     assert (outcome.status, outcome.message) == (
@@ -298,7 +298,7 @@ def test_a_webp_that_states_a_wrong_length_is_read(off):
 def test_an_interlaced_png_without_its_end_is_read():
     pixels = np.asarray(picture(21, 13).convert("L"))
     packed = b""
-    for x, y, step_x, step_y in images._ADAM7:
+    for x, y, step_x, step_y in decode._ADAM7:
         packed += b"".join(b"\0" + row.tobytes() for row in pixels[y::step_y, x::step_x] if row.size)
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 21, 13, 8, 0, 0, 0, 1))
     start = b"\x89PNG\r\n\x1a\n" + header
@@ -350,8 +350,8 @@ def test_jpeg_2000_is_an_image_by_name_and_content(tmp_path, name):
 
 
 def test_a_format_that_opencv_was_built_without_is_unsupported(monkeypatch):
-    monkeypatch.setattr(images.cv2, "imdecode", lambda *_: None)
-    monkeypatch.setattr(images.cv2, "getBuildInformation", lambda: "  Media I/O:\n    AVIF:                NO\n")
+    monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: None)
+    monkeypatch.setattr(decode.cv2, "getBuildInformation", lambda: "  Media I/O:\n    AVIF:                NO\n")
     error = failure(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
     assert error.status == "unsupported"
     assert "pip install -U 'opencv-python" in error.message and "JPEG" in error.message

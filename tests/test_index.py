@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tfdfd.data.index import INDEXERS, index
-from tfdfd.data.index.ffpp import official
+from tfdfd.data.index.datasets import official
 from tfdfd.data.index.folder import source_of
-from tfdfd.data.index.summary import summarize
+from tfdfd.data.index.layout import summarize
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import IndexRow, read_table
 

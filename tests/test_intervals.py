@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfdfd.metrics import LengthError, OneClassError, auc, balanced_accuracy, brier, equal_error_rate
 from tfdfd.metrics.intervals import bootstrap, bootstrap_difference, bootstrap_interval
-from tfdfd.metrics.metrics import LengthError, OneClassError, auc, balanced_accuracy, brier, equal_error_rate
 
 
 def scored(rng, reals, fakes, frames=1, apart=0.2, within=0.0):

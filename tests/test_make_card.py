@@ -13,18 +13,16 @@ import pytest
 
 from tfdfd.data.crops import Faces
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.evaluation.robustness import CONDITIONS, UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import cached_scores
-from tfdfd.evaluation.sets import EvalSet
+from tfdfd.evaluation.sets import CONDITIONS, UNCHANGED, DegradedSet, EvalSet
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.recipes import find_recipe
-from tfdfd.weights import records
-from tfdfd.weights.records import CARRIED, list_records, read_card
+from tfdfd.weights import CARRIED, list_records, read_card
 from tools import make_card, models_table
 from tools.make_card import card_rows, difference, mean_auc, video_of
 from tools.provenance import ended_short, initial_weights, runs_behind, train_command, without_folders
 
-SCHEMA = json.loads(Path(records.__file__).with_name("card.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((CARRIED.parent / "card.schema.json").read_text("utf-8"))
 SIZE = 64
 DRAWN = 40  # resamples, in place of thousands
 
@@ -341,8 +339,7 @@ def make_run(folder, faces):
     from tfdfd.models import build
     from tfdfd.training.calibrate import finish
     from tfdfd.training.crop_set import CropSet, score
-    from tfdfd.training.run_folder import RunFolder
-    from tfdfd.training.training_fingerprints import write_fingerprints
+    from tfdfd.training.run_folder import RunFolder, write_fingerprints
 
     recipe = replace(find_recipe("sbi-meso4"), size=SIZE, epochs=3, batch_size=4)
     crops = CropSet(faces, recipe, SIZE)

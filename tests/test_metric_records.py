@@ -8,7 +8,7 @@ import pytest
 
 from tests.seeded import METRICS as RECORDS
 from tests.seeded import agrees, labels_and_scores, metric_values, recorded
-from tfdfd.metrics.metrics import METRICS
+from tfdfd.metrics import METRICS
 from tfdfd.metrics.report import compute_metrics
 
 LABELS, SCORES = labels_and_scores()

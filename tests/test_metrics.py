@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.optimize import brentq
 from sklearn import metrics as reference
 
-from tfdfd.metrics.metrics import (
+from tfdfd.metrics import (
     METRICS,
     Confusion,
     LabelError,

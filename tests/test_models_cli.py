@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tfdfd.cost import MeasurementError, peak_memory, run_isolated
-from tfdfd.cost.network import network_costs
+from tfdfd.cost import MeasurementError, network_costs, peak_memory, run_isolated
 from tfdfd.models import list_models, spec
 
 
@@ -55,7 +54,7 @@ WRONG = [
 @pytest.mark.parametrize(("words", "told"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_usage_is_told_before_anything_is_measured(run_tfdfd, tmp_path, monkeypatch, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tfdfd.cost.network.run_isolated", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("tfdfd.cost.run_isolated", lambda *_, **__: pytest.fail("measured"))
     code, stdout, stderr = run_tfdfd("models", *words)
     assert (code, stdout) == (2, "")
     assert told in stderr
@@ -89,7 +88,7 @@ def one_fails(monkeypatch):
         counts = dict.fromkeys(("learned", "trainable", "parameters", "macs", "thesis_macs", "file_bytes"), 1_000_000)
         return {"input": [256, 256, 3], **counts, "latency": [], "peak_memory_bytes": None}
 
-    monkeypatch.setattr("tfdfd.cost.network.run_isolated", measured)
+    monkeypatch.setattr("tfdfd.cost.run_isolated", measured)
 
 
 def test_a_network_that_cannot_be_measured_is_a_row_that_says_so(run_tfdfd, one_fails):
@@ -125,7 +124,7 @@ def test_a_process_of_its_own_answers_with_the_result_alone():
         ("json:loads", {"s": "{"}, "JSONDecodeError: Expecting property name"),
         ("os:_exit", {"status": 7}, "the process ended with code 7"),
         ("os:abort", {}, r"killed \(SIGABRT\)"),
-        ("tfdfd.cost.network:layers_of", {"name": "meso5"}, "ValueError: no network is known as 'meso5'"),
+        ("tfdfd.cost:layers_of", {"name": "meso5"}, "ValueError: no network is known as 'meso5'"),
     ],
 )
 def test_a_process_that_fails_says_why(target, arguments, told):

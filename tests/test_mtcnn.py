@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.detectors import iou
-from tfdfd.faces import mtcnn
-from tfdfd.faces.mtcnn import CELL, NETWORKS, MtcnnDetector, pyramid
+from tfdfd.faces import detectors
+from tfdfd.faces.detectors import CELL, NETWORKS, MtcnnDetector, pyramid
 from tools.mtcnn_onnx import convert_networks
 
 
@@ -99,7 +99,7 @@ def test_networks_answer_as_the_packages_own(package):
     """Each of the three graphs alone, on random input: outputs and their order."""
     rng = np.random.default_rng(1)
     for name, stage, size in zip(("pnet", "rnet", "onet"), package.stages, (40, 24, 48), strict=True):
-        net = mtcnn._read_network(name)
+        net = detectors._read_network(name)
         pixels = rng.integers(0, 256, (3, size, size, 3)).astype(np.float32)
         net.setInput(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         ours = net.forward()
@@ -122,7 +122,7 @@ def test_the_files_are_what_the_tool_makes_of_the_package():
 
 def test_needs_neither_tensorflow_nor_the_package_nor_pickle():
     code = """
-import sys, tfdfd.faces.mtcnn as m
+import sys, tfdfd.faces.detectors as m
 m.MtcnnDetector()
 sys.exit(bool({"tensorflow", "mtcnn", "joblib", "lz4"} & set(sys.modules)))
 """
@@ -130,6 +130,6 @@ sys.exit(bool({"tensorflow", "mtcnn", "joblib", "lz4"} & set(sys.modules)))
 
 
 def test_an_absent_network_is_an_error_with_its_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(mtcnn, "NETWORKS", tmp_path)
+    monkeypatch.setattr(detectors, "NETWORKS", tmp_path)
     with pytest.raises(ValueError, match=r"pnet\.onnx .*reinstall tfdfd"):
         MtcnnDetector()

@@ -129,7 +129,7 @@ import re, shlex, sys
 sys.path.insert(0, sys.argv[1])
 from tfdfd.cli.main import main
 from tfdfd.hub.resolve import look_up
-from tfdfd.hub.handles import Handle
+from tfdfd.hub import Handle
 from tfdfd.recipes import find_recipe
 from tfdfd.training.recipe import read_config
 from tfdfd.tuning.search_space import read_space

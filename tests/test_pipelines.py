@@ -12,9 +12,9 @@ from tfdfd.data.crops import faces_of
 from tfdfd.data.orders import balanced, dual, shuffled, various
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.faces.crop import resize_crop
+from tfdfd.pipelines import plan_shards, write_shards
 from tfdfd.pipelines.augmentation import Augmentation
 from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
-from tfdfd.pipelines.shards import plan_shards, write_shards
 
 SIDE = 8
 

@@ -21,7 +21,7 @@ from tfdfd.training import TrainingError
 from tfdfd.training.crop_set import ClipSet, CropSet
 from tfdfd.training.procedures import source_groups
 from tfdfd.training.svm import fit_svm
-from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import digest, locate
 

@@ -20,16 +20,15 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.metrics.metrics import auc
+from tfdfd.metrics import auc
 from tfdfd.models import build, load
-from tfdfd.pruning import child, int8
+from tfdfd.pruning import PruneOptions, child, int8, lacks_pattern, mask_schedule, sizes, zeros
 from tfdfd.pruning.int8 import equalized
 from tfdfd.pruning.prune import recipe_for, refuse_known
-from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, mask_schedule, sizes, zeros
 from tfdfd.training.crop_set import VAL, CropSet, score
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.training_fingerprints import FILE as SEEN
-from tfdfd.training.training_fingerprints import read_fingerprints, write_fingerprints
+from tfdfd.training.run_folder import FINGERPRINTS as SEEN
+from tfdfd.training.run_folder import read_fingerprints, write_fingerprints
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import locate
 

@@ -9,9 +9,8 @@ import pytest
 from tests.seeded import SHAPE, fill, recorded, seeded
 from tfdfd.models import build, list_models, spec
 from tfdfd.models.svm import with_unfitted_svm
-from tfdfd.pruning.child import run_twin, write_work
-from tfdfd.pruning.graph_spec import describe
-from tfdfd.pruning.sparsity import prunable
+from tfdfd.pruning import prunable
+from tfdfd.pruning.child import describe, run_twin, write_work
 from tfdfd.runtime.equality import BOUNDS, check_twin
 from tfdfd.training import TrainingError
 from tfdfd.weights.saving import named_weights

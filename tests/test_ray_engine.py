@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from tests.face_clips import ARGUMENTS, CLIPS, bytes_of, command, make_clips
+from tfdfd.data import FaceOptions
 from tfdfd.data.cut_faces import VERSIONS, FaceWork, VideoJob, VideoRecord
 from tfdfd.data.engines import MAX_LOST, LocalEngine, RayEngine
 from tfdfd.data.face_set import FaceSet
-from tfdfd.data.options import FaceOptions
 from tfdfd.data.tables import IndexRow, read_table
 
 needs_ray = pytest.mark.skipif(

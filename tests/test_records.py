@@ -16,8 +16,8 @@ import pytest
 from tfdfd.data.crops import faces_of
 from tfdfd.data.orders import balanced
 from tfdfd.data.tables import FaceRow, write_table
+from tfdfd.pipelines import open_shards, plan_shards, read_records, write_shards
 from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
-from tfdfd.pipelines.shards import open_shards, plan_shards, read_records, write_shards
 
 ODD = b"\xff\xc3\xa9".decode("utf-8", "surrogateescape")  # part of a name that is no UTF-8
 

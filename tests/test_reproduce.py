@@ -15,9 +15,9 @@ from tfdfd.cli.main import main
 from tfdfd.data.crops import faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.recipes import list_recipes
+from tfdfd.reproduce import DOCUMENTS, LOSS, MILLION, SHARE, Entry
 from tfdfd.reproduce.contradictions import contradictions, resnext_macs, s2_test_sizes
 from tfdfd.reproduce.data import TEST, layout_of, people_in_both, prepare, sources_of
-from tfdfd.reproduce.documents import DOCUMENTS, LOSS, MILLION, SHARE, Entry
 from tfdfd.reproduce.results import CANNOT, DRAWN, NOT_REPRODUCED, REPRODUCED, Measured, Measures, Outcome, judge
 from tfdfd.reproduce.runner import Request, plan, reproduce
 
@@ -330,8 +330,7 @@ def test_s4_trains_on_the_noise_of_one_kernel(faces, tmp_path):
 
 
 def test_figures_13_and_14_of_s0_are_one_picture(monkeypatch):
-    from tfdfd.reproduce.pictures import draw_removed_blocks
-    from tfdfd.reproduce.results import Verdict
+    from tfdfd.reproduce.results import Verdict, draw_removed_blocks
 
     networks = ("mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "mobilenet_v3_r3")
     entries = [e for e in DOCUMENTS["s0"].entries if e.place == "figure 14"]

@@ -16,9 +16,8 @@ from tfdfd import files
 from tfdfd import runtime as names
 from tfdfd.detect.detector import Detector
 from tfdfd.models import build, load
-from tfdfd.runtime import opening
-from tfdfd.runtime.network import KerasNetwork, Scorer
-from tfdfd.runtime.opening import TOLERANCE, open_network, proof_crops
+from tfdfd.runtime import networks
+from tfdfd.runtime.networks import TOLERANCE, KerasNetwork, Scorer, open_network, proof_crops
 from tfdfd.weights.store import locate
 
 DEFAULT = "tfdfd/meso_inception4"
@@ -144,8 +143,8 @@ class TestConversion:
         code = """
 import sys
 import numpy as np
-from tfdfd.runtime.network import Scorer
-from tfdfd.runtime.opening import open_network, proof_crops
+from tfdfd.runtime.networks import Scorer
+from tfdfd.runtime.networks import open_network, proof_crops
 from tfdfd.weights.store import locate
 print(Scorer(open_network(*locate(sys.argv[1]))[0])(proof_crops(256)).tolist())
 print([name for name in ("tensorflow", "keras") if name in sys.modules])
@@ -160,8 +159,8 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     @pytest.mark.parametrize("what", ["weights", "polarity", "card", "code", "version", "openvino", "keras"])
     def test_is_not_found_by_what_it_was_not_made_from(self, monkeypatch, tmp_path, what):
         record = locate(DEFAULT)[0]
-        name = opening.conversion_name(record)
-        assert name == opening.conversion_name(record)
+        name = networks.conversion_name(record)
+        assert name == networks.conversion_name(record)
         if what == "weights":
             record = replace(record, sha256="0" * 64)
         elif what == "polarity":
@@ -174,16 +173,16 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
                 for path in (files.PACKAGE / part).glob("*.py"):
                     (tmp_path / part / path.name).write_bytes(path.read_bytes())
             monkeypatch.setattr(files, "PACKAGE", tmp_path)
-            assert opening.conversion_name(record) == name
+            assert networks.conversion_name(record) == name
             with (tmp_path / "models" / "meso.py").open("a") as file:
                 file.write("# another network\n")
         elif what == "version":
-            monkeypatch.setattr(opening, "__version__", "0.0.0")
+            monkeypatch.setattr(networks, "__version__", "0.0.0")
         elif what == "openvino":
-            monkeypatch.setattr(opening, "identity", lambda: ["2025.0.0", "another processor"])
+            monkeypatch.setattr(networks, "identity", lambda: ["2025.0.0", "another processor"])
         else:
-            monkeypatch.setattr(opening, "_version", lambda _: "0.0.0")
-        assert opening.conversion_name(record) != name
+            monkeypatch.setattr(networks, "_version", lambda _: "0.0.0")
+        assert networks.conversion_name(record) != name
 
     @pytest.mark.parametrize(
         "damage", ["a bit", *(pytest.param(d, marks=pytest.mark.slow) for d in ("the end", "everything", "a folder"))]
@@ -191,7 +190,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     def test_that_is_damaged_on_disk_is_made_anew(self, empty_cache, crops, damage):
         located = locate(DEFAULT)
         expected = open_network(*located, "openvino")[0](crops[:8])
-        file = empty_cache / "runtimes" / opening.conversion_name(located[0])
+        file = empty_cache / "runtimes" / networks.conversion_name(located[0])
         whole = file.read_bytes()
         if damage == "a folder":
             file.unlink()
@@ -200,9 +199,9 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
             middle = len(whole) // 2
             flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
             file.write_bytes({"a bit": flipped, "the end": whole[:-1], "everything": b""}[damage])
-        assert opening.fetch_conversion(file.name) is None
+        assert networks.fetch_conversion(file.name) is None
         np.testing.assert_array_equal(open_network(*located, "openvino")[0](crops[:8]), expected)
-        assert damage == "a folder" or opening.fetch_conversion(file.name) is not None
+        assert damage == "a folder" or networks.fetch_conversion(file.name) is not None
 
     def test_is_used_where_it_cannot_be_kept(self, tmp_path, monkeypatch, crops):
         (tmp_path / "file").write_text("no folder")
@@ -215,8 +214,8 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     def test_that_scores_otherwise_is_neither_used_nor_kept(self, empty_cache, monkeypatch, crops):
         record, path = locate(DEFAULT)
         other = build("meso_inception4")
-        genuine = opening.convert
-        monkeypatch.setattr(opening, "convert", lambda _: genuine(other))
+        genuine = networks.convert
+        monkeypatch.setattr(networks, "convert", lambda _: genuine(other))
         network, note = open_network(record, path)
         assert network.runtime == "tensorflow"
         assert "on the same crops; 0.0001 is allowed" in note
@@ -228,7 +227,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     def test_of_a_network_that_calls_everything_alike_would_prove_nothing(self, monkeypatch, empty_cache):
         model = build("meso4")
         model.get_layer("fake_probability").set_weights([np.zeros((16, 1)), np.ones(1)])
-        monkeypatch.setattr(opening, "load", lambda *_: model)
+        monkeypatch.setattr(networks, "load", lambda *_: model)
         network, note = open_network(*locate(DEFAULT))
         assert (network.runtime, conversions(empty_cache)) == ("tensorflow", [])
         assert "crops get the same answer" in note
@@ -236,7 +235,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
     def test_of_a_damaged_network_is_no_conversion(self, monkeypatch, empty_cache):
         model = build("meso4")
         model.get_layer("fake_probability").set_weights([np.full((16, 1), np.nan), np.zeros(1)])
-        monkeypatch.setattr(opening, "load", lambda *_: model)
+        monkeypatch.setattr(networks, "load", lambda *_: model)
         network, note = open_network(*locate(DEFAULT))
         assert (network.runtime, conversions(empty_cache)) == ("tensorflow", [])
         assert "values are not finite" in note
@@ -247,7 +246,7 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
         def failing(_):
             raise RuntimeError("an operation that OpenVINO lacks")
 
-        monkeypatch.setattr(opening, "convert", failing)
+        monkeypatch.setattr(networks, "convert", failing)
         cv2.imwrite(str(tmp_path / "crop.png"), astronaut[:256, 96:352, ::-1])
         words = "detect", tmp_path / "crop.png", "--detector", "none", "--model", DEFAULT, "--quiet"
         with warnings.catch_warnings():
@@ -271,35 +270,35 @@ print([name for name in ("tensorflow", "keras") if name in sys.modules])
 
 class TestKept:
     def test_what_is_kept_is_fetched(self, empty_cache):
-        assert opening.fetch_conversion("a") is None
-        opening.store_conversion("a", b"graph", b"\0weights")
-        assert opening.fetch_conversion("a") == (b"graph", b"\0weights")
+        assert networks.fetch_conversion("a") is None
+        networks.store_conversion("a", b"graph", b"\0weights")
+        assert networks.fetch_conversion("a") == (b"graph", b"\0weights")
         assert conversions(empty_cache) == ["a"]
 
     @posix
     def test_what_others_could_have_written_is_not_ours(self, empty_cache, monkeypatch):
-        opening.store_conversion("a", b"graph", b"weights")
-        file = opening.conversion_path("a")
+        networks.store_conversion("a", b"graph", b"weights")
+        file = networks.conversion_path("a")
         file.chmod(0o666)
-        assert opening.fetch_conversion("a") is None
+        assert networks.fetch_conversion("a") is None
         file.chmod(0o644)
-        assert opening.fetch_conversion("a") is not None
+        assert networks.fetch_conversion("a") is not None
         owner = file.stat().st_uid
-        monkeypatch.setattr(opening.os, "geteuid", lambda: owner + 1)
-        assert (opening.fetch_conversion("a") is None) == (owner != 0)
+        monkeypatch.setattr(networks.os, "geteuid", lambda: owner + 1)
+        assert (networks.fetch_conversion("a") is None) == (owner != 0)
 
     def test_readers_see_one_or_the_other_of_two_writers_and_never_a_mixture(self, empty_cache):
         contents = [(bytes([n]) * 100_000, bytes([n]) * 300_000) for n in range(2)]
-        opening.store_conversion("a", *contents[0])
+        networks.store_conversion("a", *contents[0])
         seen = []
 
         def write(content):
             for _ in range(30):
-                opening.store_conversion("a", *content)
+                networks.store_conversion("a", *content)
 
         def read():
             for _ in range(100):
-                seen.append(opening.fetch_conversion("a"))
+                seen.append(networks.fetch_conversion("a"))
 
         threads = [threading.Thread(target=write, args=(content,)) for content in contents]
         threads += [threading.Thread(target=read) for _ in range(2)]
@@ -313,7 +312,7 @@ class TestKept:
 
 class TestChoice:
     def test_without_openvino_tensorflow_scores_and_nothing_is_said(self, monkeypatch, toy_weights):
-        monkeypatch.setattr(opening, "is_installed", lambda _: False)
+        monkeypatch.setattr(networks, "is_installed", lambda _: False)
         network, note = open_network(*locate(toy_weights))
         assert (network.runtime, note) == ("tensorflow", None)
 
@@ -360,7 +359,7 @@ print([name for name in sys.modules if name.startswith("openvino_telemetry")])
         code = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from tfdfd.runtime.opening import open_network, proof_crops
+from tfdfd.runtime.networks import open_network, proof_crops
 from tfdfd.weights.store import locate
 network, _ = open_network(*locate("tfdfd/meso_inception4"))
 network(proof_crops(256))

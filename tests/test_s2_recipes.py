@@ -10,14 +10,13 @@ from tests.made_faces import make_faces
 from tests.test_training import Silent
 from tfdfd.data.crops import Faces, equally_spaced, faces_of
 from tfdfd.data.tables import FaceRow
-from tfdfd.metrics.metrics import balanced_accuracy
+from tfdfd.metrics import balanced_accuracy
 from tfdfd.metrics.scores import read_scores
 from tfdfd.models import build
 from tfdfd.recipes import find_recipe, list_recipes
 from tfdfd.training.crop_set import LAST_SCORES, CropSet, is_better, videos_of
-from tfdfd.training.optimizers import make_optimizer
+from tfdfd.training.optimizers import make_optimizer, schedule_of
 from tfdfd.training.procedures import train
-from tfdfd.training.schedules import schedule_of
 
 S2 = {name: recipe for name, recipe in list_recipes().items() if name.startswith("s2-")}
 TINY = ("network=meso4", "size=64", "epochs=3", "weights=none", "limit=none", "batch_size=4", "calibration=none")
@@ -160,7 +159,7 @@ def test_a_short_video_says_which_extraction_is_needed(faces):
 
 
 def test_the_default_extraction_is_enough_for_thirty_epochs(faces):
-    from tfdfd.data.options import FaceOptions
+    from tfdfd.data import FaceOptions
     from tfdfd.data.orders import various_frame
 
     frames = [various_frame(FaceOptions.frames, epoch, S2["s2-xception-radam"].epochs) for epoch in range(30)]

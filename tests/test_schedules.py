@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from tfdfd.training import TrainingError
-from tfdfd.training.optimizers import make_optimizer
-from tfdfd.training.schedules import SCHEDULES, DividedEvery, EpochDecay, Plateau, computed_decay, schedule_of
+from tfdfd.training.optimizers import (
+    SCHEDULES,
+    DividedEvery,
+    EpochDecay,
+    Plateau,
+    computed_decay,
+    make_optimizer,
+    schedule_of,
+)
 
 
 def rate_at(schedule, step):

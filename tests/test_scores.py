@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdfd.data.face_set import MULTIPLE
-from tfdfd.metrics.metrics import CoverageError, LabelError, LengthError, ScoreError
+from tfdfd.metrics import CoverageError, LabelError, LengthError, ScoreError
 from tfdfd.metrics.scores import (
     AGGREGATIONS,
     LEFT_OUT,

@@ -263,7 +263,7 @@ def test_failed_allocations_of_libraries_are_out_of_memory(tmp_path, monkeypatch
         raise cv2.error(error)
 
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    monkeypatch.setattr("tfdfd.media.images.cv2.imdecode", failing)
+    monkeypatch.setattr("tfdfd.media.decode.cv2.imdecode", failing)
     outcome = extract_faces(str(tmp_path / "a.png"), None, Request(), Limits())
     assert outcome.status == "too_large" and "--max-memory" in outcome.message
 

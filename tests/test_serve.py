@@ -21,7 +21,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tests.served import SIZE, Server, State, fill_spec, picture, refused, request, until, write_model
-from tfdfd.serve.open_inference import MESSAGES
+from tfdfd.serve.grpc_services import MESSAGES
 
 
 @pytest.fixture(scope="module")

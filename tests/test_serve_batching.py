@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from tfdfd.serve import ServingError
 from tfdfd.serve.batching import Batcher, Limits
-from tfdfd.serve.errors import ServingError
 
 
 class Doubling:

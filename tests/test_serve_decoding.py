@@ -18,9 +18,8 @@ from PIL import Image
 
 from tests.served import Server, picture, refused, request, until, write_model
 from tests.test_sealed import kernel_seals
-from tfdfd.serve import decoding
+from tfdfd.serve import ServingError, decoding
 from tfdfd.serve.decoding import Decoders, decode_picture
-from tfdfd.serve.errors import ServingError
 from tfdfd.serve.loaded_model import _LEVEL, LoadedModel, hand_pixels
 from tfdfd.serve.tensors import check_encoded
 
@@ -106,7 +105,7 @@ def pictures(astronaut):
 def graph():
     import tensorflow as tf
 
-    from tfdfd.publishing.crop_bytes import decode_crops
+    from tfdfd.publishing.images import decode_crops
 
     return tf.function(
         lambda data: decode_crops(data, (SIDE, SIDE)), input_signature=[tf.TensorSpec([None], tf.string)]
@@ -286,7 +285,7 @@ def test_a_model_that_decodes_otherwise_keeps_its_own_decoding(tmp_path):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
         def of_bytes(self, image_bytes):
-            from tfdfd.publishing.crop_bytes import decode_crops
+            from tfdfd.publishing.images import decode_crops
 
             return {"fake_probability": 1 - tf.reduce_mean(decode_crops(image_bytes, (8, 8)), axis=(1, 2))[:, :1]}
 

@@ -19,7 +19,7 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tests.served import SIZE, Server, fill_spec, picture, refused, request, until, write_model
 from tests.test_saved_model import small
 from tfdfd.publishing.saved_model import write_saved_model
-from tfdfd.serve.errors import ServingError
+from tfdfd.serve import ServingError
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_hub import MODEL, Server, write_manifest
 from tests.test_publish import EXPORTED, PUBLISHED_MODEL, copy
-from tfdfd.hub.handles import HubError, HubWarning
+from tfdfd.hub import HubError, HubWarning
 from tfdfd.hub.manifest import Manifest
 from tfdfd.hub.publish import publish, sign_hub
 from tfdfd.hub.resolve import find

@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tfdfd.data import srm_set
-from tfdfd.data.options import SrmOptions
+from tfdfd.data import SrmOptions, srm_set
 from tfdfd.data.srm_set import SrmSet, residuals, to_levels
 from tfdfd.data.tables import FaceRow, read_table, write_table
 

@@ -9,9 +9,9 @@ import pytest
 from tests.made_faces import make_faces
 from tests.test_training import quick, run
 from tfdfd.models import build
-from tfdfd.weights.records import find_record
+from tfdfd.weights import find_record
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.terms import BEGUN_WITH, MEMBER, TAUGHT_BY, built_on, inherit, inherited_terms
+from tfdfd.weights.store import BEGUN_WITH, MEMBER, TAUGHT_BY, built_on, inherit, inherited_terms
 
 SIZE = 64
 

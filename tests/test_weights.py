@@ -15,12 +15,11 @@ import keras
 import numpy as np
 import pytest
 
+from tfdfd import weights
 from tfdfd.faces.crop import resize_crop
 from tfdfd.hub.weights import pull
 from tfdfd.models import build
-from tfdfd.weights import records, store
-from tfdfd.weights.loading import load_safetensors, load_weights, read_safetensors
-from tfdfd.weights.records import (
+from tfdfd.weights import (
     CARRIED,
     EVALUATION_KEYS,
     WeightRecord,
@@ -28,8 +27,11 @@ from tfdfd.weights.records import (
     find_record,
     list_records,
     read_card,
+    store,
     write_card,
 )
+from tfdfd.weights.loading import load_safetensors, load_weights
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import named_weights, save_weights
 
 # P(fake) with the authors' weights, from the authors' own network in Keras 2 (their sigmoid is 1 minus this).
@@ -302,10 +304,10 @@ class Server:
 
 
 def one_record(monkeypatch, url, body):
-    common = json.loads(records.PUBLISHED.read_bytes())["common"]
+    common = json.loads(weights.PUBLISHED.read_bytes())["common"]
     card = dict(common, handle="tfdfd/meso4.net", model="meso4", file="net.h5", training_data="none")
     card |= {"url": url, "sha256": hashlib.sha256(body).hexdigest(), "bytes": len(body)}
-    monkeypatch.setattr(records, "_published", lambda: [WeightRecord.from_card(card)])
+    monkeypatch.setattr(weights, "_published", lambda: [WeightRecord.from_card(card)])
 
 
 def test_pull_fetches_checks_and_stores_once(cache, monkeypatch):
@@ -340,7 +342,7 @@ def test_records_are_small_and_evaluations_are_read_on_demand(monkeypatch):
         assert not set(json.loads(file.read_text("utf-8"))) & set(EVALUATION_KEYS)
         assert (file.parent / "evaluations" / file.name).is_file()
     read = []
-    monkeypatch.setattr(records, "_evaluation", lambda file: read.append(file) or {})
+    monkeypatch.setattr(weights, "_evaluation", lambda file: read.append(file) or {})
     known = list_records()
     assert len(known) > len(files) and not read
     assert known["tfdfd/meso4"].card["handle"] == "tfdfd/meso4"

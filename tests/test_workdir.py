@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from tests.made_faces import make_faces
-from tfdfd.cli.progress import tracked
+from tfdfd.cli.output import tracked
 from tfdfd.data import pair_sets
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.landmarks import OK, FaceLandmarks
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
+from tfdfd.files import WorkDir, differences
 from tfdfd.recipes import find_recipe
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.run_folder import RunFolder, model_digests
-from tfdfd.workdir import WorkDir, differences
 
 SIDE = 16
 COUNTS = (1, 99, 100, 101, 200)

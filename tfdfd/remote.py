@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tfdfd.runtime.equality import check_equal, proof_crops
-from tfdfd.weights.records import ALIASES, WeightRecord, find_record, list_records
+from tfdfd.weights import ALIASES, WeightRecord, find_record, list_records
 from tfdfd.weights.store import PREFIX, RUN, locate, read_card
 
 SIGNATURE, INPUT, OUTPUT = "image_bytes", "image_bytes", "fake_probability"
@@ -92,7 +92,7 @@ class Server:
 
 
 class RemoteScorer:
-    """Scores crops on a server, with the interface of `tfdfd.runtime.network.Scorer`.
+    """Scores crops on a server, with the interface of `tfdfd.runtime.networks.Scorer`.
 
     Crops are sent as PNG, which is lossless and a quarter the size of floats.
 

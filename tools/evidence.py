@@ -23,15 +23,14 @@ import numpy as np
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE
-from tfdfd.evaluation.robustness import CONDITIONS
+from tfdfd.evaluation.sets import CONDITIONS
 from tfdfd.faces import build_detector
-from tfdfd.faces.crop import resize_crop
-from tfdfd.faces.quality import BOTH, HIGH, LOW, MEASURES, measure_face
+from tfdfd.faces.crop import BOTH, HIGH, LOW, MEASURES, measure_face, resize_crop
 from tfdfd.files import write_atomically
-from tfdfd.metrics import likelihood
+from tfdfd.metrics import calibration
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos
-from tfdfd.weights.records import CARRIED, cache_folder, read_card, write_card
+from tfdfd.weights import CARRIED, cache_folder, read_card, write_card
 from tools import validate
 from tools.validate import HELD_OUT, MIN_GENUINE, PHOTOGRAPHS, Model
 
@@ -106,9 +105,9 @@ def evidence(model: Model, rows: dict) -> dict:
         videos = [video for video in aggregate_videos(scored) if video.status == OK]
         labels, scores = [video.label for video in videos], [video.fake_probability for video in videos]
         sources = groups(videos, by=(SOURCE,))
-        fitted = likelihood.fit_likelihood_ratio(labels, scores)
+        fitted = calibration.fit_likelihood_ratio(labels, scores)
         facts["likelihood_ratios"].append({"domain": domain, "kinds": kinds} | fitted)
-        values = likelihood.cross_fitted(labels, scores, sources)
+        values = calibration.cross_fitted(labels, scores, sources)
         # The bootstrap takes scores in [0, 1]; an LR and its posterior at even odds are the same thing.
         posterior = 1 / (1 + 10**-values)
         interval = bootstrap_interval(_cllr_of_posterior, labels, posterior, sources)
@@ -120,18 +119,18 @@ def evidence(model: Model, rows: dict) -> dict:
                 "n_fake": fitted["n_fake"],
                 "lowest_lr": float(f"{10**low:.3g}"),
                 "highest_lr": float(f"{10**high:.3g}"),
-                "cllr": round(likelihood.cllr(labels, values), _DIGITS),
+                "cllr": round(calibration.cllr(labels, values), _DIGITS),
                 "cllr_ci95": [round(float(end), _DIGITS) for end in interval],
-                "cllr_min": round(likelihood.cllr_min(labels, scores), _DIGITS),
+                "cllr_min": round(calibration.cllr_min(labels, scores), _DIGITS),
             }
         )
-        facts["tippett"].append({"domain": domain} | likelihood.tippett(labels, values))
+        facts["tippett"].append({"domain": domain} | calibration.tippett(labels, values))
     return facts | {"false_positives": list(false_positives(rows["genuine"], model))}
 
 
 def _cllr_of_posterior(labels, posterior):
     posterior = np.asarray(posterior)
-    return likelihood.cllr(labels, np.log10(posterior) - np.log10(1 - posterior))
+    return calibration.cllr(labels, np.log10(posterior) - np.log10(1 - posterior))
 
 
 def _domains(rows: dict) -> Iterator[list[ScoreRow]]:

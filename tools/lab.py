@@ -17,11 +17,10 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.data.pair_sets import PHOTO, PLAIN, VARIED, VIDEO
-from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet
+from tfdfd.evaluation.sets import UNCHANGED, BlendedSet, DegradedSet, EvalSet
+from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import bootstrap_interval
-from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import OK
 
 SEED = 7  # of the pairs; differs from the pairs by which training chooses its epoch

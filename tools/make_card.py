@@ -35,25 +35,23 @@ from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL
-from tfdfd.evaluation import robustness
+from tfdfd.evaluation import sets as evaluation_sets
 from tfdfd.evaluation.evaluate import refuse_overlap, training_overlap
-from tfdfd.evaluation.robustness import CONDITIONS, UNCHANGED, DegradedSet
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet, open_set
+from tfdfd.evaluation.sets import CONDITIONS, UNCHANGED, BlendedSet, DegradedSet, EvalSet, open_set
 from tfdfd.faces import crop
 from tfdfd.files import locked_folder, sha256, write_atomically
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.intervals import bootstrap_interval
-from tfdfd.metrics.metrics import Confusion, auc, balanced_accuracy, confusion
+from tfdfd.metrics import Confusion, auc, balanced_accuracy, confusion
+from tfdfd.metrics.intervals import bootstrap_interval, compare
 from tfdfd.metrics.report import FRAME, VIDEO, compute_report
 from tfdfd.metrics.scores import OK, ScoreRow
 from tfdfd.models import spec
 from tfdfd.training.crop_set import CropSet, limited
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import CARD, finished_run
-from tfdfd.weights.loading import arrays_of_members, read_safetensors
-from tfdfd.weights.mask_head import mask_head_file, save_mask_head
-from tfdfd.weights.records import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
+from tfdfd.weights import CARRIED, DEFAULT_MODEL, cache_folder, folder_for, write_card
+from tfdfd.weights.loading import arrays_of_members, mask_head_file, save_mask_head
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact
 from tfdfd.weights.store import PREFIX, locate
 from tools.proof_scores import proof_scores
@@ -297,7 +295,7 @@ def _scores(model, one, cache, source_of, condition=None):
     else:  # crops that are not square are scaled whole, as tfdfd detect scales its crops
         sized = DegradedSet(one, condition or UNCHANGED, model.size)
     # Scores of changed code are not reused.
-    modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((robustness,) if condition else ()))
+    modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((evaluation_sets,) if condition else ()))
     rows = cached_scores(
         model, sized, cache / "scores", [cv2.__version__, *(sha256(module.__file__) for module in modules)]
     )
@@ -479,8 +477,7 @@ def _worst_crop(model, clip):
 def _latency(model):
     """Median time from uint8 crops to scores as `tfdfd detect` scores them."""
     from tfdfd.cost import hardware_line
-    from tfdfd.runtime.network import Scorer
-    from tfdfd.runtime.opening import open_network
+    from tfdfd.runtime.networks import Scorer, open_network
 
     load_before = round(os.getloadavg()[0], 2)  # how busy the machine was
     opened, _ = open_network(model.record, model.path)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tfdfd.detect.evidence import range_text
 from tfdfd.evaluation.tables import NOTHING, Table, as_markdown, format_number, format_value
-from tfdfd.faces.quality import MEASURES
+from tfdfd.faces.crop import MEASURES
 from tfdfd.files import write_atomically
-from tfdfd.weights.records import CARRIED, read_card
+from tfdfd.weights import CARRIED, read_card
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 AUTHORS = "tfdfd/meso_inception4.df"

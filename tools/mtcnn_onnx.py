@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdfd.faces.mtcnn import NETWORKS
+from tfdfd.faces.detectors import NETWORKS
 
 
 def main(argv: list[str] | None = None) -> int:

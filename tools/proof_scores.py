@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tfdfd.files import write_atomically
 from tfdfd.models import load
-from tfdfd.runtime.network import KerasNetwork
-from tfdfd.runtime.opening import proof_crops
-from tfdfd.weights.records import CARRIED, WeightRecord, list_records
+from tfdfd.runtime.networks import KerasNetwork, proof_crops
+from tfdfd.weights import CARRIED, WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 

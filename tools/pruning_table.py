@@ -18,11 +18,11 @@ import keras
 import numpy as np
 
 from tfdfd.models import build, list_models, spec
+from tfdfd.pruning import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.pruning.child import run_twin, write_work
-from tfdfd.pruning.sparsity import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.training.crop_set import CropSet
 from tfdfd.training.recipe import Recipe
-from tfdfd.weights.loading import read_safetensors
+from tfdfd.weights.reading import read_safetensors
 
 COLUMNS = (
     "| network | prunable kernels | their share of all values | zeros in them | dense | gzip | pruned, gzip | ratio |"

@@ -46,7 +46,7 @@ def network_counts(name: str) -> dict[str, int]:
 def network_record(name: str) -> dict[str, Any]:
     """Outputs for seeded weights, whether the network has a tf_keras twin, and its number of Grad-CAM maps or None."""
     from tfdfd.explain.gradients import last_maps
-    from tfdfd.pruning.graph_spec import describe
+    from tfdfd.pruning.child import describe
 
     model = seeded(name)
     record: dict[str, Any] = {"outputs": numbers(model), "twin": True, "gradcam_maps": None}

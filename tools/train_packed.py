@@ -36,7 +36,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from tfdfd.files import locked_folder, write_atomically
-from tfdfd.weights.mask_head import MASK_HEAD
+from tfdfd.weights.loading import MASK_HEAD
 from tfdfd.weights.saving import save_weights
 from tools.packed.dataset import Pack
 from tools.packed.settings import Settings

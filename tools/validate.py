@@ -37,24 +37,22 @@ from tfdfd.data.tables import FAKE, REAL, SOURCE
 from tfdfd.detect import verdict as verdict_code
 from tfdfd.detect.detector import Detector
 from tfdfd.detect.verdict import verdict_of
-from tfdfd.evaluation import robustness
-from tfdfd.evaluation.robustness import UNCHANGED, DegradedSet
+from tfdfd.evaluation import sets as evaluation_sets
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
-from tfdfd.evaluation.sets import BlendedSet, EvalSet
+from tfdfd.evaluation.sets import UNCHANGED, BlendedSet, DegradedSet, EvalSet
 from tfdfd.extract import extraction, worker
 from tfdfd.extract.extraction import Request
-from tfdfd.faces import crop, mtcnn, search
+from tfdfd.faces import crop, detectors
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
+from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
-from tfdfd.metrics.metrics import auc
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
 from tfdfd.metrics.thresholds import genuine_tails
 from tfdfd.models import CLIPS
-from tfdfd.runtime.network import Scorer
-from tfdfd.runtime.opening import open_network
+from tfdfd.runtime.networks import Scorer, open_network
 from tfdfd.version import __version__
-from tfdfd.weights.records import CARRIED, cache_folder
+from tfdfd.weights import CARRIED, cache_folder
 from tools.packed.pack import hold_out
 
 SCHEMA = 1
@@ -256,7 +254,7 @@ class Model:
         # Crops that are not square are scaled whole, as tfdfd detect scales its crops.
         sized = one.resized(self.size) if one.blended else DegradedSet(one, condition, self.size, by_file=True)
         # Scores of changed code are not reused.
-        modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((robustness,) if changed else ()))
+        modules = (crop, crop_sets, self_blending, pair_sets, degrade, *((evaluation_sets,) if changed else ()))
         rows = cached_scores(self.opened, sized, cache / "scores", [*identity, *_code(*modules)])
         return [row for row in rows if row.status == OK]
 
@@ -276,7 +274,7 @@ class KeptFaces:
 
     def __init__(self, extractor, folder: Path):
         self._extractor, self._folder = extractor, folder
-        self._code = _code(extraction, worker, search, crop, mtcnn, decode, media)
+        self._code = _code(extraction, worker, crop, detectors, decode, media)
 
     def extract_one(self, item, request):
         """As in `FaceExtractor`. Failures are not cached: a timeout says little about the file."""

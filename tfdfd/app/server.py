@@ -20,10 +20,9 @@ from typing import Any
 
 from aiohttp import http_exceptions, web
 
+from tfdfd.app import DONE, FAILED, PENDING, SCORING, WAITING, SessionFile, session_folder
 from tfdfd.app.scoring import ScoringProcess
-from tfdfd.app.session import DONE, FAILED, PENDING, SCORING, WAITING, SessionFile, session_folder
-from tfdfd.safe_text import escape_control_chars
-from tfdfd.serve.errors import (
+from tfdfd.serve import (
     DEADLINE_EXCEEDED,
     INVALID_ARGUMENT,
     NOT_FOUND,
@@ -36,6 +35,7 @@ from tfdfd.serve.errors import (
     unforeseen,
 )
 from tfdfd.serve.http_server import HttpServer, refusal_reason
+from tfdfd.text import escape_control_chars
 
 HOST = "127.0.0.1"
 _HOSTS = frozenset({HOST, "localhost", "::1"})

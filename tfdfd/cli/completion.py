@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 
-from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import write_text
+from tfdfd.cli import Parser
+from tfdfd.cli.output import write_text
 
 SHELLS = ("bash", "zsh", "tcsh")
 _COMPLETION = """\
@@ -18,7 +18,6 @@ tcsh: tfdfd completion tcsh > FILE, and 'source FILE' in ~/.tcshrc"""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd completion`."""
     parser.description = _COMPLETION
     parser.add_argument("shell", choices=SHELLS, help="shell that reads the script")
     parser.set_defaults(run=run)

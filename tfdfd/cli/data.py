@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
-from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import tracked
-from tfdfd.cli.text import plural, warn, write_line
+from tfdfd.cli.output import plural, tracked, warn, write_line
 
 _PREVIEW = """\
 Writes a contact sheet of self-blended images as training sees them: real, blended, mask and amplified difference of
@@ -77,7 +76,6 @@ _CROPS_PER_STEP = 100  # of the progress bar
 
 
 def add_data_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd data`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     for name, add_arguments, help_text in (
         ("preview", _add_preview, "write a contact sheet of self-blended images"),
@@ -129,8 +127,7 @@ def _add_new_set(parser: Parser) -> None:
 
 
 def add_srm_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd srm`."""
-    from tfdfd.data.options import SrmOptions
+    from tfdfd.data import SrmOptions
 
     parser.description = _SRM
     parser.add_argument("faces", metavar="FACES", help=_FACES)
@@ -149,7 +146,6 @@ def add_srm_arguments(parser: Parser) -> None:
 
 
 def add_pack_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd pack`."""
     parser.description = _PACK
     parser.add_argument("faces", metavar="FACES", help=_FACES)
     parser.add_argument("-o", "--output", required=True, metavar="SHARDS", help="folder of the shards")
@@ -242,7 +238,7 @@ def _write(pairs: Any, write: Callable[..., Iterator], arguments: Namespace) -> 
 
 
 def run_srm(arguments: Namespace) -> int:
-    from tfdfd.data.options import SrmOptions
+    from tfdfd.data import SrmOptions
     from tfdfd.data.srm_set import SrmSet
 
     check_at_least(arguments, "workers", 1)
@@ -265,10 +261,10 @@ def run_srm(arguments: Namespace) -> int:
 
 def run_pack(arguments: Namespace) -> int:
     from tfdfd.data.crops import faces_of
-    from tfdfd.pipelines.shards import plan_shards
+    from tfdfd.pipelines import plan_shards
 
     def write() -> Iterator:
-        from tfdfd.pipelines.shards import write_shards
+        from tfdfd.pipelines import write_shards
 
         yield from write_shards(faces, planned, arguments.output)
 

@@ -1,18 +1,28 @@
-"""`tfdfd detect`: verdicts for images, videos and folders."""
+"""`tfdfd detect` and `verify`: verdicts for images, videos and folders, and the repetition of a recorded detection."""
 
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
-from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import detection_text, tracked, tracked_detections
-from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, write_text
+from tfdfd.cli import ALL, NONE, SOME, Parser, exit_code
+from tfdfd.cli.options import OutputFile, add_detection, add_json, add_quiet, open_detector, output_or_stdout, values_of
+from tfdfd.cli.output import (
+    detection_text,
+    path_text,
+    plural,
+    tracked,
+    tracked_detections,
+    warn,
+    write_json,
+    write_line,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -33,7 +43,6 @@ Exit code: 0 every input scored; 1 none could be; 3 some could not; 2 wrong usag
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd detect`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
     add_detection(parser, "equally spaced frames of a video")
@@ -196,7 +205,7 @@ def _explain(arguments: Namespace) -> Callable[[Detection], None] | None:
         raise ValueError("--explain adds heat maps to the report: give --report FILE.html, too.")
     if arguments.server:
         raise ValueError("--explain needs the weights on this machine; omit --server or --explain.")
-    from tfdfd.explain.methods import OF_CROPS, Explainer, check_methods
+    from tfdfd.explain import OF_CROPS, Explainer, check_methods
 
     methods = check_methods(arguments.explain, OF_CROPS)
     if len(methods) > 1:
@@ -280,3 +289,80 @@ def summary(detections: Iterable[Detection]) -> list[str]:
             basis, score = detection.message, "-"  # type: ignore[assignment]
         lines.append(f"{detection.verdict or detection.status:12}  {score:>5}  {name:{width}}  {basis}")
     return lines
+
+
+_ALTERED = 4
+_VERIFY = """\
+Repeats the detection that a record describes, with the same model (by digest) and settings, and compares the outcomes.
+
+Records are written by 'tfdfd detect --report PAGE.html' (PAGE.record.json) and 'tfdfd detect -o DIR' (record.json).
+Outcomes agree if status, verdict, frames and faces are the same, and P(fake) differs by at most 0.005 (for single
+frames: 0.02). The digest in a record shows that it was changed, but it is no signature.
+
+Exit code: 0 every input agrees; 1 one differs; 2 wrong usage; 3 an input is not in the record, or the detection
+cannot be repeated here; 4 the record was changed."""
+
+
+def add_verify_arguments(parser: Parser) -> None:
+    parser.description = _VERIFY
+    parser.add_argument("record", metavar="RECORD.json", help="record of a detection")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="local image, video or folder")
+    parser.add_argument("--model", metavar="HANDLE|FILE", help="the recorded weights (default: the recorded handle)")
+    parser.add_argument("--ssd", metavar="GRAPH", help="network of a recorded --detector ssd")
+    parser.add_argument("--ssd-config", metavar="FILE", help="its .pbtxt or .prototxt")
+    parser.add_argument(
+        "--trust-limits", action="store_true", help="accept limits in the record that are above the default ones"
+    )
+    add_json(parser, "the comparison")
+    add_quiet(parser)
+    parser.set_defaults(run=run_verify)
+
+
+def run_verify(arguments: Namespace) -> int:
+    from tfdfd.detect.record import AGREES, DIFFERS, AlteredRecord, NotRepeatable, read_record, recorded_options, verify
+    from tfdfd.media.inputs import list_inputs
+
+    try:
+        record = read_record(arguments.record)
+        files = {"graph": arguments.ssd, "config": arguments.ssd_config}
+        options, notes = recorded_options(record, arguments.model, files, arguments.trust_limits)
+    except AlteredRecord as error:
+        warn(f"tfdfd verify: {path_text(str(error))}")
+        return _ALTERED
+    except NotRepeatable as error:
+        warn(f"tfdfd verify: {path_text(str(error))}")
+        return SOME
+    from tfdfd.detect.detector import Detector
+
+    inputs = list_inputs(arguments.inputs)
+    with Detector(**options) as detector:
+        comparisons = list(
+            tracked(
+                verify(record, detector, inputs),
+                len(inputs.items),
+                lambda one: f"{path_text(one.path)}: {one.outcome}",
+                arguments.quiet,
+            )
+        )
+        notes += filter(None, (detector.runtime_note, detector.sandbox_note))
+    for note in notes:
+        warn(path_text(note))
+    counts = Counter(comparison.outcome for comparison in comparisons)
+    if arguments.json:
+        answer = {"schema": 1, "date": record["date"], "notes": notes}
+        write_json(answer | {"results": [comparison.to_dict() for comparison in comparisons]}, arguments.json)
+    if arguments.json != "-":
+        for comparison in comparisons:
+            scores = ""
+            if comparison.largest is not None:
+                scores = (
+                    f"{comparison.recorded:.3f} and {comparison.repeated:.3f}, at most {comparison.largest:.2g} apart"
+                )
+            details = "; ".join(filter(None, [scores, *comparison.differences[:3]]))
+            more = len(comparison.differences) - 3
+            details += f"; {plural(more, 'more difference')}" if more > 0 else ""
+            write_line(f"{comparison.outcome:12}  {path_text(comparison.path)}  {path_text(details)}")
+        sys.stdout.flush()
+    if counts[DIFFERS]:
+        return NONE
+    return ALL if counts[AGREES] == len(comparisons) else SOME

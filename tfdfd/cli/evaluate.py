@@ -7,10 +7,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import Parser
 from tfdfd.cli.options import add_json, add_quiet, add_seed, from_options
-from tfdfd.cli.parser import Parser
-from tfdfd.cli.progress import Progress
-from tfdfd.cli.text import warn, write_json, write_line
+from tfdfd.cli.output import Progress, warn, write_json, write_line
 
 if TYPE_CHECKING:
     from tfdfd.evaluation.evaluate import Options
@@ -31,7 +30,6 @@ MISSING = ("exclude", "as-real", "as-fake", "as-chance")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd evaluate`."""
     parser.description = _DESCRIPTION
     parser.add_argument("model", nargs="?", metavar="MODEL|RUN", help="handle, weights file, or folder of 'train'")
     parser.add_argument("--data", action="append", metavar="SET", help="set to evaluate on; repeatable")
@@ -110,7 +108,7 @@ def _evaluate_model(arguments: Namespace) -> dict[str, Any]:
 def _check_splits(data: Sequence[str], split: str) -> None:
     """Raises `ValueError` for a set without the split before a network is loaded."""
     from tfdfd.data.crops import faces_of, named_set
-    from tfdfd.pipelines.shards import is_packed, open_shards
+    from tfdfd.pipelines import is_packed, open_shards
 
     if split != "none":
         for _, where in map(named_set, data):

@@ -8,16 +8,15 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
-from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import tracked_detections
-from tfdfd.cli.text import table_lines, warn, write_json, write_line
-from tfdfd.safe_text import printable_path
+from tfdfd.cli.output import table_lines, tracked_detections, warn, write_json, write_line
+from tfdfd.text import printable_path
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:
     from tfdfd.detect.results import Detection
-    from tfdfd.explain.methods import Explainer
+    from tfdfd.explain import Explainer
     from tfdfd.explain.page import Subject
 
 _DESCRIPTION = """\
@@ -43,7 +42,6 @@ _MOST_FACES = 4  # of one input, the highest P(fake) first
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd explain`."""
     parser.description = _DESCRIPTION
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="local image, video or folder")
     add_detection(parser, "frames of a video to choose from")
@@ -71,7 +69,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _explain(arguments: Namespace) -> int:
-    from tfdfd.explain.methods import LIME, OF_CROPS, OF_NETWORKS, check_methods
+    from tfdfd.explain import LIME, OF_CROPS, OF_NETWORKS, check_methods
 
     methods = check_methods(arguments.method or LIME)
     of_crops = [method for method in methods if method in OF_CROPS]
@@ -111,7 +109,7 @@ def _explain(arguments: Namespace) -> int:
 
 
 def _explainer(arguments: Namespace, methods: tuple[str, ...]) -> Explainer:
-    from tfdfd.explain.methods import Explainer
+    from tfdfd.explain import Explainer
 
     return Explainer(arguments.model, methods, **values_of(arguments, "runtime", "seed", "samples", "features"))
 
@@ -139,7 +137,7 @@ def _subjects(
 
 def _of_detection(detection: Detection, explainer: Explainer, methods: Sequence[str]) -> list[Subject]:
     """A list of the explained faces of an input."""
-    from tfdfd.explain.methods import telling_frame
+    from tfdfd.explain import telling_frame
     from tfdfd.explain.page import Subject
 
     subjects = []
@@ -155,7 +153,7 @@ def _of_detection(detection: Detection, explainer: Explainer, methods: Sequence[
 
 
 def _network_pictures(explainer: Explainer, method: str, arguments: Namespace) -> tuple[str, Any]:
-    from tfdfd.explain.methods import ACTIVATION
+    from tfdfd.explain import ACTIVATION
 
     if method == ACTIVATION:
         from tfdfd.explain.gradients import choose_neurons, maximize
@@ -168,7 +166,7 @@ def _network_pictures(explainer: Explainer, method: str, arguments: Namespace) -
 
 
 def _measure(arguments: Namespace) -> int:
-    from tfdfd.explain.methods import MASK, OF_CROPS, check_methods
+    from tfdfd.explain import MASK, OF_CROPS, check_methods
 
     methods = check_methods(arguments.method or ",".join(name for name in OF_CROPS if name != MASK), OF_CROPS)
     if arguments.inputs:

@@ -12,9 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from tfdfd.cli.parser import USAGE_ERROR, Parser
-from tfdfd.cli.streams import standard_streams
-from tfdfd.cli.text import warn
+from tfdfd.cli import USAGE_ERROR, Parser
+from tfdfd.cli.output import standard_streams, warn
 from tfdfd.version import __version__
 
 
@@ -37,32 +36,32 @@ class Verb(NamedTuple):
 
 VERBS = {
     "detect": Verb("tfdfd.cli.detect:add_arguments", "detect deepfakes in images, videos and folders"),
-    "verify": Verb("tfdfd.cli.verify:add_arguments", "repeat a recorded detection and compare the outcomes"),
-    "index": Verb("tfdfd.cli.index:add_arguments", "list and check the files of a data set"),
+    "verify": Verb("tfdfd.cli.detect:add_verify_arguments", "repeat a recorded detection and compare the outcomes"),
+    "index": Verb("tfdfd.cli.extract:add_index_arguments", "list and check the files of a data set"),
     "extract": Verb("tfdfd.cli.extract:add_arguments", "cut face crops out of the videos of a data set"),
     "split": Verb("tfdfd.cli.split:add_split_arguments", "split a table into train, val and test without leaks"),
     "check-leaks": Verb("tfdfd.cli.split:add_check_leaks_arguments", "look for leaks between splits"),
-    "merge": Verb("tfdfd.cli.merge:add_arguments", "merge the tables of several data sets"),
+    "merge": Verb("tfdfd.cli.split:add_merge_arguments", "merge the tables of several data sets"),
     "srm": Verb("tfdfd.cli.data:add_srm_arguments", "write the SRM noise residuals of a face set"),
     "pack": Verb("tfdfd.cli.data:add_pack_arguments", "pack face crops into TFRecord shards"),
     "data": Verb("tfdfd.cli.data:add_data_arguments", "prepare and preview training data"),
-    "recipes": Verb("tfdfd.cli.train:add_recipes_arguments", "list the training recipes"),
-    "train": Verb("tfdfd.cli.train:add_train_arguments", "train a network by a recipe"),
-    "finetune": Verb("tfdfd.cli.finetune:add_arguments", "fine-tune a model on folders of real and fake media"),
-    "tune": Verb("tfdfd.cli.tune:add_arguments", "search the hyperparameters of a network"),
-    "prune": Verb("tfdfd.cli.prune:add_arguments", "prune the weights of a network"),
+    "recipes": Verb("tfdfd.cli.training:add_recipes_arguments", "list the training recipes"),
+    "train": Verb("tfdfd.cli.training:add_train_arguments", "train a network by a recipe"),
+    "finetune": Verb("tfdfd.cli.training:add_finetune_arguments", "fine-tune a model on real and fake media"),
+    "tune": Verb("tfdfd.cli.training:add_tune_arguments", "search the hyperparameters of a network"),
+    "prune": Verb("tfdfd.cli.training:add_prune_arguments", "prune the weights of a network"),
     "evaluate": Verb("tfdfd.cli.evaluate:add_arguments", "evaluate a model on a test set"),
     "reproduce": Verb("tfdfd.cli.reproduce:add_arguments", "reproduce the tables of a source document on your data"),
     "explain": Verb("tfdfd.cli.explain:add_arguments", "explain scores by heat maps of faces"),
     "export": Verb(
-        "tfdfd.cli.export:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
+        "tfdfd.cli.models:add_export_arguments", "export to SavedModel (TF Hub, TF Serving), LiteRT, ONNX or OpenVINO"
     ),
-    "publish": Verb("tfdfd.cli.export:add_publish_arguments", "publish a trained network in a hub"),
-    "app": Verb("tfdfd.cli.app:add_arguments", "open a page on this machine to drop files on"),
+    "publish": Verb("tfdfd.cli.models:add_publish_arguments", "publish a trained network in a hub"),
+    "app": Verb("tfdfd.cli.serve:add_app_arguments", "open a page on this machine to drop files on"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
     "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),
-    "benchmark": Verb("tfdfd.cli.benchmark:add_arguments", "repeat the measurements of the source documents"),
+    "benchmark": Verb("tfdfd.cli.reproduce:add_benchmark_arguments", "repeat the measurements of the source documents"),
 }
 
 

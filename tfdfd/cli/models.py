@@ -1,21 +1,21 @@
-"""`tfdfd models`: list, show, measure, download and verify networks and weights."""
+"""`tfdfd models`, `export` and `publish`: networks and weights listed, measured, downloaded, exported and published."""
 
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet
-from tfdfd.cli.parser import Parser, exit_code
-from tfdfd.cli.progress import StepLine
-from tfdfd.cli.text import table_lines, write_json, write_line, write_text
+from tfdfd.cli.output import StepLine, table_lines, warn, write_json, write_line, write_text
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 _TABLE = """\
 Measures the cost of each network: parameters, multiply-accumulates, size on disk, and latency.
@@ -64,7 +64,6 @@ Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, o
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd models`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, add, help_text in (
         ("list", _add_list, "list all networks and weights, and where they are"),
@@ -108,7 +107,7 @@ def _add_table(parser: Parser) -> None:
 
 
 def _add_pull(parser: Parser) -> None:
-    from tfdfd.weights.records import ALIASES
+    from tfdfd.weights import ALIASES
 
     parser.description = _PULL
     parser.add_argument("handles", nargs="+", metavar="HANDLE", help=f"or one of {', '.join(ALIASES)}")
@@ -167,7 +166,7 @@ def _list(_: Namespace) -> int:
 def _facts_of(record: WeightRecord) -> dict[str, Any]:
     """Facts of the weights that may differ from those of their network: input size and scores."""
     from tfdfd.models import spec
-    from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+    from tfdfd.weights import ALIASES, DEFAULT_MODEL
 
     own = [row for row in record.card.get("mean_auc", []) if row["weights"] == "these"]
     domains = [row["auc"] for row in record.card.get("domains", []) if row.get("auc") is not None]
@@ -187,13 +186,13 @@ def _facts_of(record: WeightRecord) -> dict[str, Any]:
 
 def _show(arguments: Namespace) -> int:
     from tfdfd.models import list_models, spec
-    from tfdfd.weights.records import ALIASES, base_of, list_records
+    from tfdfd.weights import ALIASES, base_of, list_records
     from tfdfd.weights.store import locate, where
 
     if arguments.json and not arguments.layers:
         raise ValueError("--json is for --layers; the output is JSON without it.")
     model = ALIASES.get(arguments.model, arguments.model)
-    if model in list_models() or _can_only_be_a_name(model):
+    if model in list_models() or (model == Path(model).stem and not Path(model).exists()):
         name, answer = model, _record_of(model, spec(model))
     else:
         # Cards are in the package even if their weights are not on this machine.
@@ -206,10 +205,6 @@ def _show(arguments: Namespace) -> int:
     else:
         write_json(answer, "-")
     return 0
-
-
-def _can_only_be_a_name(model: str) -> bool:
-    return model == Path(model).stem and not Path(model).exists()
 
 
 def _record_of(name: str, known: ModelSpec) -> dict[str, Any]:
@@ -235,7 +230,7 @@ def _print_layers(name: str, as_json: bool) -> None:
     from tfdfd.cost import run_isolated
 
     # A separate process keeps TensorFlow's log lines off the screen.
-    rows = run_isolated("tfdfd.cost.network:layers_of", name=name)
+    rows = run_isolated("tfdfd.cost:layers_of", name=name)
     if as_json:
         write_text("[\n" + ",\n".join(f" {json.dumps(row)}" for row in rows) + "\n]\n", "-")
         return
@@ -244,8 +239,7 @@ def _print_layers(name: str, as_json: bool) -> None:
 
 
 def _table(arguments: Namespace) -> int:
-    from tfdfd.cost import hardware, hardware_line
-    from tfdfd.cost.network import network_costs
+    from tfdfd.cost import hardware, hardware_line, network_costs
     from tfdfd.models import list_models
 
     batches = [] if arguments.no_latency else list(dict.fromkeys(arguments.batch))
@@ -272,7 +266,11 @@ def _columns(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, in
     millions = lambda key: lambda row: f"{row[key] / 1e6:,.1f}"  # noqa: E731
     count = lambda key: lambda row: f"{row[key]:,}"  # noqa: E731
     timed = [
-        (f"ms, batch {size}", max(9, len(f"ms, batch {size}")), lambda row, n=n: _milliseconds(row["latency"][n]))
+        (
+            f"ms, batch {size}",
+            max(9, len(f"ms, batch {size}")),
+            lambda row, n=n: f"{1000 * row['latency'][n]['seconds']:,.1f}",
+        )
         for n, size in enumerate(batches)
     ]
     peak = [("peak MB", 7, millions("peak_memory_bytes"))] if batches else []
@@ -288,10 +286,6 @@ def _columns(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, in
         *timed,
         *peak,
     ]
-
-
-def _milliseconds(latency: dict[str, Any]) -> str:
-    return f"{1000 * latency['seconds']:,.1f}"
 
 
 def _row_line(columns: Sequence[tuple[str, int, Callable[[dict[str, Any]], str]]], row: dict[str, Any]) -> str:
@@ -314,7 +308,7 @@ def _pull(arguments: Namespace) -> int:
 
 
 def _verify(arguments: Namespace) -> int:
-    from tfdfd.hub.verify import verify
+    from tfdfd.hub.publish import verify
 
     outcomes = []
     for outcome in verify(arguments.place):
@@ -388,3 +382,98 @@ def _sides(padding: Any) -> str:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+_EXPORT = """\
+Writes a trained network as a SavedModel (for TensorFlow Hub and TensorFlow Serving; feature_vector/ holds the network
+without its head), or for LiteRT, ONNX or OpenVINO. Before the folder appears, its outputs are compared with those of
+the Keras model: on noise, on faces of the sample clips, and on the crops of --data. model_card.json records the
+difference.
+
+Exit code: 0 written and verified; 1 it could not be written; 2 wrong usage, invalid weights, or different outputs."""
+
+_PUBLISH = """\
+Exports a trained network as a SavedModel, verified against the Keras model, to DIR/MODEL/N, with its weights file and
+its model card, and adds it with the sha256 of every file to DIR/manifest.json. DIR can be read by TF Serving, offered
+by any web server, and named by TFDFD_HUB for hub.KerasLayer("tfdfd/MODEL/N"), tfdfd.HubLayer and
+'tfdfd detect --model tfdfd/MODEL'.
+
+MODEL is --name. Without it, MODEL is taken from the handle, or from the model card of a run or file, such as
+meso4.s1-meso4. A run is not published under a handle that tfdfd includes unless --name asks for it.
+
+A version is never overwritten. Several processes may publish at once; a killed one leaves the hub as it was.
+
+Exit code: 0 published; 1 it could not be written; 2 wrong usage, invalid weights, or a version that exists."""
+
+
+def _format(text: str) -> str:
+    # LiteRT is the new name of TensorFlow Lite.
+    return {"tflite": "litert"}.get(text.lower(), text.lower())
+
+
+def add_export_arguments(parser: Parser) -> None:
+    from tfdfd.publishing.formats import FORMATS
+
+    parser.description = _EXPORT
+    parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle, or weights file")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument(
+        "--format",
+        type=_format,
+        choices=tuple(FORMATS),
+        default="savedmodel",
+        help="default: savedmodel; tflite is the same as litert",
+    )
+    parser.add_argument("--data", metavar="SET", help="a face set whose crops are compared, too")
+    add_quiet(parser)
+    parser.set_defaults(run=run_export)
+
+
+def add_publish_arguments(parser: Parser) -> None:
+    parser.description = _PUBLISH
+    parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle or weights file")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder of the hub; made if it is missing")
+    parser.add_argument("--version", required=True, type=int, metavar="N", help="1 or more; the highest is the default")
+    parser.add_argument("--name", metavar="MODEL", help="default: from the handle, or from the model card of a run")
+    parser.add_argument("--kaggle", metavar="DIR", help="also prepare an upload to Kaggle Models, which you then run")
+    parser.add_argument("--sign", metavar="KEY.pem", help="sign the version with this Ed25519 private key")
+    parser.set_defaults(run=run_publish)
+
+
+def run_export(arguments: Namespace) -> int:
+    from tfdfd.publishing.exporting import export
+
+    if not arguments.quiet:
+        warn(f"tfdfd export: writing and verifying {arguments.model} as {arguments.format}")
+    card = export(arguments.model, arguments.output, arguments.format, arguments.data)
+    for name, difference in card["max_difference"].items():
+        write_line(f"{name}: {difference:.1e} from Keras at most")
+    files = card["files"].values()
+    write_line(f"compared on {card['proof_crops']} crops; {card['tolerance']:g} are allowed")
+    write_line(f"files: {len(files)}, {sum(file['bytes'] for file in files):,} bytes: {arguments.output}")
+    write_line(f"model card: {os.path.join(arguments.output, 'model_card.json')}")
+    return 0
+
+
+def run_publish(arguments: Namespace) -> int:
+    from tfdfd.hub import HubError
+    from tfdfd.hub.publish import prepare_kaggle, publish
+
+    if arguments.kaggle and os.path.lexists(arguments.kaggle):
+        raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")
+    done = publish(arguments.model, arguments.to, arguments.version, arguments.name, sign=arguments.sign)
+    size = sum(file.bytes for file in done.version.files)
+    write_line(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")
+    for signature in done.version.signatures:
+        write_line(f"signed with the key {signature.key}")
+    if done.hides:
+        warn(
+            f"tfdfd publish: tfdfd includes other weights as {done.hides}, which --model {done.hides} still means; "
+            f"--model {done.handle} means the published ones"
+        )
+    write_line(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
+    write_line(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
+    if arguments.kaggle:
+        for line in prepare_kaggle(done.handle, done.folder, arguments.kaggle).splitlines():
+            write_line(line)
+    return 0

@@ -12,7 +12,7 @@ from tfdfd.extract.sandbox import SANDBOXES
 from tfdfd.faces import DETECTORS, NO_DETECTOR
 from tfdfd.media import FRAMES, Limits
 from tfdfd.runtime import AUTO, RUNTIMES
-from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
+from tfdfd.weights import ALIASES, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector

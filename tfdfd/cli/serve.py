@@ -1,4 +1,4 @@
-"""`tfdfd serve`: a model server for one machine, for clients of TensorFlow Serving."""
+"""`tfdfd serve` and `app`: a model server for clients of TensorFlow Serving, and a page to drop files on."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfdfd.cli.options import from_options, size
-from tfdfd.cli.parser import Parser
-from tfdfd.cli.text import warn, write_line
+from tfdfd.cli import Parser
+from tfdfd.cli.options import add_detection, detector_arguments, from_options, size
+from tfdfd.cli.output import warn, write_line
 from tfdfd.extract.sandbox import AUTO, SANDBOXES
 
 if TYPE_CHECKING:
     from tfdfd.serve.server import Settings
 
-_DESCRIPTION = """\
+_SERVE = """\
 Serves SavedModels over gRPC and REST as TensorFlow Serving does: Predict, Classify, Regress, metadata, states, health,
 metrics for Prometheus. It is meant for one machine, tests and demonstrations; docs/serving.md says when to use
 TensorFlow Serving itself.
@@ -30,8 +30,7 @@ Exit code: 0 stopped as asked; 1 an address or a model was not available; 2 wron
 
 
 def add_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd serve`."""
-    parser.description = _DESCRIPTION
+    parser.description = _SERVE
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="DIR, NAME=DIR, or a handle")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="TensorFlow Serving's config file; watched")
     parser.add_argument("--versions", default="1", metavar="N", help="the N highest of each, or all")
@@ -172,3 +171,46 @@ def _settings(arguments: Namespace) -> Settings:
 
 def _address(settings: Settings, port: int) -> str:
     return f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"
+
+
+_APP = """\
+Prints the address of a page for the browser on this machine. Files that are dropped there are scored as by
+'tfdfd detect', with the same limits and sandbox, and never leave this machine. An uploaded file is deleted as soon as
+it is scored; reports are deleted on request, and when the command ends (Ctrl-C).
+
+The address contains a secret: who has it sees the session. Other machines cannot connect.
+
+Exit code: 0 stopped as asked; 1 the port or the temporary folder was not available; 2 wrong usage."""
+
+
+def add_app_arguments(parser: Parser) -> None:
+    parser.description = _APP
+    add_detection(parser, "equally spaced frames of a video")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any)")
+    page = parser.add_argument_group("limits of the page (--max-bytes holds for each upload, too)")
+    page.add_argument("--max-queue", type=int, metavar="N", help="files uploading or waiting (default: 20)")
+    page.add_argument("--max-upload-bytes", type=size, metavar="N", help="of these files in all (default: 8GiB)")
+    page.add_argument("--max-history", type=int, metavar="N", help="results, the oldest goes first (default: 200)")
+    page.add_argument("--upload-seconds", type=float, metavar="S", help="time for an upload (default: 600)")
+    parser.set_defaults(run=run_app)
+
+
+def run_app(arguments: Namespace) -> int:
+    import asyncio
+
+    from tfdfd.app.server import Settings, serve
+
+    if not 0 <= arguments.port <= 65535:
+        raise ValueError(f"--port must be between 0 and 65535; received {arguments.port}.")
+    settings = from_options(Settings, arguments, detector=detector_arguments(arguments))
+
+    def ready(address: str) -> None:
+        write_line(f"page: {address}", flush=True)
+        note("Open it in a browser on this machine. Ctrl-C ends it and deletes uploads and reports.")
+
+    def note(text: str) -> None:
+        if not arguments.quiet:
+            warn(text)
+
+    asyncio.run(serve(settings, ready, note))
+    return 0

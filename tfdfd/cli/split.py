@@ -1,21 +1,118 @@
-"""`tfdfd split` and `tfdfd check-leaks`: splits that share no video and no person, and a search for leaks."""
+"""`tfdfd merge`, `split` and `check-leaks`: tables merged, split without shared videos and people, and checked."""
 
 from __future__ import annotations
 
 import os
 from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.cli import SOME, Parser
 from tfdfd.cli.options import OutputFile, add_json, add_seed
-from tfdfd.cli.parser import SOME, Parser
-from tfdfd.cli.text import table_lines, warn, write_json, write_line
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.cli.output import table_lines, warn, write_json, write_line
+from tfdfd.text import escape_control_chars
 
 if TYPE_CHECKING:
     from tfdfd.data.leaks import Fingerprints, Leak
+    from tfdfd.data.tables import MergedTable
+
+_MERGE = """\
+Merges several tables of one kind. The column `dataset` stays, and no file is copied: paths are rewritten relative to
+the folder of the new table. The paths of a faces.csv are relative to its own folder, those of an index.csv to the root
+of the data set, which --roots gives.
+
+Standard error lists crops with the same bytes, and names that two tables share. A name within one data set is the same
+video or person in both tables; if it is not, rename the data sets with --as.
+
+Exit code: 0 merged; 1 could not be written; 2 wrong usage, or tables that do not fit together."""
+
+_EXAMPLES = 3
+
+
+def add_merge_arguments(parser: Parser) -> None:
+    parser.description = _MERGE
+    parser.add_argument("tables", nargs="+", metavar="CSV", help="per data set: faces.csv, its folder, or index.csv")
+    parser.add_argument("-o", "--output", type=OutputFile, required=True, metavar="ALL.csv", help="merged table")
+    parser.add_argument(
+        "--roots", nargs="+", metavar="FOLDER", help="root of each table's paths (index.csv: needed to move them)"
+    )
+    parser.add_argument("--as", nargs="+", dest="names", metavar="NAME", help="data set name for each table")
+    parser.set_defaults(run=run_merge)
+
+
+def run_merge(arguments: Namespace) -> int:
+    from tfdfd.data.crops import table_file
+    from tfdfd.data.tables import (
+        FaceRow,
+        merge_tables,
+        read_either,
+        relocate,
+        remember_folders,
+        rename_dataset,
+        write_table,
+    )
+
+    for option, given in (("--roots", arguments.roots), ("--as", arguments.names)):
+        if given and len(given) != len(arguments.tables):
+            raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
+    here = os.path.dirname(os.path.abspath(arguments.output))
+    kinds: dict[Any, Any]
+    tables, kinds = [], {}
+    folders: list[str] = []
+    for number, path in enumerate(map(table_file, arguments.tables)):
+        rows, kind = read_either(path)
+        kinds.setdefault(kind, path)
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{kinds[FaceRow]} is a table of crops, but {next(p for k, p in kinds.items() if k is not FaceRow)} "
+                "one of videos; merge tables of one kind."
+            )
+        own_root = os.path.dirname(os.path.abspath(path)) if kind is FaceRow else None
+        root = arguments.roots[number] if arguments.roots else own_root
+        if root is not None:
+            if not os.path.isdir(root):
+                raise ValueError(f"{root} is not a folder; --roots gives the root of each table's paths.")
+            rows = relocate(rows, root, here)
+            folders.append(root)
+        tables.append(rename_dataset(rows, arguments.names[number]) if arguments.names else rows)
+    answer = merge_tables(tables, arguments.tables)
+    write_table(arguments.output, answer.rows, kind)
+    for path, rows in zip(arguments.tables, tables, strict=True):
+        sets = ", ".join(f"{count:,} of {name}" for name, count in Counter(row.dataset for row in rows).items())
+        write_line(f"{path}: {len(rows):,} rows ({sets})")
+    fake = sum(row.label for row in answer.rows)
+    total = f"{len(answer.rows):,} rows, {len(answer.rows) - fake:,} real and {fake:,} fake"
+    write_line(f"{arguments.output}: {total}")
+    unknown = remember_folders(arguments.output, answer.rows, folders) if kind is FaceRow else None
+    for note in (*_notes(answer), *filter(None, [unknown])):
+        warn(f"tfdfd merge: {note}")
+    return 0
+
+
+def _notes(answer: MergedTable) -> Iterator[str]:
+    from tfdfd.data.tables import name_of
+
+    if answer.repeated:
+        yield f"rows in more than one table, written once: {answer.repeated:,}"
+    for text, groups in (
+        ("same crop", answer.same_content),
+        ("same crop labeled real here and fake there", answer.contradictions),
+    ):
+        if groups:
+            yield f"{text}: {len(groups):,}{_such_as([' = '.join(map(name_of, rows)) for rows in groups])}"
+    names = [" ".join(key) for key in answer.shared_names]
+    if names:
+        yield (
+            f"names in several tables, which count as the same: {len(names):,}{_such_as(names)}. If they are "
+            "different, rename the data sets with --as"
+        )
+
+
+def _such_as(items: Sequence[str]) -> str:
+    return f", such as {'; '.join(items[:_EXAMPLES])}{'; …' * (len(items) > _EXAMPLES)}"
+
 
 _SPLIT = """\
 Sets the column `split` of a table and prints the content of each split.
@@ -43,7 +140,6 @@ _MOST_UNREAD = 10  # files that are named on standard error
 
 
 def add_split_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd split`."""
     from tfdfd.data.splits import BY, PRESETS, SHARES
 
     parser.description = _SPLIT
@@ -75,8 +171,7 @@ def add_split_arguments(parser: Parser) -> None:
 
 
 def add_check_leaks_arguments(parser: Parser) -> None:
-    """Adds the arguments of `tfdfd check-leaks`."""
-    from tfdfd.data.options import NEAR
+    from tfdfd.data import NEAR
 
     parser.description = _CHECK_LEAKS
     parser.add_argument("table", metavar="CSV", help="faces.csv with splits or its folder, or index.csv")

@@ -38,7 +38,7 @@ class CropAugmenter:
     """A policy of `POLICIES` as a function of a crop.
 
     Args:
-        name: of the policy.
+        name: name of the policy.
         seed: integer, at least 0.
 
     Raises:
@@ -58,7 +58,7 @@ class CropAugmenter:
         Args:
             image: RGB float32 `(height, width, 3)` in [0, 1].
             epoch: from 0.
-            position: of the crop in the order of that epoch, from 0.
+            position: position of the crop in the order of that epoch, from 0.
 
         Returns:
             RGB float32 of the same shape in [0, 1].
@@ -159,7 +159,7 @@ def jitter_colors(image: np.ndarray, order: tuple[int, ...], factors: tuple[floa
 
     Args:
         image: RGB float32 in [0, 1].
-        order: of `BRIGHTNESS`, `CONTRAST`, `SATURATION`, `HUE`.
+        order: an order of `BRIGHTNESS`, `CONTRAST`, `SATURATION`, `HUE`.
         factors: three multipliers, and a share of the color circle, by these numbers.
     """
     for operation in order:

@@ -32,7 +32,7 @@ class PreviewPair:
     """A real picture and the fake made from it.
 
     Attributes:
-        path: of the photograph.
+        path: path of the photograph.
         real: RGB uint8 `(size, size, 3)`.
         fake: the same.
         mask: float32 `(size, size)` in [0, 1]: weight of the altered face in the fake.

@@ -15,13 +15,11 @@ import cv2
 import numpy as np
 
 from tfdfd.data.tables import FAKE, ORIGINAL, OTHER_FOLDERS, REAL, FaceRow, other_folders, read_table
-from tfdfd.faces.crop import MARGIN, resize_crop, square_around
-from tfdfd.faces.tracks import equal_parts
+from tfdfd.faces.crop import MARGIN, equal_parts, resize_crop, square_around
 from tfdfd.files import read_regular, sha256
 from tfdfd.media import Limits
 from tfdfd.media.formats import picture_work
-from tfdfd.near_matches import did_you_mean
-from tfdfd.safe_text import printable_path
+from tfdfd.text import did_you_mean, printable_path
 
 TABLE = "faces.csv"
 # First frame that the program of S2's author takes of a video.
@@ -303,8 +301,8 @@ class Clip:
     """One face of one video.
 
     Attributes:
-        row: of the first crop; video, label and split hold for all.
-        positions: of all its crops in the rows, int64, in temporal order.
+        row: row of the first crop; video, label and split hold for all.
+        positions: positions of all its crops in the rows, int64, in temporal order.
     """
 
     row: FaceRow
@@ -316,7 +314,7 @@ class Clip:
         return self.row.label
 
     def frames(self, count: int, offset: float = 0.5) -> np.ndarray:
-        """Positions of `count` equally spaced crops; see `tfdfd.faces.tracks.equal_parts`."""
+        """Positions of `count` equally spaced crops; see `tfdfd.faces.crop.equal_parts`."""
         return self.positions[equal_parts(len(self.positions), count, offset)]
 
 
@@ -328,7 +326,7 @@ def clips_of(rows: Sequence[FaceRow], frames: int) -> tuple[list[Clip], Counter]
 
     Args:
         rows: crops, in any order.
-        frames: of a clip; only for the count of `padded`.
+        frames: frames of a clip; only for the count of `padded`.
 
     Returns:
         Clips, and the number of videos of each kind: `clips` (all that are taken), `padded` (those of them with fewer

@@ -26,12 +26,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tfdfd.data.options import DROP, MULTIPLE, READ, FaceOptions, has_multiple_faces, kept_faces
+from tfdfd.data import DROP, MULTIPLE, READ, FaceOptions, has_multiple_faces, kept_faces
 from tfdfd.data.tables import IndexRow
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FrameFaces, Request, damage_note, too_damaged
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.faces import NO_DETECTOR
-from tfdfd.faces.tracks import link_faces
+from tfdfd.faces.crop import link_faces
 from tfdfd.files import sync_folder, write_atomically
 from tfdfd.media import MediaError
 from tfdfd.media.inputs import Input
@@ -54,7 +54,7 @@ class VideoRecord:
         status: one of `tfdfd.media.errors.STATUSES`, or `multiple_faces` where that rule left it out.
         message: reason of a failure, or other notes.
         kind: `image` or `video` by content.
-        duration_s: of a video that was read to its end.
+        duration_s: duration in seconds of a video that was read to its end.
         frames: number of frames examined.
         multiple_faces: whether more than 10 % of its frames have a second face.
         boxes: their origin: `detected`, `original`, `stored`.
@@ -78,7 +78,7 @@ class FaceBox:
 
     Attributes:
         box: `(x, y, width, height)`, integer pixels.
-        score: of the detector; None where it gives none.
+        score: score of the detector; None where it gives none.
         track: number of the face's track in the video.
     """
 
@@ -126,7 +126,7 @@ class VideoCut:
     """Cuts the faces of one video into the folder `partial`: `crops/` and `boxes.json`.
 
     Args:
-        options: of the face set.
+        options: options of the face set.
         partial: the folder, which holds an empty `found/`.
         ask: sends a request about this video to a decoding process.
     """
@@ -256,8 +256,8 @@ class VideoJob:
     """One video or image to be done.
 
     Attributes:
-        row: of the index.
-        name: of its files in the face set, without suffix.
+        row: row of the index.
+        name: name of its files in the face set, without suffix.
         original: name of the original whose boxes are used, where that has some.
     """
 
@@ -271,11 +271,11 @@ class FaceWork:
     """Configuration and folders of a face set, with the work on one video; can be pickled.
 
     Attributes:
-        options: of the face set.
+        options: options of the face set.
         root: the folder that the paths of the index are relative to.
-        folder: of the face set.
+        folder: folder of the face set.
         stored: another face set whose boxes are used; None: faces are detected.
-        versions: of the libraries of the process that started the set.
+        versions: versions of the libraries of the process that started the set.
     """
 
     options: FaceOptions

@@ -26,13 +26,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from tfdfd.data import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
 from tfdfd.data.engines import Engine, LocalEngine
-from tfdfd.data.options import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
 from tfdfd.faces import NO_DETECTOR
-from tfdfd.files import sha256
-from tfdfd.workdir import RUN, WorkDir
+from tfdfd.files import RUN, WorkDir, sha256
 
 SCHEMA = 1
 # With stored boxes, these arguments are those of the run that stored them.
@@ -66,8 +65,8 @@ class FaceSet:
     Args:
         index: an `index.csv`.
         root: the folder that its paths are relative to.
-        folder: of the set.
-        options: of the set.
+        folder: folder of the set.
+        options: options of the set.
         stored: another face set of the same index whose boxes are used: nothing is detected, and its frames and
             detector apply.
         engine: runs the work; None: processes of this machine, one per core.
@@ -75,7 +74,7 @@ class FaceSet:
             cut by their boxes.
 
     Attributes:
-        rows: of the index.
+        rows: rows of the index.
         pending: rows that are not done yet.
 
     Raises:

@@ -118,7 +118,7 @@ class Donors:
 
     Args:
         faces: real crops that have landmarks; all of them may be donors.
-        landmarks: of the crops, by file.
+        landmarks: landmarks of the crops, by file.
 
     Raises:
         ValueError: a crop cannot be read; names it.
@@ -143,7 +143,7 @@ class Donors:
         """The number of the crop whose face goes into crop `number`.
 
         Args:
-            number: of the crop that is changed.
+            number: number of the crop that is changed.
             choice: rank among the nearest, from 0 for the most similar; taken modulo their count.
 
         Raises:

@@ -24,10 +24,10 @@ from tfdfd.data.self_blending import check_landmarks
 from tfdfd.data.tables import REAL
 from tfdfd.faces import FaceDetector
 from tfdfd.files import write_atomically
-from tfdfd.safe_text import text_of_cell, without_formula
+from tfdfd.text import text_of_cell, without_formula
 
 if TYPE_CHECKING:
-    from tfdfd.faces.mtcnn import MtcnnDetector
+    from tfdfd.faces.detectors import MtcnnDetector
 
 TABLE = "landmarks.csv"
 OK, NO_FACE, PARTIAL, DECODE_ERROR, NOT_FOUND = STATUSES = ("ok", "no_face", "partial", "decode_error", "not_found")
@@ -43,11 +43,11 @@ class FaceLandmarks:
     """The face in a crop.
 
     Attributes:
-        file: of the crop, as in its table.
+        file: file of the crop, as in its table.
         sha256: of the file when the face was detected; None where it could not be read.
         status: `ok`; `no_face`; `partial`: a face whose landmarks leave the crop or lie too close together for
             self-blending; `decode_error`; `not_found`.
-        score: of the detector, in [0, 1]; None without a face.
+        score: score of the detector, in [0, 1]; None without a face.
         box: `(x, y, width, height)` in pixels of the crop; None without a face.
         points: `(5, 2)` x, y in pixels of the crop: left eye, right eye (as seen), nose, left and right mouth corner;
             None without a face.
@@ -127,7 +127,7 @@ def _read_crop(faces: Faces, position: int, entry: FaceLandmarks | None) -> tupl
 
 
 def _mtcnn() -> MtcnnDetector:
-    from tfdfd.faces.mtcnn import MtcnnDetector
+    from tfdfd.faces.detectors import MtcnnDetector
 
     return MtcnnDetector(min_face_size=_SIDE // 4)
 

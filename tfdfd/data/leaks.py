@@ -26,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tfdfd.data import NEAR
 from tfdfd.data.crops import MAX_BYTES, MAX_SCANS, crop_path
-from tfdfd.data.options import NEAR
 from tfdfd.data.tables import SPLITS, VIDEO, FaceRow, keys_of, name_of
 from tfdfd.files import read_regular
 from tfdfd.media import Limits
@@ -61,11 +61,11 @@ class Leak:
     Attributes:
         kind: `source`, `identity`, `video` (of rows without a source), `file` (the same bytes) or `picture` (a
             near-duplicate).
-        name: of the source, person or video; the SHA-256 of a file; the crop's file of a picture.
+        name: name of the source, person or video; the SHA-256 of a file; the crop's file of a picture.
         dataset: that the name belongs to; None for files and pictures, which may be in several data sets.
         where: for each split, its name, the number of rows and the file of one of them.
-        distance: of a picture's hashes, 0 to 64; else None.
-        likeness: of a picture, up to 1; else None.
+        distance: distance of a picture's hashes, 0 to 64; else None.
+        likeness: likeness of a picture, up to 1; else None.
         mirrored: whether one picture is the mirror image of the other.
     """
 
@@ -93,8 +93,8 @@ class Fingerprints:
     Attributes:
         digests: SHA-256 of each row's file; None where it could not be read.
         numbers: which rows have a fingerprint, int64 `(n,)`.
-        hashes: of these rows, uint64 `(n,)`.
-        details: of these rows, float16 `(n, 247)`.
+        hashes: hashes of these rows, uint64 `(n,)`.
+        details: details of these rows, float16 `(n, 247)`.
         unread: names of files that could not be read or decoded, in the rows' order.
     """
 

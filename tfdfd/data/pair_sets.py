@@ -28,9 +28,8 @@ from tfdfd.data.face_swapping import KIND_SHARES, KINDS, NEAREST, Donors, swap_f
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
 from tfdfd.data.self_blending import self_blend, vary
 from tfdfd.data.tables import FAKE, REAL, FaceRow, write_table
-from tfdfd.files import sha256, write_atomically
+from tfdfd.files import WorkDir, sha256, write_atomically
 from tfdfd.version import __version__
-from tfdfd.workdir import WorkDir
 
 METHOD = "self-blended"
 FAKES = PLAIN, VARIED = "plain", "varied"
@@ -99,11 +98,11 @@ class BlendedPairs(_PairSet):
         size: side of the square crops that are returned, in pixels.
         split: which crops; None takes all, whatever their split.
         seed: the same seed gives the same pairs.
-        landmarks: of the crops, by file (`landmarks_of`), or the file that stores them; None: `landmarks.csv` beside
-            the crops. Missing ones are detected now, unless a mapping is given.
+        landmarks: those of the crops, by file (`landmarks_of`), or the file that stores them; None: `landmarks.csv`
+            beside the crops. Missing ones are detected now, unless a mapping is given.
         fakes: `plain`, or `varied` beyond color, sharpness and position (`tfdfd.data.self_blending.vary`).
         medium: `photo`, or `video` to degrade most pairs with H.264 (`degrade_pair`).
-        meshes: of crops, by file: `(468, 2)` xy pixels of the face mesh, whose hulls outline the masks; crops without
+        meshes: face meshes by the crop's file, `(468, 2)` xy pixels, whose hulls outline the masks; crops without
             one have outlines from their landmarks.
 
     Attributes:
@@ -147,7 +146,7 @@ class BlendedPairs(_PairSet):
         """A crop and its fake: RGB uint8 `(2, size, size, 3)`, real first.
 
         Args:
-            number: of the crop in `rows`.
+            number: number of the crop in `rows`.
             epoch: each epoch has another pair of the same crop; None gives a fixed pair, for evaluation.
 
         Raises:
@@ -313,8 +312,8 @@ def write_blended_set(pairs: BlendedPairs, folder: str | os.PathLike) -> Iterato
     people; a fake has the method `self-blended`. An interrupted run resumes.
 
     Args:
-        pairs: of all splits that are wanted.
-        folder: of the set; created if it is missing.
+        pairs: pairs, of all splits that are wanted.
+        folder: folder of the set; created if it is missing.
 
     Raises:
         ValueError: the folder holds another set, or something else; or a crop cannot be read.
@@ -370,7 +369,7 @@ def _write(
                     written += [replace(row, box=(0, 0, pairs.size, pairs.size)) for row in two]
                     if len(written) < 2 * len(rows):
                         yield written[-2]
-        # Before the last row: a caller that takes exactly as many rows as there are pairs has a complete set.
+        # The table is written before the last row is yielded: a caller that takes one row per pair has a complete set.
         write_table(work.path / TABLE, written, FaceRow)
         if written:
             yield written[-2]

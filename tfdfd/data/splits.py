@@ -26,7 +26,7 @@ class Preset:
 
     Attributes:
         about: one-line description.
-        shares: of the rows whose own split is not kept; None: every row must have one that is kept.
+        shares: shares of the rows whose own split is not kept; None: every row must have one that is kept.
         by: kinds of names that keep rows together, of `BY`.
         keeps: official splits that stay as they are.
         of: other presets, by data set.
@@ -82,7 +82,7 @@ def split(
 
     Args:
         rows: `IndexRow`s or `FaceRow`s.
-        shares: of the rows in each split, from 0 to 1 and 1 together.
+        shares: shares of the rows in each split, from 0 to 1 and 1 together.
         seed: another one gives other splits.
         by: kinds of names that keep rows together, of `BY`; rows of one video, and a fake and its known original, stay
             together in any case.

@@ -24,13 +24,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tfdfd.data import SRM_STEPS, SrmOptions
 from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
-from tfdfd.data.options import SRM_STEPS, SrmOptions
 from tfdfd.data.tables import FaceRow, write_table
-from tfdfd.files import TEMPORARY, write_atomically
+from tfdfd.files import RUN, TEMPORARY, WorkDir, read_description, write_atomically
 from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.version import __version__
-from tfdfd.workdir import RUN, WorkDir, read_description
 
 SCHEMA = 1
 WORK = "tfdfd srm"
@@ -76,7 +75,7 @@ class SrmSet:
 
     Args:
         faces: `faces.csv` (or the table of `tfdfd split`), its folder, a folder with `real/` and `fake/`, or `Faces`.
-        folder: of the clone.
+        folder: folder of the clone.
         options: kernels and truncation.
         threads: number of crops processed at once; None: one per core.
 

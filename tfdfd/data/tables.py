@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import user_cache, write_atomically
-from tfdfd.safe_text import printable_path, text_of_cell, without_formula
+from tfdfd.text import printable_path, text_of_cell, without_formula
 
 # Folders, separated as in `PATH`.
 OTHER_FOLDERS = "TFDFD_DATA"
@@ -76,7 +76,7 @@ class FaceRow:
         time_s: its time in the video; 0 for an image.
         track: number of the face's track in the video, from 0.
         box: `(x, y, width, height)` of the detected face in the upright frame, pixels.
-        score: of the detector; None where it gives none.
+        score: score of the detector; None where it gives none.
         label: 0 real, 1 fake.
         dataset, method, source_id, identity, compression: those of its video.
         split: that of its video, or set by `tfdfd split`.
@@ -244,7 +244,7 @@ class MergedTable:
     """One table made of several.
 
     Attributes:
-        rows: of all tables, in their order.
+        rows: rows of all tables, in their order.
         repeated: number of rows left out because an equal row of the same file came before.
         same_content: crops with one sha256, each a tuple of rows; they are in `rows`.
         shared_names: `(data set, kind, name)` that more than one table has: they count as one.

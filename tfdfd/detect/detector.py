@@ -22,7 +22,7 @@ from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.extract.sandbox import AUTO as SANDBOX_AUTO
 from tfdfd.faces import check_detector
-from tfdfd.faces.tracks import equal_parts, link_faces
+from tfdfd.faces.crop import equal_parts, link_faces
 from tfdfd.files import sha256
 from tfdfd.media import FRAMES, Limits, MediaError
 from tfdfd.media.inputs import Input, Inputs, list_inputs, memory_input
@@ -30,7 +30,7 @@ from tfdfd.models import clip_frames, spec
 from tfdfd.remote import RemoteScorer, Server, check_served, find_served
 from tfdfd.runtime import AUTO, RUNTIMES, check_runtime, is_installed
 from tfdfd.version import __version__
-from tfdfd.weights.records import DEFAULT_MODEL
+from tfdfd.weights import DEFAULT_MODEL
 from tfdfd.weights.store import locate
 
 # Decimals of a probability. The same bytes and model must give the same JSON, which the last bits of float32 may not.
@@ -38,7 +38,7 @@ DIGITS = 6
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tfdfd.runtime.network import Scorer
+    from tfdfd.runtime.networks import Scorer
 Media: TypeAlias = Union[str, os.PathLike, np.ndarray, bytes, "Image"]
 
 
@@ -266,8 +266,7 @@ class Detector:
         return self._loaded
 
     def _open(self) -> tuple[Scorer | RemoteScorer, str | None]:
-        from tfdfd.runtime.network import Scorer
-        from tfdfd.runtime.opening import open_network
+        from tfdfd.runtime.networks import Scorer, open_network
 
         network, note = open_network(self.record, self._weights, self._runtime)
         return Scorer(network), note
@@ -425,7 +424,7 @@ def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
     """The spans of a face's sampled frames that have one score each, for a model of clips.
 
     A span has at least `FRAMES` sampled frames (or `frames`, if these are more), so one face of a video has one span
-    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.tracks.
+    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.crop.
     equal_parts`), as in training and evaluation; fewer are repeated.
 
     Args:

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfdfd.detect.results import FaceTrack
 from tfdfd.detect.verdict import Rule
-from tfdfd.faces.quality import MEASURES
-from tfdfd.weights.records import WeightRecord
+from tfdfd.faces.crop import MEASURES
+from tfdfd.weights import WeightRecord
 
 # Verbal equivalents of the ENFSI guideline for evaluative reporting in forensic science (2015), from each LR up. Below
 # 2, the findings support neither proposition.

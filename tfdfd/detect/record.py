@@ -21,7 +21,7 @@ from tfdfd.files import sha256
 from tfdfd.media import Limits
 from tfdfd.media.inputs import Inputs
 from tfdfd.runtime import AUTO, RUNTIMES, is_installed
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 from tfdfd.weights.store import how_to_get, locate
 
 if TYPE_CHECKING:

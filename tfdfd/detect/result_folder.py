@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tfdfd.detect.results import Detection
-from tfdfd.files import sha256, sync_folder
+from tfdfd.files import WorkDir, sha256, sync_folder
 from tfdfd.media.inputs import Input, Inputs
-from tfdfd.safe_text import printable_path, spreadsheet_cell
-from tfdfd.workdir import WorkDir
+from tfdfd.text import printable_path, spreadsheet_cell
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfdfd.media import STATUSES
-from tfdfd.safe_text import printable_path
+from tfdfd.text import printable_path
 
 SCHEMA_VERSION = 1
 
@@ -28,7 +28,7 @@ class FrameScore:
         fake_probability: in [0, 1], 1 = fake; of a model of clips, that of the span of frames.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
         explained: heat maps that explain the score, RGB uint8, by title; not part of the JSON.
-        measures: of the face in this frame, see `tfdfd.faces.quality`; not part of the JSON.
+        measures: of the face in this frame, see `tfdfd.faces.crop`; not part of the JSON.
     """
 
     index: int
@@ -60,7 +60,7 @@ class FaceTrack:
         frames: its frames, in ascending order.
         decides: whether it contributes to the verdict.
         left_out: the reason it does not: `small`, `doubtful` or `passing`, see `tfdfd.detect.verdict`.
-        measures: medians over its frames, by name of `tfdfd.faces.quality.MEASURES`; empty for a model without a
+        measures: medians over its frames, by name of `tfdfd.faces.crop.MEASURES`; empty for a model without a
             tested range.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfdfd.detect.results import FaceTrack
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 
 
 def verdict_of(fake_probability: float, threshold: float, band: tuple[float, float] | None) -> str:

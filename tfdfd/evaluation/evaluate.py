@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.evaluation.plots import check_matplotlib, draw_plots
 from tfdfd.evaluation.report import (
     RUN_PICTURES,
     Pictures,
     as_json,
     as_markdown_report,
+    check_matplotlib,
+    draw_plots,
     make_report,
     pictures_of,
     render_page,
@@ -32,8 +33,15 @@ from tfdfd.evaluation.scoring import OpenedModel, about_scores, open_model, scor
 from tfdfd.evaluation.sets import EvalSet, open_set
 from tfdfd.files import sha256, write_atomically
 from tfdfd.metrics.scores import AGGREGATIONS, POLICIES, max_of_track_means, read_scores
-from tfdfd.training.run_folder import LOG, finished_run, read_log
-from tfdfd.training.training_fingerprints import CROP, FILE, fingerprints_of, read_fingerprints
+from tfdfd.training.run_folder import (
+    CROP,
+    FINGERPRINTS,
+    LOG,
+    fingerprints_of,
+    finished_run,
+    read_fingerprints,
+    read_log,
+)
 from tfdfd.weights.store import RUN, locate
 
 MODELS = ("scores", "second")
@@ -52,7 +60,7 @@ class Options:
         missing: policy for videos without a score, key of `tfdfd.metrics.scores.POLICIES`.
         cluster: unit of the bootstrap: `video` or `source`.
         resamples: number of bootstrap resamples.
-        seed: of the bootstrap and of blended pairs.
+        seed: seed of the bootstrap and of blended pairs.
         table: `s0` ... `s4`, the tables of a source document, or None.
         blend: blend fakes from the real crops.
         index: `index.csv` that a single set was extracted from, or None.
@@ -105,7 +113,7 @@ def evaluate(
     Args:
         model: a handle, a weights file with its card, or the folder of a run.
         data: face sets; `NAME=PATH` names one.
-        folder: of the report; created if missing. Scores of the same model on the same sets are reused; others are an
+        folder: report folder, created if missing. Scores of the same model on the same sets are reused; others are an
             error.
         options: see `Options`.
         against: a second model to compare on the same sets; further ones are in the tables of a document.
@@ -172,7 +180,7 @@ def evaluate_scores(
 
     Args:
         table: a `scores.csv`; the JSON beside it, if present, identifies the model and the sets.
-        folder: of the report.
+        folder: folder of the report.
         options: see `Options`; `split` None takes all rows.
         model: its threshold is used if there is no JSON beside the table.
         against: table of a second model on the same sets, or tables of several.
@@ -220,10 +228,10 @@ def write_report(
 
     Args:
         folder: created if missing.
-        report: of `tfdfd.evaluation.report.make_report`.
+        report: as returned by `tfdfd.evaluation.report.make_report`.
         pictures: source of the crops.
         plots: draw plots.
-        run: of `run_pictures`, shown after the plots.
+        run: pictures as returned by `run_pictures`, shown after the plots.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +298,7 @@ def training_overlap(model: OpenedModel, sets: Sequence[EvalSet]) -> dict:
         return {"checked": False, "why_not": why, "shared": {}}
     seen = read_fingerprints(model.run)
     if seen is None:
-        return {"checked": False, "why_not": f"the run {model.run} has no {FILE}", "shared": {}}
+        return {"checked": False, "why_not": f"the run {model.run} has no {FINGERPRINTS}", "shared": {}}
     shared = {}
     for part, marks in seen.items():
         files = defaultdict(list)
@@ -327,7 +335,7 @@ def overlap_warnings(overlap: dict) -> list[dict[str, str]]:
                 f"{_shared_text(kinds)}."
             )
         warnings.append({"code": code, "where": "data", "message": message})
-    if not overlap["checked"] and FILE in overlap["why_not"]:
+    if not overlap["checked"] and FINGERPRINTS in overlap["why_not"]:
         message = f"whether the model was trained on this set could not be checked: {overlap['why_not']}."
         warnings.append({"code": "not_checked", "where": "data", "message": message})
     return warnings

@@ -1,4 +1,4 @@
-"""The evaluation report: `report.json` (see `report.schema.json`), from which the Markdown and HTML forms are made."""
+"""The evaluation report: `report.json` (see `report.schema.json`), its plots, and its Markdown and HTML forms."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 
 from tfdfd.data.crops import crop_path, read_pixels
 from tfdfd.data.pair_sets import METHOD
-from tfdfd.evaluation.document_tables import ScoredModel, document_tables
 from tfdfd.evaluation.sets import EvalSet
 from tfdfd.evaluation.tables import (
+    ScoredModel,
     Table,
     as_markdown,
     class_table,
     comparison_table,
     confusion_table,
     coverage_table,
+    document_tables,
     format_number,
     format_value,
     hardest_table,
@@ -30,12 +31,155 @@ from tfdfd.evaluation.tables import (
     protocol_line,
 )
 from tfdfd.html import as_jpeg, data_uri, environment
-from tfdfd.metrics.comparison import compare
-from tfdfd.metrics.intervals import RESAMPLES
+from tfdfd.metrics.intervals import RESAMPLES, compare
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO, compute_report
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.text import escape_control_chars
+from tfdfd.training.history import load_pyplot, png_of
 from tfdfd.version import __version__
+
+_REAL, _FAKE = "#0b6b8a", "#b42318"
+# If each video has one crop the lines coincide; both must stay visible.
+_LINES = {
+    VIDEO: {"color": "#4f46e5", "linewidth": 1.4, "zorder": 3},
+    FRAME: {"color": "#f59e0b", "linewidth": 3.6, "alpha": 0.6},
+}
+
+
+def check_matplotlib() -> None:
+    """Raises `ValueError` if matplotlib is missing: call it before scoring, not after an hour of it."""
+    load_pyplot(", or use --no-plots")
+
+
+def draw_plots(report: dict, histogram: dict) -> dict[str, bytes]:
+    """PNGs by name; plots without data are left out.
+
+    Args:
+        report: as returned by `tfdfd.metrics.report.compute_report`.
+        histogram: as returned by `tfdfd.evaluation.report.score_histogram`.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    pyplot = load_pyplot(", or use --no-plots")
+    pictures = {}
+    for name, draw in _PLOTS.items():
+        with pyplot.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+            figure = draw(pyplot, report, histogram)
+            if figure is None:
+                continue
+            # Without version and date the same scores give the same bytes.
+            pictures[name] = png_of(figure, dpi=110, metadata={"Software": None})
+    return pictures
+
+
+def _roc(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
+        curve = report["curves"][level]["roc"]
+        axis.plot(curve["fpr"], curve["tpr"], label=_label(report, level, "auc", "AUC"), **_LINES[level])
+
+    def decorate(axis: Any) -> None:
+        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
+        axis.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
+        axis.legend(loc="lower right")
+
+    return _of_levels(pyplot, report, "roc", draw, decorate)
+
+
+def _precision_recall(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
+        curve = report["curves"][level]["precision_recall"]
+        label = _label(report, level, "average_precision", "AP")
+        axis.step(curve["recall"], curve["precision"], where="pre", label=label, **_LINES[level])
+        metrics = report[level]
+        axis.axhline(metrics["n_fake"] / metrics["n"], color=_LINES[level]["color"], linestyle=":", linewidth=1)
+
+    def decorate(axis: Any) -> None:
+        axis.set(xlabel="recall of fakes", ylabel="precision of fakes", title="Precision and recall (dotted: chance)")
+        axis.set_ylim(0, 1.02)
+        axis.legend(loc="lower left")
+
+    return _of_levels(pyplot, report, "precision_recall", draw, decorate)
+
+
+def _reliability(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    def draw(axis: Any, level: str) -> None:
+        bins = report["curves"][level]["reliability"]
+        columns = [one["score"] for one in bins], [one["fakes"] for one in bins]
+        label = _label(report, level, "ece", "ECE")
+        axis.plot(*columns, marker="o", markersize=4, label=label, **_LINES[level])
+
+    def decorate(axis: Any) -> None:
+        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+        axis.set(xlabel="mean P(fake) of the bin", ylabel="share of fakes in it", title="Reliability")
+        axis.legend()
+
+    return _of_levels(pyplot, report, "reliability", draw, decorate)
+
+
+def _confusion(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.7), layout="constrained")
+    for axis, level in zip(axes, LEVELS, strict=True):
+        counts = report[level]["confusion"]
+        if counts is None:
+            axis.set_axis_off()
+            continue
+        rows = [[counts[f"{kind}_as_{verdict}"] for verdict in ("real", "fake")] for kind in ("real", "fake")]
+        shares = [[value / max(1, sum(row)) for value in row] for row in rows]
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for y, row in enumerate(rows):
+            for x, value in enumerate(row):
+                color = "white" if shares[y][x] > 0.5 else "black"
+                axis.text(x, y, f"{value:,}\n{shares[y][x]:.1%}", ha="center", va="center", color=color)
+        axis.set_xticks([0, 1], ["called real", "called fake"])
+        axis.set_yticks([0, 1], ["real", "fake"])
+        axis.set_title(f"{level}s at {report['protocol']['threshold']:.4g}")
+        axis.grid(False)
+    return figure
+
+
+def _scores(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
+    figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(7.6, 3.2), layout="constrained")
+    edges = histogram["edges"]
+    for axis, level in zip(axes, LEVELS, strict=True):
+        for kind, color in (("real", _REAL), ("fake", _FAKE)):
+            counts = histogram[level][kind]
+            shares = [count / max(1, sum(counts)) for count in counts]
+            axis.stairs(shares, edges, fill=True, alpha=0.45, color=color, label=f"{kind} ({sum(counts):,})")
+        axis.axvline(report["protocol"]["threshold"], color="black", linestyle="--", linewidth=1, label="threshold")
+        axis.set(xlabel="P(fake)", ylabel="share of the class", title=f"Scores of {level}s")
+        axis.set_xlim(0, 1)
+        axis.legend()
+    return figure
+
+
+_PLOTS: dict[str, Callable] = {
+    "roc": _roc,
+    "precision_recall": _precision_recall,
+    "reliability": _reliability,
+    "confusion": _confusion,
+    "scores": _scores,
+}
+
+
+def _of_levels(
+    pyplot: Any, report: dict[str, Any], curve: str, draw: Callable[[Any, str], None], decorate: Callable[[Any], None]
+) -> Any:
+    levels = [level for level in LEVELS if report["curves"][level][curve]]
+    if not levels:
+        return None
+    figure, axis = pyplot.subplots(figsize=(4.6, 4.2), layout="constrained")
+    for level in levels:
+        draw(axis, level)
+    axis.set_xlim(-0.01, 1.01)
+    decorate(axis)
+    return figure
+
+
+def _label(report: dict[str, Any], level: str, name: str, title: str) -> str:
+    value = report[level][name]["value"]
+    return f"{level}s" if value is None else f"{level}s, {title} {value:.3f}"
+
 
 SCHEMA = 1
 BINS = 25
@@ -85,7 +229,7 @@ def make_report(
         threshold: on P(fake), for the first model; None: its own. Further models always use their own.
         table: `s0` ... `s4`: adds the tables of a source document.
         aggregation, missing, cluster, resamples, seed: as for `tfdfd.metrics.report.compute_report`.
-        leaks: of `tfdfd.evaluation.evaluate.training_overlap`.
+        leaks: as returned by `tfdfd.evaluation.evaluate.training_overlap`.
         warnings: further warnings, `{code, where, message}`.
         training: for each model, `tfdfd.evaluation.evaluate.training_summary`, for `s3`; missing ones are empty.
 
@@ -183,7 +327,7 @@ def as_markdown_report(report: dict, plots: Sequence[str], thumbnails: Sequence[
     """The text of `report.md`, for any code host, with its plots beside it.
 
     Args:
-        report: of `make_report`.
+        report: as returned by `make_report`.
         plots: paths of the plots, relative to the report.
         thumbnails: for each of the hardest videos, paths likewise.
     """
@@ -216,7 +360,7 @@ def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[S
     """`report.html`: one page without scripts or requests, to read, print and pass on.
 
     Args:
-        report: of `make_report`.
+        report: as returned by `make_report`.
         plots: PNGs by name.
         thumbnails: for each of the hardest videos, JPEGs.
     """

@@ -19,13 +19,12 @@ import keras
 import numpy as np
 
 from tfdfd.evaluation.sets import EvalSet
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import differences, locked_folder, write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.models import clip_frames, load
 from tfdfd.version import __version__
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 from tfdfd.weights.store import RUN, locate
-from tfdfd.workdir import differences
 
 SCHEMA = 1
 # Fields that determine the scores.
@@ -46,10 +45,10 @@ class OpenedModel:
     """A model ready to score.
 
     Attributes:
-        record: of its weights.
+        record: record of its weights.
         network: the Keras model.
         run: folder of its `tfdfd train` run, or None.
-        path: of its weights.
+        path: path of its weights.
     """
 
     record: WeightRecord
@@ -117,9 +116,9 @@ def score_sets(
 
     Args:
         model: the model.
-        sets: of the model's input size, with different names.
+        sets: sets of the model's input size, with different names.
         folder: for `NAME.csv` and `NAME.json`; created if missing.
-        name: of the two files.
+        name: name of the two files.
         progress: called with the number of crops scored and the total.
 
     Returns:

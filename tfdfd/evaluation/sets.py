@@ -1,6 +1,8 @@
 """Evaluation sets: what a model is scored on, from files, shards, clips or blended pairs, and the videos without crops.
 
-`open_set` opens whatever a user names; `tfdfd.evaluation.scoring` scores it.
+`open_set` opens whatever a user names; `tfdfd.evaluation.scoring` scores it. `DegradedSet` degrades another set's
+images by a condition: it maps an RGB uint8 image `(height, width, 3)` and a `np.random.Generator` to an image of the
+same shape; the same random state gives the same image.
 """
 
 from __future__ import annotations
@@ -8,8 +10,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from tfdfd.data import degrade
 from tfdfd.data.crops import Faces, clips_of, crop_path, equally_spaced, faces_of, named_set, read_pixels
 from tfdfd.data.face_set import StatusRow
 from tfdfd.data.landmarks import PARTIAL, FaceLandmarks, landmarks_of
 from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.pair_sets import METHOD, PHOTO, PLAIN, BlendedPairs, blended_row
 from tfdfd.data.tables import REAL, FaceRow, IndexRow, read_table, video_of
+from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
+from tfdfd.pipelines import is_packed, open_shards, read_records
 from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline, read_crop
-from tfdfd.pipelines.shards import is_packed, open_shards, read_records
 
 STATUS_TABLE = "status.csv"
 _FOLDER = "folder"
@@ -218,7 +223,7 @@ class BlendedSet(EvalSet):
     Fakes of the set are ignored; real crops without landmarks are absent.
 
     Args:
-        seed: of the pairs; the others as for `EvalSet`.
+        seed: seed of the pairs; the others as for `EvalSet`.
         landmarks: file that keeps the landmarks; None: `landmarks.csv` beside the crops.
         keep: keep pairs in memory, for sets that are read many times.
         fakes, medium: as for `BlendedPairs`.
@@ -313,7 +318,7 @@ def open_set(
         frames: crops per clip, for a network that takes clips; None for single crops.
         blend: blend fakes from the real crops and ignore the set's own fakes.
         index: `index.csv` that the set was extracted from: it knows the labels of videos without crops.
-        seed: of blended pairs.
+        seed: seed of blended pairs.
         allow_leaks: accept a set whose splits share sources, people or files.
         chosen_frames: number of equally spaced crops of each video, see `tfdfd.data.crops.equally_spaced`; None for
             all.
@@ -371,7 +376,7 @@ def _missing_videos(
         if row is None or (split is not None and row.split is None):
             unknown[status.status] += 1
         elif split in (None, row.split):
-            # A decoded video with faces but without crops has no face that counts.
+            # If a video has the status `ok` but no crop, none of its faces was kept.
             missing.append((row, NO_FACE if status.status == OK else status.status))
     return missing, dict(sorted(unknown.items()))
 
@@ -408,3 +413,65 @@ def _file_status(paths: Iterable[str]) -> str | None:
         except ValueError:
             return "decode_error"
     return None
+
+
+Condition = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+UNCHANGED = "as it is"
+CONDITIONS: dict[str, Condition] = {
+    UNCHANGED: lambda image, rng: image,
+    **{f"JPEG quality {q}": lambda image, rng, q=q: degrade.compress_jpeg(image, q) for q in (90, 70, 50, 30, 10)},  # type: ignore[misc]
+    **{f"Gaussian blur, sigma {s}": lambda image, rng, s=s: degrade.blur(image, s) for s in (1, 2, 3)},  # type: ignore[misc]
+    **{
+        f"resized to 1/{part} and back": lambda image, rng, part=part: degrade.resize_and_back(image, 1 / part)  # type: ignore[misc]
+        for part in (2, 4)
+    },
+    **{
+        f"Gaussian noise, sigma {s} of 255": lambda image, rng, s=s: degrade.add_noise(image, s, rng)  # type: ignore[misc]
+        for s in (5, 10, 20)
+    },
+    **{
+        f"H.264, CRF {crf}": lambda image, rng, crf=crf: degrade.simulate_video([image], crf, rng)[0]  # type: ignore[misc]
+        for crf in (23, 32, 40)
+    },
+}
+
+
+class DegradedSet(EvalSet):
+    """An evaluation set whose crops are degraded before they are scaled to the network's size.
+
+    Args:
+        base: the set; its `picture(number)` is degraded.
+        condition: key of `CONDITIONS`.
+        size: side of the square crops that the network takes, in pixels.
+        by_file: seed the random state by the file name instead of the row number.
+    """
+
+    def __init__(self, base: EvalSet, condition: str, size: int, by_file: bool = False):
+        self._base, self._condition, self._by_file, self.size = base, condition, by_file, size
+        self.where, self.root, self.split, self.rows, self.absent = (
+            base.where, base.root, base.split, base.rows, base.absent
+        )  # fmt: skip
+        self.blended, self.seed, self.unlabelled, self.videos_known = base.blended, base.seed, {}, base.videos_known
+
+    def dataset_of(self, row: FaceRow | IndexRow) -> str:
+        return self._base.dataset_of(row)
+
+    def info(self) -> dict:
+        return self._base.info() | {"condition": [self._condition, self._base.size, self._by_file]}
+
+    def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(numbers), batch_size):
+                pictures = pool.map(self.picture, numbers[start : start + batch_size])
+                crops = np.stack([resize_crop(picture, self.size) for picture in pictures])
+                yield crops.astype(np.float32) / np.float32(255)
+
+    def picture(self, number: int) -> np.ndarray:
+        name = zlib.crc32(self._condition.encode())
+        if self._by_file:
+            seed = [name, zlib.crc32(self.rows[number].file.encode("utf-8", "surrogateescape"))]
+        else:
+            seed = [name, number]
+        return CONDITIONS[self._condition](self._base.picture(number), np.random.default_rng(seed))

@@ -95,7 +95,7 @@ class Step:
     """One call of one layer in a forward pass.
 
     Attributes:
-        name: of the layer, prefixed by the models it is nested in: `body/conv1`.
+        name: name of the layer, prefixed by the models it is nested in: `body/conv1`.
         layer: the layer or operation.
         output: its first output.
         sources: indices of the steps whose outputs it takes.
@@ -111,7 +111,7 @@ def run(model: keras.Model, images: Any, added: dict | None = None) -> list[Step
     """Runs a functional model layer by layer, nested models included.
 
     Args:
-        model: of `tfdfd.models.build`.
+        model: a network from `tfdfd.models.build`.
         images: tensor `(batch, size, size, 3)`.
         added: tensors to add to the outputs of steps, by index.
 
@@ -190,7 +190,7 @@ def grad_cam(model: keras.Model, image: np.ndarray, maps: Sequence[int] | None =
     The final ReLU of the paper is omitted: negative values point toward real. The maps of several branches are added.
 
     Args:
-        model: of `tfdfd.models.build`.
+        model: a network from `tfdfd.models.build`.
         image: the face.
         maps: indices of steps of `run`; None: `last_maps`.
 
@@ -230,7 +230,7 @@ def integrated_gradients(
     agrees with the difference of the logits within `COMPLETE`.
 
     Args:
-        model: of `tfdfd.models.build`.
+        model: a network from `tfdfd.models.build`.
         image: the face.
         steps: initial number of steps.
         baseline: gray level of the start of the path.
@@ -318,13 +318,13 @@ def maximize(
     kept.
 
     Args:
-        model: of `tfdfd.models.build`.
+        model: a network from `tfdfd.models.build`.
         neurons: their indices; None: `choose_neurons`.
         steps: steps of the ascent.
         rate: root mean square change of a step.
         penalty: λ.
         power: p, even.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
         ValueError: a neuron does not exist; or see `head_weights`.

@@ -20,10 +20,9 @@ import numpy as np
 
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import REAL
-from tfdfd.explain.methods import LIME, OF_CROPS, Explainer
-from tfdfd.files import write_atomically
+from tfdfd.explain import LIME, OF_CROPS, Explainer
+from tfdfd.files import WorkDir, read_description, write_atomically
 from tfdfd.metrics.intervals import bootstrap_mean
-from tfdfd.workdir import WorkDir, read_description
 
 BLENDED, SWAPPED = FAKES = "blended", "swapped"
 ELLIPSE = "ellipse"
@@ -62,8 +61,8 @@ def choose_faces(
         faces: a face set with real crops.
         fakes: `blended` (`tfdfd.data.self_blended`) or `swapped` (`tfdfd.data.swapped`).
         count: number of fakes.
-        split: of the set; None: all crops, for blended fakes only.
-        seed: of the selection.
+        split: split of the set; None: all crops, for blended fakes only.
+        seed: seed of the selection.
 
     Raises:
         ValueError: an unknown kind of fakes, or an unsuitable set.
@@ -96,9 +95,9 @@ def masked_pairs(
     """Up to `count` pairs from the crops of `choose_faces`.
 
     Args:
-        faces, fakes, count: of `choose_faces`.
+        faces, fakes, count: as for `choose_faces`.
         size: side of the crops in pixels.
-        seed: of the fakes.
+        seed: seed of the fakes.
         landmarks: file of the landmarks; None: `landmarks.csv` beside the crops.
 
     Raises:
@@ -138,9 +137,9 @@ def measure(
     """Measures each method and the ellipse on pairs.
 
     Args:
-        explainer: of the methods.
-        pairs: of `masked_pairs`.
-        methods: of `OF_CROPS`.
+        explainer: explains by the methods.
+        pairs: as returned by `masked_pairs`.
+        methods: some of `OF_CROPS`.
         progress: called before each method of each pair.
         work: folder (`work_folder`) that keeps the values of each pair, a JSON file each. Values of an equal pair are
             taken from there, so that an interrupted call goes on, and a call with more methods measures only those.
@@ -270,7 +269,7 @@ def verdict_on(method: str, handle: str, sha256: str, numbers: bool = True) -> s
     """One or two sentences on whether a method did better than the ellipse with these weights.
 
     Args:
-        method: of `OF_CROPS`.
+        method: one of `OF_CROPS`.
         handle, sha256: of the weights.
         numbers: include the values of both.
     """

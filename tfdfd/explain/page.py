@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 
 from tfdfd.detect.results import Detection
-from tfdfd.explain.measure import verdict_on
-from tfdfd.explain.methods import (
+from tfdfd.explain import (
     ACTIVATION,
     GRADCAM,
     INTEGRATED,
@@ -29,11 +28,12 @@ from tfdfd.explain.methods import (
     Explanation,
     telling_frame,
 )
+from tfdfd.explain.measure import verdict_on
 from tfdfd.files import write_atomically
 from tfdfd.html import as_jpeg, data_uri, environment
 from tfdfd.report.page import TEMPLATES
 from tfdfd.report.pictures import TRACKS_PER_INPUT
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
 
 PICTURE = 256
 # Faces with pictures; further faces are only counted.
@@ -73,10 +73,10 @@ class Subject:
     """One face and its explanations.
 
     Attributes:
-        path: of the input, printable.
+        path: path of the input, printable.
         where: the face in it, such as `face 2 at 1.40 s`.
-        fake_probability: of the explained crop.
-        explanations: of this crop, one per method.
+        fake_probability: P(fake) of the explained crop.
+        explanations: explanations of this crop, one per method.
     """
 
     path: str
@@ -158,7 +158,7 @@ def render_page(
         subjects: the explained faces.
         pictures: what the network shows without an input: a method of `OF_NETWORKS` with `Maximized` of
             `tfdfd.explain.gradients`, or with kernels by layer.
-        record: of the weights.
+        record: record of the weights.
         methods: by name.
         failed: inputs without a face that could be explained: path and message.
         settings: to list at the end.

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 
 from tfdfd.faces import MARGIN, Face, FaceDetector
-from tfdfd.faces.crop import crop_face, resize_crop, square_around
-from tfdfd.faces.quality import measure_face
-from tfdfd.faces.search import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
+from tfdfd.faces.crop import crop_face, measure_face, resize_crop, square_around
+from tfdfd.faces.detectors import IMAGE_SIDE, VIDEO_SIDE, detect_bounded, detect_still
 from tfdfd.media import FRAMES, InOrder, Limits, MediaError
 from tfdfd.media.decode import Frame, MediaInfo, read_media
 
@@ -46,7 +45,7 @@ class Request:
             its faces, each `[x, y, width, height, score]` in whole pixels.
         skip: frames to pass over, for the three above; reads a video in parts that is too long for one response.
         whole_pixels: crops around the rounded boxes of the result, so that the crops can be reproduced from it.
-        measure: measures each face, see `tfdfd.faces.quality`.
+        measure: measures each face, see `tfdfd.faces.crop`.
         views: maximum number of whole frames, evenly spaced among the requested ones, to return as reduced copies.
         view_side: longest side of these copies in pixels.
 
@@ -103,7 +102,7 @@ class FaceCrop:
         score: the detector's confidence, or None.
         landmarks: five `[x, y]` in pixels of the original frame, or None.
         crop: RGB uint8 `(size, size, 3)`.
-        measures: by name of `tfdfd.faces.quality.MEASURES`; empty if not requested.
+        measures: by name of `tfdfd.faces.crop.MEASURES`; empty if not requested.
     """
 
     box: tuple[int, int, int, int]

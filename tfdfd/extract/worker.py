@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
-from tfdfd.faces.quality import MEASURES
+from tfdfd.faces.crop import MEASURES
 from tfdfd.media import STATUSES
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _warm_up(detector: FaceDetector | None) -> None:
     import cv2
 
     from tfdfd.media import Limits
-    from tfdfd.media.images import read_image
+    from tfdfd.media.decode import read_image
 
     cv2.getNumberOfCPUs()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +74,11 @@ def build_detector(name: str = "mtcnn", **options: Any) -> FaceDetector | None:
     """
     check_detector(name)
     if name == "mtcnn":
-        from tfdfd.faces.mtcnn import MtcnnDetector
+        from tfdfd.faces.detectors import MtcnnDetector
 
         return MtcnnDetector(**options)
     if name == "haar":
-        from tfdfd.faces.opencv_detectors import HaarDetector
+        from tfdfd.faces.detectors import HaarDetector
 
         return HaarDetector(**options)
     if name == "ssd":
@@ -87,7 +87,7 @@ def build_detector(name: str = "mtcnn", **options: Any) -> FaceDetector | None:
                 "the detector 'ssd' needs its network: pass --ssd GRAPH.pb (or .caffemodel), "
                 "in Python detector_options={'graph': path}."
             )
-        from tfdfd.faces.opencv_detectors import SsdDetector
+        from tfdfd.faces.detectors import SsdDetector
 
         return SsdDetector(**options)
     return None

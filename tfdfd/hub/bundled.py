@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tfdfd.child_process import Channel, PythonProcess
 from tfdfd.files import code_digest, sync_folder
-from tfdfd.hub.handles import PREFIX, Handle, HubError, check_version
+from tfdfd.hub import PREFIX, Handle, HubError, check_version
 from tfdfd.hub.manifest import FILE, File, Manifest, Version
 from tfdfd.hub.sources import CACHE, FolderHub, cache_folder, check_owner, locked
 from tfdfd.runtime.equality import check_equal
 from tfdfd.version import __version__
-from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import CARD, locate, read_card
 
 FOLDER = "from-weights"

@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfdfd.hub import PREFIX, Handle, HubError
 from tfdfd.hub.bundled import FromWeights
-from tfdfd.hub.handles import PREFIX, Handle, HubError
 from tfdfd.hub.resolve import ResolvedModel, find, look_up
 from tfdfd.models import build, load
-from tfdfd.publishing.pixels import nan_where_invalid, resize_images
+from tfdfd.publishing.images import nan_where_invalid, resize_images
 from tfdfd.runtime.equality import check_equal, proof_crops
 from tfdfd.weights.store import CARD, locate, read_card
 

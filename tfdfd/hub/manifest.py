@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.hub.handles import FEATURE_VECTOR, VERSION, HubError, check_name
+from tfdfd.hub import FEATURE_VECTOR, VERSION, HubError, check_name
 from tfdfd.weights.store import digest
 
 FILE = "manifest.json"

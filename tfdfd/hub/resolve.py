@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable, HubWarning
 from tfdfd.hub.bundled import PackageHub
-from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable, HubWarning
 from tfdfd.hub.manifest import FILE, PIN, Version, pin_of_user
 from tfdfd.hub.sources import AddressHub, Cache, FolderHub, is_address
-from tfdfd.near_matches import near_matches
-from tfdfd.weights.records import list_records
+from tfdfd.text import near_matches
+from tfdfd.weights import list_records
 from tfdfd.weights.store import how_to_get
 
 VARIABLE = "TFDFD_HUB"

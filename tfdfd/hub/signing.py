@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.files import read_regular, write_atomically
-from tfdfd.hub.handles import PREFIX, HubError, HubWarning
+from tfdfd.hub import PREFIX, HubError, HubWarning
 from tfdfd.hub.manifest import Signature, Version
 
 if TYPE_CHECKING:

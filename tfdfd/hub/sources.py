@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tfdfd.files import locked_folder, sync_folder, temporary_beside, user_cache, write_atomically
-from tfdfd.hub.handles import HubError, HubUnreachable
+from tfdfd.hub import HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, PIN, File, Manifest, Version, check_folder, check_pin, refuse_links
 from tfdfd.hub.signing import check_signed, location_of
 from tfdfd.weights.store import digest

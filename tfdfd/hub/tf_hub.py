@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 _HUB, _KERAS = "tensorflow_hub", "keras"
 # Classes registered with Keras, by module.
@@ -29,8 +29,7 @@ CLASSES = {
     "tfdfd.models.clip_vit": ("BiasTunedDense", "SelfAttention", "TokenStatistics", "Tokens"),
     "tfdfd.models.srm": ("SRM",),
     "tfdfd.models.svm": ("RbfSvm",),
-    "tfdfd.training.optimizers": ("GradientNoise", "GradientRecord", "RAdam", "SeparateAverage"),
-    "tfdfd.training.schedules": ("DividedEvery",),
+    "tfdfd.training.optimizers": ("DividedEvery", "GradientNoise", "GradientRecord", "RAdam", "SeparateAverage"),
 }
 FUNCTIONS = {"tfdfd.models.clip_vit": ("quick_gelu",)}
 

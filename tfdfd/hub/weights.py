@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.files import write_atomically
+from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable
 from tfdfd.hub.bundled import FromWeights, PackageHub
-from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, File, Manifest, pin_of_user
 from tfdfd.hub.resolve import VARIABLE, ResolvedModel, Search, find, hub_at, not_found_message, search_hubs
 from tfdfd.hub.sources import (
@@ -26,8 +26,8 @@ from tfdfd.hub.sources import (
     read_manifest,
     store,
 )
-from tfdfd.near_matches import near_matches
-from tfdfd.weights.records import (
+from tfdfd.text import near_matches
+from tfdfd.weights import (
     ALIASES,
     CARRIED,
     LARGE,

@@ -1,4 +1,4 @@
-"""Confidence intervals of metrics: cluster bootstrap of any metric, and DeLong's method for the AUC.
+"""Confidence intervals of metrics by cluster bootstrap and DeLong's method, and the paired comparison of two models.
 
 Frames of one video are not independent; resampling them individually gives intervals that are far too narrow. The
 bootstrap therefore resamples whole clusters with replacement (Efron and Tibshirani 1993, chapter 13), separately among
@@ -10,14 +10,18 @@ assumes independent examples: use it on videos, not on frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.metrics.metrics import LengthError, TooFewError, auc, checked
+from tfdfd.data.splits import groups
+from tfdfd.data.tables import SOURCE
+from tfdfd.metrics import METRICS, LabelError, LengthError, MetricError, TooFewError, auc, checked
+from tfdfd.metrics.scores import ScoreRow, aggregate_videos, filled
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -58,7 +62,7 @@ def bootstrap(
         scores: P(fake) in [0, 1], `(n,)`.
         clusters: cluster of each example; None: each example is its own cluster.
         resamples: number of resamples.
-        seed: of the random draws.
+        seed: seed of the random draws.
 
     Raises:
         MetricError: see `checked`; or raised by the metric.
@@ -174,7 +178,8 @@ class AucVariance:
 
     Attributes:
         auc: in [0, 1].
-        variance: of the AUC; 0 if real and fake scores do not overlap, in which case it says nothing about the error.
+        variance: variance of the AUC. It is 0 if real and fake scores do not overlap, and then says nothing about the
+            error.
         interval: `(low, high)`, normal approximation, clipped to [0, 1].
     """
 
@@ -188,9 +193,9 @@ class AucDifference:
     """AUCs of two models on the same examples.
 
     Attributes:
-        auc: of both models.
+        auc: AUC of both models.
         difference: the first model's AUC minus the second's.
-        variance: of the difference.
+        variance: variance of the difference.
         interval: `(low, high)` of the difference, normal approximation.
         z: difference divided by its standard deviation; 0 for equal rankings, None if the variance is 0 otherwise.
         p: two-sided p-value of z; None if `z` is.
@@ -271,3 +276,85 @@ def _interval(value: float, variance: float, level: float) -> tuple[float, float
         raise ValueError(f"the level of an interval must be between 0 and 1; received {level!r}.")
     reach = NormalDist().inv_cdf((1 + level) / 2) * variance**0.5
     return value - reach, value + reach
+
+
+def compare(
+    rows: Iterable[ScoreRow],
+    others: Iterable[ScoreRow],
+    *,
+    aggregation: str = "mean",
+    cluster: str = "video",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """Differences of two models' video metrics, the first minus the second, on the videos that both have scored.
+
+    Args:
+        rows: scores of the first model.
+        others: scores of the second model on the same set.
+        aggregation: key of `tfdfd.metrics.scores.AGGREGATIONS`, for both models.
+        cluster: unit of the bootstrap: `video` or `source`. DeLong's test assumes independent videos.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+
+    Returns:
+        A dict for JSON: `videos` (`both`, `first_only`, `second_only`), `protocol`, `delong` (fields of
+        `AucDifference`), and for each compared metric of the registry the `values` of both models with `difference`,
+        `interval` and `p` of the paired bootstrap; null with `<name>_reason` if undefined.
+
+    Raises:
+        LengthError: no video is scored by both models.
+        LabelError: the tables disagree on the label of a video.
+        ValueError: an invalid argument.
+    """
+    if cluster not in ("video", "source"):
+        raise ValueError(f"cluster must be video or source; received {cluster!r}.")
+    one, other = (
+        {(video.dataset, video.video): video for video in filled(aggregate_videos(part, aggregation))}
+        for part in (rows, others)
+    )
+    both = sorted(one.keys() & other.keys())
+    if not both:
+        raise LengthError(
+            f"no video is scored by both models: the first has {len(one):,}, the second {len(other):,}; score both "
+            "models on the same set."
+        )
+    videos = [one[key] for key in both]
+    labels = [video.label for video in videos]
+    differing = [key for key, label in zip(both, labels, strict=True) if other[key].label != label]
+    if differing:
+        raise LabelError(
+            f"{len(differing):,} videos are real in one table and fake in the other, the first is {differing[0]}."
+        )
+    scores: Any
+    other_scores: Any
+    scores, other_scores = ([each[key].fake_probability for key in both] for each in (one, other))
+    clusters = groups(videos, by=(SOURCE,)) if cluster == "source" else None
+    result = {
+        "videos": {"both": len(both), "first_only": len(one) - len(both), "second_only": len(other) - len(both)},
+        "protocol": {
+            "aggregation": aggregation,
+            "bootstrap": {"resamples": resamples, "level": LEVEL, "over": cluster, "seed": seed},
+        },
+    }
+    result |= _or_reason("delong", lambda: asdict(auc_difference(labels, scores, other_scores)))
+    for name, metric in METRICS.items():
+        if metric.compared:
+            arguments = (metric.function, labels, scores, other_scores, clusters, resamples, seed)
+            result |= _or_reason(name, _difference, *arguments)
+    return result
+
+
+def _difference(
+    metric: MetricFunction, labels: ArrayLike, scores: ArrayLike, others: ArrayLike, *arguments: Any
+) -> dict[str, Any]:
+    values = [metric(labels, scores), metric(labels, others)]
+    return {"values": values} | asdict(bootstrap_difference(metric, labels, scores, others, *arguments))
+
+
+def _or_reason(name: str, make: Callable[..., dict], *arguments: Any) -> dict[str, Any]:
+    try:
+        values = make(*arguments)
+    except MetricError as error:
+        return {name: None, f"{name}_reason": str(error)}
+    return {name: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}

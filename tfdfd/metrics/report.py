@@ -15,9 +15,7 @@ from numpy.typing import ArrayLike
 
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import FAKE, REAL, SOURCE
-from tfdfd.metrics.calibration import Calibrator, to_dict
-from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
-from tfdfd.metrics.metrics import (
+from tfdfd.metrics import (
     METRICS,
     Confusion,
     LengthError,
@@ -34,6 +32,8 @@ from tfdfd.metrics.metrics import (
     roc_curve,
     thinned,
 )
+from tfdfd.metrics.calibration import Calibrator, to_dict
+from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
 from tfdfd.metrics.scores import OK, Coverage, ScoreRow, Video, aggregate_videos, coverage, filled
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def compute_report(
         missing: policy for videos without a score, key of `tfdfd.metrics.scores.POLICIES`; frames are not affected.
         cluster: unit of the bootstrap: `video`, or `source` (all videos that show the same original).
         resamples: number of bootstrap resamples; 0 computes no intervals.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         A dict for JSON, independent of the order of the rows: `protocol`; `coverage`; `video` and `frame`:
@@ -160,7 +160,7 @@ def compute_metrics(
             DeLong's interval.
         with_interval: names of the metrics that get an interval.
         resamples: number of bootstrap resamples; 0 computes no intervals.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         `n`, `n_real`, `n_fake`; for each metric `{"value": x}` with `"interval": [low, high]` (and `delong` for the

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 
 from tfdfd.data.tables import read_table, write_table
 from tfdfd.media import STATUSES
-from tfdfd.metrics.metrics import CoverageError, LabelError, LengthError, checked_scores
-from tfdfd.near_matches import did_you_mean
+from tfdfd.metrics import CoverageError, LabelError, LengthError, checked_scores
+from tfdfd.text import did_you_mean
 
 TABLE = "scores.csv"
 OK, NO_FACE = "ok", "no_face"

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.metrics.calibration import logits
-from tfdfd.metrics.metrics import (
+from tfdfd.metrics import (
     RocCurve,
     TooFewError,
     check_resolution,
@@ -19,6 +18,7 @@ from tfdfd.metrics.metrics import (
     confusion,
     roc_curve,
 )
+from tfdfd.metrics.calibration import logits
 
 RATES = {"fpr_1": 0.01, "fpr_5": 0.05}
 EER, BALANCED = "eer", "balanced"

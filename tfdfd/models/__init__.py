@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfdfd.near_matches import did_you_mean
-from tfdfd.weights.records import WeightRecord, list_records
+from tfdfd.text import did_you_mean
+from tfdfd.weights import WeightRecord, list_records
 from tfdfd.weights.store import locate
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 # ImageNet, RGB in [0, 1]; and the means in [0, 255] that Caffe's networks subtract, in RGB order.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ from keras import layers
 
 from tfdfd.models.blocks import fake_probability, symmetric
 from tfdfd.models.blocks import freeze as freeze_layers
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 RESOLUTIONS = (128, 160, 192, 224)

@@ -20,8 +20,8 @@ from tfdfd.data.crops import Faces, check_picture, faces_of, read_bytes
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.pipelines.shards import is_packed, open_shards, shuffled_records
-from tfdfd.safe_text import printable_path
+from tfdfd.pipelines import is_packed, open_shards, shuffled_records
+from tfdfd.text import printable_path
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
@@ -56,7 +56,7 @@ def train_pipeline(
         batch_size: crops in a batch. The last one may be smaller.
         split: which crops; None takes all, whatever their split.
         order: `shuffled`, `balanced`, `dual(...)` or `various(...)` of `tfdfd.data.orders`.
-        seed: of the order. The same seed gives the same epochs.
+        seed: seed of the order. The same seed gives the same epochs.
         first_epoch: the epoch of the first iteration, to resume a training.
         first_batch: the batch of that epoch to begin with, from 0. Crops before it are not decoded. The reported length
             is that of a whole epoch, which later iterations have.
@@ -163,7 +163,7 @@ def clip_pipeline(
 
     Args:
         faces: the crops.
-        positions: of each clip's crops in the rows, int `(clips, frames)`, clips in the order in which they come.
+        positions: positions of each clip's crops in the rows, int `(clips, frames)`; clips come in this order.
         size: see `train_pipeline`.
         batch_size: clips in a batch. The last one may be smaller.
         first_batch: the batch to begin with, from 0. Crops before it are not decoded.
@@ -210,7 +210,7 @@ def blended_pipeline(
         size: input size of the network: side of a square, or `(height, width)`, which must be equal.
         batch_size: images in a batch, even; real and fake alternate. The last batch of an epoch may be smaller.
         split: which crops; None takes all, whatever their split.
-        seed: of order and pairs.
+        seed: seed of order and pairs.
         first_epoch, first_batch, one_epoch: see `train_pipeline`.
         landmarks: see `BlendedPairs`.
 

@@ -21,11 +21,11 @@ import keras
 import numpy as np
 
 from tfdfd.files import temporary_folder, write_atomically
-from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.intervals import compare
 from tfdfd.models import load
-from tfdfd.pruning.graph_spec import describe
+from tfdfd.pruning import sizes
+from tfdfd.pruning.child import describe
 from tfdfd.pruning.prune import score_rows
-from tfdfd.pruning.sparsity import sizes
 from tfdfd.publishing.saved_model import write_saved_model
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.recipe import Recipe
@@ -50,10 +50,10 @@ def quantize_int8(
     it is kept.
 
     Args:
-        model: of `tfdfd.models`, with weights.
+        model: a network of `tfdfd.models`, with weights.
         representative: typical crops of the training split, float32 in [0, 1], `(n, height, width, 3)`.
-        batches: of other crops, of the same form, for the comparison.
-        path: of the file, `.tflite`.
+        batches: batches of other crops, of the same form, for the comparison.
+        path: path of the file, `.tflite`.
 
     Returns:
         `apart`, `apart_mean`: largest and mean distance of P(fake); `scores` and `expected`: P(fake) of the crops by
@@ -117,12 +117,12 @@ def quantize_run(folder: str | os.PathLike, data: str | os.PathLike) -> dict:
     """Writes `int8.tflite` into the folder of a finished run, and the returned figures beside it as `int8.json`.
 
     Args:
-        folder: of a run of single faces.
+        folder: run folder of a network that takes single faces.
         data: its face set: ranges are measured on crops of `train`, the file is evaluated on `val`.
 
     Returns:
         `file`, `bytes`, `gzip_bytes`; `apart` and `apart_mean`: difference of P(fake) from the Keras model's, on
-        all `crops` of the validation split; `auc`: the comparison of both there (`tfdfd.metrics.comparison.compare`).
+        all `crops` of the validation split; `auc`: the comparison of both there (`tfdfd.metrics.intervals.compare`).
 
     Raises:
         ValueError: no finished run, another set, or a network for which 8 bits are too few.
@@ -161,11 +161,11 @@ def equalized(model: keras.Model, crops: np.ndarray) -> keras.Model:
     Its features are multiples of the model's.
 
     Args:
-        model: of `tfdfd.models`, with weights. A model with nested models is copied unchanged.
+        model: a network of `tfdfd.models`, with weights. A model with nested models is copied unchanged.
         crops: for measuring ranges, float32 in [0, 1], `(n, height, width, 3)`.
 
     Raises:
-        ValueError: a layer that `tfdfd.pruning.graph_spec` does not know.
+        ValueError: a layer that `tfdfd.pruning.child` does not know.
     """
     graph = describe(model)
     copied = keras.models.clone_model(model)

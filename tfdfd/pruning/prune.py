@@ -16,25 +16,30 @@ import numpy as np
 from tfdfd.data.crops import Faces, faces_of
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import temporary_folder, write_atomically
-from tfdfd.metrics.comparison import compare
+from tfdfd.metrics.intervals import compare
 from tfdfd.metrics.scores import ScoreRow
 from tfdfd.models import CLIPS, load, spec
-from tfdfd.pruning.child import answers, check_libraries, run_twin, write_work
-from tfdfd.pruning.graph_spec import describe
-from tfdfd.pruning.sparsity import PruneOptions, lacks_pattern, prunable, sizes, zeros
+from tfdfd.pruning import PruneOptions, lacks_pattern, prunable, sizes, zeros
+from tfdfd.pruning.child import answers, check_libraries, describe, run_twin, write_work
 from tfdfd.runtime.equality import check_twin, proof_crops
 from tfdfd.training import TrainingError
 from tfdfd.training.calibrate import finish
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet, score
 from tfdfd.training.engine import Report
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.run_folder import WEIGHTS, RunFolder, finished_run
-from tfdfd.training.training_fingerprints import fingerprints_of, read_fingerprints, write_fingerprints
-from tfdfd.weights.loading import load_safetensors, read_safetensors
-from tfdfd.weights.records import WeightRecord
+from tfdfd.training.run_folder import (
+    WEIGHTS,
+    RunFolder,
+    fingerprints_of,
+    finished_run,
+    read_fingerprints,
+    write_fingerprints,
+)
+from tfdfd.weights import WeightRecord
+from tfdfd.weights.loading import load_safetensors
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.store import digest, locate
-from tfdfd.weights.terms import BEGUN_WITH, inherit
+from tfdfd.weights.store import BEGUN_WITH, digest, inherit, locate
 
 REPORT = "pruning.json"
 WORK = "pruning"
@@ -60,7 +65,7 @@ def prune(
     Args:
         source: handle, weights file or folder of a finished run.
         where: a face set with splits; fine-tuned on `train`, evaluated on `val`.
-        folder: of the pruned run; made if absent.
+        folder: folder of the pruned run; made if absent.
         report: receives progress.
         options: sparsity and schedule; None for the defaults.
         settings: `KEY=VALUE` of the fine-tuning, see `tfdfd.pruning.prune.SETTINGS`.
@@ -184,7 +189,7 @@ def recipe_for(source: str | os.PathLike, record: WeightRecord, assignments: Seq
 
     Args:
         source: handle, weights file or run folder.
-        record: of the source.
+        record: record of the source.
         assignments: `KEY=VALUE`, of `SETTINGS`.
 
     Raises:
@@ -259,7 +264,7 @@ def compare_pruned(dense: keras.Model, crops: CropSet, run: RunFolder) -> dict:
     Args:
         dense: the network before pruning.
         crops: face set; both are evaluated on its validation split.
-        run: of the pruned network.
+        run: run folder of the pruned network.
 
     Returns:
         `proof`, `zeros`, `sizes`, `auc` and `protocol`, see `tfdfd.pruning.prune.prune`.
@@ -292,7 +297,7 @@ def _sizes(dense: Path, pruned: Path) -> dict[str, Any]:
 
 
 def score_rows(rows: Iterable[FaceRow], scores: np.ndarray) -> list[ScoreRow]:
-    """Crops with their P(fake), `(n,)`, as `tfdfd.metrics.comparison.compare` takes them."""
+    """Crops with their P(fake), `(n,)`, as `tfdfd.metrics.intervals.compare` takes them."""
     names = ("file", "dataset", "video", "frame", "track", "label", "method", "source_id", "compression", "split")
     return [
         ScoreRow(**{name: getattr(row, name) for name in names}, fake_probability=float(value))

@@ -24,12 +24,13 @@ from safetensors.numpy import load_file, save
 
 from tfdfd.child_process import Channel
 from tfdfd.files import write_atomically
-from tfdfd.pruning.sparsity import CONSTANT, PRUNABLE, TWO_OF_FOUR, PruneOptions, mask_schedule
+from tfdfd.pruning import CONSTANT, PRUNABLE, TWO_OF_FOUR, PruneOptions, mask_schedule
 from tfdfd.runtime.equality import check_twin
 from tfdfd.srm_kernels import DIVISORS, WHOLE
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.crop_set import CropSet, is_better, validate
 from tfdfd.training.recipe import Recipe
+from tfdfd.training.run_folder import best_weights, keep_best
 
 _sparsity = tfmot.sparsity.keras
 
@@ -184,15 +185,15 @@ def prune(graph: dict, weights: dict[str, np.ndarray], job: dict, folder: Path, 
         )
         progress["history"].append(row)
         progress["step"] = first + count
-        if progress["step"] >= masks.settled and _is_best(progress, row, recipe.monitor):
+        best = progress["best"]
+        is_best = best is None or is_better(row, progress["history"][best], recipe.monitor)
+        if progress["step"] >= masks.settled and is_best:
             progress["best"] = epoch
-            write_atomically(_best(folder, epoch), save(twin.get_weights()))
+            write_atomically(best_weights(folder, epoch), save(twin.get_weights()))
         state.save(progress)
-        for file in folder.glob("best-*.safetensors"):
-            if file != _best(folder, progress["best"]):
-                file.unlink()
+        keep_best(folder, progress["best"])
         channel.send(row=row)
-    twin.set_weights(load_file(_best(folder, progress["best"])))
+    twin.set_weights(load_file(best_weights(folder, progress["best"])))
     channel.send(
         done={"epochs": len(progress["history"]), "steps": progress["step"], "best_epoch": progress["best"] + 1}
     )
@@ -232,18 +233,10 @@ def _share_of_zeros(model: Any) -> float:
     return float(sum((kernel.numpy() == 0).sum() for kernel in kernels) / sum(math.prod(k.shape) for k in kernels))
 
 
-def _is_best(progress: dict[str, Any], row: dict[str, Any], monitor: str) -> bool:
-    return progress["best"] is None or is_better(row, progress["history"][progress["best"]], monitor)
-
-
 def _is_over(progress: dict[str, Any], recipe: Recipe) -> bool:
     if recipe.patience is None or progress["best"] is None:
         return False
     return len(progress["history"]) - 1 - progress["best"] >= recipe.patience
-
-
-def _best(folder: Path, epoch: int) -> Path:
-    return folder / f"best-{epoch}.safetensors"
 
 
 class _State:

@@ -17,8 +17,7 @@ import numpy as np
 from tfdfd.data.crops import clips_of, faces_of, read_pixels
 from tfdfd.extract.extraction import Request, extract_faces
 from tfdfd.faces import build_detector
-from tfdfd.faces.crop import resize_crop
-from tfdfd.faces.tracks import equal_parts
+from tfdfd.faces.crop import equal_parts, resize_crop
 from tfdfd.files import locked_folder, sha256, sync_folder
 from tfdfd.media import Limits
 from tfdfd.models import clip_frames, load
@@ -28,7 +27,7 @@ from tfdfd.version import __version__
 from tfdfd.weights.store import CARD, locate
 
 if TYPE_CHECKING:
-    from tfdfd.weights.records import WeightRecord
+    from tfdfd.weights import WeightRecord
 
 SCHEMA = 1
 

@@ -188,7 +188,7 @@ def _refusing(model: keras.Model) -> keras.Model:
     """The network with NaN for pixels outside [0, 1]."""
     import keras
 
-    from tfdfd.publishing.pixels import nan_where_invalid
+    from tfdfd.publishing.images import nan_where_invalid
 
     return keras.Model(model.input, nan_where_invalid(model.output, model.input), name=model.name)
 

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfdfd.publishing.crop_bytes import decode_crops
-from tfdfd.publishing.pixels import nan_where_invalid, resize_images
+from tfdfd.publishing.images import decode_crops, nan_where_invalid, resize_images
 
 IMAGE, IMAGE_BYTES = "image", "image_bytes"
 FEATURES, FAKE_PROBABILITY = "features", "fake_probability"
@@ -29,7 +28,7 @@ def write_saved_model(model: keras.Model, folder: str | os.PathLike, any_size: b
     resizes crops. Every answer is float32. The answer for an image with NaN, infinity or a pixel outside [-0.05, 1.05]
     is NaN; others of its batch are unaffected. With `training=True` nothing is checked. Signatures:
     `serving_default` (`image` -> `fake_probability` `(batch, 1)`), `image_bytes` (`image_bytes`: string `(batch,)`, see
-    `tfdfd.publishing.crop_bytes` -> the same) and `features` (`image` -> `features` `(batch, n)`). `variables`,
+    `tfdfd.publishing.images` -> the same) and `features` (`image` -> `features` `(batch, n)`). `variables`,
     `trainable_variables` and `regularization_losses` are those of the network; frozen layers stay frozen.
 
     The signatures of a network of clips have the same names and one more axis, of fixed length: `image` `(batch,
@@ -168,7 +167,7 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
     """Writes the warm-up requests of TensorFlow Serving: two batch sizes for `serving_default` and `image_bytes`.
 
     Args:
-        folder: of a SavedModel.
+        folder: folder of a SavedModel.
         crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`; at least as many as the
             larger batch.
     """

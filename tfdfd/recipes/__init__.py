@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 from tfdfd.training.recipe import Recipe
 
 

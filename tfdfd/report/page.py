@@ -17,7 +17,7 @@ from tfdfd.detect.evidence import number_text, range_text
 from tfdfd.detect.record import record_text
 from tfdfd.detect.result_folder import csv_text
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
-from tfdfd.faces.quality import MEASURES
+from tfdfd.faces.crop import MEASURES
 from tfdfd.files import write_atomically
 from tfdfd.html import environment, shown_probability
 from tfdfd.report import chart

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tfdfd import reproduce as printed
 from tfdfd.data.tables import FaceRow
-from tfdfd.reproduce import documents as printed
 from tfdfd.reproduce.data import people_in_both
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfdfd.data import FaceOptions
 from tfdfd.data.crops import TABLE, faces_of, named_set
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.index import INDEXERS
 from tfdfd.data.leaks import find_leaks, fingerprint_files, same_pictures
-from tfdfd.data.options import FaceOptions
 from tfdfd.data.splits import BY, balance_classes, groups, split
 from tfdfd.data.tables import (
     FAKE,
@@ -32,7 +32,7 @@ from tfdfd.data.tables import (
     write_table,
 )
 from tfdfd.files import sha256
-from tfdfd.reproduce.documents import Document
+from tfdfd.reproduce import Document
 
 TRAIN, VAL, TEST = "train", "val", "test"
 QUICK_FRAMES = 4

@@ -20,30 +20,38 @@ from typing import Any
 
 import keras
 
-from tfdfd.cost.slim import NETWORKS, compare, rounds_of
+from tfdfd.cost import NETWORKS, compare, rounds_of
+from tfdfd.data import SrmOptions
 from tfdfd.data.crops import Faces
-from tfdfd.data.options import SrmOptions
 from tfdfd.data.srm_set import SrmSet
 from tfdfd.data.tables import FaceRow, read_table
 from tfdfd.evaluation.evaluate import Options, evaluate
 from tfdfd.evaluation.scoring import EvaluationError
-from tfdfd.files import write_atomically
+from tfdfd.files import WorkDir, write_atomically
 from tfdfd.models import MODELS, build
 from tfdfd.models.counting import learned, thesis_macs
-from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
+from tfdfd.reproduce import DOCUMENTS, Document, Experiment
 from tfdfd.reproduce.contradictions import contradictions
 from tfdfd.reproduce.data import Note, Prepared, Source, prepare, sources_of, write_rows
-from tfdfd.reproduce.documents import DOCUMENTS, Document, Experiment
-from tfdfd.reproduce.page import render
-from tfdfd.reproduce.pictures import draw_removed_blocks, pictures_of
-from tfdfd.reproduce.results import RESAMPLES, THRESHOLD, Measured, Measures, Outcome, Verdict, judge
+from tfdfd.reproduce.results import (
+    RESAMPLES,
+    THRESHOLD,
+    Measured,
+    Measures,
+    Outcome,
+    Verdict,
+    draw_removed_blocks,
+    judge,
+    pictures_of,
+    render,
+)
+from tfdfd.text import did_you_mean
 from tfdfd.training import TrainingError
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
 from tfdfd.training.recipe import Recipe
 from tfdfd.version import __version__
-from tfdfd.workdir import WorkDir
 
 SCHEMA = 1
 WORK = "tfdfd reproduce"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 AUTO, OPENVINO, TENSORFLOW = "auto", "openvino", "tensorflow"
 # In descending order of speed: `auto` takes the first that is installed.

@@ -121,8 +121,8 @@ def proof_crops(size: int, count: int | None = None, frames: int | None = None) 
 
     Args:
         size: side of the crops in pixels.
-        count: of crops or clips; None for `PROOF_CROPS` or `PROOF_CLIPS`.
-        frames: of a clip; None for single crops.
+        count: count of crops or clips; None for `PROOF_CROPS` or `PROOF_CLIPS`.
+        frames: frames of a clip; None for single crops.
 
     Returns:
         uint8 RGB `(count, size, size, 3)`, or `(count, frames, size, size, 3)`.

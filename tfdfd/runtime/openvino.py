@@ -67,12 +67,12 @@ def convert(model: keras.Model) -> tuple[bytes, bytes]:
 
 
 class OpenvinoNetwork:
-    """A `tfdfd.runtime.network.Network` on OpenVINO.
+    """A `tfdfd.runtime.networks.Network` on OpenVINO.
 
     Args:
         name: name of the model, for messages.
         graph: XML of `convert`.
-        weights: of `convert`.
+        weights: as returned by `convert`.
         exact: computes in float32; False computes in the precision in which the processor is fastest.
     """
 
@@ -97,7 +97,7 @@ class OpenvinoNetwork:
         self._lock = threading.Lock()
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """P(fake), float32 `(n,)`, of uint8 RGB crops; see `tfdfd.runtime.network.Network`."""
+        """P(fake), float32 `(n,)`, of uint8 RGB crops; see `tfdfd.runtime.networks.Network`."""
         with self._lock:
             if len(crops) not in self._requests:
                 self._requests[len(crops)] = self._prepare(len(crops))

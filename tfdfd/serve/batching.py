@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdfd.serve.errors import (
+from tfdfd.serve import (
     DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_ARGUMENT,

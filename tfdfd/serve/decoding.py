@@ -29,7 +29,7 @@ from tfdfd.child_process import python_command
 from tfdfd.extract import sandbox
 from tfdfd.media import Limits
 from tfdfd.publishing import MAX_PIXELS
-from tfdfd.serve.errors import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ServingError
+from tfdfd.serve import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ServingError
 
 # Of one picture. The largest allowed takes about a second.
 MAX_SECONDS = 10.0

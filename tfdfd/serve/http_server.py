@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import http_exceptions, web
 
-from tfdfd.serve.errors import PERMISSION_DENIED, Journal, ServingError, unforeseen
+from tfdfd.serve import PERMISSION_DENIED, Journal, ServingError, unforeseen
 
 # Reasons for refusing a request by aiohttp's errors, whose own messages quote the request.
 _REASONS = {

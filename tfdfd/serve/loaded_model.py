@@ -17,7 +17,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from tfdfd.log_lines import CONTENT
-from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, ServingError, unknown_signature
+from tfdfd.serve import INTERNAL, INVALID_ARGUMENT, ServingError, unknown_signature
 from tfdfd.serve.tensors import arrays_of, check_inputs, shape_of
 
 SAVED_MODEL = "saved_model.pb"

@@ -81,7 +81,7 @@ class HubSource:
         Raises:
             ValueError: the hub cannot be read.
         """
-        from tfdfd.hub.handles import HubUnreachable
+        from tfdfd.hub import HubUnreachable
         from tfdfd.hub.resolve import hubs
 
         if self._known and time.monotonic() < self._known[0]:
@@ -175,7 +175,7 @@ def config_of(word: str, latest: int | None = 1) -> ModelConfig:
 
 
 def _of_handle(name: str, text: str, latest: Any) -> ModelConfig:
-    from tfdfd.hub.handles import Handle
+    from tfdfd.hub import Handle
     from tfdfd.hub.resolve import look_up
 
     handle = Handle.parse(text)

@@ -16,7 +16,7 @@ from typing import Any
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 
-from tfdfd.serve.errors import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError, quoted
+from tfdfd.serve import FAILED_PRECONDITION, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, ServingError, quoted
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.model_configs import FolderSource, HubSource, ModelConfig
 

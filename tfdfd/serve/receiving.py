@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Iterator
 from typing import TypeVar
 
-from tfdfd.serve.errors import RESOURCE_EXHAUSTED, ServingError
+from tfdfd.serve import RESOURCE_EXHAUSTED, ServingError
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.1

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tfdfd.child_process import python_command
-from tfdfd.serve.errors import INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, ServingError, quoted, unknown_signature
+from tfdfd.serve import INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, ServingError, quoted, unknown_signature
 
 ROWS, COLUMNS = "instances", "inputs"
 BASE64 = "b64"

@@ -18,14 +18,14 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
-from tfdfd.serve import rest_json
-from tfdfd.serve.errors import (
+from tfdfd.serve import (
     DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_ARGUMENT,
     NOT_FOUND,
     Journal,
     ServingError,
+    rest_json,
     unforeseen,
 )
 from tfdfd.serve.http_server import HttpServer, refusal_reason

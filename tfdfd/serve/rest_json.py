@@ -19,7 +19,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionResponse
 
-from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
+from tfdfd.serve import INVALID_ARGUMENT, ServingError, quoted
 from tfdfd.serve.loaded_model import LoadedModel
 from tfdfd.serve.request_json import (
     BASE64,

@@ -25,15 +25,20 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import add_PredictionSe
 
 from tfdfd.extract.sandbox import AUTO, OFF, REQUIRE
 from tfdfd.publishing.allowed_operations import check_operations
+from tfdfd.serve import FAILED_PRECONDITION, Journal, OneLine, ServingError
 from tfdfd.serve.batching import Batcher, Limits
 from tfdfd.serve.decoding import Decoders
-from tfdfd.serve.errors import FAILED_PRECONDITION, Journal, OneLine, ServingError
-from tfdfd.serve.grpc_services import ModelService, PredictionService, ReceivingInterceptor
+from tfdfd.serve.grpc_services import (
+    SERVICE,
+    GRPCInferenceService,
+    ModelService,
+    PredictionService,
+    ReceivingInterceptor,
+)
 from tfdfd.serve.loaded_model import LoadedModel, hand_pixels, warm_up
 from tfdfd.serve.metrics import Metrics
 from tfdfd.serve.model_configs import ModelConfig, read_configs
 from tfdfd.serve.model_manager import ModelManager
-from tfdfd.serve.open_inference import SERVICE, GRPCInferenceService
 from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service

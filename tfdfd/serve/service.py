@@ -26,9 +26,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
 
-from tfdfd.serve.batching import Batcher
-from tfdfd.serve.decoding import Decoders
-from tfdfd.serve.errors import (
+from tfdfd.serve import (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
     PERMISSION_DENIED,
@@ -36,6 +34,8 @@ from tfdfd.serve.errors import (
     ServingError,
     quoted,
 )
+from tfdfd.serve.batching import Batcher
+from tfdfd.serve.decoding import Decoders
 from tfdfd.serve.loaded_model import DEFAULT_SIGNATURE, IMAGE, Signature
 from tfdfd.serve.model_configs import configs_from
 from tfdfd.serve.model_manager import ModelManager, Version

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL, MAX_PIXELS
-from tfdfd.serve.errors import INVALID_ARGUMENT, ServingError, quoted
+from tfdfd.serve import INVALID_ARGUMENT, ServingError, quoted
 
 # Pixels that one request may have decoded, some seconds' work: 16 pictures of the largest size.
 MAX_DECODED = 16 * MAX_PIXELS
@@ -108,7 +108,7 @@ def check_encoded(name: str, pictures: Iterable[bytes], for_decoders: bool = Fal
     Args:
         name: of the input.
         pictures: their files.
-        for_decoders: also refuses what `tfdfd.publishing.crop_bytes` refuses: other formats, CMYK, too many pixels.
+        for_decoders: also refuses what `tfdfd.publishing.images` refuses: other formats, CMYK, too many pixels.
             Otherwise the graph does.
     """
     work = 0

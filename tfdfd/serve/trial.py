@@ -18,9 +18,9 @@ from typing import Any
 
 from tfdfd.child_process import Channel, PythonProcess
 from tfdfd.files import sha256, write_atomically
-from tfdfd.hub.handles import HubError
+from tfdfd.hub import HubError
 from tfdfd.hub.sources import cache_folder, check_owner
-from tfdfd.serve.errors import FAILED_PRECONDITION, ServingError
+from tfdfd.serve import FAILED_PRECONDITION, ServingError
 from tfdfd.version import __version__
 
 _CODE = "from tfdfd.serve.trial import main; main(sys.argv[1], float(sys.argv[2]))"

@@ -39,8 +39,8 @@ from tfdfd.training.engine import Report
 from tfdfd.training.history import write_history
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder
+from tfdfd.weights import cache_folder
 from tfdfd.weights.loading import HEAD
-from tfdfd.weights.records import cache_folder
 
 # Increase it when `tfdfd.pipelines` decodes or resizes crops to other pixels than before.
 PREPARATION = 1

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 
 from tfdfd.data.tables import REAL
-from tfdfd.metrics import calibration
-from tfdfd.metrics.metrics import CalibrationError, TooFewError, auc, confusion, no_better_than_majority
+from tfdfd.metrics import CalibrationError, TooFewError, auc, calibration, confusion, no_better_than_majority
 from tfdfd.metrics.thresholds import BALANCED, BOUND, genuine_tails, inconclusive_band, operating_points
 from tfdfd.models import spec
 from tfdfd.training.crop_set import ClipSet, CropSet, score, videos_of
@@ -22,7 +21,7 @@ from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import WEIGHTS, RunFolder, versions
 from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.terms import NOT_STATED, inherited_terms
+from tfdfd.weights.store import NOT_STATED, inherited_terms
 
 
 def finish(

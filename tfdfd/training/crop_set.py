@@ -18,12 +18,12 @@ from tfdfd.data.leaks import refuse_leaks
 from tfdfd.data.orders import Order, balanced, dual, pair_faces, shuffled, various
 from tfdfd.data.pair_sets import BlendedPairs, blended_row
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.metrics.metrics import auc, balanced_accuracy, brier, log_loss
+from tfdfd.files import differences
+from tfdfd.metrics import auc, balanced_accuracy, brier, log_loss
 from tfdfd.metrics.scores import ScoreRow, write_scores
 from tfdfd.pipelines.datasets import blended_eval, blended_pipeline, clip_pipeline, eval_pipeline, train_pipeline
 from tfdfd.training import TrainingError
 from tfdfd.training.recipe import BLENDED, CROPS, Recipe
-from tfdfd.workdir import differences
 
 TRAIN, VAL = "train", "val"
 LAST_SCORES = "last_val_scores.csv"

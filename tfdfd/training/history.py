@@ -1,4 +1,4 @@
-"""Training history: the epoch log as CSV, PNG curves and TensorBoard scalars, and gradient flow by layer."""
+"""Training history: the epoch log as CSV, TensorBoard scalars and PNG curves, gradient flow, and the first kernels."""
 
 from __future__ import annotations
 
@@ -207,8 +207,9 @@ def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> N
     save_figure(path, figure)
 
 
-def load_pyplot() -> ModuleType:
-    """Returns `matplotlib.pyplot` with the backend that draws into files.
+def load_pyplot(otherwise: str = "") -> ModuleType:
+    """Returns `matplotlib.pyplot` with the backend that draws into files; the error for a missing one ends in
+    `otherwise`.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -217,7 +218,7 @@ def load_pyplot() -> ModuleType:
         import matplotlib
     except ImportError as error:
         raise ValueError(
-            "training curves need matplotlib, which is not installed: run pip install 'tfdfd[train]'."
+            f"plots need matplotlib, which is not installed: run pip install 'tfdfd[train]'{otherwise}."
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -227,11 +228,73 @@ def load_pyplot() -> ModuleType:
 
 def save_figure(path: str | os.PathLike, figure: Figure) -> None:
     """Writes a matplotlib figure as PNG and closes it."""
+    write_atomically(path, png_of(figure))
+
+
+def png_of(figure: Figure, **options: Any) -> bytes:
+    """Returns a matplotlib figure as PNG and closes it; the options are those of `savefig`."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
+    figure.savefig(picture, format="png", **{"dpi": 100} | options)
     load_pyplot().close(figure)
-    write_atomically(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _unit(row: dict[str, Any]) -> str:
     return "step" if "step" in row else "epoch"
+
+
+_KERNELS = 64
+
+
+def draw_gradient_flow(path: str | os.PathLike, table: str | os.PathLike) -> None:
+    """Writes a PNG of the largest and the mean |gradient| by layer in the first and last epoch (S2, figure 7.1).
+
+    Args:
+        path: path of the picture.
+        table: `gradient_flow.csv` of a run.
+    """
+    flow = read_gradient_flow(table)
+    figure, axes = load_pyplot().subplots(2, 1, figsize=(15, 9), layout="constrained", sharex=True)
+    positions = np.arange(len(flow.layers))
+    for axis, number, when in zip(axes, (0, -1), ("early", "late"), strict=True):
+        # Zeros have no place on a logarithmic axis.
+        axis.bar(positions, np.maximum(flow.largest[number], 1e-12), color="tab:cyan", label="largest")
+        axis.bar(positions, np.maximum(flow.mean[number], 1e-12), color="tab:blue", label="mean")
+        axis.set(yscale="log", ylabel="|gradient|", title=f"{when}: epoch {flow.epochs[number]}")
+        axis.grid(alpha=0.3, axis="y")
+        axis.legend()
+    axes[-1].set_xticks(positions, flow.layers, rotation=90, fontsize=max(3, 8 - len(positions) // 30))
+    save_figure(path, figure)
+
+
+def draw_first_kernels(path: str | os.PathLike, model: keras.Model) -> bool:
+    """Writes a PNG of the kernels of the first convolution, at most 64, each scaled to its own range.
+
+    Args:
+        path: path of the picture.
+        model: a network; without a convolution, nothing is written.
+
+    Returns:
+        Whether the picture was written.
+    """
+    layer = next((one for one in model._flatten_layers() if isinstance(one, keras.layers.Conv2D)), None)
+    if layer is None:
+        return False
+    kernels = keras.ops.convert_to_numpy(layer.kernel).transpose(3, 0, 1, 2)[:_KERNELS]
+    if kernels.shape[-1] != 3:
+        kernels = kernels.mean(axis=-1)
+    low, high = (pick(kernels.reshape(len(kernels), -1), axis=1) for pick in (np.min, np.max))
+    span = np.maximum(high - low, 1e-12)
+    shape = (-1, *[1] * (kernels.ndim - 1))
+    scaled = (kernels - low.reshape(shape)) / span.reshape(shape)
+    columns = min(len(scaled), 8)
+    rows = -(-len(scaled) // columns)
+    size = (columns, rows + 0.4)
+    figure, axes = load_pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, kernel in zip(axes.flat, scaled, strict=False):
+        axis.imshow(kernel, cmap="gray", interpolation="nearest")
+    figure.suptitle(f"kernels of {layer.name}, {layer.kernel.shape[0]}x{layer.kernel.shape[1]}")
+    save_figure(path, figure)
+    return True

@@ -32,12 +32,10 @@ from tfdfd.training.crop_set import TRAIN, VAL, ClipSet, CropSet, is_better
 from tfdfd.training.engine import Report, fit
 from tfdfd.training.history import write_history
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.run_folder import RunFolder
+from tfdfd.training.run_folder import RunFolder, write_fingerprints
 from tfdfd.training.svm import FOLDS, fit_svm
-from tfdfd.training.training_fingerprints import write_fingerprints
 from tfdfd.weights.initial import SLIM, copy_shared_weights, locate_full_network
-from tfdfd.weights.store import locate
-from tfdfd.weights.terms import built_on
+from tfdfd.weights.store import built_on, locate
 
 ENSEMBLE, ENSEMBLE_MEMBERS = "reseption_ensemble", ("reseption_v1", "reseption_v2")
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.near_matches import did_you_mean
+from tfdfd.text import did_you_mean
 
 # `tuning/best`: in the installed package, or beside it in a checkout.
 _BEST = [Path(__file__).parents[count] / "tuning" / "best" for count in (2, 1)]
@@ -55,7 +55,7 @@ class Recipe:
             network).
         members: handles, files or run folders of trained networks that the procedure builds on.
         teacher: handle, file or run folder of a trained network that is imitated (`fit`), see
-            `tfdfd.training.distillation`; None for labels alone.
+            `tfdfd.training.engine`; None for labels alone.
         teacher_weight: weight of imitation, against 1 of the labels.
         data: `crops` (labels of the set) or `self-blended` (real crops of the set, and fakes blended from them).
         fakes: kind of `self-blended` fakes: `plain` or `varied` (see `tfdfd.data.pair_sets`).
@@ -69,7 +69,7 @@ class Recipe:
         learning_rate: initial learning rate.
         momentum: momentum of `sgdm`.
         radam_threshold: ρ above which `radam` adapts: 4 in its paper, 5 in its authors' code and in S2.
-        schedule: name of the learning rate schedule, see `tfdfd.training.schedules`.
+        schedule: name of the learning rate schedule, see `tfdfd.training.optimizers`.
         planned_epochs: number of epochs of the schedule, if training ends before them; None for `epochs`.
         loss: `binary_crossentropy` or `mean_squared_error`.
         loss_scale: whether the loss is scaled dynamically.

@@ -1,9 +1,10 @@
-"""Run folder of one training: its configuration, resumable state, and results.
+"""Run folder of one training: its configuration, resumable state, results, and fingerprints of its data.
 
 run.json                     recipe, data with digests, versions and seed; at the end the result
 state.safetensors            variables and progress of the last saved step
 best-<epoch>.safetensors     weights of the best epoch so far
-seen.json                    fingerprints of the training data, see `training_fingerprints`
+seen.json                    fingerprints of the training data, by which an evaluation detects overlap with its own;
+                             digests of names only, since a model is shared more widely than its data
 log.csv, curves.png, tensorboard/, gradient_flow.csv   training history, see `history`
 weights.safetensors, weights.json   the trained network and its model card, which `--model` and other options take
 """
@@ -16,21 +17,20 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfdfd.files import sha256, write_atomically
+from tfdfd.data.tables import FaceRow, keys_of
+from tfdfd.files import WorkDir, sha256, write_atomically
 from tfdfd.training import TrainingError
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.training_fingerprints import FILE as FINGERPRINTS
 from tfdfd.version import __version__
-from tfdfd.weights.records import find_record
+from tfdfd.weights import find_record
 from tfdfd.weights.store import PREFIX
-from tfdfd.workdir import WorkDir
 
 if TYPE_CHECKING:
     import keras
@@ -62,7 +62,7 @@ class RunFolder:
     Attributes:
         path: path of the folder.
         more: as given.
-        built_on: entries of the model card for the weights that the run builds on, see `tfdfd.weights.terms`.
+        built_on: entries of the model card for the weights that the run builds on, see `tfdfd.weights.store`.
         result: result of a finished run, else None.
 
     Raises:
@@ -282,3 +282,68 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             known[name] = metadata.version(name)
     return known
+
+
+FINGERPRINTS = "seen.json"
+FINGERPRINTS_SCHEMA = 1
+# Kind of a fingerprint: the bytes of a crop's file. The other kinds are those of `keys_of`.
+CROP = "file"
+# Data set name of plain folders. Names in one folder are unrelated to names in another folder.
+_UNNAMED = "folder"
+
+
+def write_fingerprints(
+    folder: str | os.PathLike,
+    parts: Mapping[str, Iterable[FaceRow]],
+    root: str | os.PathLike,
+    initial_models: Iterable[str | os.PathLike] = (),
+) -> None:
+    """Writes the fingerprints of each part (`train`, `val`) of a run's data.
+
+    Args:
+        folder: run folder.
+        parts: rows by name of the part.
+        root: folder of the crops.
+        initial_models: models that the run starts from. If one is a run folder, its fingerprints are included.
+
+    Raises:
+        ValueError: the fingerprints of an initial model are damaged.
+        OSError: the file cannot be written.
+    """
+    fingerprints = {
+        name: {digest for row in rows for _, digest in fingerprints_of(row, root)} for name, rows in parts.items()
+    }
+    for model in initial_models:
+        for name, inherited in (read_fingerprints(model) or {}).items():
+            fingerprints.setdefault(name, set()).update(inherited)
+    content = {"schema": FINGERPRINTS_SCHEMA} | {name: sorted(digests) for name, digests in fingerprints.items()}
+    write_atomically(Path(folder) / FINGERPRINTS, json.dumps(content) + "\n")
+
+
+def read_fingerprints(folder: str | os.PathLike) -> dict[str, frozenset[str]] | None:
+    """Returns the fingerprints by part; None if the run has no such file.
+
+    Raises:
+        ValueError: the file is damaged or of another schema.
+    """
+    file = Path(folder) / FINGERPRINTS
+    if not file.exists():
+        return None
+    try:
+        content = json.loads(file.read_bytes())
+        if content.pop("schema") != FINGERPRINTS_SCHEMA:
+            raise ValueError(f"another schema than {SCHEMA}")
+        return {name: frozenset(digests) for name, digests in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} does not say what a run has seen: {type(error).__name__}: {error}.") from error
+
+
+def fingerprints_of(row: FaceRow, root: str | os.PathLike) -> list[tuple[str, str]]:
+    """Returns `(kind, digest)` for the file, video, sources and people of a crop.
+
+    Names count within their data set; names of a plain folder count within that folder.
+    """
+    scope = os.path.realpath(root) if row.dataset == _UNNAMED else ""
+    names = [(kind, "\0".join((dataset, scope, kind, name))) for dataset, kind, name in keys_of(row)]
+    digests = [(kind, hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]) for kind, text in names]
+    return digests + ([(CROP, row.sha256)] if row.sha256 else [])

@@ -16,10 +16,9 @@ from tfdfd.data.crops import faces_of
 from tfdfd.models import build
 from tfdfd.training.crop_set import CropSet, validate
 from tfdfd.training.engine import compile_model
-from tfdfd.training.optimizers import averaged_weights
+from tfdfd.training.optimizers import averaged_weights, schedule_of
 from tfdfd.training.procedures import dtype_policy
 from tfdfd.training.recipe import Recipe, assignment
-from tfdfd.training.schedules import schedule_of
 from tfdfd.tuning.search_space import Setting, Space, read_space
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from tfdfd.data.pair_sets import METHOD
 from tfdfd.files import write_atomically
+from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
-from tfdfd.metrics.metrics import auc
 from tfdfd.models import load
 from tfdfd.training.crop_set import VAL, CropSet, score, videos_of
 from tfdfd.training.history import csv_text

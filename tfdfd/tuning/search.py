@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import WorkDir, locked_folder, read_description, refuse_other, write_atomically
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -34,7 +34,6 @@ from tfdfd.training.run_folder import PLACES, model_digests, read_log
 from tfdfd.tuning import need_keras_tuner
 from tfdfd.tuning.search_space import Space
 from tfdfd.version import __version__
-from tfdfd.workdir import WorkDir, read_description, refuse_other
 
 if TYPE_CHECKING:
     from tfdfd.tuning.oracles import Accounting

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.models import list_models
-from tfdfd.near_matches import did_you_mean
 from tfdfd.recipes import find_recipe
+from tfdfd.text import did_you_mean
 from tfdfd.training.recipe import BLENDED, Recipe, assignment
 
 LOG, LINEAR = "log", "linear"
@@ -179,7 +179,11 @@ def _setting(key: str, content: Any) -> Setting:
     content = content if isinstance(content, dict) else {}
     if set(content) == {"choices"}:
         choices = content["choices"]
-        if isinstance(choices, list) and choices and all(_is_plain(choice) for choice in choices):
+        if (
+            isinstance(choices, list)
+            and choices
+            and all(isinstance(choice, str | int | float | None) for choice in choices)
+        ):
             return Setting(key, choices=tuple(choices))
     elif {"min", "max"} <= set(content) <= {"min", "max", "scale"}:
         low, high, scale = content["min"], content["max"], content.get("scale", LINEAR)
@@ -190,10 +194,6 @@ def _setting(key: str, content: Any) -> Setting:
         f"{key!r} needs {{'choices': [...]}} or {{'min': A, 'max': B, 'scale': 'log' or 'linear'}}, A below B and, "
         f"with 'log', above 0; received {json.dumps(content)}."
     )
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float)
 
 
 def _is_number(value: object) -> bool:

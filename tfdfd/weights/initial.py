@@ -9,8 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfdfd.weights.loading import HEAD, load_keras_file, read_safetensors
-from tfdfd.weights.records import WeightRecord
+from tfdfd.weights import WeightRecord
+from tfdfd.weights.loading import HEAD, load_keras_file
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import expand, named_weights
 from tfdfd.weights.store import locate
 

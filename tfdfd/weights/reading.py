@@ -129,12 +129,12 @@ def _bytes_of_attribute(item: h5py.Group | h5py.Dataset, name: str) -> int:
     attribute = item.attrs.get_id(name)
     if not attribute.shape:
         return 0
-    # Texts of variable length may all be one in the file.
+    # Any number of texts of variable length may refer to the same bytes of the file.
     each = item.file.id.get_filesize() if attribute.dtype.hasobject else attribute.dtype.itemsize
     size = math.prod(attribute.shape) * each
     if size <= _MOST_ATTRIBUTE_BYTES and name.rstrip("0123456789") in _NAMES:
         names = [text.decode() if isinstance(text, bytes) else str(text) for text in np.ravel(item.attrs[name])]
-        # A second spelling of a name would have one array read many times.
+        # With a second spelling of its name, one array could be read many times.
         if len(set(names)) < len(names) or any({"", "."} & set(text.split("/")) for text in names):
             raise _Refused(f"the attribute {name!r} of {item.name} has a name twice, or one that is not plain")
     return size
@@ -161,11 +161,15 @@ def check_arrays(path: Path, name: str, shapes: Iterable[Sequence[int]]) -> None
 
     Args:
         path: path of the file.
-        name: of the network, for errors.
-        shapes: of all arrays of the network.
+        name: name of the network, for errors.
+        shapes: shapes of all arrays of the network.
     """
     with open_hdf5(path) as file:
-        stored = [(array.name, array.shape) for array in arrays_in(file) if _is_weight(array)]
+        stored = [
+            (array.name, array.shape)
+            for array in arrays_in(file)
+            if array.nbytes > _SMALL and array.name.split("/")[1] not in _NOT_WEIGHTS
+        ]
     free = Counter(tuple(shape) for shape in shapes)
     for array, shape in stored:
         if not free[shape]:
@@ -178,10 +182,6 @@ def check_arrays(path: Path, name: str, shapes: Iterable[Sequence[int]]) -> None
                 f"that shape ({near}); nothing was read."
             )
         free[shape] -= 1
-
-
-def _is_weight(array: h5py.Dataset) -> bool:
-    return array.nbytes > _SMALL and array.name.split("/")[1] not in _NOT_WEIGHTS
 
 
 def _distance(one: Sequence[int], other: Sequence[int]) -> int:

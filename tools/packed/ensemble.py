@@ -23,8 +23,8 @@ from tfdfd.models import build
 from tfdfd.models.ensembles import MEMBERS
 from tfdfd.recipes import list_recipes
 from tfdfd.training.crop_set import CropSet
+from tfdfd.weights import CARRIED, find_record, read_card
 from tfdfd.weights.loading import HEAD, arrays_of_members
-from tfdfd.weights.records import CARRIED, find_record, read_card
 from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import PREFIX, locate
 from tools.make_card import as_json, domain_rows

@@ -28,10 +28,9 @@ from tfdfd.recipes import list_recipes
 from tfdfd.training.calibrate import finish, fold
 from tfdfd.training.crop_set import CropSet, score
 from tfdfd.training.recipe import Recipe
-from tfdfd.training.run_folder import CARD, WEIGHTS, RunFolder, finished_run
-from tfdfd.training.training_fingerprints import write_fingerprints
-from tfdfd.weights.loading import load_safetensors, load_weights, read_safetensors
-from tfdfd.weights.mask_head import MASK_HEAD, save_mask_head
+from tfdfd.training.run_folder import CARD, WEIGHTS, RunFolder, finished_run, write_fingerprints
+from tfdfd.weights.loading import MASK_HEAD, load_safetensors, load_weights, save_mask_head
+from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 from tfdfd.weights.store import locate
 

@@ -23,7 +23,7 @@ import numpy as np
 from tfdfd.data.crops import check_picture, crop_path, read_bytes
 from tfdfd.faces.mesh import FaceMesh
 from tfdfd.files import write_atomically
-from tfdfd.safe_text import text_of_cell
+from tfdfd.text import text_of_cell
 from tools.packed.dataset import SIDE
 from tools.packed.mesh_points import POINTS
 

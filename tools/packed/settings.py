@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfdfd.files import write_atomically
 from tfdfd.models import build
-from tfdfd.weights.mask_head import with_mask_head
+from tfdfd.weights.loading import with_mask_head
 from tools.packed import blending
 from tools.packed.dataset import Pack, Sampler
 from tools.packed.settings import Settings

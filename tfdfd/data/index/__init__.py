@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tfdfd.data.index.celebdf import index_celebdf
-from tfdfd.data.index.dfdc import index_dfdc
-from tfdfd.data.index.ffpp import index_ffpp
+from tfdfd.data.index.datasets import index_celebdf, index_dfdc, index_ffpp
 from tfdfd.data.index.folder import index_folder
 from tfdfd.data.tables import IndexRow
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tfdfd.data.index.layout import File, IndexResult, escape_separator, walk, wrong_layout
 from tfdfd.data.tables import FAKE, ORIGINAL, REAL, IndexRow
-from tfdfd.near_matches import near_matches
+from tfdfd.text import near_matches
 
 METHOD = "fake"
 LABELS = {

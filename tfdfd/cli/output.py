@@ -1,20 +1,164 @@
-"""Progress on standard error: a bar on a terminal, plain lines elsewhere."""
+"""Output of the verbs: text, tables and JSON, progress, and the standard streams themselves.
+
+A reader that has closed its end, such as `head`, does not stop the work. Log lines of TensorFlow and other C++
+libraries are removed. Some are written before any setting is read, so they are filtered at file descriptor 2, which
+child processes inherit. Everything else that is written there, such as the reason for a crash, is passed on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tfdfd.cli.text import path_text, warn
-from tfdfd.safe_text import escape_control_chars
+from tfdfd.hub import HubWarning
+from tfdfd.log_lines import LEVEL, QUIET, LogFilter
+from tfdfd.text import escape_control_chars, printable_path
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
     from tfdfd.detect.results import Detection
     from tfdfd.media.inputs import Inputs
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[Callable[[], bool]]:
+    """A context in which `sys.stdout` and `sys.stderr` outlive their readers and show only tfdfd's own messages.
+
+    `TF_CPP_MIN_LOG_LEVEL` and `python -W` are respected. With level 0, all log lines are shown, without the input that
+    some of them quote.
+
+    Yields:
+        A function that returns whether the reader of standard output has closed its end.
+    """
+    level = os.environ.setdefault(LEVEL, QUIET)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    before, disabled = (sys.stdout, sys.stderr), logging.root.manager.disable
+    sys.stdout, sys.stderr = _outliving(sys.stdout, 1), _outliving(sys.stderr, 2)
+    buffer = getattr(sys.stdout, "buffer", None)
+    pipe = getattr(buffer, "raw", buffer)
+    log_filter = LogFilter(level)
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", HubWarning)
+        warnings.showwarning = _show_warning
+        if level != "0":
+            logging.disable(max(disabled, logging.INFO if level == "1" else logging.WARNING))
+        sys.meta_path.insert(0, log_filter)
+        try:
+            yield lambda: getattr(pipe, "gone", False)
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(log_filter)
+            log_filter.stop()
+            logging.disable(disabled)
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+            sys.stdout, sys.stderr = before
+
+
+class _Pipe(io.FileIO):
+    """A file descriptor that discards everything once its reader has closed its end."""
+
+    gone = False
+
+    def write(self, data: Any) -> int:
+        if not self.gone:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self.gone = True
+        return memoryview(data).nbytes
+
+
+def _outliving(stream: Any, number: int) -> Any:
+    """The stream over a `_Pipe` if it is descriptor `number`; else the stream as a test or an embedder has set it."""
+    if stream is None:  # closed by the parent process
+        return open(os.devnull, "w", encoding="utf-8")
+    try:
+        if stream.fileno() != number:
+            return stream
+    except (AttributeError, OSError, ValueError):
+        return stream
+    stream.flush()
+    pipe = _Pipe(os.dup(number), "wb")  # a copy: descriptor 2 itself becomes the filter's
+    return io.TextIOWrapper(
+        pipe if stream.write_through else io.BufferedWriter(pipe),  # with and without `python -u`
+        encoding=stream.encoding,
+        errors="backslashreplace",  # the encoding of a terminal may lack letters of a name
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    warn(f"tfdfd: {message}")
+
+
+def path_text(path: str) -> str:
+    """A file name on one line of a terminal."""
+    return escape_control_chars(printable_path(path))
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table: the first `left` columns are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def write_line(text: str, flush: bool = False) -> None:
+    """Writes a line to standard output, with control characters escaped: names and messages may be from anybody."""
+    sys.stdout.write(f"{escape_control_chars(text)}\n")
+    if flush:
+        sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Writes a line to standard error, with control characters escaped."""
+    sys.stderr.write(f"{escape_control_chars(text)}\n")
+    sys.stderr.flush()
+
+
+def write_json(answer: dict, target: str) -> None:
+    """Writes an answer as JSON to a file, or to standard output for `-`."""
+    write_text(json.dumps(answer, indent=1) + "\n", target)
+
+
+def write_text(text: str, target: str) -> None:
+    """Writes text to a file, or to standard output for `-`."""
+    from tfdfd.files import write_atomically
+
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomically(target, text)
+
 
 T = TypeVar("T")
 

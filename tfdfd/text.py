@@ -1,10 +1,24 @@
-"""Text from outside, such as file names, made safe to show in a terminal, a JSON file or a spreadsheet."""
+"""Text from outside: near matches of mistyped names, and file names safe for terminals, JSON and spreadsheets."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
+
+
+def near_matches(word: object, known: Iterable[object], most: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The known names that resemble `word`, the nearest first, without repetition."""
+    return difflib.get_close_matches(str(word), dict.fromkeys(map(str, known)), n=most, cutoff=cutoff)
+
+
+def did_you_mean(word: object, known: Iterable[object], most: int = 3, otherwise: str = "") -> str:
+    """`did you mean a or b?`, or `otherwise` if no name is near."""
+    near = near_matches(word, known, most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
 
 # A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
