@@ -100,13 +100,15 @@ def test_the_crop_is_the_face_of_its_box(clips, whole):
     assert np.corrcoef(inside.ravel(), middle.ravel())[0, 1] > 0.97
 
 
+# `benchmarks.kills` kills this command and the others more often.
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_killed_twenty_times_at_random_moments_it_ends_in_the_same_bytes(clips, whole, tmp_path):
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(clips, whole, tmp_path, times):
     rng = random.Random(4)
     folder = tmp_path / "faces"
     made = {}
     killed = rounds = 0
-    while killed < 20:
+    while killed < times:
         with subprocess.Popen(command(clips, folder), stderr=subprocess.PIPE, start_new_session=True) as process:
             timer = threading.Timer(60, process.kill)
             timer.start()
@@ -122,7 +124,7 @@ def test_killed_twenty_times_at_random_moments_it_ends_in_the_same_bytes(clips, 
             if not finished:
                 os.killpg(process.pid, signal.SIGKILL)
         if finished:
-            # Done before it was killed twenty times: once more, from nothing.
+            # Done before it was killed so often: once more, from nothing.
             assert bytes_of(folder) == bytes_of(whole)
             rounds += 1
             folder, made = tmp_path / f"faces{rounds}", {}
@@ -197,8 +199,11 @@ _AT_EVERY_STEP = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shu
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("format", ["png", "jpg"])
-def test_killed_before_any_step_on_the_disk_it_ends_in_the_same_bytes(canned, tmp_path, monkeypatch, format):
+@pytest.mark.parametrize(
+    ("format", "stride"),
+    [("png", 3), ("jpg", 6), *(pytest.param(f, 1, marks=pytest.mark.slow) for f in ("png", "jpg"))],
+)
+def test_killed_before_any_step_on_the_disk_it_ends_in_the_same_bytes(canned, tmp_path, monkeypatch, format, stride):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill, unlike a power cut, loses nothing that was written
     options = {"format": format, "size": 8, "mirror": format == "jpg"}
     options |= {"first": True, "max_faces": 1} if format == "jpg" else {"boxes_from": "original"}
@@ -218,7 +223,7 @@ def test_killed_before_any_step_on_the_disk_it_ends_in_the_same_bytes(canned, tm
         assert bytes_of(folder) == expected, f"killed before step {step}"
         if code == 0:
             break
-        step += 1 if format == "png" else 4
+        step += stride
     assert step > 40
 
 

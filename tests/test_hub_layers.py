@@ -93,7 +93,7 @@ def test_keras_layer_scores_as_detect_and_is_tuned(tmp_path, crop, examples):
     done = subprocess.run(
         [sys.executable, "-c", IN_TF_KERAS],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TFHUB_CACHE_DIR": str(tmp_path / "cache")},
+        env=os.environ | {"TFHUB_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
     )
@@ -212,7 +212,7 @@ def test_our_layer_is_loaded_by_the_package_s_import_and_made_in_a_strategy_s_sc
     done = subprocess.run(
         [sys.executable, "-c", IN_A_STRATEGY, PUBLISHED_MODEL, "tfdfd/mobilenet_v1/feature_vector"],
         cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TFHUB_CACHE_DIR": str(tmp_path / "cache")},
+        env=os.environ | {"TFHUB_CACHE_DIR": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -16,7 +16,6 @@ from tfdfd.hub.handles import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
 from tfdfd.hub.publish import publish
-from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
 # The one whose SavedModel the repository carries.
@@ -30,6 +29,7 @@ EXPORTED = ROOT / "saved_models" / MODEL / "1"
 posix = pytest.mark.skipif(os.name != "posix", reason="kills")
 
 
+# What loads Keras is imported where it is used: publishers in processes of their own do without.
 def copy(_, folder):
     """In the place of the export, which takes seconds and is tested with it."""
     shutil.copytree(EXPORTED, folder)
@@ -214,6 +214,8 @@ def publish_as_told(root, number, told):
 
 def run_of(folder, handle, **changes):
     """The folder of a run with the carried weights, as 'tfdfd train' leaves it."""
+    from tfdfd.weights.loading import read_safetensors
+
     record, weights = locate(PUBLISHED_MODEL)
     folder.mkdir()
     (folder / "run.json").write_text("{}")
@@ -283,7 +285,7 @@ def test_detect_scores_with_published_weights(my_hub, run_tfdfd, tmp_path, astro
     answers = {}
     for model in ("my_name/1", "tfdfd/my_name", PUBLISHED_MODEL):
         words = ("detect", tmp_path / "face.png", "--detector", "none", "--model", model, "--json", "-", "--quiet")
-        code, out, _ = run_tfdfd(*words)
+        code, out, _ = run_tfdfd(*words, "--runtime", "tensorflow")
         answers[model] = json.loads(out)
         assert code == 0
     scores = [answer["results"][0]["fake_probability"] for answer in answers.values()]
@@ -328,6 +330,8 @@ def test_a_pulled_model_is_found_without_its_hub(my_hub, run_tfdfd, monkeypatch)
 
 def test_weights_of_a_saved_model_without_their_file_are_read_from_it(my_hub):
     """As older hubs have it."""
+    from tfdfd.weights.loading import read_safetensors
+
     folder = my_hub / "old" / "1"
     shutil.copytree(EXPORTED, folder)
     manifest = Manifest.decode((my_hub / "manifest.json").read_bytes(), "manifest")
