@@ -49,6 +49,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
+def pytest_collection_finish():
+    """Half a million objects of the imports stay to the end: no search for garbage needs to go through them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Gives memory back after each file: a process of gigabytes takes long to fork, which many tests do."""

@@ -11,28 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tfdfd.hub import publish as publish_module
+from tests.publishers import EXPORTED, MODEL, PUBLISHED_MODEL, copy, publish_and_die, publish_as_told
 from tfdfd.hub.handles import HubError
 from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
 from tfdfd.hub.publish import publish
+from tfdfd.weights.loading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
-# The one whose SavedModel the repository carries.
-PUBLISHED_MODEL = "tfdfd/meso_inception4"
-
-
-ROOT = Path(__file__).parent.parent
-MODEL = "meso_inception4"
-EXPORTED = ROOT / "saved_models" / MODEL / "1"
-
 posix = pytest.mark.skipif(os.name != "posix", reason="kills")
-
-
-# What loads Keras is imported where it is used: publishers in processes of their own do without.
-def copy(_, folder):
-    """In the place of the export, which takes seconds and is tested with it."""
-    shutil.copytree(EXPORTED, folder)
 
 
 def check_hub(root):
@@ -128,41 +115,6 @@ def test_an_altered_manifest_is_not_written_over(tmp_path):
     assert (tmp_path / "manifest.json").read_text() == "{"
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def publish_and_die(root, where):
-    if where == "in the export":
-
-        def export(model, folder):
-            copy(model, folder)
-            (folder / "saved_model.pb").unlink()
-            die()
-
-        publish(PUBLISHED_MODEL, root, 2, export=export)
-    rename, write = os.rename, publish_module.write_atomically
-
-    def dying_rename(*names):
-        if where == "before the rename":
-            die()
-        rename(*names)
-        die()
-
-    def dying_write(path, data):
-        if where == "half of the manifest":
-            (path.parent / ".tfdfd-0.tmp").write_bytes(data[: len(data) // 2])
-            die()
-        write(path, data)
-        die()
-
-    if "rename" in where:
-        publish_module.os.rename = dying_rename
-    else:
-        publish_module.write_atomically = dying_write
-    publish(PUBLISHED_MODEL, root, 2, export=copy)
-
-
 @posix
 @pytest.mark.parametrize(
     ("where", "after"),
@@ -201,21 +153,11 @@ def test_the_first_publisher_that_is_killed_leaves_an_empty_hub(tmp_path):
     assert check_hub(tmp_path / "hub") == {MODEL: [2]}
 
 
-def publish_as_told(root, number, told):
-    try:
-        publish(PUBLISHED_MODEL, root, number, export=copy)
-        told.put("done")
-    except HubError as error:
-        told.put(str(error))
-
-
 # Names, and the weights beside the graph
 
 
 def run_of(folder, handle, **changes):
     """The folder of a run with the carried weights, as 'tfdfd train' leaves it."""
-    from tfdfd.weights.loading import read_safetensors
-
     record, weights = locate(PUBLISHED_MODEL)
     folder.mkdir()
     (folder / "run.json").write_text("{}")
@@ -330,8 +272,6 @@ def test_a_pulled_model_is_found_without_its_hub(my_hub, run_tfdfd, monkeypatch)
 
 def test_weights_of_a_saved_model_without_their_file_are_read_from_it(my_hub):
     """As older hubs have it."""
-    from tfdfd.weights.loading import read_safetensors
-
     folder = my_hub / "old" / "1"
     shutil.copytree(EXPORTED, folder)
     manifest = Manifest.decode((my_hub / "manifest.json").read_bytes(), "manifest")

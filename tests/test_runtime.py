@@ -86,15 +86,7 @@ class TestScores:
             np.testing.assert_allclose(scores, expected[:count], atol=1e-5)
         assert len(Scorer(network)(crops[:0])) == 0
 
-    # Each network once; the others are the same ones with other weights.
-    @pytest.mark.parametrize(
-        "weights",
-        [
-            DEFAULT,
-            "Meso4_DF.h5",
-            *(pytest.param(w, marks=pytest.mark.slow) for w in ("Meso4_F2F.h5", "MesoInception_DF.h5")),
-        ],
-    )
+    @pytest.mark.parametrize("weights", [DEFAULT, "Meso4_DF.h5", "Meso4_F2F.h5", "MesoInception_DF.h5"])
     def test_are_those_of_keras_on_real_faces(self, data, weights):
         import cv2
 
