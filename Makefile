@@ -36,9 +36,9 @@ duplicates: $(STAMP)-test
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=10 --ignore-comments=y --ignore-docstrings=y \
 		--ignore-imports=y tfdfd tools benchmarks
 
-# Two files at a time: most tests keep one core busy.
+# Two files at a time, in the order of tests/conftest.py: most tests keep one core busy.
 test: style
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 25
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-slow: $(STAMP)-test
 	$(BIN)/python -m pytest

@@ -12,8 +12,47 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PLAIN = ROOT / "tests" / "plain"
 # As a user has it: JAX, which some tests import, would set it to 1 for all child processes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Programs run for moments here and take long to compile.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+
+# The files that take longest, longest first: shorter ones then fill the time until all workers are done.
+LONGEST = (
+    "test_models",
+    "test_documents",
+    "test_recipes",
+    "test_serve_lifecycle",
+    "test_training",
+    "test_tune",
+    "test_packed",
+    "test_procedures",
+    "test_prune",
+    "test_carried_models",
+    "test_face_set",
+    "test_ray_engine",
+    "test_hub_layers",
+    "test_distilling",
+    "test_serve_hostile",
+    "test_runtime",
+    "test_explain",
+    "test_saved_model",
+    "test_export",
+    "test_detect",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    """Half a million objects of the imports stay to the end: no search for garbage needs to go through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
@@ -29,10 +68,16 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory):
-    """Converted networks and fetched weights of a test run stay out of the user's cache."""
+def _surroundings(tmp_path_factory):
+    """Caches of a test run, none of them the user's, and a quick start of TensorFlow in child processes."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    path = [str(PLAIN), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDFD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TFDFD_CACHE", str(cache))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(base / "programs"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
         yield
 
 
@@ -107,6 +152,16 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "1"
     export("tfdfd/meso_inception4", folder)
     return folder
+
+
+@pytest.fixture
+def eagerly():
+    """For networks whose training step takes longer to trace than to run a few times."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from tests.seeded import fill
 from tfdfd.models import build
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights, save_weights
-
-ROOT = Path(__file__).parent.parent
 
 numbers = st.floats(-60_000, 60_000, width=32)
 
@@ -234,7 +231,7 @@ def test_compact_weights_load_without_tensorflow(network, tmp_path):
     pytest.importorskip("jax", reason="jax is not installed: pip install 'tfdfd[test]'")
     file = carry(network, tmp_path, "int8")
     values = b"".join(np.asarray(values).tobytes() for values in build("meso4", weights=file).get_weights())
-    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(file)],
         env=environment,

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import PLAIN
 from tests.made_faces import make_faces
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def environment(tmp_path_factory):
     variables = {key: value for key, value in os.environ.items() if not key.startswith("TFDFD_")}
     return variables | {
         "PATH": os.pathsep.join([str(site / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": os.pathsep.join([str(site), str(PLAIN)]),
         "TFDFD_CACHE": str(folder / "cache"),
         "TFHUB_CACHE_DIR": str(folder / "hub"),
     }

@@ -38,7 +38,7 @@ def test_a_notebook_runs_from_beginning_to_end(notebook, faces, tmp_path):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         program = re.sub(r"^PORT = \d+$", f"PORT = {one.getsockname()[1]}", code_of(notebook), flags=re.MULTILINE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "MPLBACKEND": "agg"}
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "MPLBACKEND": "agg"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500

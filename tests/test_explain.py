@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -49,7 +48,6 @@ from tfdfd.models.svm import SvmArrays, with_svm
 from tfdfd.weights.loading import mask_head_file, save_mask_head
 from tfdfd.weights.store import locate
 
-ROOT = Path(__file__).parent.parent
 SIZE = 32
 rng = np.random.default_rng(7)
 CROP = rng.integers(1, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -310,7 +308,7 @@ def test_gradients_are_the_same_under_each_backend(backend, tmp_path, image):
     image = np.load("image.npy")
     np.savez("maps.npz", cam=grad_cam(model, image), ig=integrated_gradients(model, image, steps=3)[0])
     """
-    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment, timeout=300)
     maps = np.load(tmp_path / "maps.npz")
     np.testing.assert_allclose(maps["cam"], grad_cam(model, image), atol=1e-5)
@@ -549,8 +547,7 @@ def test_naming_methods_imports_nothing_heavy():
         "import sys; import tfdfd.explain; from tfdfd.cli.main import main\n"
         "heavy = {'keras', 'tensorflow', 'skimage', 'sklearn', 'scipy'} & set(sys.modules); assert not heavy, heavy"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_the_telling_frame_is_on_the_side_of_the_track():

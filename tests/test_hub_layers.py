@@ -188,17 +188,16 @@ images, labels = np.load("images.npy"), np.load("labels.npy")
 loaded = keras.models.load_model("saved.keras")
 np.testing.assert_allclose(loaded.predict(images, verbose=0), np.load("scores.npy"), atol=1e-6)
 with tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]).scope():
-    for handle, size in ((sys.argv[1], 256), (sys.argv[2], None)):
-        for trainable in (True, False):
-            image = keras.Input((size, size, 3))
-            features = tfdfd.HubLayer(handle, trainable=trainable)
-            model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features(image)))
-            model.compile("sgd", "binary_crossentropy")
-            before = [weight.numpy() for weight in features.weights]
-            losses = model.fit(images, labels, batch_size=4, verbose=0).history["loss"]
-            assert np.isfinite(losses).all()
-            changed = any((old != weight.numpy()).any() for old, weight in zip(before, features.weights))
-            assert changed == trainable, (handle, trainable)
+    for handle, size, trainable in ((sys.argv[1], 256, True), (sys.argv[1], 256, False), (sys.argv[2], None, True)):
+        image = keras.Input((size, size, 3))
+        features = tfdfd.HubLayer(handle, trainable=trainable)
+        model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features(image)))
+        model.compile("sgd", "binary_crossentropy")
+        before = [weight.numpy() for weight in features.weights]
+        losses = model.fit(images, labels, batch_size=4, verbose=0).history["loss"]
+        assert np.isfinite(losses).all()
+        changed = any((old != weight.numpy()).any() for old, weight in zip(before, features.weights))
+        assert changed == trainable, (handle, trainable)
 """
 
 
@@ -212,7 +211,7 @@ def test_our_layer_is_loaded_by_the_package_s_import_and_made_in_a_strategy_s_sc
     done = subprocess.run(
         [sys.executable, "-c", IN_A_STRATEGY, PUBLISHED_MODEL, "tfdfd/mobilenet_v1/feature_vector"],
         cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TFHUB_CACHE_DIR": str(tmp_path / "cache")},
+        env=os.environ | {"TFHUB_CACHE_DIR": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 

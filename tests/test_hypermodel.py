@@ -119,7 +119,7 @@ def test_without_keras_tuner_the_extra_is_named():
 def example(faces, output, epochs, **environment):
     words = [ROOT / "examples" / "tune_meso.py", faces, output, epochs, *TINY, "limit=16"]
     command = [sys.executable, *map(str, words)]
-    known = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    known = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
         command, env=os.environ | known | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

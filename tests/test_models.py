@@ -101,8 +101,7 @@ def test_output_is_one_probability(named):
 def test_has_features_and_the_named_head(named):
     _, model = named
     assert model.get_layer("fake_probability").output is model.output
-    features = keras.Model(model.input, model.get_layer("features").output)
-    assert features(images(model), training=False).ndim == 2
+    assert len(model.get_layer("features").output.shape) == 2
 
 
 def test_every_weighted_layer_is_named_by_us(named):
@@ -156,8 +155,15 @@ def test_weights_and_whole_model_survive_a_round_trip(small, tmp_path):
     assert trainable(loaded) == trainable(model)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", list_models())
+def _mixed():
+    """One policy of the two for most networks, as the layers do not ask which it is; the largest are much as others."""
+    largest = {"resnet152", "resnext101_32x8d", "efficientnet_b5", "reseption_ensemble", "best_ensemble"}
+    for name in list_models():
+        for policy, slow in (("mixed_float16", name != "meso4"), ("mixed_bfloat16", name in largest)):
+            yield pytest.param(name, policy, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("name", "policy"), _mixed())
 def test_mixed_precision_keeps_a_float32_probability(name, policy):
     keras.config.set_dtype_policy(policy)
     try:

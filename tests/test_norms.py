@@ -32,6 +32,7 @@ def test_statistics_follow_so_fast():
     np.testing.assert_allclose(norm.moving_variance.numpy(), 0.75 + 0.25 * seen.var((0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_recipe_sets_them(tmp_path):
     make_faces(tmp_path / "faces", videos=12)
     found = []

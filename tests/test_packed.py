@@ -432,27 +432,18 @@ for name in ("straight", "killed"):
 )
 
 
-def child(*arguments, **variables):
-    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"} | variables
+def child(*arguments):
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, *map(str, arguments)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Environment in which children share compiled programs."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
-
-
-@pytest.fixture(scope="session")
-def runs(packed, cache, tmp_path_factory):
+def runs(packed, tmp_path_factory):
     """The folder of two trainings, one of them killed, and the figures of their process."""
     folder = tmp_path_factory.mktemp("runs")
-    reply = child("-c", CHILD, folder, json.dumps(SETTINGS | {"network": "meso4"}), *packed, **cache)
+    reply = child("-c", CHILD, folder, json.dumps(SETTINGS | {"network": "meso4"}), *packed)
     assert reply.returncode == -signal.SIGKILL, reply.stderr
     return folder, json.loads((folder / "figures.json").read_text())
 
@@ -492,15 +483,15 @@ def state(folder):
 COMMAND = BLOCK + "import runpy\nrunpy.run_module('tools.train_packed', run_name='__main__', alter_sys=True)"
 
 
-def train(packed, folder, *more, cache=None):
+def train(packed, folder, *more):
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-    return child("-c", COMMAND, *packed, "meso4", "-o", folder, *settings, *more, **cache or {})
+    return child("-c", COMMAND, *packed, "meso4", "-o", folder, *settings, *more)
 
 
-def test_a_killed_run_resumes_to_the_bit(runs, packed, cache):
+def test_a_killed_run_resumes_to_the_bit(runs, packed):
     folder = runs[0] / "killed"
     assert int(state(folder)["step"]) == 2
-    reply = train(packed, folder, cache=cache)
+    reply = train(packed, folder)
     assert reply.returncode == 0, reply.stderr
     assert "step 4/4" in reply.stderr
     assert "left" in reply.stderr
@@ -517,7 +508,7 @@ def test_a_killed_run_resumes_to_the_bit(runs, packed, cache):
     assert {"crops all", "videos Swap", "blended ffpp", "swapped ffpp"} <= log["validation"].keys()
 
 
-def test_the_weights_are_the_averaged_ones(runs, packed, cache):
+def test_the_weights_are_the_averaged_ones(runs, packed):
     """They load by name into the plain network, on TensorFlow."""
     from safetensors.numpy import load
 
@@ -526,7 +517,7 @@ def test_the_weights_are_the_averaged_ones(runs, packed, cache):
 
     folder = runs[0] / "killed"
     if not (folder / "weights.safetensors").exists():
-        train(packed, folder, cache=cache)
+        train(packed, folder)
     arrays = load((folder / "weights.safetensors").read_bytes())
     assert arrays.keys() == named_weights(build("meso4", input_shape=(64, 64, 3))).keys()
     averaged = [value for name, value in state(folder).items() if name.startswith("ema")]
@@ -539,8 +530,8 @@ def refused(reply, message):
     assert message in reply.stderr.splitlines()[-1]
 
 
-def test_a_run_resumes_with_its_own_settings_alone(runs, packed, cache):
-    reply = train(packed, runs[0] / "straight", "--set", "learning_rate=0.1", cache=cache)
+def test_a_run_resumes_with_its_own_settings_alone(runs, packed):
+    reply = train(packed, runs[0] / "straight", "--set", "learning_rate=0.1")
     refused(reply, "started with other settings (learning_rate); give the same, or another folder.")
 
 

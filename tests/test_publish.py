@@ -11,27 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.publishers import EXPORTED, MODEL, PUBLISHED_MODEL, copy, publish_and_die, publish_as_told
 from tfdfd.hub import HubError
-from tfdfd.hub import publish as publish_module
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
 from tfdfd.hub.publish import prepare_kaggle, publish
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
-# The one whose SavedModel the repository carries.
-PUBLISHED_MODEL = "tfdfd/meso_inception4"
-
-
-ROOT = Path(__file__).parent.parent
-MODEL = "meso_inception4"
-EXPORTED = ROOT / "saved_models" / MODEL / "1"
-
 posix = pytest.mark.skipif(os.name != "posix", reason="kills")
-
-
-def copy(_, folder):
-    """In the place of the export, which takes seconds and is tested with it."""
-    shutil.copytree(EXPORTED, folder)
 
 
 def check_hub(root):
@@ -127,41 +114,6 @@ def test_an_altered_manifest_is_not_written_over(tmp_path):
     assert (tmp_path / "manifest.json").read_text() == "{"
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def publish_and_die(root, where):
-    if where == "in the export":
-
-        def export(model, folder):
-            copy(model, folder)
-            (folder / "saved_model.pb").unlink()
-            die()
-
-        publish(PUBLISHED_MODEL, root, 2, export=export)
-    rename, write = os.rename, publish_module.write_atomically
-
-    def dying_rename(*names):
-        if where == "before the rename":
-            die()
-        rename(*names)
-        die()
-
-    def dying_write(path, data):
-        if where == "half of the manifest":
-            (path.parent / ".tfdfd-0.tmp").write_bytes(data[: len(data) // 2])
-            die()
-        write(path, data)
-        die()
-
-    if "rename" in where:
-        publish_module.os.rename = dying_rename
-    else:
-        publish_module.write_atomically = dying_write
-    publish(PUBLISHED_MODEL, root, 2, export=copy)
-
-
 @posix
 @pytest.mark.parametrize(
     ("where", "after"),
@@ -198,14 +150,6 @@ def test_the_first_publisher_that_is_killed_leaves_an_empty_hub(tmp_path):
     assert check_hub(tmp_path / "hub") == {}
     publish(PUBLISHED_MODEL, tmp_path / "hub", 2, export=copy)
     assert check_hub(tmp_path / "hub") == {MODEL: [2]}
-
-
-def publish_as_told(root, number, told):
-    try:
-        publish(PUBLISHED_MODEL, root, number, export=copy)
-        told.put("done")
-    except HubError as error:
-        told.put(str(error))
 
 
 # Names, and the weights beside the graph
@@ -282,7 +226,7 @@ def test_detect_scores_with_published_weights(my_hub, run_tfdfd, tmp_path, astro
     answers = {}
     for model in ("my_name/1", "tfdfd/my_name", PUBLISHED_MODEL):
         words = ("detect", tmp_path / "face.png", "--detector", "none", "--model", model, "--json", "-", "--quiet")
-        code, out, _ = run_tfdfd(*words)
+        code, out, _ = run_tfdfd(*words, "--runtime", "tensorflow")
         answers[model] = json.loads(out)
         assert code == 0
     scores = [answer["results"][0]["fake_probability"] for answer in answers.values()]

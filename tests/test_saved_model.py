@@ -230,8 +230,12 @@ def gradients(function, variables, images):
 
 
 class TestHub:
-    def test_layers_score_fine_tune_and_freeze(self, exported):
+    def test_layers_score_fine_tune_and_freeze(self, tmp_path):
         """In a process of its own: tf_keras is not to come where our tests use Keras 3."""
+        keras.utils.set_random_seed(0)
+        network = build("meso_inception4", input_shape=(64, 64, 3))
+        write_saved_model(network, tmp_path / "classifier")
+        write_feature_vector(network, tmp_path / "classifier" / "feature_vector")
         code = """
 import sys
 import numpy as np
@@ -242,13 +246,13 @@ folder = sys.argv[1]
 tf_keras.utils.set_random_seed(0)
 labels = np.tile([0.0, 1.0], 8)[:, None]
 # One kind is brighter, so that whatever dropout draws, the loss falls.
-images = np.random.default_rng(0).random((16, 256, 256, 3), np.float32)
+images = np.random.default_rng(0).random((16, 64, 64, 3), np.float32)
 images = (0.5 * images + 0.5 * labels[:, :, None, None]).astype(np.float32)
 frozen = hub.KerasLayer(folder)
 assert frozen.trainable_weights == [] and len(frozen.weights) > 0
 before = np.asarray(frozen(images))
 tuned = hub.KerasLayer(folder, trainable=True)
-model = tf_keras.Sequential([tf_keras.layers.Input((256, 256, 3)), tuned])
+model = tf_keras.Sequential([tf_keras.layers.Input((64, 64, 3)), tuned])
 assert len(model.trainable_weights) == 44, len(model.trainable_weights)
 np.testing.assert_allclose(model.predict(images, verbose=0), before, atol=1e-5)
 olds = [weight.numpy() for weight in model.weights]
@@ -260,13 +264,13 @@ assert sum("moving" in name for name in changed) == 8, changed
 assert sum("kernel" in name for name in changed) >= 15, changed
 assert np.abs(model.predict(images, verbose=0) - before).max() > 1e-3
 vector = hub.KerasLayer(folder + "/feature_vector", trainable=True)
-head = tf_keras.Sequential([tf_keras.layers.Input((256, 256, 3)), vector, tf_keras.layers.Dense(1)])
+head = tf_keras.Sequential([tf_keras.layers.Input((64, 64, 3)), vector, tf_keras.layers.Dense(1)])
 head.compile("sgd", "mse")
 head.fit(images, labels, verbose=0)
 print(np.asarray(vector(images)).shape)
 """
         done = subprocess.run(
-            [sys.executable, "-c", code, str(exported)],
+            [sys.executable, "-c", code, str(tmp_path / "classifier")],
             capture_output=True, text=True, timeout=300, check=False,
             env=os.environ | {"TF_USE_LEGACY_KERAS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"},
         )  # fmt: skip

@@ -23,6 +23,7 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 
 from benchmarks.soak import rows_of, soak
 from tests.served import Server, State, picture, refused, request, until, write_model
+from tfdfd.serve.trial import Trials
 
 
 @pytest.fixture(scope="module")
@@ -306,12 +307,13 @@ def broken(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("crash", "it crashed the process"), ("hang", "it did not load within 20 s")]
+    ("kind", "seconds", "why"), [("crash", 60, "it crashed the process"), ("hang", 2, "it did not load within 2 s")]
 )
-def test_a_version_that_crashes_or_hangs_its_loader_is_quarantined(models, tmp_path, monkeypatch, kind, why):
+def test_a_version_that_crashes_or_hangs_its_loader_is_quarantined(models, tmp_path, monkeypatch, kind, seconds, why):
     """The running version goes on, and is what a restart serves, without another try."""
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
-    words = ("--models", models, "--allow-any-graph", "--poll-seconds", 0.1, "--load-seconds", 20)
+    Trials(60, 60).check(models / "1")  # known to be good, however slow the machine
+    words = ("--models", models, "--allow-any-graph", "--poll-seconds", 0.1, "--load-seconds", seconds)
     with Server(*words, trial=True) as server:
         broken(tmp_path / "2", kind)
         (tmp_path / "2").rename(models / "2")

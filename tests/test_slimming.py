@@ -72,6 +72,7 @@ def test_another_shape_takes_nothing(whole):
     np.testing.assert_array_equal(other.get_layer("conv").get_weights()[0], before)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_training_begins_with_them_and_says_so(whole, faces, tmp_path):
     path = saved(whole, tmp_path, "mobilenet_v3")
     report, settings = Silent(), ("network=mobilenet_v3_r2", f"weights=slim:{path}", "epochs=1")
