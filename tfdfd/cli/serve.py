@@ -94,6 +94,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     import asyncio
+    import gc
 
     from tfdfd.serve import server
 
@@ -112,6 +113,8 @@ def run(arguments: Namespace) -> int:
         if not arguments.quiet:
             warn(text)
 
+    # Garbage collection would look through all of TensorFlow, and stop every request meanwhile.
+    gc.freeze()
     asyncio.run(server.serve(configs, settings, ready, note))
     return 0
 
