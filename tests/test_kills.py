@@ -12,7 +12,7 @@ from benchmarks import kills
 from tfdfd.cli.main import VERBS
 
 # Those that begin without TensorFlow.
-SOON = ("merge", "check-leaks", "srm")
+SOON = ("merge", "check-leaks", "srm", "pull")
 # What is not in the table, and why.
 ELSEWHERE = {
     "recipes": "prints",

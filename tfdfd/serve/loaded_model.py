@@ -241,7 +241,8 @@ def warm_up_logs(folder: Path) -> Iterator[PredictionLog]:
     if not file.is_file():
         return
     try:
-        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator(), 1):
+        # Not by `tf.data`: its end waits for threads, on a busy machine for many seconds.
+        for number, record in enumerate(tf.compat.v1.io.tf_record_iterator(str(file)), 1):
             if number > _MOST:
                 raise ServingError(INVALID_ARGUMENT, f"{file} holds more than {_MOST} requests.")
             yield PredictionLog.FromString(record)

@@ -11,7 +11,6 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from tfdfd.serve.open_inference import SERVICE, GRPCInferenceService
 from tfdfd.serve.receiving import ReceiveBudget
 from tfdfd.serve.rest import RestSide
 from tfdfd.serve.service import Service
-from tfdfd.serve.trial import NICENESS, Trials
+from tfdfd.serve.trial import Trials
 
 _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", SERVICE)
 # Concurrent gRPC calls besides predictions: states, health.
@@ -152,7 +151,7 @@ async def serve(
         if trials is not None:
             trials.check(folder)
         model = LoadedModel(folder)
-        _behind_requests(warm_up, model, settings.limits.max_seconds)
+        warm_up(model, settings.limits.max_seconds)
         if decoders is not None:
             reason = hand_pixels(model, decode, settings.limits.max_seconds)
             if reason and settings.sandbox == REQUIRE:
@@ -241,18 +240,6 @@ async def _start(manager: ModelManager, decoders: Decoders | None) -> None:
         raise ServeError(f"{error} (--sandbox off decodes pictures in the graph.)") from error
     finally:
         await loading
-
-
-def _behind_requests(call: Callable[..., None], *arguments: Any) -> None:
-    """Calls a function in a thread that leaves the processors to requests, where the system has such threads."""
-
-    def work() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        call(*arguments)
-
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(work).result()
 
 
 def _end_now() -> None:

@@ -24,8 +24,8 @@ from tfdfd.serve.errors import FAILED_PRECONDITION, ServingError
 from tfdfd.version import __version__
 
 _CODE = "from tfdfd.serve.trial import main; main(sys.argv[1], float(sys.argv[2]))"
-# Of loading beside requests. A higher value could starve a large model on a busy machine.
-NICENESS = 5
+# Requests come first. A higher value could starve the trial of a large model on a busy machine.
+_NICENESS = 5
 _PARTS = ("saved_model.pb", "variables", "assets", "assets.extra")
 
 
@@ -143,7 +143,7 @@ def main(folder: str, call_seconds: float) -> None:
 
     channel = Channel()
     with contextlib.suppress(AttributeError, OSError):
-        os.nice(NICENESS)
+        os.nice(_NICENESS)
     channel.send(ready=True)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
