@@ -307,8 +307,9 @@ def picture_work(data: bytes) -> PictureWork | None:
         return PictureWork(sides[0] * sides[1], 1, 3)
     if not data.startswith(b"\xff\xd8"):
         return None
-    pixels = scans = channels = count = 0
-    for count, (marker, start, end) in enumerate(jpeg_segments(data), 1):
+    pixels = scans = channels = segments = 0
+    for marker, start, end in jpeg_segments(data):
+        segments += 1
         if marker in _FRAME_MARKERS and end - start >= 5:
             height, width = struct.unpack(">HH", data[start + 1 : start + 5].ljust(4, b"\0"))
             pixels = max(pixels, width * height)
@@ -317,7 +318,7 @@ def picture_work(data: bytes) -> PictureWork | None:
         if scans > MAX_SCANS:
             break
     # What follows so many segments is unknown.
-    return PictureWork(pixels, MAX_SCANS + 1 if count == _MOST_PARTS else max(scans, 1), channels)
+    return PictureWork(pixels, MAX_SCANS + 1 if segments == _MOST_PARTS else max(scans, 1), channels)
 
 
 def _read_jpeg(data: bytes, header: ImageHeader) -> None:
