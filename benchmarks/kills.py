@@ -69,7 +69,7 @@ VERBS = {
     "prune": "prune {i}/run --data {i}/faces -o {o}/pruned --epochs 3 --set batch_size=16",
     "finetune": "finetune {i}/media/real {i}/media/fake -o {o}/tuned --model {i}/run --detector none --quick",
     "evaluate": "evaluate {i}/run --data {i}/faces -o {o}/report --split val --resamples 100",
-    "explain": "explain {i}/media/real/0.png --model {i}/run --detector none --method grad-cam -o {o}/page.html",
+    "explain": "explain {i}/media/real/0.png --model {i}/run --detector none --method gradcam -o {o}/page.html",
     "export": "export {i}/run -o {o}/exported",
     "publish": "publish {i}/run --to {o}/hub --version 1 --name toy",
     "pull": "models pull tfdfd/reseption_v1 --from {i}/large_weights",
@@ -103,6 +103,8 @@ def make_inputs(folder: Path, names: tuple[str, ...]) -> None:
     write_clip(folder / "media" / "real" / "clip.mp4", 320, 240, 1)
     shutil.copytree(folder / "media" / "real", folder / "real" / "real", ignore=shutil.ignore_patterns("*.mp4"))
     (folder / "large_weights").symlink_to(ROOT / "large_weights")
+    (folder / "package").mkdir()
+    (folder / "package" / "tfdfd").symlink_to(ROOT / "tfdfd")
     space = {"learning_rate": {"min": 1e-4, "max": 1e-2, "scale": "log"}, "augment": {"choices": [None, "s1"]}}
     (folder / "space.json").write_text(json.dumps({"network": "meso4", "recipe": "s1-meso4", "search": space}))
     world = World(folder, folder)
@@ -110,13 +112,17 @@ def make_inputs(folder: Path, names: tuple[str, ...]) -> None:
     if set(names) - {*QUICK, "extract", "landmarks", "blend", "preview", "train", "tune", "pull"}:
         made.append("train s1-meso4 --data {i}/faces -o {o}/run --quick")
     for line in made:
-        subprocess.run([*TFDFD, *world.words(line)], check=True, capture_output=True, env=environment(world))
+        subprocess.run([*TFDFD, *world.words(line)], check=True, capture_output=True, **surroundings(world))
 
 
-def environment(world: World) -> dict[str, str]:
-    """The variables of a command: its caches and temporary files lie beside its output."""
+def surroundings(world: World) -> dict[str, Any]:
+    """Working folder and variables of a command: its caches and temporary files lie beside its output.
+
+    The package is used without the rest of the checkout, as from a wheel; `pull` would have nothing to fetch there.
+    """
     own = {"TFDFD_CACHE": str(world.out / "cache"), "TMPDIR": str(world.inputs), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return {**os.environ, **own, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TFDFD_HUB": ""}
+    own |= {"PYTHONPATH": str(world.inputs / "package"), "CUDA_VISIBLE_DEVICES": "", "TFDFD_HUB": ""}
+    return {"cwd": world.inputs, "env": {**os.environ, **own}}
 
 
 def contents(world: World) -> dict[str, str]:
@@ -130,9 +136,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _digest(file: Path, place: str) -> str:
+    if file.parent.name == "variables" or file.name == "fingerprint.pb":
+        return str(file.stat().st_size)  # TensorFlow writes the same variables in other bytes each time
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
         text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
+        if file.name in ("model_card.json", "manifest.json"):
+            text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
         if file.suffix == ".json":
             text = json.dumps(_steady(json.loads(text)), sort_keys=True)
         elif file.suffix == ".csv":
@@ -142,7 +152,9 @@ def _digest(file: Path, place: str) -> str:
                     for row in csv.DictReader(io.StringIO(text))
                 ]
             )
-        data = re.sub(r"\d+(\.\d+)? (ms|s|seconds|minutes)\b", "TIME", text).encode("utf-8", "surrogateescape")
+        data = re.sub(r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?", "TIME", text).encode(
+            "utf-8", "surrogateescape"
+        )
     return hashlib.sha256(data).hexdigest()
 
 
@@ -164,10 +176,12 @@ def undisturbed(name: str, inputs: Path, folder: Path) -> tuple[dict[str, str], 
     world = World(inputs, folder)
     folder.mkdir(parents=True)
     start = time.monotonic()
-    done = subprocess.run([*TFDFD, *world.words(VERBS[name])], env=environment(world), capture_output=True, text=True)
+    done = subprocess.run([*TFDFD, *world.words(VERBS[name])], **surroundings(world), capture_output=True, text=True)
     if done.returncode not in (0, 3) and name != "check-leaks":
         raise SystemExit(f"{name} fails without any disturbance ({done.returncode}):\n{done.stderr}")
-    return contents(world), time.monotonic() - start, done.returncode
+    if not (written := contents(world)):
+        raise SystemExit(f"{name} writes nothing, so nothing can be lost")
+    return written, time.monotonic() - start, done.returncode
 
 
 def kill(name: str, times: int, inputs: Path, work: Path, seed: int = 0) -> tuple[int, list[str]]:
@@ -180,7 +194,7 @@ def kill(name: str, times: int, inputs: Path, work: Path, seed: int = 0) -> tupl
         world.out.mkdir(exist_ok=True)
         command = [*TFDFD, *world.words(VERBS[name])]
         process = subprocess.Popen(
-            command, env=environment(world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            command, **surroundings(world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
             # Once all kills are done, nothing disturbs the last run.
@@ -232,7 +246,7 @@ def disk(name: str, inputs: Path, work: Path) -> tuple[str, str, list[str]]:
     faults += [f"full disk: {line}" for line in _complaint(full, world.out, 1, "No space left on device")]
     shutil.rmtree(world.out)
     shutil.move(kept, world.out)
-    again = subprocess.run([*TFDFD, *world.words(VERBS[name])], env=environment(world), capture_output=True, text=True)
+    again = subprocess.run([*TFDFD, *world.words(VERBS[name])], **surroundings(world), capture_output=True, text=True)
     if again.returncode != code:
         faults.append(f"after the full disk: exit code {again.returncode}, not {code}: {again.stderr[-500:]}")
     faults += [f"after the full disk: {line}" for line in differences(whole, contents(world))]
@@ -260,7 +274,7 @@ _UNSHARE = ("unshare", "--map-root-user", "--mount")
 def _mounted(world: World, size: str, script: str, line: str) -> subprocess.CompletedProcess:
     mount = f'mount -t tmpfs -o size={size} tmpfs "{world.out}" || exit 77; '
     command = [*_UNSHARE, "sh", "-c", mount + script, "sh", *TFDFD, *world.words(line)]
-    return subprocess.run(command, env=environment(world), capture_output=True, text=True)
+    return subprocess.run(command, **surroundings(world), capture_output=True, text=True)
 
 
 def _complaint(done: subprocess.CompletedProcess, out: Path, code: int, expected: str) -> Iterator[str]:

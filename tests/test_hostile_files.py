@@ -67,13 +67,16 @@ def outside(faces, kind):
         (faces / name).write_bytes(png_of_zeros(30_000, 30_000))
     elif kind == "scans":
         (faces / name).write_bytes(jpeg_of_scans(101))
+    elif kind == "segments":  # what follows so many is not read
+        (faces / name).write_bytes(b"\xff\xd8" + b"\xff\xe1\0\2" * 100_000 + jpeg_of_scans(101)[2:])
     with_file(faces, name)
     reasons = {"pipe": "not a regular file", "text": "cannot be decoded as PNG or JPEG"}
     reasons |= {"pixels": "900,000,000 pixels", "scans": "scans; a crop has at most"}
+    reasons["segments"] = reasons["scans"]
     return reasons.get(kind, "leads out of that folder")
 
 
-KINDS = ("absolute", "above", "link", "pipe", "text", "pixels", "scans")
+KINDS = ("absolute", "above", "link", "pipe", "text", "pixels", "scans", "segments")
 
 
 @pytest.mark.parametrize("kind", KINDS)

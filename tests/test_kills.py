@@ -12,7 +12,7 @@ from benchmarks import kills
 from tfdfd.cli.main import VERBS
 
 # Those that begin without TensorFlow.
-SOON = ("merge", "check-leaks", "srm")
+SOON = ("merge", "check-leaks", "srm", "pull")
 # What is not in the table, and why.
 ELSEWHERE = {
     "recipes": "prints",
@@ -58,9 +58,11 @@ def test_litter_losses_and_other_bytes_are_faults(tmp_path):
     whole.out.mkdir()
     (whole.out / "a.json").write_text('{"score": 1, "elapsed_s": 2.0}')
     (whole.out / "b.bin").write_bytes(b"whole")
+    (whole.out / "c.html").write_text("Seconds: 1.0, made in 2 s")
     shutil.copytree(whole.out, tmp_path / "now")
     now = kills.World(tmp_path, tmp_path / "now")
     (now.out / "a.json").write_text('{"score": 1, "elapsed_s": 3.5}')
+    (now.out / "c.html").write_text("Seconds: 1.5, made in 31 s")
     assert kills.differences(kills.contents(whole), kills.contents(now)) == []
     (now.out / "a.json").write_text('{"score": 2, "elapsed_s": 2.0}')
     (now.out / "b.bin").unlink()

@@ -1,6 +1,7 @@
 """The SavedModel contract: what TensorFlow Hub and TensorFlow Serving rely on, for every network there is."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from tfdfd.faces.crop import resize_crop
 from tfdfd.models import build, list_models
 from tfdfd.models.svm import SvmArrays, with_svm
 from tfdfd.publishing.allowed_operations import check_operations
-from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model
+from tfdfd.publishing.saved_model import write_feature_vector, write_saved_model, write_warm_up
 from tfdfd.weights.saving import named_weights
 
 # One of each way to build them; the others, which take longer, with `make test-slow`.
@@ -329,3 +330,14 @@ class TestRefusal:
         with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
             write_saved_model(small(), tmp_path / "x")
         assert not (tmp_path / "x").exists()
+
+
+def test_what_tensorflow_cannot_write_is_an_error_of_the_system(tmp_path):
+    """On a full disk, too: the error names the file, and a verb prints it as one line."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="tf_serving_warmup_requests; File too large"):
+            write_warm_up(tmp_path, np.zeros((8, 64, 64, 3), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,6 +9,7 @@ import pytest
 
 from tfdfd.serve import ServingError
 from tfdfd.serve.batching import Batcher, Limits
+from tfdfd.serve.receiving import ReceiveBudget
 
 
 class Doubling:
@@ -204,6 +205,31 @@ def test_an_end_tells_whoever_waits():
             await second
 
     run(work)
+
+
+def test_bytes_are_given_in_order_of_arrival():
+    """Room that becomes free goes to the first that waits, not to one that comes at that moment."""
+
+    async def work():
+        budget, order = ReceiveBudget(100 << 10), []
+
+        async def receive(name, times=1):
+            for _ in range(times):
+                with budget.reception() as reception:
+                    await reception.grow(100 << 10)
+                    await asyncio.sleep(0.05)
+                    order.append(name)
+
+        first = asyncio.ensure_future(receive("one of two", 2))
+        await asyncio.sleep(0)
+        gone, second = (asyncio.ensure_future(receive(name)) for name in ("gone", "another"))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.gather(first, second)
+        assert budget.held == 0
+        return order
+
+    assert asyncio.run(work()) == ["one of two", "another", "one of two"]
 
 
 def test_limits_are_checked():

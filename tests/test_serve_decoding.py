@@ -1,6 +1,7 @@
 """Pictures are decoded beside the server: the graph's pixels, and no decoder that crashes, hangs or grows holds it."""
 
 import asyncio
+import contextlib
 import io
 import signal
 import struct
@@ -186,6 +187,30 @@ def test_no_picture_holds_a_worker_longer_than_the_limit(pictures, monkeypatch):
         return time.monotonic() - begun
 
     assert run(work, HOSTILE) < 20
+
+
+def test_whoever_comes_first_is_decoded_first(pictures):
+    """A worker that becomes free goes to the first that waits, not to one that comes at that moment."""
+
+    async def work(decoders, notes):
+        order = []
+
+        async def client(name, *requests):
+            for data in requests:
+                with contextlib.suppress(ServingError):
+                    await decoders.decode([data], SIDE)
+                order.append(name)
+
+        hanging = asyncio.ensure_future(client("one of two", HANGS + b"0.3", pictures[0]))
+        await asyncio.sleep(0.1)
+        gone = asyncio.ensure_future(client("gone", pictures[0]))
+        waiting = asyncio.ensure_future(client("another", pictures[0]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(hanging, waiting)
+        return order
+
+    assert run(work, HOSTILE) == ["one of two", "another", "one of two"]
 
 
 def test_workers_are_sealed():

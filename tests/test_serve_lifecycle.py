@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import ssl
@@ -15,6 +16,7 @@ import time
 import urllib.request
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -347,6 +349,21 @@ def test_a_stop_ends_within_its_grace_whatever_is_computed(models):
         assert time.monotonic() - begun < 8
         assert code == 1 and any("the grace period is over" in note for note in server.notes)
         assert {call.code().name for call in calls} <= {"UNAVAILABLE", "CANCELLED"}
+
+
+def test_an_idle_server_ends_at_once(models):
+    """Python must not look for garbage in all of TensorFlow, which took more than a second."""
+    words = ("--models", models, "--allow-any-graph", "--sandbox", "off")
+    with Server(*words) as server:
+        ended = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        times = psutil.Process(server.process.pid).cpu_times()
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        took = time.monotonic() - begun
+        spent = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - ended - times.user - times.system
+    # On an idle machine, both are the same.
+    assert spent < 0.6 and took < 10
 
 
 def test_a_soak_of_everything_at_once_fails_no_good_request(versions, tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -77,6 +79,8 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    # At its end, Python looks for garbage several times: more than a second where TensorFlow is loaded.
+    atexit.register(gc.freeze)
     with standard_streams() as reader_has_gone, _clean_ends():
         code, arguments = _run(argv)
         # Output that nobody read is lost, unless the result of the verb is a file.

@@ -93,6 +93,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     import asyncio
+    import gc
 
     from tfdfd.serve import server
 
@@ -111,6 +112,8 @@ def run(arguments: Namespace) -> int:
         if not arguments.quiet:
             warn(text)
 
+    # Garbage collection would look through all of TensorFlow, and stop every request meanwhile.
+    gc.freeze()
     asyncio.run(server.serve(configs, settings, ready, note))
     return 0
 

@@ -18,7 +18,7 @@ from tfdfd.data.tables import FAKE, ORIGINAL, OTHER_FOLDERS, REAL, FaceRow, othe
 from tfdfd.faces.crop import MARGIN, equal_parts, resize_crop, square_around
 from tfdfd.files import read_regular, sha256
 from tfdfd.media import Limits
-from tfdfd.media.formats import picture_work
+from tfdfd.media.formats import MAX_SCANS, picture_work
 from tfdfd.text import did_you_mean, printable_path
 
 TABLE = "faces.csv"
@@ -28,7 +28,7 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 _NO_BOX = (0, 0, 0, 0)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TRAILER = 4096  # bytes that some cameras write after the end of a picture
-MAX_BYTES, MAX_SCANS = 256 << 20, 100
+MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 def check_picture(data: bytes, name: str | os.PathLike) -> None:
     """Raises `ValueError` unless the bytes begin as a PNG or JPEG whose headers state pixels within the limits."""
-    work, most = picture_work(data, MAX_SCANS), Limits().max_pixels
+    work, most = picture_work(data), Limits().max_pixels
     if work is None:
         raise ValueError(f"{printable_path(name)} cannot be decoded as PNG or JPEG ({len(data):,} bytes).")
-    pixels, scans = work
+    pixels, scans, _ = work
     if pixels > most or scans > MAX_SCANS:
         raise ValueError(
             f"{printable_path(name)} has {pixels:,} pixels in {'over ' * (scans > MAX_SCANS)}{min(scans, MAX_SCANS)} "

@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 
 from tfdfd.data import NEAR
-from tfdfd.data.crops import MAX_BYTES, MAX_SCANS, crop_path
+from tfdfd.data.crops import MAX_BYTES, crop_path
 from tfdfd.data.tables import SPLITS, VIDEO, FaceRow, keys_of, name_of
 from tfdfd.files import read_regular
 from tfdfd.media import Limits
-from tfdfd.media.formats import picture_work
+from tfdfd.media.formats import MAX_SCANS, picture_work
 
 FILE, PICTURE = "file", "picture"
 _COMPARED = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, twice
@@ -329,7 +329,7 @@ def _fingerprint(row: Any, folder: str | os.PathLike) -> tuple[str | None, Any, 
     except OSError as error:
         return None, None, error.strerror
     digest = hashlib.sha256(data).hexdigest()
-    pixels, scans = picture_work(data, MAX_SCANS) or (0, 0)
+    pixels, scans, _ = picture_work(data) or (0, 0, 0)
     if pixels > Limits().max_pixels or scans > MAX_SCANS:
         return digest, None, f"{pixels:,} pixels in {scans} scans, which are too many to decode"
     try:

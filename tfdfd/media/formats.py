@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import NamedTuple
 
 HEAD_BYTES = 400
 
@@ -281,28 +282,43 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 # Markers of a JPEG's frame header, which states its size, and of a scan.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN_MARKER = 0xDA
+# Encoders write about ten.
+MAX_SCANS = 100
 
 
-def picture_work(data: bytes, most_scans: int) -> tuple[int, int] | None:
-    """Pixels and scans that the headers of a PNG or JPEG state; None for any other format.
+class PictureWork(NamedTuple):
+    """What the headers of a PNG or JPEG state about the work of decoding it.
 
-    A progressive JPEG is decoded once for each of its scans; more than `most_scans` are not counted further.
+    Attributes:
+        pixels: 0 if no header states them.
+        scans: of a JPEG, up to one above `MAX_SCANS`; otherwise 1. A progressive JPEG is decoded once for each.
+        channels: of a JPEG; otherwise 3.
     """
-    kind = image_format(data[:HEAD_BYTES])
-    if kind == "png":
-        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
-        return width * height, 1
-    if kind != "jpeg":
+
+    pixels: int
+    scans: int
+    channels: int
+
+
+def picture_work(data: bytes) -> PictureWork | None:
+    """The work of decoding a PNG or JPEG, of which the headers alone are read; None for any other format."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        sides = struct.unpack(">II", data[16:24]) if data[12:16] == b"IHDR" and len(data) >= 24 else (0, 0)
+        return PictureWork(sides[0] * sides[1], 1, 3)
+    if not data.startswith(b"\xff\xd8"):
         return None
-    pixels = scans = 0
+    pixels = scans = channels = segments = 0
     for marker, start, end in jpeg_segments(data):
+        segments += 1
         if marker in _FRAME_MARKERS and end - start >= 5:
             height, width = struct.unpack(">HH", data[start + 1 : start + 5].ljust(4, b"\0"))
             pixels = max(pixels, width * height)
+            channels = max(channels, *data[start + 5 : start + 6], 0)
         scans += marker == _SCAN_MARKER
-        if scans > most_scans:
+        if scans > MAX_SCANS:
             break
-    return pixels, scans
+    # What follows so many segments is unknown.
+    return PictureWork(pixels, MAX_SCANS + 1 if segments == _MOST_PARTS else max(scans, 1), channels)
 
 
 def _read_jpeg(data: bytes, header: ImageHeader) -> None:

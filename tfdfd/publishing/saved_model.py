@@ -5,8 +5,9 @@ The SavedModels of Keras's `model.export` are neither callable nor trainable aft
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def write_feature_vector(model: keras.Model, folder: str | os.PathLike) -> None:
 
 
 def _save(root: Any, folder: str | os.PathLike, signatures: dict[str, Any]) -> None:
-    tf.saved_model.save(root, os.fspath(folder), signatures=signatures)
+    with _os_errors():
+        tf.saved_model.save(root, os.fspath(folder), signatures=signatures)
     # An empty folder does not survive every way of copying.
     os.rmdir(os.path.join(folder, "assets"))
 
@@ -159,6 +161,15 @@ def _part(model: keras.Model, name: str) -> keras.Model:
     return keras.Model(model.input, model.get_layer(name).output, name=f"{model.name}_{name}")
 
 
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Raises `OSError` for TensorFlow's errors of files, such as a full disk; their messages name the file."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
+
+
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 BATCH_SIZES, CLIP_BATCH_SIZES = (1, 8), (1, 2)
 
@@ -170,6 +181,9 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
         folder: folder of a SavedModel.
         crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`; at least as many as the
             larger batch.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     requests = []
     for size in BATCH_SIZES if crops.ndim == 4 else CLIP_BATCH_SIZES:
@@ -189,6 +203,6 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
             requests.append(prediction_log_pb2.PredictionLog(predict_log={"request": request}))
     path = folder / WARM_UP
     path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as file:
+    with _os_errors(), tf.io.TFRecordWriter(str(path)) as file:
         for request in requests:
             file.write(request.SerializeToString())

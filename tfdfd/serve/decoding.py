@@ -20,6 +20,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,7 +63,8 @@ class Decoders:
         self._command = python_command(code, json.dumps({"sandbox": sandbox_mode}))
         self._note, self._is_unsealed, self._is_closed = note, False, False
         self._loop = asyncio.get_running_loop()
-        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._free: list[_Worker] = []
+        self._waiting: deque[asyncio.Future[_Worker]] = deque()
         self._workers: set[_Worker] = set()
         self._tasks: set[asyncio.Task] = set()
         self._starting = [self._in_background(self._add()) for _ in range(count)]
@@ -136,17 +138,34 @@ class Decoders:
             raise worker.post_mortem()
 
     async def _free_worker(self, until: float | None) -> _Worker:
-        with contextlib.suppress(asyncio.QueueEmpty):
-            return self._free.get_nowait()
+        """A free worker; those that wait get one in the order in which they came."""
+        if self._free:
+            return self._free.pop()
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
         try:
-            return await asyncio.wait_for(self._free.get(), None if until is None else until - time.monotonic())
-        except asyncio.TimeoutError:
-            raise ServingError(DEADLINE_EXCEEDED, "the deadline passed before the picture's turn.") from None
+            await asyncio.wait({turn}, timeout=None if until is None else until - time.monotonic())
+        except asyncio.CancelledError:
+            if not turn.cancel():
+                self._give(turn.result())
+            raise
+        if turn.cancel():
+            raise ServingError(DEADLINE_EXCEEDED, "the deadline passed before the picture's turn.")
+        return turn.result()
+
+    def _give(self, worker: _Worker) -> None:
+        """Hands a worker to the first that waits, so that nobody who comes in the meantime takes it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(worker)
+                return
+        self._free.append(worker)
 
     def _is_given_back(self, worker: _Worker, exchange: asyncio.Task) -> bool:
         is_well = exchange.done() and not exchange.cancelled() and exchange.result() in (_OK, _DAMAGED)
         if is_well and worker.pictures < _PICTURES_PER_PROCESS:
-            self._free.put_nowait(worker)
+            self._give(worker)
             return True
         return False
 
@@ -178,7 +197,7 @@ class Decoders:
         if state[:1] == _UNSEALED and not self._is_unsealed:
             self._is_unsealed = True
             self._note(f"the decoding processes are not sealed against the system: {state[1:].decode('ascii')}")
-        self._free.put_nowait(worker)
+        self._give(worker)
 
     def _end(self, worker: _Worker) -> None:
         self._workers.discard(worker)

@@ -5,6 +5,7 @@ It has a session instead of `tf.saved_model.load`: loading does not block Python
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -132,6 +133,8 @@ class LoadedModel:
     def close(self) -> None:
         """Frees its memory; no call may be running."""
         self._session.close()
+        self.signatures.clear()
+        gc.collect()  # the objects of a graph refer to each other
 
 
 def _is_image(info: Any) -> bool:
@@ -238,7 +241,8 @@ def warm_up_logs(folder: Path) -> Iterator[PredictionLog]:
     if not file.is_file():
         return
     try:
-        for number, record in enumerate(tf.data.TFRecordDataset(str(file)).as_numpy_iterator(), 1):
+        # Not by `tf.data`: its end waits for threads, on a busy machine for many seconds.
+        for number, record in enumerate(tf.compat.v1.io.tf_record_iterator(str(file)), 1):
             if number > _MOST:
                 raise ServingError(INVALID_ARGUMENT, f"{file} holds more than {_MOST} requests.")
             yield PredictionLog.FromString(record)

@@ -35,7 +35,7 @@ class ReceiveBudget:
         self.limit, self._patience = limit, patience
         self.held = 0
         self._arriving: dict[Reception, None] = {}  # oldest first
-        self._released = asyncio.Event()
+        self._waiting: dict[asyncio.Future, tuple[Reception, int]] = {}  # oldest first
 
     @contextlib.contextmanager
     def reception(self) -> Iterator[Reception]:
@@ -47,6 +47,16 @@ class ReceiveBudget:
         finally:
             self._arriving.pop(reception, None)
             reception._release(0)
+
+    def _admit(self) -> None:
+        """Gives free bytes to those that wait, in the order in which they came."""
+        while self._waiting:
+            turn, (reception, count) = next(iter(self._waiting.items()))
+            if self.held + count > self.limit:
+                return
+            del self._waiting[turn]
+            reception._take(count)
+            turn.set_result(None)
 
     def _refuse_oldest(self, but: Reception) -> None:
         for oldest in self._arriving:
@@ -77,12 +87,21 @@ class Reception:
             ServingError: RESOURCE_EXHAUSTED, others need the room of this request.
         """
         budget = self._budget
-        while self.size + count > _SMALL and budget.held + count > budget.limit:
-            budget._refuse_oldest(self)
-            budget._released.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await self.receive(asyncio.wait_for(budget._released.wait(), _POLL_SECONDS))
-        budget.held += count
+        if self.size + count <= _SMALL or not budget._waiting and budget.held + count <= budget.limit:
+            self._take(count)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        budget._waiting[turn] = self, count
+        try:
+            while not turn.done():
+                budget._refuse_oldest(self)
+                await self.receive(asyncio.wait({turn}, timeout=_POLL_SECONDS))
+        finally:
+            if budget._waiting.pop(turn, None):
+                budget._admit()
+
+    def _take(self, count: int) -> None:
+        self._budget.held += count
         self.size += count
 
     def arrived(self, size: int) -> None:
@@ -93,7 +112,7 @@ class Reception:
     def _release(self, size: int) -> None:
         self._budget.held -= self.size - size
         self.size = size
-        self._budget._released.set()
+        self._budget._admit()
 
     async def receive(self, part: Awaitable[_T]) -> _T:
         """Waits for a part of the request.
@@ -102,6 +121,8 @@ class Reception:
             ServingError: RESOURCE_EXHAUSTED, others need the room of this request.
         """
         waiting = asyncio.ensure_future(part)
+        # The error of a client that is gone interests nobody; asyncio would log it.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.wait({waiting, self.refused}, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():

@@ -6,7 +6,6 @@ Statuses and messages are those of TensorFlow Serving.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,17 +16,12 @@ from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
+from tfdfd.media.formats import MAX_SCANS, picture_work
 from tfdfd.publishing import HIGHEST_PIXEL, LOWEST_PIXEL, MAX_PIXELS
 from tfdfd.serve import INVALID_ARGUMENT, ServingError, quoted
 
 # Pixels that one request may have decoded, some seconds' work: 16 pictures of the largest size.
 MAX_DECODED = 16 * MAX_PIXELS
-# Encoders write about ten.
-MAX_SCANS = 100
-# Markers without the restarts (0xd0 to 0xd7), which stand alone, as does 0x01.
-_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 if TYPE_CHECKING:
     from tfdfd.serve.loaded_model import Signature
@@ -111,53 +105,31 @@ def check_encoded(name: str, pictures: Iterable[bytes], for_decoders: bool = Fal
         for_decoders: also refuses what `tfdfd.publishing.images` refuses: other formats, CMYK, too many pixels.
             Otherwise the graph does.
     """
-    work = 0
+    total = 0
     for number, data in enumerate(pictures):
-        is_jpeg = data.startswith(b"\xff\xd8")
-        pixels, scans, channels = _jpeg_header(data) if is_jpeg else _png_header(data)
+        work = picture_work(data)
         if for_decoders:
-            if not (data.startswith(b"\xff\xd8\xff") or data.startswith(b"\x89PNG\r\n\x1a\n") and pixels is not None):
+            if work is None:
                 raise ServingError(INVALID_ARGUMENT, f"{name} holds something that is neither a JPEG nor a PNG.")
-            if channels > 3:
+            if work.channels > 3:
                 raise ServingError(INVALID_ARGUMENT, f"{name} holds a CMYK picture; expected RGB or gray.")
-            if pixels is not None and not 0 < pixels <= MAX_PIXELS:
+            if not 0 < work.pixels <= MAX_PIXELS:
                 raise ServingError(
                     INVALID_ARGUMENT, f"{name} holds a picture of more than {MAX_PIXELS} pixels, or of none."
                 )
-        if scans > MAX_SCANS:
+        if work is None:
+            continue
+        if work.scans > MAX_SCANS:
             raise ServingError(
                 INVALID_ARGUMENT, f"picture {number} (from 0) of {name!r} has more than {MAX_SCANS} scans."
             )
-        work += (pixels or 0) * scans
-        if work > MAX_DECODED:
+        total += work.pixels * work.scans
+        if total > MAX_DECODED:
             raise ServingError(
                 INVALID_ARGUMENT,
                 f"the pictures of {name!r} have more than {MAX_DECODED:,} pixels in all (those of a progressive JPEG "
                 "count for each scan); send fewer or smaller ones at a time.",
             )
-
-
-def _png_header(data: bytes) -> tuple[int | None, int, int]:
-    """Pixels (None without a header), 1, and 3."""
-    is_known = data[12:16] == b"IHDR"
-    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") if is_known else None, 1, 3
-
-
-def _jpeg_header(data: bytes) -> tuple[int | None, int, int]:
-    """Pixels (None without a header), number of scans up to one above the limit, and channels."""
-    pixels, scans, channels, position = None, 0, 0, 2
-    # Garbage between segments is skipped, as by libjpeg; in the data of a scan, 0xff is followed by 0 or a restart.
-    while scans <= MAX_SCANS and (marker := _MARKER.search(data, position)):
-        code, position = data[marker.end() - 1], marker.end()
-        if code == _END_OF_IMAGE:
-            break
-        if code in _FRAMES:
-            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (3, 5))
-            pixels = max(pixels or 0, height * width)
-            channels = max(channels, *data[position + 7 : position + 8], 0)
-        scans += code == _START_OF_SCAN
-        position += int.from_bytes(data[position : position + 2], "big")
-    return pixels, max(scans, 1), channels
 
 
 def size_in_bytes(tensor: TensorProto) -> int:
