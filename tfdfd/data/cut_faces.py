@@ -51,7 +51,7 @@ class VideoRecord:
 
     Attributes:
         video: its path in the index.
-        status: one of `tfdfd.media.errors.STATUSES`, or `multiple_faces` where that rule left it out.
+        status: one of `tfdfd.media.STATUSES`, or `multiple_faces` where that rule left it out.
         message: reason of a failure, or other notes.
         kind: `image` or `video` by content.
         duration_s: duration in seconds of a video that was read to its end.

@@ -59,7 +59,7 @@ def choose_faces(
 
     Args:
         faces: a face set with real crops.
-        fakes: `blended` (`tfdfd.data.self_blended`) or `swapped` (`tfdfd.data.swapped`).
+        fakes: `blended` (`tfdfd.data.self_blending`) or `swapped` (`tfdfd.data.face_swapping`).
         count: number of fakes.
         split: split of the set; None: all crops, for blended fakes only.
         seed: seed of the selection.

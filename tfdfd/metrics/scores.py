@@ -49,7 +49,7 @@ class ScoreRow:
         compression: compression of its video.
         split: `train`, `val`, `test` or None.
         fake_probability: P(fake) in [0, 1], a Python float; None for any status but `ok`.
-        status: `ok`, a status of `tfdfd.media.errors`, or `multiple_faces`.
+        status: `ok`, one of `tfdfd.media.STATUSES`, or `multiple_faces`.
 
     Raises:
         ValueError: a score without status `ok`, status `ok` without a score, or a value out of range.

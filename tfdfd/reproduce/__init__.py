@@ -83,7 +83,7 @@ class Document:
         own_test: whether its numbers need the data set's own test split.
         balanced: whether each split has as many real as fake crops.
         evaluated: splits that are scored.
-        extraction: settings of `tfdfd.data.face_options.FaceOptions` for videos.
+        extraction: settings of `tfdfd.data.FaceOptions` for videos.
         noise_kernel: kernel of the SRM clone.
     """
 
