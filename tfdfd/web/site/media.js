@@ -1,6 +1,8 @@
 // Files of the visitor to frames: pictures by the browser's own decoder, videos by WebCodecs, sampled as detect does.
-// No file leaves the page. A frame is {index, time_s, width, height} and either `rgba` or 4:2:0 `yuv` with its layout.
+// No file leaves the page. A frame is {index, time_s, width, height}, its size in square pixels if those are not
+// (`stretched`), and either `rgba` or 4:2:0 `yuv` with its layout.
 import {ALL_FORMATS, BlobSource, EncodedPacketSink, Input, VideoSampleSink} from "./runtime/mediabunny.js";
+import {round} from "./pixels.js";
 
 export class MediaError extends Error {
   constructor(status, message) {
@@ -10,8 +12,9 @@ export class MediaError extends Error {
 }
 
 const HEAD = 32;
+const NO_PICTURE = "the image is damaged or of a kind that this browser cannot decode; try it as JPEG or PNG";
 const PICTURES = ["avif", "avis", "heic", "heix", "mif1", "msf1"];
-// Pixels more than 1 % off square are stretched to square ones.
+// Pixels within 1 % of square count as square.
 const SQUARE = 0.01;
 
 // Indices of `count` frames spread evenly over `total` frames: the middle of equal segments.
@@ -56,7 +59,7 @@ async function openPicture(file, limits) {
     image.src = address;
     await new Promise((resolve, reject) => { image.onload = resolve; image.onerror = reject; });
   } catch {
-    throw new MediaError("decode_error", "the image is damaged or of a variant that this browser cannot decode");
+    throw new MediaError("decode_error", NO_PICTURE);
   } finally {
     URL.revokeObjectURL(address);
   }
@@ -66,7 +69,7 @@ async function openPicture(file, limits) {
     try {
       bitmap = await createImageBitmap(file, {colorSpaceConversion: "none", imageOrientation: "from-image"});
     } catch {
-      throw new MediaError("decode_error", "the image is damaged or of a variant that this browser cannot decode");
+      throw new MediaError("decode_error", NO_PICTURE);
     }
     const {width, height} = bitmap;
     const context = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
@@ -94,6 +97,7 @@ async function openVideo(file, count, limits) {
     if (!await track.canDecode()) {
       throw new MediaError("unsupported", `this browser cannot decode the video's codec (${await track.getCodecParameterString() || "unknown"})`);
     }
+    await stateColors(track);
     checkPixels(await track.getCodedWidth(), await track.getCodedHeight(), limits, "a video");
     const {times, end} = await timesOf(track, limits);
     const indices = frameIndices(times.length, count);
@@ -106,6 +110,18 @@ async function openVideo(file, count, limits) {
     if (error instanceof MediaError) throw error;
     throw new MediaError("decode_error", `the video is damaged: ${error.message}`);
   }
+}
+
+// A video that states no color matrix is converted by that of BT.601, as by swscale; browsers would choose another. What
+// the video's own stream states takes precedence over this statement.
+async function stateColors(track) {
+  const config = await track.getDecoderConfig(), stated = config?.colorSpace ?? {};
+  if (stated.matrix) return;
+  const colorSpace = {
+    primaries: stated.primaries ?? "smpte170m", transfer: stated.transfer ?? "smpte170m", matrix: "smpte170m",
+    fullRange: stated.fullRange ?? false,
+  };
+  track.getDecoderConfig = async () => ({...config, colorSpace});
 }
 
 // Presentation times of all frames, ascending, and the end of the last one.
@@ -152,15 +168,16 @@ async function* sampled(track, indices, times, limits) {
 
 async function pixelsOf(frame, square) {
   const {width, height} = frame.visibleRect;
-  const isSquare = Math.abs(square.width / square.height * height / width - 1) <= SQUARE;
-  if (isSquare && (frame.format === "I420" || frame.format === "NV12")) {
-    const yuv = new Uint8Array(frame.allocationSize());
-    const layout = await frame.copyTo(yuv);
-    return {width, height, yuv, layout, matrix: frame.colorSpace.matrix, fullRange: Boolean(frame.colorSpace.fullRange)};
+  // The side that grows, so that pixels become square.
+  const aspect = square.width / square.height * height / width;
+  const stretched = Math.abs(aspect - 1) > SQUARE &&
+    (aspect > 1 ? {width: round(width * aspect), height} : {width, height: round(height / aspect)});
+  if (frame.format === "I420" || frame.format === "NV12") {
+    const yuv = new Uint8Array(frame.allocationSize()), layout = await frame.copyTo(yuv);
+    return {width, height, stretched, yuv, layout, matrix: frame.colorSpace.matrix, fullRange: Boolean(frame.colorSpace.fullRange)};
   }
-  // Other formats and pixels that are not square: the browser's own conversion.
-  const size = isSquare ? {width, height} : square;
-  const context = new OffscreenCanvas(size.width, size.height).getContext("2d", {willReadFrequently: true});
-  context.drawImage(frame, 0, 0, size.width, size.height);
-  return {...size, rgba: context.getImageData(0, 0, size.width, size.height).data};
+  // Other formats: the browser's own conversion.
+  const context = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
+  context.drawImage(frame, 0, 0, width, height);
+  return {width, height, stretched, rgba: context.getImageData(0, 0, width, height).data};
 }

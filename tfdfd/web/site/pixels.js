@@ -115,6 +115,46 @@ function linearShares(length, parts) {
   return {at, near, far};
 }
 
+// INTER_CUBIC, for enlarging; where OpenCV adds in float32, a value may differ by 1.
+export function resizeCubic(image, width, height) {
+  if (width === image.width && height === image.height) return image;
+  const {data} = image, columns = cubicShares(image.width, width), rows = cubicShares(image.height, height);
+  const lines = new Float64Array(3 * width * image.height), out = new Uint8Array(3 * width * height);
+  for (let y = 0, to = 0; y < image.height; y++) {
+    for (const {at, shares} of columns) {
+      for (let c = 0; c < 3; c++) {
+        let sum = 0;
+        for (let k = 0; k < 4; k++) sum += data[3 * (y * image.width + at[k]) + c] * shares[k];
+        lines[to++] = sum;
+      }
+    }
+  }
+  let to = 0;
+  for (const {at, shares} of rows) {
+    for (let i = 0; i < 3 * width; i++) {
+      let sum = 0;
+      for (let k = 0; k < 4; k++) sum += lines[3 * width * at[k] + i] * shares[k];
+      out[to++] = clip(round(sum / 4194304));
+    }
+  }
+  return {data: out, width, height};
+}
+
+function cubicShares(length, parts) {
+  const A = -0.75;
+  return Array.from({length: parts}, (_, i) => {
+    const position = Math.fround((i + 0.5) * (length / parts) - 0.5), start = Math.floor(position);
+    const x = Math.fround(position - start);
+    const shares = [
+      ((A * (x + 1) - 5 * A) * (x + 1) + 8 * A) * (x + 1) - 4 * A, ((A + 2) * x - (A + 3)) * x * x + 1,
+      ((A + 2) * (1 - x) - (A + 3)) * (1 - x) * (1 - x) + 1,
+    ];
+    shares.push(1 - shares[0] - shares[1] - shares[2]);
+    const at = [-1, 0, 1, 2].map((k) => Math.min(Math.max(start + k, 0), length - 1));
+    return {at, shares: shares.map((share) => round(share * 2048))};
+  });
+}
+
 // warpAffine of a box, INTER_LINEAR in its fixed point: `size` x `size` samples, the outer ones on the box's edges,
 // as float32 planes R, G, B from `offset` of `out`. Outside the picture, OpenCV's border value 127.5 is 128.
 export function sampleBox(image, [x1, y1, x2, y2], size, out, offset) {
