@@ -26,31 +26,40 @@ export class Detector {
     const {runtime, ...networks} = settings.files;
     const names = Object.keys(networks);
     const [binary, ...graphs] = await Promise.all([runtime, ...Object.values(networks)].map(fetchFile));
-    const message = {
+    const start = {
       binary, given: settings, networks: Object.fromEntries(names.map((name, i) => [name, new Uint8Array(graphs[i])])),
     };
     const count = Math.max(1, Math.min(MOST_WORKERS, navigator.hardwareConcurrency || 1));
-    const workers = Array.from({length: count}, () => new Worker("worker.js", {type: "module"}));
-    await Promise.all(workers.map((worker) => ask(worker, {start: message})));
-    return new Detector(settings, workers);
+    const detector = new Detector(settings, start);
+    await Promise.all(Array.from({length: count}, () => detector.addWorker()));
+    return detector;
   }
 
-  constructor(settings, workers) {
+  constructor(settings, start) {
     this.settings = settings;
-    this.idle = workers;
-    this.count = workers.length;
+    this.start = start;
+    this.idle = [];
+  }
+
+  async addWorker() {
+    const worker = new Worker("worker.js", {type: "module"});
+    await ask(worker, {start: this.start});
+    this.idle.push(worker);
   }
 
   // The outcome for a File. `onFrame` gets each scored frame, in the order of being done, and the number of frames.
-  // An aborted signal ends it with an AbortError after the frames under way.
+  // An aborted signal ends it at once, with an AbortError.
   async detect(file, {signal, onFrame} = {}) {
-    const start = performance.now();
-    const seconds = () => (performance.now() - start) / 1000;
-    let media;
+    const start = performance.now(), {settings} = this, {max_seconds: most} = settings.limits;
+    let media, timer;
+    const stopped = new Promise((_, reject) => {
+      signal?.addEventListener("abort", () => reject(signal.reason));
+      timer = setTimeout(() => reject(new MediaError("timeout", `not done after ${most} s`)), 1000 * most);
+    });
+    stopped.catch(() => {}); // it is heard only where it is awaited
     try {
-      const {settings} = this;
-      media = await openMedia(file, settings.frames, settings.limits);
-      const frames = await this.scoreAll(media, {signal, onFrame, seconds});
+      media = await Promise.race([openMedia(file, settings.frames, settings.limits), stopped]);
+      const frames = await this.scoreAll(media, stopped, onFrame);
       const notes = [];
       if (!frames.some((frame) => frame.faces.length)) {
         const where = media.kind === "image" ? "the image" : `the ${frames.length} frames looked at`;
@@ -61,13 +70,14 @@ export class Detector {
       if (frames.some((frame) => frame.crowded)) notes.push("only the strongest faces of a crowded frame were kept");
       return judge({
         path: file.name, kind: media.kind, frames, requested: media.requested, duration_s: media.duration_s,
-        elapsed_s: Math.round(1000 * seconds()) / 1000, message: notes.join("; "),
+        elapsed_s: Math.round(performance.now() - start) / 1000, message: notes.join("; "),
       }, settings);
     } catch (error) {
       if (!(error instanceof MediaError)) throw error;
       const {status, message} = error;
       return {path: file.name, kind: media?.kind ?? null, status, fake_probability: null, verdict: null, message};
     } finally {
+      clearTimeout(timer);
       media?.close();
     }
   }
@@ -78,38 +88,36 @@ export class Detector {
     return {schema: 1, model: {handle, sha256, threshold}, results: [outcome]};
   }
 
-  async scoreAll(media, {signal, onFrame, seconds}) {
-    const frames = [], total = media.count ?? 1, busy = new Set();
-    let failure = null;
-    const {max_seconds: most} = this.settings.limits;
-    const check = () => {
-      signal?.throwIfAborted();
-      if (failure) throw failure;
-      if (seconds() > most) throw new MediaError("timeout", `not done after ${most} s`);
-    };
+  async scoreAll(media, stopped, onFrame) {
+    const frames = [], total = media.count ?? 1, busy = new Map();
+    let isOver = false;
+    const next = () => Promise.race([...busy.keys(), stopped]);
     try {
-      for await (const frame of media.frames) {
-        check();
-        while (!this.idle.length) await Promise.race(busy);
-        check();
+      while (true) {
+        const {value: frame, done} = await Promise.race([media.frames.next(), stopped]);
+        if (done) break;
+        if (!this.idle.length) await next();
         const worker = this.idle.pop();
-        const buffers = [(frame.rgba || frame.yuv).buffer];
-        const work = ask(worker, {frame: {...frame, still: media.kind === "image"}}, buffers).then(({scored}) => {
-          frames.push(scored);
-          if (!signal?.aborted) onFrame?.(scored, frames.length, total);
-        }).catch((error) => { failure = error; }).finally(() => {
+        const message = {frame: {...frame, still: media.kind === "image"}};
+        const work = ask(worker, message, [(frame.rgba || frame.yuv).buffer]).then(({scored}) => {
+          if (isOver) return;
           busy.delete(work);
           this.idle.push(worker);
+          frames.push(scored);
+          onFrame?.(scored, frames.length, total);
         });
-        busy.add(work);
+        work.catch(() => {}); // it is heard only where it is awaited
+        busy.set(work, worker);
       }
-      while (busy.size) {
-        await Promise.race(busy);
-        check();
-      }
-      check();
+      while (busy.size) await next();
     } finally {
-      await Promise.all(busy);
+      // After an error, workers that are still at work, or whose script failed, are replaced.
+      isOver = true;
+      media.frames.return().catch(() => {});
+      if (busy.size) {
+        for (const worker of busy.values()) worker.terminate();
+        await Promise.all(Array.from(busy, () => this.addWorker()));
+      }
     }
     return frames.sort((a, b) => a.index - b.index);
   }

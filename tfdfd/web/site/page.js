@@ -3,7 +3,7 @@ import {Detector} from "./detect.js";
 import {verdictOf, numberText} from "./verdict.js";
 import {$, MEANING, STATUS, add, bytes, count, onFiles, score} from "./words.js";
 
-const MOST_FILES = 50, MOST_VIEWS = 32;
+const MOST_FILES = 50, MOST_VIEWS = 32, OPEN_VIEWS = 4;
 const waiting = [];
 let detector = null;
 let working = null;
@@ -26,7 +26,8 @@ class Item {
     this.abort = new AbortController();
     // Control characters and direction overrides would disguise a name.
     this.name = file.name.replace(/[\p{Cc}\p{Cf}\p{Cs}]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-    this.li = add($("files"), "li");
+    this.li = document.createElement("li");
+    $("files").prepend(this.li);
     add(add(this.li, "h3"), "bdi", {textContent: this.name});
     const outcome = add(this.li, "p", {className: "outcome"});
     this.badge = add(outcome, "span", {className: "badge", hidden: true});
@@ -34,7 +35,9 @@ class Item {
     this.bar = add(this.li, "progress", {max: 1, hidden: true});
     this.bar.setAttribute("aria-label", `Progress of ${this.name}`);
     this.words = add(this.li, "div");
-    this.views = add(this.li, "ul", {className: "views", hidden: true});
+    this.frames = add(this.li, "details", {open: true, hidden: true});
+    add(this.frames, "summary", {textContent: "Frames and faces"});
+    this.views = add(this.frames, "ul", {className: "views"});
     this.views.setAttribute("aria-label", `Frames of ${this.name} with their faces`);
     const links = add(this.li, "p", {className: "links"});
     this.save = add(links, "button", {type: "button", className: "main", textContent: "Save JSON", hidden: true});
@@ -79,13 +82,14 @@ class Item {
     canvas.setAttribute("aria-label", `${count(frame.faces.length, "face")}`);
     draw(canvas, frame);
     add(li, "span", {textContent: caption});
-    this.views.hidden = false;
+    this.frames.hidden = false;
   }
 
   show(outcome) {
     const {verdict, status, message} = outcome;
     this.outcome = outcome;
     this.badge.hidden = this.save.hidden = false;
+    this.frames.open = this.views.children.length <= OPEN_VIEWS;
     this.badge.className = verdict ? `badge ${verdict}` : "badge";
     this.badge.textContent = verdict || STATUS[status] || status;
     this.text.textContent = verdict ? `P(fake) ${score(outcome.fake_probability)}` : "";

@@ -6,7 +6,8 @@ import {fromRgba, fromYuv420, resizeArea, resizeCubic, round, turn} from "./pixe
 import {searchFrame, searchStill} from "./search.js";
 import * as ort from "./runtime/ort.js";
 
-const VIEW_SIDE = 240, BATCH = 8;
+// Longest sides of the small copies for the page, of which a video has one a frame.
+const STILL_VIEW = 480, VIDEO_VIEW = 128, BATCH = 8;
 const sessions = {};
 let settings;
 
@@ -50,7 +51,7 @@ async function score(frame) {
     });
   }
   return {
-    index: frame.index, time_s: frame.time_s, faces, scale, crowded: found.length > most, view: viewOf(image),
+    index: frame.index, time_s: frame.time_s, faces, scale, crowded: found.length > most, view: viewOf(image, frame.still ? STILL_VIEW : VIDEO_VIEW),
     width: image.width, height: image.height,
   };
 }
@@ -61,8 +62,8 @@ function pixelsOf({width, height, stretched, rgba, yuv, layout, matrix, fullRang
 }
 
 // A small RGBA copy for the page.
-function viewOf(image) {
-  const scale = Math.min(1, VIEW_SIDE / Math.max(image.width, image.height));
+function viewOf(image, side) {
+  const scale = Math.min(1, side / Math.max(image.width, image.height));
   const {data, width, height} = resizeArea(image, Math.max(1, round(image.width * scale)), Math.max(1, round(image.height * scale)));
   const rgba = new Uint8ClampedArray(4 * width * height).fill(255);
   for (let from = 0, to = 0; from < data.length; from += 3, to += 4) rgba.set(data.subarray(from, from + 3), to);
