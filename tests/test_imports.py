@@ -104,7 +104,10 @@ MAY_IMPORT = {
         "workdir",
     },
     "app": {"child_process", "detect", "files", "media", "report", "safe_text", "serve", "version"},
-    "web": {"detect", "extract", "faces", "files", "html", "hub", "media", "models", "publishing", "version", "weights"},
+    "web": {
+        *("detect", "extract", "faces", "files", "html", "hub", "media", "models", "publishing", "version"),
+        "weights",
+    },
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "app",

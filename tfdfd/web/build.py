@@ -160,7 +160,7 @@ def _check_model(record: WeightRecord) -> None:
     else:
         return
     raise ValueError(
-        f"{record.handle} does not run in a browser: {what}. Give a small network of single faces, such as --model fast."
+        f"{record.handle} does not run in a browser: {what}; give a network of single faces, such as --model fast."
     )
 
 
@@ -276,7 +276,9 @@ def _write(folder: Path, record: WeightRecord, model: str | os.PathLike, archive
     _write_runtime(folder / "runtime", archives)
     for source in (*SITE.glob("*.js"), *SITE.glob("*.css"), APP / "words.js", APP / "page.css"):
         shutil.copyfile(source, folder / source.name)
-    files = {path.stem: f"networks/{path.name}" for path in sorted(networks.iterdir())} | {"runtime": "runtime/ort.wasm"}
+    files = {path.stem: f"networks/{path.name}" for path in sorted(networks.iterdir())} | {
+        "runtime": "runtime/ort.wasm"
+    }
     settings = _settings(record) | {
         "files": {
             name: {"path": path, "sha256": sha256(folder / path), "bytes": (folder / path).stat().st_size}
