@@ -53,8 +53,6 @@ POLICY = (
 )
 # float32; a visitor downloads it.
 MAX_MODEL_BYTES = 64 << 20
-# A tab of a browser has less memory than a process of its own.
-LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -136,15 +134,24 @@ def build_site(
     partial = folder.with_name(f".{folder.name}.partial")
     lock = locked_folder(partial, _MAKER)
     try:
-        shutil.rmtree(partial, ignore_errors=True) if lock is None else _clear(partial)
-        settings = _write(partial, record, model, archives)
-        for written, _, _ in os.walk(partial, topdown=False):
+        new, former = partial / "new", partial / "former"
+        for left in (new, former):
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir()
+        settings = _write(new, record, model, archives)
+        for written, _, _ in os.walk(new, topdown=False):
             sync_folder(written)
-        _replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if folder.exists():
+            _check_replaceable(folder)
+            os.replace(folder, former)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if former.exists():
+                os.replace(former, folder)
+            raise
     finally:
+        shutil.rmtree(partial, ignore_errors=True)
         if lock is not None:
             os.close(lock)
     return settings
@@ -174,25 +181,6 @@ def _check_replaceable(folder: Path) -> None:
         made_by = None
     if made_by != _MAKER:
         raise ValueError(f"{folder} is there already and holds no site of '{_MAKER}'; give a new folder.")
-
-
-def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Moves the new site to its place; the former one goes aside first."""
-    aside = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.exists():
-        _check_replaceable(folder)
-        os.replace(folder, aside)
-    os.replace(partial, folder)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 # Runtime -------------------------------------------------------------------------------------------------------------
@@ -323,7 +311,7 @@ def _settings(record: WeightRecord) -> dict[str, Any]:
         "frames": FRAMES,
         "max_crops": MAX_CROPS,
         "margin": MARGIN,
-        "limits": LIMITS.to_dict(),
+        "limits": Limits().to_dict(),
         "mtcnn": {
             "min_face_size": mtcnn.MIN_FACE_SIZE,
             "cell": mtcnn.CELL,

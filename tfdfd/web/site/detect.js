@@ -6,7 +6,8 @@ import {judge} from "./verdict.js";
 const MOST_WORKERS = 4;
 
 async function fetchFile({path, sha256, bytes}) {
-  const response = await fetch(path);
+  // Asks again, so that the cache of the browser does not mix an earlier site with this one.
+  const response = await fetch(path, {cache: "no-cache"});
   if (!response.ok) throw new Error(`${path} could not be loaded (status ${response.status})`);
   const data = await response.arrayBuffer();
   if (data.byteLength !== bytes) throw new Error(`${path} has ${data.byteLength} bytes instead of ${bytes}`);
