@@ -66,7 +66,7 @@ export class Detector {
         const where = media.kind === "image" ? "the image" : `the ${frames.length} frames looked at`;
         const {scale} = frames[0];
         const size = scale === 1 ? "" : ` (searched at ${Math.round(100 * Math.max(scale, 0.01))}% of its size)`;
-        throw Object.assign(new MediaError("no_face", `no face was found in ${where}${size}`), {kind: media.kind});
+        throw new MediaError("no_face", `no face was found in ${where}${size}`);
       }
       if (frames.some((frame) => frame.crowded)) notes.push("only the strongest faces of a crowded frame were kept");
       return judge({
