@@ -87,6 +87,10 @@ MAY_IMPORT = {
         *("data", "detect", "files", "html", "metrics", "models", "text", "report", "runtime", "weights"),
     },
     "app": {"child_process", "detect", "files", "media", "report", "serve", "text", "version"},
+    "web": {
+        *("detect", "extract", "faces", "files", "html", "hub", "media", "models", "publishing", "version"),
+        "weights",
+    },
     "publishing": {"data", "extract", "faces", "files", "media", "models", "runtime", "version", "weights"},
     "cli": {
         "app",
@@ -115,6 +119,7 @@ MAY_IMPORT = {
         "training",
         "tuning",
         "version",
+        "web",
         "weights",
     },
     "hub": {"child_process", "files", "models", "publishing", "recipes", "runtime", "text", "version", "weights"},

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "verify": "prints",
     "app": "keeps nothing",
     "serve": "writes no results",
+    "web": "as export",
     "benchmark": "prints",
     "reproduce": "consists of index, extract, split, train and evaluate",
     "data": "as landmarks, blend and preview",

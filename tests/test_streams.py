@@ -142,6 +142,7 @@ COMMANDS = {
     "tune": ("tune", "meso4", "--data", "x", "-o", "y", "--tuner", "bayesian", "--backend", "jax"),
     "prune": ("prune", "x", "--data", "x", "-o", "y", "--int8"),
     "evaluate": ("evaluate", "x", "--data", "x", "-o", "y"),
+    "web": ("web", "-o", "x"),
     "publish": ("publish", "x", "--to", "y", "--version", "1"),
     "publish sign": ("publish", "x", "--to", "y", "--version", "1", "--sign", "key.pem"),
     "models sign": ("models", "sign", "x", "--key", "key.pem"),

@@ -1,15 +1,6 @@
-"use strict";
+import {$, MEANING, STATUS, add, bytes, count, onFiles, score} from "./words.js";
+
 // Addresses are relative to the page's own, which contains the token.
-const $ = (id) => document.getElementById(id);
-const STATUS = {
-  no_face: "no face found", decode_error: "cannot be read", unsupported: "unknown format", too_large: "too large",
-  timeout: "took too long", not_found: "not found",
-};
-const MEANING = {
-  fake: "A face shows traces of manipulation. This is a reason to look closer, not proof.",
-  real: "No trace of the manipulations that the model knows. This does not prove that the file is genuine.",
-  inconclusive: "Too close to call, or no face is large and clear enough.",
-};
 const PENDING = ["uploading", "waiting", "scoring"];
 let limits = {max_bytes: Infinity, max_queue: 1};
 let pendingThere = 0;
@@ -17,15 +8,6 @@ let uploading = false;
 let timer = 0;
 const waitingHere = [];
 const shown = new Map();
-
-const bytes = (n) => n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(1)} GB`;
-// Three digits, but never 0 or 1, a certainty that no model has.
-const score = (p) => p >= 0.9995 ? "> 0.999" : p < 0.0005 ? "< 0.001" : p.toFixed(3);
-const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
-
-function add(parent, tag, properties = {}) {
-  return parent.appendChild(Object.assign(document.createElement(tag), properties));
-}
 
 function set(node, name, value) {
   if (node[name] !== value) node[name] = value;
@@ -184,14 +166,6 @@ function take(list) {
   upload();
 }
 
-$("choose").addEventListener("click", () => $("pick").click());
-$("pick").addEventListener("change", () => { take($("pick").files); $("pick").value = ""; });
 $("clear").addEventListener("click", () => { waitingHere.length = 0; remove("files", "Everything is deleted"); $("choose").focus(); });
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    event.preventDefault();
-    $("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") take(event.dataTransfer.files);
-  });
-}
+onFiles(take);
 poll();

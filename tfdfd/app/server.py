@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from aiohttp import http_exceptions, web
 
 from tfdfd.app import DONE, FAILED, PENDING, SCORING, WAITING, SessionFile, session_folder
@@ -43,6 +44,7 @@ _ASSETS = {
     "": ("page.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
+    "words.js": ("words.js", "text/javascript"),
 }
 _FILE = re.compile(r"files/(?P<number>[0-9a-f]{16})(?:/(?P<part>report|result\.json))?")
 _MAX_CONNECTIONS = 64
@@ -360,8 +362,11 @@ class App:
             raise ServingError(PERMISSION_DENIED, "the request was refused: it comes from another web page.")
         if method == "GET" and path in _ASSETS:
             name, kind = _ASSETS[path]
-            body = (Path(__file__).parent / name).read_bytes()
-            return web.Response(body=body, content_type=kind, charset="utf-8")
+            body = (Path(__file__).parent / name).read_text("utf-8")
+            if not path:
+                # The blocks of the template are those that the page of `tfdfd web` replaces.
+                body = jinja2.Environment(autoescape=True).from_string(body).render()
+            return web.Response(text=body, content_type=kind, charset="utf-8")
         if path == "files" and method == "GET":
             return web.json_response(self._state())
         if path == "files" and method == "POST":

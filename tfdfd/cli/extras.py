@@ -46,6 +46,7 @@ NEEDS = (
     _Need("export", ("ai_edge_litert",), "export", _is("format", "litert")),
     _Need("export", ("onnxruntime", "tf2onnx"), "export", _is("format", "onnx")),
     _Need("export", ("openvino",), "export", _is("format", "openvino")),
+    _Need("web", ("onnxruntime", "tf2onnx"), "export"),
     _Need("publish", _PUBLISHING, "export"),
     _Need("publish", ("cryptography",), "sign", lambda arguments: arguments.sign is not None),
     _Need("models", ("cryptography",), "sign", lambda arguments: getattr(arguments, "key", None) is not None),

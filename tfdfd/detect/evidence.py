@@ -15,7 +15,7 @@ from tfdfd.weights import WeightRecord
 
 # Verbal equivalents of the ENFSI guideline for evaluative reporting in forensic science (2015), from each LR up. Below
 # 2, the findings support neither proposition.
-_SCALE = (
+SUPPORT = (
     (1_000_000, "extremely strong"), (10_000, "very strong"), (1_000, "strong"), (100, "moderately strong"),
     (10, "moderate"), (2, "weak"),
 )  # fmt: skip
@@ -56,7 +56,7 @@ def likelihood_ratio(record: WeightRecord, kind: str | None, fake_probability: f
 
 def support(value: float) -> str:
     """The verbal equivalent of a likelihood ratio above 0."""
-    strength = next((name for least, name in _SCALE if max(value, 1 / value) >= least), None)
+    strength = next((name for least, name in SUPPORT if max(value, 1 / value) >= least), None)
     if strength is None:
         return "no support for one over the other"
     return f"{strength} support for {'fake over real' if value > 1 else 'real over fake'}"

@@ -366,16 +366,16 @@ def _check_files(graph: Path, config: str | Path | None) -> tuple[Path, Path]:
 VIDEO_SIDE, IMAGE_SIDE = 640, 1280
 # An image whose sides have at least this ratio is searched in parts along its long side: a copy of a whole scrolled
 # screenshot would keep no detail.
-_ELONGATED = 3
+ELONGATED = 3
 # An image whose copy is scaled below the first value (above about 30 megapixels) is searched again in parts, unless
 # the copy shows a face at least as wide as the second value, in pixels.
-_SECOND_LOOK, _CLEAR_FACE = 0.2, 32
+SECOND_LOOK, CLEAR_FACE = 0.2, 32
 # Scale of the copies in that second search. It finds faces from 40 px; smaller ones are too small to be scored.
-_PART_SCALE = 0.5
+PART_SCALE = 0.5
 # Total pixels of all parts, so that an image of any size takes seconds.
-_MOST_PIXELS = 32_000_000
+MOST_PIXELS = 32_000_000
 # Faces from different parts are the same if their boxes share this fraction of the smaller one.
-_SAME = 0.5
+SAME = 0.5
 
 
 def detect_bounded(detector: FaceDetector, frames: list[np.ndarray], max_side: int) -> list[list[Face]]:
@@ -394,16 +394,16 @@ def detect_still(detector: FaceDetector, image: np.ndarray, max_side: int) -> tu
     """
     short, long = sorted(image.shape[:2])
     scale = whole = min(1.0, max_side / long)
-    elongated = long >= _ELONGATED * short and whole < 1
+    elongated = long >= ELONGATED * short and whole < 1
     if elongated:
         # Parts twice as long as wide that overlap by half: one of them contains a face as wide as the image.
         scale = max(whole, _affordable(min(1.0, max_side / (2 * short)), image, overlapping=2))
         parts = _detect_parts(detector, image, max_side, scale, min(short, max_side / scale / 2))
     else:
         parts = [[(face, False) for face in detect_bounded(detector, [image], max_side)[0]]]
-    finer = _affordable(_PART_SCALE, image, overlapping=1.5)
-    clear = any(face.box[2] * scale >= _CLEAR_FACE for part in parts for face, _ in part)
-    if scale < finer and (elongated or (whole < _SECOND_LOOK and not clear)):
+    finer = _affordable(PART_SCALE, image, overlapping=1.5)
+    clear = any(face.box[2] * scale >= CLEAR_FACE for part in parts for face, _ in part)
+    if scale < finer and (elongated or (whole < SECOND_LOOK and not clear)):
         # A face that all of these parts cut is wider than a quarter of a part; the first search has found it.
         parts += _detect_parts(detector, image, max_side, finer, max_side / finer / 4)
         scale = finer
@@ -411,7 +411,7 @@ def detect_still(detector: FaceDetector, image: np.ndarray, max_side: int) -> tu
 
 
 def _affordable(scale: float, image: np.ndarray, overlapping: float) -> float:
-    return min(scale, math.sqrt(_MOST_PIXELS / (overlapping * image.shape[0] * image.shape[1])))
+    return min(scale, math.sqrt(MOST_PIXELS / (overlapping * image.shape[0] * image.shape[1])))
 
 
 def _detect_parts(
@@ -454,7 +454,7 @@ def _merge(parts: Iterable[list[tuple[Face, bool]]]) -> list[Face]:
     kept: list[tuple[int, Face]] = []
     for *_, number, face in sorted(ranked, key=lambda item: item[:4]):
         # Faces of one part are distinct: the detector has merged duplicates.
-        if all(number == other or _shared(face.box, kept_face.box) < _SAME for other, kept_face in kept):
+        if all(number == other or _shared(face.box, kept_face.box) < SAME for other, kept_face in kept):
             kept.append((number, face))
     return sorted((face for _, face in kept), key=_rank)
 
