@@ -1,0 +1,337 @@
+"""tfdfd and its peers on the same clips, photographs and broken files in one run.
+
+    python -m benchmarks.peers -o RESULTS.json [--only NAME ...] [--show]
+
+Each peer is installed from the package registries into an environment of its own under the cache folder, as its
+documentation says, and called as its documentation says (`benchmarks.peers.adapters`). Its clips are timed in turns
+with tfdfd's, so compare ratios. Finders of faces get the same decoded frames, and only the finding is timed; detectors
+of fakes get the file. RESULTS.json keeps each finished peer; another call measures only those that are missing (delete
+a peer's entry to repeat it). A peer that does not answer within the time limit is killed, and its row says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import hardware, print_table
+from benchmarks.detectors import evaluate, iou
+from benchmarks.peers.adapters import FACES, FAKES, PEERS
+from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
+from benchmarks.turns import FOLDER
+from tfdfd.files import user_cache, write_atomically
+from tfdfd.metrics.intervals import auc_variance
+
+DATA = FOLDER / "../shared/data"
+BASELINE = {FAKES: "tfdfd", FACES: "tfdfd-faces"}
+# Frames of each clip; fewer of the many validation clips, on which faces are only counted.
+FRAMES, FEW = 32, 8
+TIMED = (
+    "ffpp/original_sequences/youtube/c23/videos/004.mp4",
+    "ffpp/manipulated_sequences/Deepfakes/c23/videos/519_515.mp4",
+    "dfdc/dfdc_train_part_0/abofeumbvv.mp4",
+    "dfdc/dfdc_train_part_0/lynaeydofd.mp4",
+)
+# Exceptions that a library does not raise to say that a file is unusable.
+STRAY = {
+    "ArithmeticError", "AssertionError", "AttributeError", "LookupError", "NameError", "TypeError", "error",
+    "MemoryError", "SystemExit",
+}  # fmt: skip
+# What a broken file deserves: an error, a face or score, or either.
+REFUSE, USE, EITHER = "refuse", "use", "either"
+GIGABYTE = 1e9
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file of results, continued if there")
+    parser.add_argument("--only", action="append", choices=list(PEERS), help="measure this peer (repeatable)")
+    parser.add_argument("--show", action="store_true", help="print the tables of the file and measure nothing")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each timed clip is measured (default: 3)")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for one answer (default: 120)")
+    parser.add_argument("--cache", type=Path, default=user_cache() / "peers", help="folder of the environments")
+    parser.add_argument("--python", default="python3.11", help="interpreter of the environments (default: python3.11)")
+    parser.add_argument("--keep", type=float, default=3, help="remove environments over this many GB (default: 3)")
+    arguments = parser.parse_args(argv)
+    results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    if not arguments.show:
+        names = arguments.only or list(PEERS)
+        for name in sorted(set(names) - set(results), key=list(PEERS).index):
+            print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+            results[name] = measure(name, arguments)
+            write_atomically(arguments.output, json.dumps(results, indent=1))
+    show(results)
+    return 0
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict:
+    """All results of one peer, or why there are none."""
+    peer = PEERS[name]
+    result = {"machine": hardware(), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = prepare(name, arguments, Path(folder))
+        result["installed"] = environment
+        if "failed" in environment:
+            return result | {"failed": environment["failed"]}
+        base = BASELINE[peer.finds]
+        if "failed" in (other := prepare(base, arguments, Path(folder))):
+            raise SystemExit(f"{base} cannot be installed: {other['failed']}")
+        runner = Runner(name, arguments)
+        with runner, Runner(base, arguments) as baseline:
+            if not runner.ready():
+                result |= {"failed": runner.reason}
+            else:
+                result["ready_s"] = runner.ready_s
+                result["timed"] = times(runner, baseline, arguments.rounds)
+                result["peak"] = runner.peak
+                result["clips"] = {str(clip): runner.ask("clip", clip, FEW if peer.finds == FACES else FRAMES)
+                                   for clip in validation_clips()}  # fmt: skip
+                if peer.finds == FACES:
+                    result["photographs"] = {str(photo): runner.ask("photograph", photo) for photo in photographs()}
+                result["broken"] = {
+                    file.name: runner.ask("photograph" if kind == "photograph" else "clip", file) | {"deserves": deserved}
+                    for file, kind, deserved in broken_files(Path(folder))
+                    if kind == "photograph" or peer.finds == FAKES
+                }  # fmt: skip
+        if environment["bytes"] > arguments.keep * GIGABYTE and name not in BASELINE.values():
+            shutil.rmtree(arguments.cache / environment["folder"])
+    return result
+
+
+def prepare(name: str, arguments: argparse.Namespace, folder: Path) -> dict:
+    """Installs a peer. Peers that install the same share an environment."""
+    packages = PEERS[name].install
+    shared = next(other for other, peer in PEERS.items() if peer.install == packages)
+    if any(package.startswith("CHECKOUT") for package in packages):
+        checkout = folder / "tfdfd"
+        if not checkout.exists():
+            subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout)], check=True)
+        packages = [package.replace("CHECKOUT", str(checkout)) for package in packages]
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    return install(arguments.cache / shared, arguments.python, packages, 1800) | {"folder": shared}
+
+
+class Runner:
+    """A peer that is started when it is needed, and again after its process is gone. A context manager."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace):
+        self._name, self._limit, self._session = name, arguments.limit, None
+        self._peaks, self.reason, self.ready_s = [0], None, None
+        shared = next(other for other, peer in PEERS.items() if peer.install == PEERS[name].install)
+        folder = arguments.cache / shared
+        self._command = [str(folder / "bin/python"), str(Path(__file__).with_name("adapters.py")), name]
+        (folder / "home").mkdir(exist_ok=True)
+        self._environment = {
+            "HOME": str(folder / "home"),
+            "LANG": "C.UTF-8",
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "MESONET_WEIGHTS": str((DATA / "mesonet/weights/MesoInception_DF.h5").resolve()),
+        }
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._end()
+
+    @property
+    def peak(self) -> int:
+        return max([*self._peaks, self._session.peak if self._session else 0])
+
+    def ready(self) -> bool:
+        if self._session is None or not self._session.alive:
+            self._end()
+            start = time.perf_counter()
+            self._session = Session(self._command, self._environment, 5 * self._limit)
+            self.ready_s = time.perf_counter() - start
+            self.reason = self._session.detail
+        return self._session.outcome == ANSWER
+
+    def ask(self, do: str, path: Path, frames: int = FRAMES) -> dict:
+        if not self.ready():
+            return {"outcome": CRASH, "detail": f"does not start again: {self.reason}"}
+        return self._session.ask({"do": do, "path": str(path), "frames": frames}, self._limit)
+
+    def _end(self):
+        if self._session is not None:
+            self._peaks.append(self._session.peak)
+            self._session.kill()
+            self._session.__exit__()
+            self._session = None
+
+
+def times(runner: Runner, baseline: Runner, rounds: int) -> dict:
+    """Seconds of each clip and of the baseline right after, for each round; the first clip is the warm-up of both."""
+    clips = [(DATA / "videos" / clip).resolve() for clip in TIMED]
+    runner.ask("clip", clips[0]), baseline.ask("clip", clips[0])
+    measured: dict[str, list] = {clip: [] for clip in TIMED}
+    for _ in range(rounds):
+        for clip, path in zip(TIMED, clips, strict=True):
+            mine, theirs = runner.ask("clip", path), baseline.ask("clip", path)
+            if mine["outcome"] == HANG:
+                return measured | {clip: mine["detail"]}
+            measured[clip].append(
+                [answer.get("work_s", answer["seconds"]) if answer["outcome"] == ANSWER else answer["detail"]
+                 for answer in (mine, theirs)]
+            )  # fmt: skip
+    return measured
+
+
+def validation_clips() -> list[Path]:
+    return sorted((DATA / "real_deepfakes/val_clips").resolve().rglob("*.mp4"))
+
+
+def photographs() -> dict[Path, list]:
+    """dlib's photographs with their annotated boxes."""
+    import xml.etree.ElementTree as ElementTree
+
+    folder, found = (DATA / "detection/dlib_faces").resolve(), {}
+    for name in ("testing.xml", "training.xml"):
+        for image in ElementTree.parse(folder / name).getroot().iter("image"):  # noqa: S314
+            boxes = [[int(box.get(key)) for key in ("left", "top", "width", "height")] for box in image.iter("box")]
+            found[folder / image.get("file")] = boxes
+    return found
+
+
+def broken_files(folder: Path) -> list[tuple[Path, str, str]]:
+    """Files with what they are given as, and what they deserve."""
+    import cv2
+
+    cases, samples = (FOLDER / "../shared/cases").resolve(), FOLDER / "tfdfd/samples"
+    clip, photo = (samples / "genuine.mp4").read_bytes(), next(iter(photographs())).read_bytes()
+    made = {
+        "empty.mp4": b"", "text.mp4": b"no video\n" * 200, "half.mp4": clip[: len(clip) // 2],
+        "noise.mp4": clip[:64] + np.random.default_rng(0).bytes(100_000),
+        "empty.jpg": b"", "text.jpg": b"no picture\n" * 200, "header.jpg": photo[:300],
+        "one_pixel.png": cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes(),
+        "no_face.png": cv2.imencode(".png", np.full((480, 640, 3), 99, np.uint8))[1].tobytes(),
+        "gray16.png": cv2.imencode(".png", np.full((480, 640), 9999, np.uint16))[1].tobytes(),
+    }  # fmt: skip
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    return [
+        *((folder / name, "video", REFUSE) for name in ("absent.mp4", "empty.mp4", "text.mp4", "noise.mp4", "half.mp4")),
+        (cases / "false_early_end/song_with_cover.mp4", "video", REFUSE),
+        (cases / "damaged_h264/damaged.mp4", "video", EITHER),
+        (cases / "security/ffv1_7k_200.mkv", "video", EITHER),
+        (cases / "time_reset/two_parts.ts", "video", USE),
+        (cases / "false_early_end/variable_rate.webm", "video", USE),
+        *((folder / name, "photograph", REFUSE) for name in ("absent.jpg", "empty.jpg", "text.jpg", "header.jpg")),
+        *((folder / name, "photograph", EITHER) for name in ("one_pixel.png", "no_face.png", "gray16.png")),
+        (cases / "alpha_hidden/invisible.png", "photograph", EITHER),
+        (cases / "jpeg_no_eoi/no_end_marker.jpg", "photograph", USE),
+    ]  # fmt: skip
+
+
+def judge(answer: dict) -> str:
+    """How a peer took a broken file: `right`, `wrong`, `stray exception`, or how its process ended."""
+    outcome, deserved = answer["outcome"], answer["deserves"]
+    if outcome in (CRASH, HANG, GARBAGE):
+        return outcome
+    if outcome == ERROR:
+        if STRAY & set(answer["kinds"]):
+            return "stray exception"
+        return "wrong" if deserved == USE else "right"
+    used = bool(answer.get("boxes")) or "score" in answer
+    return "right" if deserved == EITHER or used == (deserved == USE) and deserved == USE else "wrong"
+
+
+def show(results: dict) -> None:
+    """Prints the tables: detectors of fakes, finders of faces, broken files one by one, and what did not run."""
+    ran = {name: result for name, result in results.items() if "failed" not in result}
+    for finds in (FAKES, FACES):
+        rows = [row(name, result, ran) for name, result in ran.items() if PEERS[name].finds == finds]
+        if rows:
+            last = (
+                ("AUC, 43 clips",)
+                if finds == FAKES
+                else (
+                    "photographs",
+                    "lost / more",
+                )
+            )
+            broken = "broken files: right, wrong, stray, crash, hang"
+            columns = ("peer", "seconds a clip", "of tfdfd's", "peak", "install", *last, broken)
+            print(f"\nFinders of {finds}; {results[next(iter(ran))]['machine']}\n")
+            print_table(columns, rows)
+    failed = [(name, *_size(result), result["failed"]) for name, result in results.items() if "failed" in result]
+    if failed:
+        print("\nNot run\n")
+        print_table(("peer", "install", "reason"), failed)
+
+
+def row(name: str, result: dict, ran: dict) -> list[str]:
+    """One peer's cells."""
+    pairs = [pair for clip in result["timed"].values() if isinstance(clip, list) for pair in clip]
+    pairs = [pair for pair in pairs if all(isinstance(seconds, float) for seconds in pair)]
+    hung = next((text for text in result["timed"].values() if isinstance(text, str)), None)
+    cells = [f"{name} {_version(name, result)}", hung or "failed", "-"]
+    if pairs:
+        middle = statistics.median(mine for mine, _ in pairs)
+        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+        cells[1:] = [f"{middle:.2f}" + (f" ({hung})" if hung else ""), f"{ratio:.1f}"]
+    cells += [f"{result['peak'] / GIGABYTE:.1f} GB", *_size(result)]
+    cells += [_auc(result["clips"])] if PEERS[name].finds == FAKES else _faces(result, ran)
+    counts = Counter(judge(answer) for answer in result["broken"].values())
+    return [*cells, ", ".join(str(counts[key]) for key in ("right", "wrong", "stray exception", CRASH, HANG))]
+
+
+def _version(name: str, result: dict) -> str:
+    package = PEERS[name].install[0].split("==")[0].split("[")[0].replace("CHECKOUT", "tfdfd")
+    versions = {key.lower().replace("_", "-"): value for key, value in result["installed"]["versions"].items()}
+    return versions.get(package.lower().replace("_", "-"), "")
+
+
+def _size(result: dict) -> tuple[str]:
+    installed = result["installed"]
+    return (f"{installed['bytes'] / 1e6:.0f} MB, {installed['packages']}" if "bytes" in installed else "-",)
+
+
+def _auc(clips: dict) -> str:
+    scored = [
+        ("original_sequences" not in clip, answer["score"]) for clip, answer in clips.items() if "score" in answer
+    ]
+    if len({label for label, _ in scored}) < 2:
+        return f"none scored of {len(clips)}"
+    found = auc_variance(*zip(*scored, strict=True))
+    text = f"{found.auc:.3f} [{found.interval[0]:.3f}, {found.interval[1]:.3f}]"
+    return text if len(scored) == len(clips) else f"{text} of {len(scored)}"
+
+
+def _faces(result: dict, ran: dict) -> list[str]:
+    """Faces found, wrong ones; and of the frames of clips: main faces of tfdfd's that are lost, and the reverse."""
+    answers = {Path(path): answer.get("boxes", []) for path, answer in result["photographs"].items()}
+    truth = photographs()
+    pairs = [(answers[path], boxes) for path, boxes in truth.items() if path in answers]
+    found, wrong = evaluate(lambda boxes: boxes, pairs)
+    cells = [f"{found} of {sum(len(boxes) for _, boxes in pairs)}, {wrong} wrong"]
+    base = ran.get(BASELINE[FACES])
+    if base is None:
+        return [*cells, "-"]
+    lost = more = 0
+    for clip, answer in result["clips"].items():
+        for mine, theirs in zip(answer.get("boxes", []), base["clips"][clip]["boxes"], strict=False):
+            lost += missing(theirs, mine)
+            more += missing(mine, theirs)
+    return [*cells, f"{lost} / {more}"]
+
+
+def missing(boxes: list, others: list) -> bool:
+    """Whether the widest of `boxes` overlaps none of `others` by an intersection over union of 0.4."""
+    main = max(boxes, key=lambda box: box[2], default=None)
+    return main is not None and all(iou(main, other) < 0.4 for other in others)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
