@@ -32,7 +32,6 @@ from benchmarks.turns import FOLDER
 from tfdfd.files import user_cache, write_atomically
 from tfdfd.metrics.intervals import auc_variance
 
-DATA = FOLDER / "../shared/data"
 BASELINE = {FAKES: "tfdfd", FACES: "tfdfd-faces"}
 # Frames of each clip; fewer of the many validation clips, on which faces are only counted.
 FRAMES, FEW = 32, 8
@@ -61,6 +60,7 @@ def main(argv=None) -> int:
     parser.add_argument("--limit", type=float, default=120, help="seconds for one answer (default: 120)")
     parser.add_argument("--cache", type=Path, default=user_cache() / "peers", help="folder of the environments")
     parser.add_argument("--python", default="python3.11", help="interpreter of the environments (default: python3.11)")
+    parser.add_argument("--shared", type=Path, default=FOLDER / "../shared", help="folder of data and cases")
     parser.add_argument("--keep", type=float, default=3, help="remove environments over this many GB (default: 3)")
     arguments = parser.parse_args(argv)
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
@@ -70,13 +70,13 @@ def main(argv=None) -> int:
             print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
             results[name] = measure(name, arguments)
             write_atomically(arguments.output, json.dumps(results, indent=1))
-    show(results)
+    show(results, arguments.shared.resolve())
     return 0
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict:
     """All results of one peer, or why there are none."""
-    peer = PEERS[name]
+    peer, shared = PEERS[name], arguments.shared.resolve()
     result = {"machine": hardware(), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         environment = prepare(name, arguments, Path(folder))
@@ -92,15 +92,17 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
                 result |= {"failed": runner.reason}
             else:
                 result["ready_s"] = runner.ready_s
-                result["timed"] = times(runner, baseline, arguments.rounds)
+                result["timed"] = times(runner, baseline, shared, arguments.rounds)
                 result["peak"] = runner.peak
                 result["clips"] = {str(clip): runner.ask("clip", clip, FEW if peer.finds == FACES else FRAMES)
-                                   for clip in validation_clips()}  # fmt: skip
+                                   for clip in validation_clips(shared)}  # fmt: skip
                 if peer.finds == FACES:
-                    result["photographs"] = {str(photo): runner.ask("photograph", photo) for photo in photographs()}
+                    result["photographs"] = {
+                        str(photo): runner.ask("photograph", photo) for photo in photographs(shared)
+                    }
                 result["broken"] = {
-                    file.name: runner.ask("photograph" if kind == "photograph" else "clip", file) | {"deserves": deserved}
-                    for file, kind, deserved in broken_files(Path(folder))
+                    file.name: runner.ask(kind, file) | {"deserves": deserved}
+                    for file, kind, deserved in broken_files(Path(folder), shared)
                     if kind == "photograph" or peer.finds == FAKES
                 }  # fmt: skip
         if environment["bytes"] > arguments.keep * GIGABYTE and name not in BASELINE.values():
@@ -115,7 +117,8 @@ def prepare(name: str, arguments: argparse.Namespace, folder: Path) -> dict:
     if any(package.startswith("CHECKOUT") for package in packages):
         checkout = folder / "tfdfd"
         if not checkout.exists():
-            subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout)], check=True)
+            clone = ["git", "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout)]
+            subprocess.run(clone, check=True)  # noqa: S607
         packages = [package.replace("CHECKOUT", str(checkout)) for package in packages]
     arguments.cache.mkdir(parents=True, exist_ok=True)
     return install(arguments.cache / shared, arguments.python, packages, 1800) | {"folder": shared}
@@ -136,7 +139,7 @@ class Runner:
             "LANG": "C.UTF-8",
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "MESONET_WEIGHTS": str((DATA / "mesonet/weights/MesoInception_DF.h5").resolve()),
+            "MESONET_WEIGHTS": str(arguments.shared.resolve() / "data/mesonet/weights/MesoInception_DF.h5"),
         }
 
     def __enter__(self):
@@ -171,9 +174,9 @@ class Runner:
             self._session = None
 
 
-def times(runner: Runner, baseline: Runner, rounds: int) -> dict:
+def times(runner: Runner, baseline: Runner, shared: Path, rounds: int) -> dict:
     """Seconds of each clip and of the baseline right after, for each round; the first clip is the warm-up of both."""
-    clips = [(DATA / "videos" / clip).resolve() for clip in TIMED]
+    clips = [shared / "data/videos" / clip for clip in TIMED]
     runner.ask("clip", clips[0]), baseline.ask("clip", clips[0])
     measured: dict[str, list] = {clip: [] for clip in TIMED}
     for _ in range(rounds):
@@ -188,15 +191,15 @@ def times(runner: Runner, baseline: Runner, rounds: int) -> dict:
     return measured
 
 
-def validation_clips() -> list[Path]:
-    return sorted((DATA / "real_deepfakes/val_clips").resolve().rglob("*.mp4"))
+def validation_clips(shared: Path) -> list[Path]:
+    return sorted((shared / "data/real_deepfakes/val_clips").rglob("*.mp4"))
 
 
-def photographs() -> dict[Path, list]:
+def photographs(shared: Path) -> dict[Path, list]:
     """dlib's photographs with their annotated boxes."""
     import xml.etree.ElementTree as ElementTree
 
-    folder, found = (DATA / "detection/dlib_faces").resolve(), {}
+    folder, found = shared / "data/detection/dlib_faces", {}
     for name in ("testing.xml", "training.xml"):
         for image in ElementTree.parse(folder / name).getroot().iter("image"):  # noqa: S314
             boxes = [[int(box.get(key)) for key in ("left", "top", "width", "height")] for box in image.iter("box")]
@@ -204,12 +207,12 @@ def photographs() -> dict[Path, list]:
     return found
 
 
-def broken_files(folder: Path) -> list[tuple[Path, str, str]]:
+def broken_files(folder: Path, shared: Path) -> list[tuple[Path, str, str]]:
     """Files with what they are given as, and what they deserve."""
     import cv2
 
-    cases, samples = (FOLDER / "../shared/cases").resolve(), FOLDER / "tfdfd/samples"
-    clip, photo = (samples / "genuine.mp4").read_bytes(), next(iter(photographs())).read_bytes()
+    cases, samples = shared / "cases", FOLDER / "tfdfd/samples"
+    clip, photo = (samples / "genuine.mp4").read_bytes(), next(iter(photographs(shared))).read_bytes()
     made = {
         "empty.mp4": b"", "text.mp4": b"no video\n" * 200, "half.mp4": clip[: len(clip) // 2],
         "noise.mp4": clip[:64] + np.random.default_rng(0).bytes(100_000),
@@ -221,12 +224,12 @@ def broken_files(folder: Path) -> list[tuple[Path, str, str]]:
     for name, data in made.items():
         (folder / name).write_bytes(data)
     return [
-        *((folder / name, "video", REFUSE) for name in ("absent.mp4", "empty.mp4", "text.mp4", "noise.mp4", "half.mp4")),
-        (cases / "false_early_end/song_with_cover.mp4", "video", REFUSE),
-        (cases / "damaged_h264/damaged.mp4", "video", EITHER),
-        (cases / "security/ffv1_7k_200.mkv", "video", EITHER),
-        (cases / "time_reset/two_parts.ts", "video", USE),
-        (cases / "false_early_end/variable_rate.webm", "video", USE),
+        *((folder / f"{name}.mp4", "clip", REFUSE) for name in ("absent", "empty", "text", "noise", "half")),
+        (cases / "false_early_end/song_with_cover.mp4", "clip", REFUSE),
+        (cases / "damaged_h264/damaged.mp4", "clip", EITHER),
+        (cases / "security/ffv1_7k_200.mkv", "clip", EITHER),
+        (cases / "time_reset/two_parts.ts", "clip", USE),
+        (cases / "false_early_end/variable_rate.webm", "clip", USE),
         *((folder / name, "photograph", REFUSE) for name in ("absent.jpg", "empty.jpg", "text.jpg", "header.jpg")),
         *((folder / name, "photograph", EITHER) for name in ("one_pixel.png", "no_face.png", "gray16.png")),
         (cases / "alpha_hidden/invisible.png", "photograph", EITHER),
@@ -244,14 +247,14 @@ def judge(answer: dict) -> str:
             return "stray exception"
         return "wrong" if deserved == USE else "right"
     used = bool(answer.get("boxes")) or "score" in answer
-    return "right" if deserved == EITHER or used == (deserved == USE) and deserved == USE else "wrong"
+    return "right" if deserved == EITHER or (deserved == USE and used) else "wrong"
 
 
-def show(results: dict) -> None:
+def show(results: dict, shared: Path) -> None:
     """Prints the tables: detectors of fakes, finders of faces, broken files one by one, and what did not run."""
     ran = {name: result for name, result in results.items() if "failed" not in result}
     for finds in (FAKES, FACES):
-        rows = [row(name, result, ran) for name, result in ran.items() if PEERS[name].finds == finds]
+        rows = [row(name, result, ran, shared) for name, result in ran.items() if PEERS[name].finds == finds]
         if rows:
             last = (
                 ("AUC, 43 clips",)
@@ -271,7 +274,7 @@ def show(results: dict) -> None:
         print_table(("peer", "install", "reason"), failed)
 
 
-def row(name: str, result: dict, ran: dict) -> list[str]:
+def row(name: str, result: dict, ran: dict, shared: Path) -> list[str]:
     """One peer's cells."""
     pairs = [pair for clip in result["timed"].values() if isinstance(clip, list) for pair in clip]
     pairs = [pair for pair in pairs if all(isinstance(seconds, float) for seconds in pair)]
@@ -282,7 +285,7 @@ def row(name: str, result: dict, ran: dict) -> list[str]:
         ratio = statistics.median(mine / theirs for mine, theirs in pairs)
         cells[1:] = [f"{middle:.2f}" + (f" ({hung})" if hung else ""), f"{ratio:.1f}"]
     cells += [f"{result['peak'] / GIGABYTE:.1f} GB", *_size(result)]
-    cells += [_auc(result["clips"])] if PEERS[name].finds == FAKES else _faces(result, ran)
+    cells += [_auc(result["clips"])] if PEERS[name].finds == FAKES else _faces(result, ran, shared)
     counts = Counter(judge(answer) for answer in result["broken"].values())
     return [*cells, ", ".join(str(counts[key]) for key in ("right", "wrong", "stray exception", CRASH, HANG))]
 
@@ -309,10 +312,10 @@ def _auc(clips: dict) -> str:
     return text if len(scored) == len(clips) else f"{text} of {len(scored)}"
 
 
-def _faces(result: dict, ran: dict) -> list[str]:
+def _faces(result: dict, ran: dict, shared: Path) -> list[str]:
     """Faces found, wrong ones; and of the frames of clips: main faces of tfdfd's that are lost, and the reverse."""
     answers = {Path(path): answer.get("boxes", []) for path, answer in result["photographs"].items()}
-    truth = photographs()
+    truth = photographs(shared)
     pairs = [(answers[path], boxes) for path, boxes in truth.items() if path in answers]
     found, wrong = evaluate(lambda boxes: boxes, pairs)
     cells = [f"{found} of {sum(len(boxes) for _, boxes in pairs)}, {wrong} wrong"]
