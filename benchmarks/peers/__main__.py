@@ -5,8 +5,9 @@
 Each peer is installed from the package registries into an environment of its own under the cache folder, as its
 documentation says, and called as its documentation says (`benchmarks.peers.adapters`). Its clips are timed in turns
 with tfdfd's, so compare ratios. Finders of faces get the same decoded frames, and only the finding is timed; detectors
-of fakes get the file. RESULTS.json keeps each finished peer; another call measures only those that are missing (delete
-a peer's entry to repeat it). A peer that does not answer within the time limit is killed, and its row says so.
+of fakes get the file. On a busy machine compare processor seconds. RESULTS.json keeps each finished part; another call
+measures only those that are missing (delete a peer's entry, or a part of it, to repeat it). A peer that does not answer
+within the time limit is killed, and its row says so.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,10 @@ from tfdfd.metrics.intervals import auc_variance
 
 BASELINE = {FAKES: "tfdfd", FACES: "tfdfd-faces"}
 # Frames of each clip; fewer of the many validation clips, on which faces are only counted.
-FRAMES, FEW = 32, 8
+FRAMES, FEW = 32, 4
+# Measured one after another; no face is looked for by detectors of fakes.
+PARTS = ("photographs", "broken", "timed", "clips")
+SKIPPED = ("photographs", FAKES)
 TIMED = (
     "ffpp/original_sequences/youtube/c23/videos/004.mp4",
     "ffpp/manipulated_sequences/Deepfakes/c23/videos/519_515.mp4",
@@ -55,6 +60,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file of results, continued if there")
     parser.add_argument("--only", action="append", choices=list(PEERS), help="measure this peer (repeatable)")
+    parser.add_argument("--part", action="append", choices=PARTS, help="measure this part (repeatable)")
     parser.add_argument("--show", action="store_true", help="print the tables of the file and measure nothing")
     parser.add_argument("--rounds", type=int, default=3, help="times that each timed clip is measured (default: 3)")
     parser.add_argument("--limit", type=float, default=120, help="seconds for one answer (default: 120)")
@@ -64,64 +70,83 @@ def main(argv=None) -> int:
     parser.add_argument("--keep", type=float, default=3, help="remove environments over this many GB (default: 3)")
     arguments = parser.parse_args(argv)
     results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    if not arguments.show:
-        names = arguments.only or list(PEERS)
-        for name in sorted(set(names) - set(results), key=list(PEERS).index):
-            print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
-            results[name] = measure(name, arguments)
-            write_atomically(arguments.output, json.dumps(results, indent=1))
+
+    def save(name, result):
+        results[name] = result
+        write_atomically(arguments.output, json.dumps(results, indent=1))
+
+    for name in [] if arguments.show else arguments.only or list(PEERS):
+        measure(name, results.get(name, {}), arguments, partial(save, name))
     show(results, arguments.shared.resolve())
     return 0
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict:
-    """All results of one peer, or why there are none."""
-    peer, shared = PEERS[name], arguments.shared.resolve()
-    result = {"machine": hardware(), "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
+def measure(name: str, result: dict, arguments: argparse.Namespace, save: Callable[[dict], None]) -> None:
+    """Measures and saves the missing parts of one peer's results, or why there are none (`failed`)."""
+    peer, parts = PEERS[name], arguments.part or PARTS
+    if "failed" in result or all(part in result or (part, peer.finds) == SKIPPED for part in parts):
+        return
     with tempfile.TemporaryDirectory() as folder:
-        environment = prepare(name, arguments, Path(folder))
-        result["installed"] = environment
-        if "failed" in environment:
-            return result | {"failed": environment["failed"]}
+        installed = prepare(name, arguments, Path(folder))
         base = BASELINE[peer.finds]
         if "failed" in (other := prepare(base, arguments, Path(folder))):
             raise SystemExit(f"{base} cannot be installed: {other['failed']}")
-        runner = Runner(name, arguments)
-        with runner, Runner(base, arguments) as baseline:
+        result |= {"machine": hardware(), "date": time.strftime("%Y-%m-%d"), "installed": installed}
+        if "failed" in installed:
+            return save(result | {"failed": installed["failed"]})
+        with Runner(name, arguments) as runner, Runner(base, arguments) as baseline:
             if not runner.ready():
-                result |= {"failed": runner.reason}
+                save(result | {"failed": runner.reason})
             else:
                 result["ready_s"] = runner.ready_s
-                result["timed"] = times(runner, baseline, shared, arguments.rounds)
-                result["peak"] = runner.peak
-                result["clips"] = {str(clip): runner.ask("clip", clip, FEW if peer.finds == FACES else FRAMES)
-                                   for clip in validation_clips(shared)}  # fmt: skip
-                if peer.finds == FACES:
-                    result["photographs"] = {
-                        str(photo): runner.ask("photograph", photo) for photo in photographs(shared)
-                    }
-                result["broken"] = {
-                    file.name: runner.ask(kind, file) | {"deserves": deserved}
-                    for file, kind, deserved in broken_files(Path(folder), shared)
-                    if kind == "photograph" or peer.finds == FAKES
-                }  # fmt: skip
-        if environment["bytes"] > arguments.keep * GIGABYTE and name not in BASELINE.values():
-            shutil.rmtree(arguments.cache / environment["folder"])
-    return result
+                for part in parts:
+                    if part not in result and (part, peer.finds) != SKIPPED:
+                        print(f"{time.strftime('%H:%M:%S')} {name}: {part}", flush=True)
+                        result[part] = measure_part(part, peer.finds, runner, baseline, arguments, Path(folder))
+                        result["load"] = round(os.getloadavg()[0], 1)
+                        result["peak"] = max(runner.peak, result.get("peak", 0))
+                        save(result)
+        if installed["bytes"] > arguments.keep * GIGABYTE and name not in BASELINE.values():
+            shutil.rmtree(arguments.cache / installed["folder"])
+
+
+def measure_part(
+    part: str, finds: str, runner: Runner, baseline: Runner, arguments: argparse.Namespace, folder: Path
+) -> dict:
+    """The answers of one part, by file; of `timed` the seconds."""
+    shared = arguments.shared.resolve()
+    if part == "timed":
+        return times(runner, baseline, shared, arguments.rounds)
+    if part == "photographs":
+        return {str(photo): runner.ask("photograph", photo) for photo in photographs(shared)}
+    if part == "clips":
+        frames = FEW if finds == FACES else FRAMES
+        return {str(clip): runner.ask("clip", clip, frames) for clip in validation_clips(shared)}
+    return {
+        file.name: runner.ask(kind, file) | {"deserves": deserved}
+        for file, kind, deserved in broken_files(folder, shared)
+        if kind == "photograph" or finds == FAKES
+    }
 
 
 def prepare(name: str, arguments: argparse.Namespace, folder: Path) -> dict:
     """Installs a peer. Peers that install the same share an environment."""
-    packages = PEERS[name].install
+    packages, key = PEERS[name].install, ""
     shared = next(other for other, peer in PEERS.items() if peer.install == packages)
     if any(package.startswith("CHECKOUT") for package in packages):
         checkout = folder / "tfdfd"
         if not checkout.exists():
-            clone = ["git", "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout)]
-            subprocess.run(clone, check=True)  # noqa: S607
+            git(FOLDER, "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout))
+        key = git(checkout, "rev-parse", "HEAD")
         packages = [package.replace("CHECKOUT", str(checkout)) for package in packages]
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    return install(arguments.cache / shared, arguments.python, packages, 1800) | {"folder": shared}
+    installed = install(arguments.cache / shared, arguments.python, packages, 1800, key)
+    return installed | {"folder": shared}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Runner:
@@ -185,8 +210,8 @@ def times(runner: Runner, baseline: Runner, shared: Path, rounds: int) -> dict:
             if mine["outcome"] == HANG:
                 return measured | {clip: mine["detail"]}
             measured[clip].append(
-                [answer.get("work_s", answer["seconds"]) if answer["outcome"] == ANSWER else answer["detail"]
-                 for answer in (mine, theirs)]
+                [[each["seconds"], each["processor_s"]] if each["outcome"] == ANSWER else each["detail"]
+                 for each in (mine, theirs)]
             )  # fmt: skip
     return measured
 
@@ -265,7 +290,7 @@ def show(results: dict, shared: Path) -> None:
                 )
             )
             broken = "broken files: right, wrong, stray, crash, hang"
-            columns = ("peer", "seconds a clip", "of tfdfd's", "peak", "install", *last, broken)
+            columns = ("peer", "seconds a clip", "processor seconds", "of tfdfd's", "peak", "install", *last, broken)
             print(f"\nFinders of {finds}; {results[next(iter(ran))]['machine']}\n")
             print_table(columns, rows)
     failed = [(name, *_size(result), result["failed"]) for name, result in results.items() if "failed" in result]
@@ -276,17 +301,21 @@ def show(results: dict, shared: Path) -> None:
 
 def row(name: str, result: dict, ran: dict, shared: Path) -> list[str]:
     """One peer's cells."""
-    pairs = [pair for clip in result["timed"].values() if isinstance(clip, list) for pair in clip]
-    pairs = [pair for pair in pairs if all(isinstance(seconds, float) for seconds in pair)]
-    hung = next((text for text in result["timed"].values() if isinstance(text, str)), None)
-    cells = [f"{name} {_version(name, result)}", hung or "failed", "-"]
-    if pairs:
-        middle = statistics.median(mine for mine, _ in pairs)
-        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
-        cells[1:] = [f"{middle:.2f}" + (f" ({hung})" if hung else ""), f"{ratio:.1f}"]
+    timed = result.get("timed", {})
+    hung = next((text for text in timed.values() if isinstance(text, str)), None)
+    pairs = [pair for clip in timed.values() if isinstance(clip, list) for pair in clip]
+    pairs = np.array([pair for pair in pairs if all(isinstance(each, list) for each in pair)])
+    cells = [f"{name} {_version(name, result)}", hung or "-", "-", "-"]
+    if len(pairs):
+        mine, ratio = np.median(pairs[:, 0], axis=0), np.median(pairs[:, 0] / pairs[:, 1], axis=0)
+        cells[1:] = [
+            f"{mine[0]:.2f}" + (f" ({hung})" if hung else ""),
+            f"{mine[1]:.2f}",
+            f"{ratio[0]:.1f}, {ratio[1]:.1f}",
+        ]
     cells += [f"{result['peak'] / GIGABYTE:.1f} GB", *_size(result)]
-    cells += [_auc(result["clips"])] if PEERS[name].finds == FAKES else _faces(result, ran, shared)
-    counts = Counter(judge(answer) for answer in result["broken"].values())
+    cells += [_auc(result.get("clips", {}))] if PEERS[name].finds == FAKES else _faces(result, ran, shared)
+    counts = Counter(judge(answer) for answer in result.get("broken", {}).values())
     return [*cells, ", ".join(str(counts[key]) for key in ("right", "wrong", "stray exception", CRASH, HANG))]
 
 
@@ -314,7 +343,7 @@ def _auc(clips: dict) -> str:
 
 def _faces(result: dict, ran: dict, shared: Path) -> list[str]:
     """Faces found, wrong ones; and of the frames of clips: main faces of tfdfd's that are lost, and the reverse."""
-    answers = {Path(path): answer.get("boxes", []) for path, answer in result["photographs"].items()}
+    answers = {Path(path): answer.get("boxes", []) for path, answer in result.get("photographs", {}).items()}
     truth = photographs(shared)
     pairs = [(answers[path], boxes) for path, boxes in truth.items() if path in answers]
     found, wrong = evaluate(lambda boxes: boxes, pairs)
@@ -323,8 +352,10 @@ def _faces(result: dict, ran: dict, shared: Path) -> list[str]:
     if base is None:
         return [*cells, "-"]
     lost = more = 0
-    for clip, answer in result["clips"].items():
-        for mine, theirs in zip(answer.get("boxes", []), base["clips"][clip]["boxes"], strict=False):
+    for clip, answer in result.get("clips", {}).items():
+        for mine, theirs in zip(
+            answer.get("boxes", []), base.get("clips", {}).get(clip, {}).get("boxes", []), strict=False
+        ):
             lost += missing(theirs, mine)
             more += missing(mine, theirs)
     return [*cells, f"{lost} / {more}"]

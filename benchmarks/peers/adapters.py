@@ -53,6 +53,18 @@ def peer(name: str, finds: str, *install: str):
     return register
 
 
+class Clock:
+    """Wall-clock and processor `seconds` of a block, as the answer to a request states them."""
+
+    def __enter__(self) -> Clock:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wall, processor = self._start
+        self.seconds = {"seconds": time.perf_counter() - wall, "processor_s": time.process_time() - processor}
+
+
 class Finder:
     """A finder of faces: `find(image)` gives boxes `(x, y, width, height)` of what `read(path)` gives.
 
@@ -74,9 +86,9 @@ class Finder:
 
     def clip(self, path, frames=32):
         images = read_frames(path, frames, self._rgb)
-        start = time.perf_counter()
-        boxes = [plain(self._find(image)) for image in images]
-        return {"boxes": boxes, "work_s": time.perf_counter() - start}
+        with Clock() as clock:
+            boxes = [plain(self._find(image)) for image in images]
+        return {"boxes": boxes} | clock.seconds
 
 
 class Scorer:
@@ -308,11 +320,12 @@ def tfdfd_faces():
     class Batched(Finder):
         def clip(self, path, frames=32):
             images = read_frames(path, frames, rgb=True)
-            start, boxes = time.perf_counter(), []
-            for first in range(0, len(images), 8):
-                found = detect_bounded(detector, images[first : first + 8], VIDEO_SIDE)
-                boxes += [plain(face.box for face in faces) for faces in found]
-            return {"boxes": boxes, "work_s": time.perf_counter() - start}
+            boxes = []
+            with Clock() as clock:
+                for first in range(0, len(images), 8):
+                    found = detect_bounded(detector, images[first : first + 8], VIDEO_SIDE)
+                    boxes += [plain(face.box for face in faces) for faces in found]
+            return {"boxes": boxes} | clock.seconds
 
     return Batched(lambda image: [face.box for face in detect_bounded(detector, [image], IMAGE_SIDE)[0]])
 

@@ -66,13 +66,19 @@ class Session:
         return self.outcome == ANSWER and self._process.poll() is None
 
     def ask(self, request: dict, limit: float) -> dict:
-        """The answer, with its `outcome`, wall-clock `seconds`, and a `detail` unless it is `ANSWER`."""
-        start = time.perf_counter()
+        """The answer, with its `outcome` and a `detail` unless it is `ANSWER`.
+
+        It has wall-clock `seconds` and the `processor_s` of all of the peer's processes, unless it states its own.
+        """
+        if not self.alive:
+            return {"outcome": CRASH, "detail": "the process has ended", "seconds": 0.0, "processor_s": 0.0}
+        start, before = time.perf_counter(), self._processor_seconds()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         answer = self._answer(limit)
-        return answer | {"seconds": time.perf_counter() - start}
+        took = {"seconds": time.perf_counter() - start, "processor_s": self._processor_seconds() - before}
+        return took | answer
 
     def kill(self) -> None:
         """Kills the process group; the exit status is then known."""
@@ -129,24 +135,31 @@ class Session:
     def _watch(self) -> None:
         while self._process.poll() is None:
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(self._process.pid)
-                family = [process, *process.children(recursive=True)]
-                self.peak = max(self.peak, sum(member.memory_info().rss for member in family))
-            time.sleep(0.05)
+                self.peak = max(self.peak, sum(member.memory_info().rss for member in self._family()))
+            time.sleep(0.1)
+
+    def _processor_seconds(self) -> float:
+        with contextlib.suppress(psutil.Error):
+            return sum(sum(member.cpu_times()[:2]) for member in self._family())
+        return 0.0
+
+    def _family(self) -> list[psutil.Process]:
+        process = psutil.Process(self._process.pid)
+        return [process, *process.children(recursive=True)]
 
 
 def _end(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def install(folder: Path, python: str, packages: Sequence[str], limit: float) -> dict:
-    """Makes a virtual environment with these packages; one that is there remains.
+def install(folder: Path, python: str, packages: Sequence[str], limit: float, key: str = "") -> dict:
+    """Makes a virtual environment with these packages; one that is there with the same `key` remains.
 
     Returns `bytes` and `packages` that were added to the empty environment, and `versions`; or `failed`.
     """
     marker = folder / "installed.json"
-    if marker.exists():
-        return json.loads(marker.read_text())
+    if marker.exists() and (found := json.loads(marker.read_text())).get("key") == key:
+        return found
     subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
     before, pip = _bytes(folder), [str(folder / "bin/python"), "-m", "pip"]
     process = subprocess.Popen(
@@ -164,7 +177,7 @@ def install(folder: Path, python: str, packages: Sequence[str], limit: float) ->
         return {"failed": "pip: " + (errors or output.splitlines() or ["no message"])[0][:300]}
     listed = json.loads(subprocess.run([*pip, "list", "--format", "json"], check=True, capture_output=True).stdout)
     versions = {row["name"]: row["version"] for row in listed if row["name"] not in ("pip", "setuptools")}
-    installed = {"bytes": _bytes(folder) - before, "packages": len(versions), "versions": versions}
+    installed = {"key": key, "bytes": _bytes(folder) - before, "packages": len(versions), "versions": versions}
     marker.write_text(json.dumps(installed))
     return installed
 
