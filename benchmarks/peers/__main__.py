@@ -28,22 +28,20 @@ import numpy as np
 
 from benchmarks.common import hardware, print_table
 from benchmarks.detectors import evaluate, iou
-from benchmarks.peers.adapters import FACES, FAKES, PEERS
+from benchmarks.peers.adapters import FACES, FAKES, FRAMES, PEERS, read_frames
 from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
 from benchmarks.turns import FOLDER
 from tfdfd.files import user_cache, write_atomically
 from tfdfd.metrics.intervals import auc_variance
 
 BASELINE = {FAKES: "tfdfd", FACES: "tfdfd-faces"}
-# Frames of each clip; fewer of the many validation clips, on which faces are only counted.
-FRAMES, FEW = 32, 4
+# Frames of each validation clip for finders of faces.
+FEW = 4
 # Measured one after another; no face is looked for by detectors of fakes.
 PARTS = ("photographs", "broken", "timed", "clips")
 SKIPPED = ("photographs", FAKES)
 TIMED = (
     "ffpp/original_sequences/youtube/c23/videos/004.mp4",
-    "ffpp/manipulated_sequences/Deepfakes/c23/videos/519_515.mp4",
-    "dfdc/dfdc_train_part_0/abofeumbvv.mp4",
     "dfdc/dfdc_train_part_0/lynaeydofd.mp4",
 )
 # Exceptions that a library does not raise to say that a file is unusable.
@@ -116,12 +114,11 @@ def measure_part(
     """The answers of one part, by file; of `timed` the seconds."""
     shared = arguments.shared.resolve()
     if part == "timed":
-        return times(runner, baseline, shared, arguments.rounds)
+        return times(runner, baseline, finds, shared, arguments)
     if part == "photographs":
         return {str(photo): runner.ask("photograph", photo) for photo in photographs(shared)}
     if part == "clips":
-        frames = FEW if finds == FACES else FRAMES
-        return {str(clip): runner.ask("clip", clip, frames) for clip in validation_clips(shared)}
+        return {str(clip): ask_clip(runner, finds, clip, FEW, arguments.cache) for clip in validation_clips(shared)}
     return {
         file.name: runner.ask(kind, file) | {"deserves": deserved}
         for file, kind, deserved in broken_files(folder, shared)
@@ -137,7 +134,7 @@ def prepare(name: str, arguments: argparse.Namespace, folder: Path) -> dict:
         checkout = folder / "tfdfd"
         if not checkout.exists():
             git(FOLDER, "clone", "-q", "--depth", "1", f"file://{FOLDER}", str(checkout))
-        key = git(checkout, "rev-parse", "HEAD")
+        key = git(checkout, "rev-parse", "HEAD:tfdfd")
         packages = [package.replace("CHECKOUT", str(checkout)) for package in packages]
     arguments.cache.mkdir(parents=True, exist_ok=True)
     installed = install(arguments.cache / shared, arguments.python, packages, 1800, key)
@@ -186,10 +183,10 @@ class Runner:
             self.reason = self._session.detail
         return self._session.outcome == ANSWER
 
-    def ask(self, do: str, path: Path, frames: int = FRAMES) -> dict:
+    def ask(self, do: str, path: Path) -> dict:
         if not self.ready():
             return {"outcome": CRASH, "detail": f"does not start again: {self.reason}"}
-        return self._session.ask({"do": do, "path": str(path), "frames": frames}, self._limit)
+        return self._session.ask({"do": do, "path": str(path)}, self._limit)
 
     def _end(self):
         if self._session is not None:
@@ -199,16 +196,36 @@ class Runner:
             self._session = None
 
 
-def times(runner: Runner, baseline: Runner, shared: Path, rounds: int) -> dict:
-    """Seconds of each clip and of the baseline right after, for each round; the first clip is the warm-up of both."""
-    clips = [shared / "data/videos" / clip for clip in TIMED]
-    runner.ask("clip", clips[0]), baseline.ask("clip", clips[0])
-    measured: dict[str, list] = {clip: [] for clip in TIMED}
-    for _ in range(rounds):
+def ask_clip(runner: Runner, finds: str, clip: Path, count: int, cache: Path) -> dict:
+    """A score of a clip, or the boxes in `count` of its frames, which are decoded once for all finders."""
+    if finds == FAKES:
+        return runner.ask("clip", clip)
+    folder = cache / "frames" / f"{count}-{clip.parent.parent.parent.name}-{clip.stem}"
+    if not folder.exists():
+        import cv2
+
+        partial_ = folder.with_suffix(".partial")
+        shutil.rmtree(partial_, ignore_errors=True)
+        partial_.mkdir(parents=True)
+        for number, image in enumerate(read_frames(str(clip), count)):
+            cv2.imwrite(str(partial_ / f"{number:02d}.png"), image)
+        partial_.rename(folder)
+    return runner.ask("frames", folder)
+
+
+def times(runner: Runner, baseline: Runner, finds: str, shared: Path, arguments: argparse.Namespace) -> dict:
+    """Wall-clock and processor seconds of each clip, and the baseline's right after, for each round.
+
+    Each clip is given once before: some peers prepare themselves for each size of picture.
+    """
+    clips, measured = [shared / "data/videos" / clip for clip in TIMED], {clip: [] for clip in TIMED}
+    for round_ in range(arguments.rounds + 1):
         for clip, path in zip(TIMED, clips, strict=True):
-            mine, theirs = runner.ask("clip", path), baseline.ask("clip", path)
+            mine, theirs = (ask_clip(each, finds, path, FRAMES, arguments.cache) for each in (runner, baseline))
             if mine["outcome"] == HANG:
                 return measured | {clip: mine["detail"]}
+            if round_ == 0:
+                continue
             measured[clip].append(
                 [[each["seconds"], each["processor_s"]] if each["outcome"] == ANSWER else each["detail"]
                  for each in (mine, theirs)]

@@ -1,8 +1,8 @@
 """The peers: what each installs, and how its own documentation calls it.
 
 A peer's process runs this file with the peer's own Python, so that only the standard library is imported here and
-nothing of tfdfd. The process writes one line of JSON when the peer is ready, and one for each request
-`{"do": "clip" or "photograph", "path": ..., "frames": ...}`; what the peer prints goes to standard error.
+nothing of tfdfd. The process writes one line of JSON when the peer is ready, and one for each request `{"do": "clip",
+"photograph" or "frames", "path": ...}`; what the peer prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 FAKES, FACES = "fakes", "faces"
+# Of a clip, where a peer takes pictures.
+FRAMES = 32
 PEERS: dict[str, Peer] = {}
 
 
@@ -68,7 +70,8 @@ class Clock:
 class Finder:
     """A finder of faces: `find(image)` gives boxes `(x, y, width, height)` of what `read(path)` gives.
 
-    The frames of clips are decoded by OpenCV, in BGR; only the finding is timed.
+    `read` is the peer's own; for one that takes arrays only, files are read by OpenCV, and refused here if it cannot.
+    Of a clip it gets a folder of frames as PNG files, the same for all finders; only the finding is timed.
     """
 
     def __init__(self, find: Callable[[Any], list], read: Callable[[str], Any] | None = None, rgb: bool = True):
@@ -79,16 +82,21 @@ class Finder:
 
     def _read_as_usual(self, path):
         image = self._cv2.imread(path)
+        if image is None:
+            raise ValueError(f"OpenCV cannot read {path}")
         return self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB) if self._rgb else image
 
-    def photograph(self, path, frames=None):
+    def photograph(self, path):
         return {"boxes": plain(self._find(self._read(path)))}
 
-    def clip(self, path, frames=32):
-        images = read_frames(path, frames, self._rgb)
+    def frames(self, path):
+        images = [self._read_as_usual(os.path.join(path, name)) for name in sorted(os.listdir(path))]
         with Clock() as clock:
-            boxes = [plain(self._find(image)) for image in images]
-        return {"boxes": boxes} | clock.seconds
+            boxes = self.find_in(images)
+        return {"boxes": [plain(found) for found in boxes]} | clock.seconds
+
+    def find_in(self, images):
+        return [self._find(image) for image in images]
 
 
 class Scorer:
@@ -98,26 +106,26 @@ class Scorer:
     def __init__(self, photograph: Callable[[str], float], clip: Callable[[str], float] | None = None):
         self._photograph, self._clip = photograph, clip
 
-    def photograph(self, path, frames=None):
+    def photograph(self, path):
         return {"score": float(self._photograph(path))}
 
-    def clip(self, path, frames=32):
-        return {"score": float(self._clip(path) if self._clip else self._mean(path, frames))}
+    def clip(self, path):
+        return {"score": float(self._clip(path) if self._clip else self._mean(path))}
 
-    def _mean(self, path, frames):
+    def _mean(self, path):
         import cv2
 
         with tempfile.TemporaryDirectory() as folder:
             file = os.path.join(folder, "frame.png")
             scores = []
-            for image in read_frames(path, frames, rgb=False):
+            for image in read_frames(path, FRAMES):
                 cv2.imwrite(file, image)
                 scores.append(float(self._photograph(file)))
         return sum(scores) / len(scores)
 
 
-def read_frames(path, count, rgb):
-    """`count` evenly spaced frames, as arrays."""
+def read_frames(path, count):
+    """`count` evenly spaced frames in BGR, decoded by OpenCV one after another."""
     import cv2
 
     capture = cv2.VideoCapture(path)
@@ -125,14 +133,11 @@ def read_frames(path, count, rgb):
     if total < 1:
         raise ValueError(f"no video: {path}")
     wanted = {int((number + 0.5) * total / count) for number in range(count)}
-    images = []
-    for number in range(total):
+    for number in range(max(wanted) + 1):
         if not capture.grab():
             break
         if number in wanted:
-            image = capture.retrieve()[1]
-            images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if rgb else image)
-    return images
+            yield capture.retrieve()[1]
 
 
 def probe():
@@ -318,14 +323,10 @@ def tfdfd_faces():
     detector = build_detector("mtcnn")
 
     class Batched(Finder):
-        def clip(self, path, frames=32):
-            images = read_frames(path, frames, rgb=True)
-            boxes = []
-            with Clock() as clock:
-                for first in range(0, len(images), 8):
-                    found = detect_bounded(detector, images[first : first + 8], VIDEO_SIDE)
-                    boxes += [plain(face.box for face in faces) for faces in found]
-            return {"boxes": boxes} | clock.seconds
+        def find_in(self, images):
+            batches = (images[first : first + 8] for first in range(0, len(images), 8))
+            found = (faces for batch in batches for faces in detect_bounded(detector, batch, VIDEO_SIDE))
+            return [[face.box for face in faces] for faces in found]
 
     return Batched(lambda image: [face.box for face in detect_bounded(detector, [image], IMAGE_SIDE)[0]])
 
@@ -521,7 +522,7 @@ def serve(load: Callable[[], Any]) -> int:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            say(getattr(calls, request["do"])(request["path"], request["frames"]))
+            say(getattr(calls, request["do"])(request["path"]))
         except (Exception, SystemExit) as error:  # noqa: BLE001
             say(_described(error))
     return 0
