@@ -200,7 +200,7 @@ def ask_clip(runner: Runner, finds: str, clip: Path, count: int, cache: Path) ->
     """A score of a clip, or the boxes in `count` of its frames, which are decoded once for all finders."""
     if finds == FAKES:
         return runner.ask("clip", clip)
-    folder = cache / "frames" / f"{count}-{clip.parent.parent.parent.name}-{clip.stem}"
+    folder = frames_folder(clip, count, cache)
     if not folder.exists():
         import cv2
 
@@ -211,6 +211,15 @@ def ask_clip(runner: Runner, finds: str, clip: Path, count: int, cache: Path) ->
             cv2.imwrite(str(partial_ / f"{number:02d}.png"), image)
         partial_.rename(folder)
     return runner.ask("frames", folder)
+
+
+def frames_folder(clip: Path, count: int, cache: Path) -> Path:
+    return cache / "frames" / f"{count}-{clip.parents[2].name}-{clip.stem}"
+
+
+def is_fake(clip: str) -> bool:
+    """Whether a clip of FaceForensics++ is one."""
+    return "original_sequences" not in clip
 
 
 def times(runner: Runner, baseline: Runner, finds: str, shared: Path, arguments: argparse.Namespace) -> dict:

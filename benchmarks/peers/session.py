@@ -160,8 +160,8 @@ def install(folder: Path, python: str, packages: Sequence[str], limit: float, ke
     marker = folder / "installed.json"
     if marker.exists() and (found := json.loads(marker.read_text())).get("key") == key:
         return found
-    subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
-    before, pip = _bytes(folder), [str(folder / "bin/python"), "-m", "pip"]
+    subprocess.run([python, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True)
+    before, pip = _bytes(folder), [python, "-m", "pip", "--python", str(folder / "bin/python")]
     process = subprocess.Popen(
         [*pip, "install", "--quiet", *packages], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -176,7 +176,7 @@ def install(folder: Path, python: str, packages: Sequence[str], limit: float, ke
         errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
         return {"failed": "pip: " + (errors or output.splitlines() or ["no message"])[0][:300]}
     listed = json.loads(subprocess.run([*pip, "list", "--format", "json"], check=True, capture_output=True).stdout)
-    versions = {row["name"]: row["version"] for row in listed if row["name"] not in ("pip", "setuptools")}
+    versions = {row["name"]: row["version"] for row in listed}
     installed = {"key": key, "bytes": _bytes(folder) - before, "packages": len(versions), "versions": versions}
     marker.write_text(json.dumps(installed))
     return installed
