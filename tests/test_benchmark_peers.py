@@ -4,13 +4,16 @@ import os
 import sys
 import textwrap
 
+import numpy as np
 import psutil
 import pytest
 
 from benchmarks.peers import session
 from benchmarks.peers.__main__ import EITHER, REFUSE, USE, judge, missing, row
 from benchmarks.peers.adapters import PEERS
+from benchmarks.peers.scores import fitted
 from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
+from benchmarks.scale import exponent
 
 # A peer served as the real ones are; the request's path says how it behaves.
 TOY = """
@@ -174,3 +177,20 @@ def test_each_peer_says_what_is_called_and_installed():
         assert peer.call and peer.install
         # Versions are fixed, so that another run measures the same.
         assert "==" in peer.install[0] or peer.install[0].startswith("CHECKOUT")
+
+
+def test_boxes_of_another_finder_take_the_convention_of_ours():
+    ours = [[(10.0, 20.0, 40.0, 60.0), (110.0, 40.0, 80.0, 120.0)], [None, (30.0, 20.0, 20.0, 30.0)]]
+    # Half as high, as wide, and a quarter of the height below: a chin and no forehead.
+    theirs = [[box and (box[0], box[1] + box[3] / 2, box[2], box[3] / 2) for box in boxes] for boxes in ours]
+    theirs[0].append(None), ours[0].append((0.0, 0.0, 9.0, 9.0))
+    fit, found = fitted(theirs, ours)
+    np.testing.assert_allclose(fit, [0, -0.5, 1, 2])
+    assert found[0][2] is None and found[1][0] is None
+    np.testing.assert_allclose([*found[0][:2], found[1][1]], [*ours[0][:2], ours[1][1]])
+
+
+def test_the_exponent_does_not_depend_on_the_start():
+    sizes = [10_000, 30_000, 100_000]
+    assert exponent(sizes, [5 + 2e-5 * n for n in sizes]) == pytest.approx(1)
+    assert exponent(sizes, [5 + 1e-9 * n**2 for n in sizes]) == pytest.approx(2, abs=0.15)

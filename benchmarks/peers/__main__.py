@@ -319,7 +319,7 @@ def show(results: dict, shared: Path) -> None:
             columns = ("peer", "seconds a clip", "processor seconds", "of tfdfd's", "peak", "install", *last, broken)
             print(f"\nFinders of {finds}; {results[next(iter(ran))]['machine']}\n")
             print_table(columns, rows)
-    failed = [(name, *_size(result), result["failed"]) for name, result in results.items() if "failed" in result]
+    failed = [(name, *_size(result), result["failed"][:200]) for name, result in results.items() if "failed" in result]
     if failed:
         print("\nNot run\n")
         print_table(("peer", "install", "reason"), failed)

