@@ -56,7 +56,10 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     print(f"{hardware()}\n")
     with tempfile.TemporaryDirectory() as folder:
-        costs = [tables(Path(folder, str(rows)), rows) for rows in arguments.rows]
+        costs = []
+        for rows in arguments.rows:
+            costs.append(tables(Path(folder, str(rows)), rows))
+            print(f"{rows:,} rows measured", file=sys.stderr, flush=True)
         status = print_bounds(
             ("what", *(f"{rows:,} rows" for rows in arguments.rows), "a row more", "exponent", "bound"),
             [growth(what, arguments.rows, [each[what] for each in costs]) for what in costs[0]],

@@ -4,10 +4,10 @@
 
 Each peer is installed from the package registries into an environment of its own under the cache folder, as its
 documentation says, and called as its documentation says (`benchmarks.peers.adapters`). Its clips are timed in turns
-with tfdfd's, so compare ratios. Finders of faces get the same decoded frames, and only the finding is timed; detectors
-of fakes get the file. On a busy machine compare processor seconds. RESULTS.json keeps each finished part; another call
-measures only those that are missing (delete a peer's entry, or a part of it, to repeat it). A peer that does not answer
-within the time limit is killed, and its row says so.
+with tfdfd's, so compare ratios; on a busy machine those of processor seconds. Peers that take pictures only get the
+same decoded frames, without the time of decoding; of finders of faces only the finding is timed. RESULTS.json keeps
+each finished part; another call measures only those that are missing (delete a peer's entry, or a part of it, to repeat
+it). A peer that does not answer within the time limit is killed, and its row says so.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ import numpy as np
 
 from benchmarks.common import hardware, print_table
 from benchmarks.detectors import evaluate, iou
-from benchmarks.peers.adapters import FACES, FAKES, FRAMES, PEERS, read_frames
+from benchmarks.peers.adapters import FACES, FAKES, PEERS, read_frames
 from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
 from benchmarks.turns import FOLDER
 from tfdfd.files import user_cache, write_atomically
 from tfdfd.metrics.intervals import auc_variance
 
 BASELINE = {FAKES: "tfdfd", FACES: "tfdfd-faces"}
-# Frames of each validation clip for finders of faces.
-FEW = 4
+# Frames of a clip for peers that take pictures; fewer of each validation clip for finders of faces, which only lose some.
+FRAMES, FEW = 32, 4
 # Measured one after another; no face is looked for by detectors of fakes.
 PARTS = ("photographs", "broken", "timed", "clips")
 SKIPPED = ("photographs", FAKES)
@@ -100,7 +100,7 @@ def measure(name: str, result: dict, arguments: argparse.Namespace, save: Callab
                 for part in parts:
                     if part not in result and (part, peer.finds) != SKIPPED:
                         print(f"{time.strftime('%H:%M:%S')} {name}: {part}", flush=True)
-                        result[part] = measure_part(part, peer.finds, runner, baseline, arguments, Path(folder))
+                        result[part] = measure_part(part, runner, baseline, arguments, Path(folder))
                         result["load"] = round(os.getloadavg()[0], 1)
                         result["peak"] = max(runner.peak, result.get("peak", 0))
                         save(result)
@@ -108,21 +108,20 @@ def measure(name: str, result: dict, arguments: argparse.Namespace, save: Callab
             shutil.rmtree(arguments.cache / installed["folder"])
 
 
-def measure_part(
-    part: str, finds: str, runner: Runner, baseline: Runner, arguments: argparse.Namespace, folder: Path
-) -> dict:
+def measure_part(part: str, runner: Runner, baseline: Runner, arguments: argparse.Namespace, folder: Path) -> dict:
     """The answers of one part, by file; of `timed` the seconds."""
     shared = arguments.shared.resolve()
     if part == "timed":
-        return times(runner, baseline, finds, shared, arguments)
+        return times(runner, baseline, shared, arguments)
     if part == "photographs":
         return {str(photo): runner.ask("photograph", photo) for photo in photographs(shared)}
     if part == "clips":
-        return {str(clip): ask_clip(runner, finds, clip, FEW, arguments.cache) for clip in validation_clips(shared)}
+        count = FEW if runner.peer.finds == FACES else FRAMES
+        return {str(clip): ask_clip(runner, clip, count, arguments.cache) for clip in validation_clips(shared)}
     return {
         file.name: runner.ask(kind, file) | {"deserves": deserved}
         for file, kind, deserved in broken_files(folder, shared)
-        if kind == "photograph" or finds == FAKES
+        if kind == "photograph" or runner.peer.clips
     }
 
 
@@ -150,7 +149,7 @@ class Runner:
     """A peer that is started when it is needed, and again after its process is gone. A context manager."""
 
     def __init__(self, name: str, arguments: argparse.Namespace):
-        self._name, self._limit, self._session = name, arguments.limit, None
+        self.peer, self._limit, self._session = PEERS[name], arguments.limit, None
         self._peaks, self.reason, self.ready_s = [0], None, None
         shared = next(other for other, peer in PEERS.items() if peer.install == PEERS[name].install)
         folder = arguments.cache / shared
@@ -196,9 +195,9 @@ class Runner:
             self._session = None
 
 
-def ask_clip(runner: Runner, finds: str, clip: Path, count: int, cache: Path) -> dict:
-    """A score of a clip, or the boxes in `count` of its frames, which are decoded once for all finders."""
-    if finds == FAKES:
+def ask_clip(runner: Runner, clip: Path, count: int, cache: Path) -> dict:
+    """The answer on a clip, or on `count` of its frames, which are decoded once for all peers that take pictures."""
+    if runner.peer.clips:
         return runner.ask("clip", clip)
     folder = frames_folder(clip, count, cache)
     if not folder.exists():
@@ -222,7 +221,7 @@ def is_fake(clip: str) -> bool:
     return "original_sequences" not in clip
 
 
-def times(runner: Runner, baseline: Runner, finds: str, shared: Path, arguments: argparse.Namespace) -> dict:
+def times(runner: Runner, baseline: Runner, shared: Path, arguments: argparse.Namespace) -> dict:
     """Wall-clock and processor seconds of each clip, and the baseline's right after, for each round.
 
     Each clip is given once before: some peers prepare themselves for each size of picture.
@@ -230,7 +229,7 @@ def times(runner: Runner, baseline: Runner, finds: str, shared: Path, arguments:
     clips, measured = [shared / "data/videos" / clip for clip in TIMED], {clip: [] for clip in TIMED}
     for round_ in range(arguments.rounds + 1):
         for clip, path in zip(TIMED, clips, strict=True):
-            mine, theirs = (ask_clip(each, finds, path, FRAMES, arguments.cache) for each in (runner, baseline))
+            mine, theirs = (ask_clip(each, path, FRAMES, arguments.cache) for each in (runner, baseline))
             if mine["outcome"] == HANG:
                 return measured | {clip: mine["detail"]}
             if round_ == 0:

