@@ -63,6 +63,8 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.cost
 
 $(STAMP)-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -4,7 +4,8 @@ The search bounds the size, so that its cost does not grow with the resolution.
 
 MTCNN is Zhang et al., IEEE SPL 2016, arXiv:1604.02878. Its three networks in `networks/` are those of the `mtcnn`
 package (MIT license), converted to ONNX by `tools/mtcnn_onnx.py`. The package runs them on TensorFlow, one call per
-stage, frame and scale; here each call takes a batch of frames, and the decoding process needs no TensorFlow.
+stage, frame and scale; here each call of the second and third takes the boxes of a batch of frames, and the decoding
+process needs no TensorFlow.
 Thresholds, pyramid and suppression are the package's defaults. `tests/test_mtcnn.py` compares the two, and `make bench`
 measures them.
 """
@@ -70,8 +71,7 @@ class MtcnnDetector:
         found = []
         for scale in pyramid(width, height, self.min_face_size):
             size = int(width * scale), int(height * scale)
-            small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
-            cells = _forward(self._proposal, small)  # (batch, 6, rows, columns): four offsets, two logits
+            cells = self._cells([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
             face = _softmax(cells[:, 4:])
             number, row, column = np.nonzero(face > PROPOSAL_THRESHOLD)
             corner = np.stack([column, row, column, row], axis=1) * STRIDE + [1, 1, CELL, CELL]
@@ -82,6 +82,13 @@ class MtcnnDetector:
             found.append(boxes[_survivors(boxes, PYRAMID_OVERLAP)])
         boxes = np.concatenate(found) if found else np.empty((0, 6))
         return _square(boxes[_survivors(boxes, OVERLAP)])
+
+    def _cells(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns four offsets and two logits `(batch, 6, rows, columns)` of the first network.
+
+        One run for each image: the maps of one stay in the processor's cache, which halves the time of eight.
+        """
+        return np.concatenate([_forward(self._proposal, image[None]).copy() for image in images])
 
     def _refined(
         self, frames: Sequence[np.ndarray], boxes: np.ndarray, network: cv2.dnn.Net, size: int, threshold: float
