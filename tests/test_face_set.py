@@ -23,10 +23,10 @@ from PIL import Image
 from tests.face_clips import ARGUMENTS, CLIPS, FRAMES, bytes_of, command, index_row, make_clips
 from tfdfd.data import cut_faces
 from tfdfd.data.cut_faces import read_boxes, read_record
-from tfdfd.data.engines import LocalEngine
 from tfdfd.data.face_set import FaceSet, safe_names
 from tfdfd.data.options import FaceOptions
 from tfdfd.data.tables import FaceRow, IndexRow, read_table, write_table
+from tfdfd.extract.engines import LocalEngine
 from tfdfd.extract.extraction import Extraction, FaceCrop, FrameFaces
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from argparse import Namespace
 from collections import Counter
@@ -9,7 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfdfd.cli.options import OutputFile, add_detection, add_json, open_detector, output_or_stdout, values_of
+from tfdfd.cli.options import (
+    OutputFile,
+    add_detection,
+    add_engine,
+    add_json,
+    engine_of,
+    open_detector,
+    output_or_stdout,
+    values_of,
+)
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.progress import detection_text, tracked, tracked_detections
 from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, write_text
@@ -17,6 +27,7 @@ from tfdfd.cli.text import path_text, plural, warn, write_json, write_line, writ
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
     from tfdfd.detect.results import Detection
+    from tfdfd.extract.engines import Engine
     from tfdfd.media.inputs import Inputs
     from tfdfd.remote import Server
     from tfdfd.report.pictures import Gallery
@@ -47,6 +58,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", help="write results as they are done; a new folder, or one to resume"
     )
+    add_engine(parser.add_argument_group("execution with -o (the results are the same)"), "the inputs")
     parser.add_argument(
         "--csv",
         type=output_or_stdout,
@@ -101,8 +113,11 @@ def run(arguments: Namespace) -> int:
         raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
     if arguments.report and os.path.splitext(arguments.report)[0] + ".record.json" in (arguments.json, arguments.csv):
         raise ValueError("--report writes its record to a file of that name; give another one to --json or --csv.")
+    engine = engine_of(arguments)
     if arguments.output is not None:
-        return _run_to_folder(arguments)
+        return _run_to_folder(arguments, engine)
+    if engine:
+        raise ValueError(f"--engine {arguments.engine} writes into a folder that can be resumed: give -o DIR, too.")
     explain = _explain(arguments)
     inputs = list_inputs(arguments.inputs)
     if arguments.annotate and len(inputs.items) != 1:
@@ -123,17 +138,20 @@ def run(arguments: Namespace) -> int:
     return exit_code(scored, len(detections))
 
 
-def _run_to_folder(arguments: Namespace) -> int:
-    for option in ("json", "report", "explain", "annotate"):
+def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
+    for option in ("json", "explain", "annotate"):
         if getattr(arguments, option) is not None:
             raise ValueError(
                 f"--{option} cannot be combined with -o; results.jsonl has all results, and report.html is the page."
             )
+    if engine and arguments.server:
+        raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
     from tfdfd.detect.record import make_record, record_text
     from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
     from tfdfd.detect.results import VERDICTS, Detection
     from tfdfd.media.inputs import list_inputs
     from tfdfd.report.page import write_report
+    from tfdfd.report.pictures import encode
 
     inputs = list_inputs(arguments.inputs)
     with (
@@ -144,7 +162,7 @@ def _run_to_folder(arguments: Namespace) -> int:
         if folder.done and not arguments.quiet:
             warn(f"{folder.done} of {folder.total} were done before")
         try:
-            outcomes = folder.detect(gallery.add)
+            outcomes = folder.detect(gallery.add, engine, functools.partial(encode, sizes=gallery.sizes))
             for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, done=folder.done, rate=True):
                 pass
             _print_notes(detector, inputs, arguments.quiet)

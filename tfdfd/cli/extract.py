@@ -6,15 +6,22 @@ import os
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from tfdfd.cli.options import add_detector_files, add_limits, add_quiet, detector_options, from_options, limits_of
+from tfdfd.cli.options import (
+    add_detector_files,
+    add_engine,
+    add_limits,
+    add_quiet,
+    detector_options,
+    engine_of,
+    from_options,
+    limits_of,
+)
 from tfdfd.cli.parser import Parser, exit_code
 from tfdfd.cli.text import warn, write_line
 
 if TYPE_CHECKING:
-    from tfdfd.data.engines import Engine
     from tfdfd.data.options import FaceOptions
-
-LOCAL, RAY = "local", "ray"
+    from tfdfd.extract.engines import Engine
 
 _DESCRIPTION = """\
 Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
@@ -82,10 +89,7 @@ def add_arguments(parser: Parser) -> None:
     )
     work = parser.add_argument_group("execution (the bytes are the same)")
     work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core)")
-    work.add_argument(
-        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES"
-    )
-    work.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
+    add_engine(work, "ROOT and FACES")
     parser.add_argument(
         "--retry",
         nargs="+",
@@ -126,15 +130,9 @@ def run(arguments: Namespace) -> int:
 
 
 def _engine(arguments: Namespace) -> Engine:
-    if arguments.engine == RAY:
-        from tfdfd.data.engines import RayEngine
+    from tfdfd.extract.engines import LocalEngine
 
-        return RayEngine(arguments.workers, arguments.address)
-    if arguments.address is not None:
-        raise ValueError(f"--address is for a Ray cluster; add --engine {RAY}.")
-    from tfdfd.data.engines import LocalEngine
-
-    return LocalEngine(arguments.workers)
+    return engine_of(arguments) or LocalEngine(arguments.workers)
 
 
 def _options(arguments: Namespace) -> FaceOptions:

@@ -16,8 +16,11 @@ from tfdfd.weights.records import ALIASES, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
+    from tfdfd.extract.engines import Engine
 
 T = TypeVar("T")
+
+LOCAL, RAY = "local", "ray"
 
 
 class OutputFile(str):
@@ -54,6 +57,33 @@ def size(text: str) -> int:
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Adds `--quiet`."""
     parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
+
+
+def add_engine(parser: argparse._ActionsContainer, seen: str) -> None:
+    """Adds `--engine` and `--address`.
+
+    Args:
+        seen: names what all nodes of a cluster must see.
+    """
+    parser.add_argument(
+        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see {seen}"
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
+
+
+def engine_of(arguments: argparse.Namespace) -> Engine | None:
+    """The engine of the options of `add_engine`; None: this process.
+
+    Raises:
+        ValueError: an option is invalid, or Ray is not installed.
+    """
+    if arguments.engine == RAY:
+        from tfdfd.extract.engines import RayEngine
+
+        return RayEngine(arguments.workers, arguments.address)
+    if arguments.address is not None:
+        raise ValueError(f"--address is for a Ray cluster; add --engine {RAY}.")
+    return None
 
 
 def add_json(parser: argparse._ActionsContainer, what: str) -> None:

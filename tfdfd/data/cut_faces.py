@@ -289,7 +289,7 @@ class FaceWork:
         """The folder of incomplete files."""
         return self.folder / ".partial"
 
-    def extractor(self, workers: int) -> FaceExtractor:
+    def open(self, workers: int) -> FaceExtractor:
         """The extractor that decodes and detects for `do`."""
         detects = (NO_DETECTOR, {}) if self.stored else (self.options.detector, self.options.detector_options)
         return FaceExtractor(*detects, self.options.limits, workers)

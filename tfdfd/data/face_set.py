@@ -9,7 +9,7 @@ A folder holds
     run.json    versions, arguments, digest of the index; in the end the counts
 
 Incomplete files lie in `.partial`, which the next run clears. The work on a video is a function of its job that any
-engine of `tfdfd.data.engines` may run. However often a run is interrupted, the bytes are the same.
+engine of `tfdfd.extract.engines` may run. However often a run is interrupted, the bytes are the same.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
-from tfdfd.data.engines import Engine, LocalEngine
 from tfdfd.data.options import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
+from tfdfd.extract.engines import Engine, LocalEngine
 from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import sha256
 from tfdfd.workdir import RUN, WorkDir

@@ -130,6 +130,19 @@ class Detector:
             views=views,
             view_side=view_side,
         )
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "detector": detector,
+            "frames": frames,
+            "threshold": threshold,
+            "limits": limits,
+            "detector_options": detector_options,
+            "runtime": runtime,
+            "server": server,
+            "sandbox": sandbox,
+            "views": views,
+            "view_side": view_side,
+        }
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self) -> Detector:
@@ -228,6 +241,11 @@ class Detector:
         if extraction.status not in ("ok", "no_face"):
             raise ValueError(f"{item.path} cannot be decoded again: {extraction.message}.")
         return [(frame.index, frame.time_s, frame.view) for frame in extraction.frames if frame.view is not None]
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a detector with the same outcomes, for another process; files by their absolute paths."""
+        options = {name: _absolute(value) for name, value in self._detector_options.items()}
+        return self._arguments | {"model": _absolute(self._arguments["model"]), "detector_options": options}
 
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
@@ -486,6 +504,12 @@ def _key(options: dict[str, Any]) -> tuple:
             value = os.path.abspath(value), status.st_mtime_ns, status.st_size
         items.append((name, tuple(sorted(value.items())) if isinstance(value, dict) else value))
     return tuple(items)
+
+
+def _absolute(value: Any) -> Any:
+    """The absolute path of what exists in the current folder; anything else as it is."""
+    is_path = isinstance(value, (str, os.PathLike)) and os.fspath(value) and os.path.exists(value)
+    return os.path.abspath(value) if is_path else value
 
 
 def _after_fork() -> None:

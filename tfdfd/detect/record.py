@@ -94,7 +94,7 @@ def make_record(detector: Detector, results: Iterable[dict], date: str) -> dict[
             "python": platform.python_version(),
             "system": platform.system(),
             "processor": platform.machine(),
-            "libraries": _versions(),
+            "libraries": library_versions(),
         },
         "results": [{key: value for key, value in result.items() if key != "elapsed_s"} for result in results],
     }
@@ -299,7 +299,8 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that decide the scores."""
     versions = {}
     for name in _LIBRARIES:
         try:

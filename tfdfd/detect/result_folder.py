@@ -8,14 +8,19 @@ import hashlib
 import io
 import json
 import os
+import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from tfdfd.detect.record import library_versions
 from tfdfd.detect.results import Detection
+from tfdfd.extract.engines import Engine
 from tfdfd.files import sha256, sync_folder
 from tfdfd.media.inputs import Input, Inputs
 from tfdfd.safe_text import printable_path, spreadsheet_cell
-from tfdfd.workdir import WorkDir
+from tfdfd.workdir import WorkDir, differences
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -79,23 +84,33 @@ class ResultFolder:
     def __exit__(self, *error: object) -> None:
         self._work.close()
 
-    def detect(self, keep: Callable[[int, Detection], object] | None = None) -> Iterator[Detection]:
+    def detect(
+        self,
+        keep: Callable[[int, Detection], object] | None = None,
+        engine: Engine | None = None,
+        encode: Callable[[Detection], dict[str, Any]] | None = None,
+    ) -> Iterator[Detection]:
         """Scores the inputs that are not done, in order; yields each one, without crops, when its line is on the disk.
 
         Args:
-            keep: called with the number of an input, from 0, and its outcome with crops, before its line is written.
+            keep: called with the number of an input, from 0, and its outcome, before its line is written. The outcome
+                has crops, or with an `engine` the pictures that `encode` made of them.
+            engine: detects, where it is not this process; the lines are the same.
+            encode: can be pickled; makes `Detection.pictures` of an outcome with crops, for an `engine`.
 
         Raises:
             OSError: the disk is full or broken; the lines that were written stay valid.
+            RuntimeError: as `Engine.run`.
         """
-        rest = Inputs(self._inputs.items[self.done :], self._inputs.skipped)
+        outcomes = self._here() if engine is None else self._elsewhere(engine, encode)
         with open(self.file, "ab") as file:
             sync_folder(self._work.path)
-            for item, detection in zip(rest.items, self._detector.iter_detect(rest), strict=True):
+            for detection, identity in outcomes:
                 if keep:
                     keep(self.done, detection)
                 detection.drop_crops()
-                file.write(self._line(item, detection))
+                detection.pictures = None
+                file.write(self._line(detection, identity))
                 file.flush()
                 os.fsync(file.fileno())
                 self.done += 1
@@ -106,8 +121,33 @@ class ResultFolder:
         with open(self.file, "rb") as file:
             yield from map(json.loads, file)
 
-    def _line(self, item: Input, detection: Detection) -> bytes:
-        result = detection.to_dict() | fingerprint(item, detection) | {"path": self._paths[self.done]}
+    def _here(self) -> Iterator[tuple[Detection, dict]]:
+        rest = Inputs(self._inputs.items[self.done :], self._inputs.skipped)
+        for item, detection in zip(rest.items, self._detector.iter_detect(rest), strict=True):
+            yield detection, fingerprint(item, detection)
+
+    def _elsewhere(
+        self, engine: Engine, encode: Callable[[Detection], dict[str, Any]] | None
+    ) -> Iterator[tuple[Detection, dict]]:
+        items = self._inputs.items[self.done :]
+        work = DetectWork(self._detector.arguments(), self._detector.settings(), library_versions(), encode)
+        jobs = [replace(item, path=os.path.abspath(item.path)) for item in items]
+        for item, outcome in zip(items, engine.run(work, [jobs]), strict=True):
+            detection = outcome.detection
+            if detection.status == "not_found" and item.error is None and os.path.isfile(item.path):
+                raise RuntimeError(
+                    f"the machine {outcome.host} has no file {os.path.abspath(item.path)}; the inputs must be on a "
+                    "file system that all machines see in the same place."
+                )
+            detection.path = item.path
+            for name, note in outcome.notes.items():
+                if note and not getattr(self._detector, name):
+                    setattr(self._detector, name, note)
+                    warnings.warn(note, RuntimeWarning, stacklevel=2)
+            yield detection, outcome.fingerprint
+
+    def _line(self, detection: Detection, identity: dict) -> bytes:
+        result = detection.to_dict() | identity | {"path": self._paths[self.done]}
         result.pop("elapsed_s", None)
         return json.dumps(result).encode() + b"\n"
 
@@ -122,6 +162,75 @@ class ResultFolder:
                 count, size = count + 1, size + len(line)
             file.truncate(size)
         return count
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one input from another process.
+
+    Attributes:
+        detection: without crops, with pictures.
+        fingerprint: of the input's file.
+        notes: `runtime_note` and `sandbox_note` of the detector.
+        host: name of the machine.
+    """
+
+    detection: Detection
+    fingerprint: dict
+    notes: dict[str, str | None]
+    host: str
+
+
+@dataclass(frozen=True)
+class DetectWork:
+    """Detection in any process that sees the inputs: a `tfdfd.extract.engines.Work` on `Input`s.
+
+    Attributes:
+        arguments: of `Detector`.
+        settings: of the detector of the process that started the work.
+        libraries: versions in that process.
+        encode: makes the pictures for the report.
+    """
+
+    arguments: dict[str, Any]
+    settings: dict[str, Any]
+    libraries: dict[str, str]
+    encode: Callable[[Detection], dict[str, Any]] | None
+
+    def check(self) -> None:
+        """Checks that this machine would give the same results as the one that started the work.
+
+        Raises:
+            RuntimeError: it has other versions, weights or files.
+        """
+        with self.open(1) as detector:
+            here = {"libraries": library_versions(), **detector.settings()}
+        there = json.loads(json.dumps({"libraries": self.libraries, **self.settings}))
+        if differing := differences(there, here):
+            raise RuntimeError(
+                f"the machine {socket.gethostname()} would give other results: {differing}. Install the same versions "
+                "and weights on all machines."
+            )
+
+    def open(self, workers: int) -> Detector:
+        """A detector for `do`."""
+        from tfdfd.detect.detector import Detector
+
+        return Detector(**self.arguments, workers=workers)
+
+    def do(self, job: Input, tool: Detector) -> Outcome:
+        """Detects in one input."""
+        (detection,) = tool.iter_detect(Inputs([job]))
+        if self.encode and detection.status == "ok":
+            detection.pictures = self.encode(detection)
+        detection.drop_crops()
+        notes = {name: getattr(tool, name) for name in ("runtime_note", "sandbox_note")}
+        return Outcome(detection, fingerprint(job, detection), notes, socket.gethostname())
+
+    def give_up(self, job: Input, status: str, message: str) -> Outcome:
+        """The outcome of an input that ends every process working on it."""
+        detection = Detection(job.path, job.kind, status, message=message)
+        return Outcome(detection, fingerprint(job, detection), {}, socket.gethostname())
 
 
 def _is_result(line: bytes, path: str) -> bool:

@@ -29,6 +29,9 @@ LISTED = 1000
 TABLES = 20
 # With more inputs, the details of one are text until it is opened: thousands of elements would take seconds to load.
 DEFERRED = 50
+# With more, the browser also leaves out the rows outside its window: a thousand would take seconds to lay out. Pictures
+# of the page and checks of its contrast then lack those rows.
+LONG = 200
 ROWS_PER_TRACK = 200
 MOMENTS = 64
 JSON_BYTES = 16 << 20
@@ -179,6 +182,7 @@ def render_report(
             pictured=PICTURED_INPUTS,
             with_tables=len(entries) <= TABLES,
             deferred=len(entries) > DEFERRED,
+            long=LONG,
             counts=_counts(detections),
             limits=LIMITS,
             date=record and record["date"],
