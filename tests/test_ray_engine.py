@@ -290,6 +290,8 @@ def test_detect_on_a_node_that_would_score_otherwise_is_refused(toy_weights):
 class Blind:
     """An engine on a machine that sees no file."""
 
+    sandbox_note = None
+
     def run(self, work, phases):
         with work.open(1) as detector:
             for job in phases[0]:

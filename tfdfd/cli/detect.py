@@ -146,11 +146,11 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             )
     if engine and arguments.server:
         raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
-    from tfdfd.detect.record import make_record, record_text
+    from tfdfd.detect.record import write_record
     from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
-    from tfdfd.detect.results import VERDICTS, Detection
+    from tfdfd.detect.results import VERDICTS
     from tfdfd.media.inputs import list_inputs
-    from tfdfd.report.page import write_report
+    from tfdfd.report.page import record_path, write_report
     from tfdfd.report.pictures import encode
 
     inputs = list_inputs(arguments.inputs)
@@ -159,19 +159,21 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
         ResultFolder(arguments.output, detector, inputs) as folder,
     ):
         gallery = _gallery(folder.total, folder.path / PICTURES)
+        places = [(folder.path / REPORT, folder.path / RECORD)]
+        if arguments.report:
+            places.append((Path(arguments.report), record_path(arguments.report)))
         if folder.done and not arguments.quiet:
             warn(f"{folder.done} of {folder.total} were done before")
         try:
             outcomes = folder.detect(gallery.add, engine, functools.partial(encode, sizes=gallery.sizes))
-            for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, done=folder.done, rate=True):
+            for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, folder.done):
                 pass
             _print_notes(detector, inputs, arguments.quiet)
-            results = list(folder.results())
-            record = make_record(detector, results, folder.date)
-            write_text(record_text(record), str(folder.path / RECORD))
-            options = {"record": record, "gallery": gallery, "name": Path(RECORD).stem}
-            detections = [Detection.from_dict(result) for result in results]
-            write_report(folder.path / REPORT, detections, detector.report_info(), **options)
+            results = folder.results()
+            for report, record_file in places:
+                record = write_record(record_file, detector, results, folder.date)
+                options = {"record": record, "gallery": gallery, "name": record_file.stem}
+                write_report(report, folder.detections(), detector.report_info(), **options)
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."

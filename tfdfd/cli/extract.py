@@ -121,6 +121,8 @@ def run(arguments: Namespace) -> int:
             raise OSError(
                 f"{arguments.output}: {error}. Finished work is kept; the same command resumes it."
             ) from error
+    if faces.sandbox_note:
+        warn(faces.sandbox_note)
     statuses = ", ".join(f"{count} {status}" for status, count in counts["statuses"].items())
     write_line(f"{counts['videos']} videos and images: {statuses or 'none'}")
     write_line(f"{counts[MULTIPLE]} with a second face in more than 10 % of the frames")

@@ -58,6 +58,42 @@ def standard_streams() -> Iterator[Callable[[], bool]]:
             sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def verbose_log(level: int) -> Iterator[None]:
+    """A context in which the log of `tfdfd` goes to standard error: decisions with level 1, details with level 2.
+
+    Logs of other libraries stay as they are.
+    """
+    if not level:
+        yield
+        return
+    logger, handler, root = logging.getLogger("tfdfd"), _Lines(), logging.root
+    before = logger.level, root.level, root.manager.disable
+    # Disabled levels hold for all loggers; here those of other libraries have the level of the root.
+    root.setLevel(max(root.level, before[2] + 1))
+    logging.disable(logging.NOTSET)
+    logger.setLevel(logging.DEBUG if level > 1 else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        root.setLevel(before[1])
+        logging.disable(before[2])
+
+
+class _Lines(logging.Handler):
+    """Writes each record as a line to standard error, above a progress bar if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(self.format(record))
+
+
 class _Pipe(io.FileIO):
     """A file descriptor that discards everything once its reader has closed its end."""
 

@@ -148,6 +148,11 @@ class FaceSet:
         shutil.rmtree(self._work.partial, ignore_errors=True)
         self._set.close()
 
+    @property
+    def sandbox_note(self) -> str | None:
+        """Why a decoding process was not sealed, known after the first video; None if all were."""
+        return self._engine.sandbox_note
+
     def extract(self) -> Iterator[VideoRecord]:
         """Processes pending rows, originals before the fakes that use their boxes; yields each record as it is done.
 

@@ -6,13 +6,17 @@ import csv
 import datetime
 import hashlib
 import io
+import itertools
 import json
+import logging
 import os
 import socket
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.detect.record import library_versions
 from tfdfd.detect.results import Detection
@@ -25,6 +29,8 @@ from tfdfd.workdir import WorkDir, differences
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
 
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 RESULTS = "results.jsonl"
 CSV_COLUMNS = ("path", "status", "verdict", "p_fake", "faces", "frames", "duration", "message", "sha256")
 # Written beside it when all inputs are done: the record (`tfdfd.detect.record`), the page, and pictures for it.
@@ -74,6 +80,7 @@ class ResultFolder:
             self.file = self.path / RESULTS
             self.total = len(paths)
             self.done = self._recover()
+            _log.info("%s: %d of %d inputs are done", self.path, self.done, self.total)
         except BaseException:
             self._work.close()
             raise
@@ -110,16 +117,21 @@ class ResultFolder:
                     keep(self.done, detection)
                 detection.drop_crops()
                 detection.pictures = None
+                start = time.perf_counter()
                 file.write(self._line(detection, identity))
                 file.flush()
                 os.fsync(file.fileno())
+                _log.info("%s: writing took %.3f s", detection.path, time.perf_counter() - start)
                 self.done += 1
                 yield detection
 
-    def results(self) -> Iterator[dict]:
-        """The results in the file, in the order of the inputs."""
-        with open(self.file, "rb") as file:
-            yield from map(json.loads, file)
+    def results(self) -> Sequence[dict]:
+        """The results in the file, in the order of the inputs; each is read when it is asked for."""
+        return _Lines(self.file, json.loads)
+
+    def detections(self) -> Sequence[Detection]:
+        """The same as detections, without crops."""
+        return _Lines(self.file, lambda line: Detection.from_dict(json.loads(line)))
 
     def _here(self) -> Iterator[tuple[Detection, dict]]:
         rest = Inputs(self._inputs.items[self.done :], self._inputs.skipped)
@@ -140,7 +152,7 @@ class ResultFolder:
                     "file system that all machines see in the same place."
                 )
             detection.path = item.path
-            for name, note in outcome.notes.items():
+            for name, note in (("runtime_note", outcome.runtime_note), ("sandbox_note", engine.sandbox_note)):
                 if note and not getattr(self._detector, name):
                     setattr(self._detector, name, note)
                     warnings.warn(note, RuntimeWarning, stacklevel=2)
@@ -164,6 +176,28 @@ class ResultFolder:
         return count
 
 
+class _Lines(Sequence[T]):
+    """The lines of a file that does not change, each read and parsed when it is asked for."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes], T]):
+        self._path, self._parse = path, parse
+        with open(path, "rb") as file:
+            self._starts = [0, *itertools.accumulate(map(len, file))]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        start = self._starts[range(len(self))[place]]
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            return self._parse(file.readline())
+
+    def __iter__(self) -> Iterator[T]:
+        with open(self._path, "rb") as file:
+            yield from map(self._parse, file)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of one input from another process.
@@ -171,13 +205,13 @@ class Outcome:
     Attributes:
         detection: without crops, with pictures.
         fingerprint: of the input's file.
-        notes: `runtime_note` and `sandbox_note` of the detector.
+        runtime_note: of the detector.
         host: name of the machine.
     """
 
     detection: Detection
     fingerprint: dict
-    notes: dict[str, str | None]
+    runtime_note: str | None
     host: str
 
 
@@ -224,13 +258,12 @@ class DetectWork:
         if self.encode and detection.status == "ok":
             detection.pictures = self.encode(detection)
         detection.drop_crops()
-        notes = {name: getattr(tool, name) for name in ("runtime_note", "sandbox_note")}
-        return Outcome(detection, fingerprint(job, detection), notes, socket.gethostname())
+        return Outcome(detection, fingerprint(job, detection), tool.runtime_note, socket.gethostname())
 
     def give_up(self, job: Input, status: str, message: str) -> Outcome:
         """The outcome of an input that ends every process working on it."""
         detection = Detection(job.path, job.kind, status, message=message)
-        return Outcome(detection, fingerprint(job, detection), {}, socket.gethostname())
+        return Outcome(detection, fingerprint(job, detection), None, socket.gethostname())
 
 
 def _is_result(line: bytes, path: str) -> bool:
@@ -248,10 +281,14 @@ def now() -> str:
 def fingerprint(item: Input, detection: Detection) -> dict:
     """`{"bytes", "sha256"}` of the input's file; both None if it was not read."""
     if item.error is None and detection.status not in _NOT_HASHED:
+        start = time.perf_counter()
         try:
-            return {"bytes": os.path.getsize(item.path), "sha256": sha256(item.path)}
+            found = {"bytes": os.path.getsize(item.path), "sha256": sha256(item.path)}
         except OSError:
             pass
+        else:
+            _log.info("%s: hashing %d bytes took %.3f s", item.path, found["bytes"], time.perf_counter() - start)
+            return found
     return {"bytes": None, "sha256": None}
 
 

@@ -38,7 +38,7 @@ class Work(Protocol[Job, Result]):
         """Raises `RuntimeError` if this machine would do something else than the one that started the work."""
 
     def open(self, workers: int) -> Any:
-        """What `do` needs in a process, with so many decoding processes, such as a `FaceExtractor`; it has `close`."""
+        """What `do` needs in a process, with so many decoding processes: a `FaceExtractor`, or what has one."""
 
     def do(self, job: Job, tool: Any) -> Result:
         """Does one job."""
@@ -48,7 +48,13 @@ class Work(Protocol[Job, Result]):
 
 
 class Engine(Protocol):
-    """Runs work."""
+    """Runs work.
+
+    Attributes:
+        sandbox_note: why a decoding process was not sealed, known after the first result; None if all were.
+    """
+
+    sandbox_note: str | None
 
     def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
         """Calls `work.do` for each job, at most once at a time, and yields the results in the order of the jobs.
@@ -74,6 +80,7 @@ class LocalEngine:
     def __init__(self, workers: int | None = None):
         _check_workers(workers)
         self._workers = workers
+        self.sandbox_note: str | None = None
 
     def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
         """See `Engine.run`."""
@@ -83,7 +90,9 @@ class LocalEngine:
         extractor: FaceExtractor
         with work.open(workers) as extractor:
             for jobs in phases:
-                yield from extractor.map(lambda job: work.do(job, extractor), jobs, len(jobs))
+                for result in extractor.map(lambda job: work.do(job, extractor), jobs, len(jobs)):
+                    self.sandbox_note = self.sandbox_note or extractor.sandbox_note
+                    yield result
 
 
 class RayEngine:
@@ -105,6 +114,7 @@ class RayEngine:
         if address is not None and not address.strip():
             raise ValueError("the address of the Ray cluster is empty; give host:port, auto, or none for this machine.")
         self._workers, self._address = workers, address
+        self.sandbox_note: str | None = None
 
     def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
         """See `Engine.run`.
@@ -127,7 +137,9 @@ class RayEngine:
             pool = _Pool(ray, work, max(1, min(self._workers or cores, most)))
             try:
                 for jobs in phases:
-                    yield from pool.map(jobs)
+                    for result, note in pool.map(jobs):
+                        self.sandbox_note = self.sandbox_note or note
+                        yield result
             finally:
                 pool.close()
 
@@ -197,8 +209,9 @@ class _Worker(Generic[Job, Result]):
         self._work.check()
         self._tool = self._work.open(1)
 
-    def do(self, job: Job) -> Result:
-        return self._work.do(job, self._tool)
+    def do(self, job: Job) -> tuple[Result, str | None]:
+        result, note = self._work.do(job, self._tool), self._tool.sandbox_note
+        return result, note and f"{socket.gethostname()}: {note}"
 
 
 class _Pool(Generic[Job, Result]):
@@ -214,7 +227,8 @@ class _Pool(Generic[Job, Result]):
         for _ in range(count):
             self._start()
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Result]:
+    def map(self, jobs: Sequence[Job]) -> Iterator[tuple[Result, str | None]]:
+        """Yields the result of each job in order, and why the decoding was not sealed or None."""
         todo = list(range(len(jobs)))  # a heap: repeated jobs come before later ones
         done, given = {}, 0
         lost: collections.Counter[int] = collections.Counter()
@@ -243,7 +257,7 @@ class _Pool(Generic[Job, Result]):
                     heapq.heappush(todo, number)
                 elif number is not None:
                     message = f"{MAX_LOST} workers were lost while processing this file"
-                    done[number] = self._work.give_up(jobs[number], "decode_error", message)
+                    done[number] = self._work.give_up(jobs[number], "decode_error", message), None
                 self._start()
             else:
                 self._idle.append(actor)

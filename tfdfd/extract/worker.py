@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
+from tfdfd.extract.extraction import MAX_CROPS, STAGES, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.faces.quality import MEASURES
 from tfdfd.media import STATUSES
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfdfd.media import Limits
 
 MAX_HEADER = 16 << 20
+MAX_DECODER = 200  # letters
 _LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops and views
 PREFIX_BYTES = _LENGTHS.size
 # Packages that only some formats need. A sealed process cannot import them any more.
@@ -134,7 +135,19 @@ def unpack(path: str, header: dict[str, Any], data: bytes, request: Request) -> 
         if header.get("frame_size") is not None:
             height, width = (int(_number(side)) for side in header["frame_size"])
             frame_size = max(1, height), max(1, width)
-        return Extraction(path, kind, header["status"], message, duration, frames, damaged, frame_size=frame_size)
+        seconds = {name: _number(value) for name, value in header.get("seconds", {}).items() if name in STAGES}
+        return Extraction(
+            path,
+            kind,
+            header["status"],
+            message,
+            duration,
+            frames,
+            damaged,
+            frame_size=frame_size,
+            decoder=str(header.get("decoder", ""))[:MAX_DECODER],
+            seconds=seconds,
+        )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ProtocolError(f"malformed: {error}") from error
 
