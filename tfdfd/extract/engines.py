@@ -21,6 +21,8 @@ from tfdfd.extract.pool import FaceExtractor
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_Job = TypeVar("_Job", contravariant=True)
+_Result = TypeVar("_Result", covariant=True)
 
 # Largest number of workers lost on one job, or in a row while they start.
 MAX_LOST = 3
@@ -31,7 +33,7 @@ _OBJECT_STORE = 100_000_000  # bytes; only results pass through it
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-class Work(Protocol[Job, Result]):
+class Work(Protocol[_Job, _Result]):
     """Work on independent jobs, for any process that sees the files; can be pickled."""
 
     def check(self) -> None:
@@ -40,10 +42,10 @@ class Work(Protocol[Job, Result]):
     def open(self, workers: int) -> Any:
         """What `do` needs in a process, with so many decoding processes: a `FaceExtractor`, or what has one."""
 
-    def do(self, job: Job, tool: Any) -> Result:
+    def do(self, job: _Job, tool: Any) -> _Result:
         """Does one job."""
 
-    def give_up(self, job: Job, status: str, message: str) -> Result:
+    def give_up(self, job: _Job, status: str, message: str) -> _Result:
         """The result of a job that ends every process working on it."""
 
 

@@ -164,8 +164,11 @@ def render_report(
             gallery.add(place, detection)
     results = record["results"] if record else [detection.to_dict() for detection in detections]
     # Detections and results may be read from a file, each when it is asked for: there may be more than fit into memory.
-    known = [(one.fake_probability, one.verdict, one.kind) for one in detections]
-    scores, verdicts, kinds = ([one[place] for one in known] for place in range(3))
+    scores, verdicts, kinds = [], [], []
+    for detection in detections:
+        scores.append(detection.fake_probability)
+        verdicts.append(detection.verdict)
+        kinds.append(detection.kind)
     entries = []
     for place in _listed(scores):
         detection = detections[place]
