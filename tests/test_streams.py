@@ -134,6 +134,7 @@ raise SystemExit(code)
 COMMANDS = {
     "app": ("app", "--runtime", "openvino"),
     "detect": ("detect", "a.png", "--runtime", "openvino"),
+    "detect cluster": ("detect", "a.png", "-o", "x", "--engine", "ray"),
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
