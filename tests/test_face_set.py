@@ -153,6 +153,8 @@ def test_an_interrupt_of_all_processes_passes_for_no_crash(clips, whole, tmp_pat
 class Canned:
     """In place of the decoding processes: two videos with faces, one without, one broken; no processes, no time."""
 
+    sandbox_note = None
+
     def __init__(self, *_):
         self.asked = []
 
