@@ -108,7 +108,9 @@ class Browser:
         """Sets the size of the page, the color scheme that the reader prefers, and the medium, such as `print`."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
-        self._call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self._call(
+            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
 
     def screenshot(self, file):
         """Writes a PNG of the whole page."""

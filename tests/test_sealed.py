@@ -171,6 +171,17 @@ def test_a_sealed_process_gives_the_same_crops(tmp_path, astronaut):
         assert sealed.pop("elapsed_s") and open_.pop("elapsed_s") and sealed == open_
 
 
+@pytest.mark.usefixtures("sealing")
+@pytest.mark.parametrize("detector", ["haar", "none"])
+def test_faces_are_measured_in_a_sealed_process(detector, tmp_path, astronaut, make_video):
+    """NumPy imports a part of itself at the first median; MTCNN's networks do so before the process is sealed."""
+    clip = make_video(tmp_path / "a.mp4", [astronaut[:256, 96:352]] * 3)
+    with FaceExtractor(detector, sandbox="require") as extractor:
+        (found,) = extractor.extract([Input(str(clip))], Request(2, measure=True))
+    assert found.status == "ok", found.message
+    assert {"side", "sharpness", "blockiness"} <= found.frames[0].faces[0].measures.keys()
+
+
 LACKING = "import tfdfd.extract.sandbox as s; s._CREATE_RULESET = 1 << 20; "
 
 

@@ -254,9 +254,10 @@ def _import_all(library: str) -> None:
 
 
 def _warm_up(detector: FaceDetector | None) -> None:
-    """Runs decoder and detector once, so that they load what they load at their first use."""
+    """Runs decoder, detector and measures once, so that they load what they load at their first use."""
     import cv2
 
+    from tfdfd.faces.quality import measure_face
     from tfdfd.media import Limits
     from tfdfd.media.images import read_image
 
@@ -267,6 +268,7 @@ def _warm_up(detector: FaceDetector | None) -> None:
         read_image(jpeg.tobytes()[:-2], Limits())  # without its end marker: runs the repair, too
     if detector is not None:
         detector.detect([pixels], [1.0])
+    measure_face(pixels, pixels)
 
 
 def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
