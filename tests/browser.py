@@ -104,11 +104,13 @@ class Browser:
         self._call("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
         self._call("Input.dispatchKeyEvent", type="keyUp", **key)
 
-    def show(self, width, height, scheme="light"):
-        """Sets the size of the page, and the color scheme that the reader prefers."""
+    def show(self, width, height, scheme="light", media=""):
+        """Sets the size of the page, the color scheme that the reader prefers, and the medium, such as `print`."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
-        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self._call(
+            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
 
     def screenshot(self, file):
         """Writes a PNG of the whole page."""

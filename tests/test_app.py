@@ -230,6 +230,9 @@ def test_clips_of_two_browsers_are_scored_as_by_detect_and_then_deleted(app, run
         assert file["result"]["verdict"] == {"genuine.mp4": "real", "blended.mp4": "fake"}[sample]
     status, headers, page = app.ask("GET", f"files/{files['blended.mp4']['number']}/report")
     assert status == 200 and "sandbox" in headers["Content-Security-Policy"]
+    # Whole frames, and the record of the settings, as in the report of `detect`.
+    assert page.count(b'<figure class="shot">') == 3 and b"tfdfd verify results.json" in page
+    assert b"Face detector" in page and b"SHA-256 of the weights" in page
     assert '<b>"clip' not in page.decode() and "&lt;b&gt;" in page.decode() and "\u202e" not in page.decode()
     assert app.ask("DELETE", "files")[0] == 200
     assert app.state()["files"] == [] and app.files() == []

@@ -121,7 +121,11 @@ def test_text_is_one_line_an_input_with_verdict_or_status_first(run_detect, medi
 def test_progress_is_lines_on_standard_error_and_quiet_ends_them(run_detect, media):
     _, stdout, stderr = run_detect(media, "--json", "-")
     answer_of(stdout)
-    assert re.findall(r"^\[(\d)/3\] .*?(\w+\.\w+): (\w+)$", stderr, re.M)[1] == ("2", "plain.png", "no_face")
+    assert re.findall(r"^\[(\d)/3\] .*?(\w+\.\w+): (\w+)  \(.*/s, 0:0\d left\)$", stderr, re.M)[0] == (
+        "2",
+        "plain.png",
+        "no_face",
+    )
     assert "2 files in folders are no media" in stderr
     assert len(stderr.splitlines()) == 4
     assert run_detect(media, "--json", "-", "--quiet")[2] == ""

@@ -257,6 +257,7 @@ def test_a_picture_has_one_score_in_whatever_form_it_is_given(detector, forms):
     found = {name: detector.detect(value) for name, value in forms.items()}
     assert all((one.status, one.kind) == ("ok", "image") for one in found.values()), found
     assert len({(one.fake_probability, one.faces[0].frames[0].box) for one in found.values()}) == 1
+    assert detector.detect(forms["Pillow"].convert("L")).status == "ok"
     names = [one.path for one in found.values()]
     assert names == [*[str(forms["path"])] * 2, "<bytes>", "<array>", "<array>", "<image>", "<image>"]
     many = detector.detect_many([forms["array"], forms["path"]])

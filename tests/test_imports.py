@@ -151,7 +151,7 @@ ONLY_IN = {
     },
     "keras_tuner": {"tuning"},
     "grpc": {"remote", "serve", "tuning"},
-    "ray": {"data"},
+    "ray": {"extract"},
     "cv2": {"media", "faces", "data", "evaluation", "explain", "extract", "html", "remote", "report", "serve"},
     "sklearn": {"explain", "metrics", "training"},
     "argparse": {"cli"},

@@ -50,7 +50,7 @@ def test_verb_merges_and_every_path_still_leads_to_its_file(sets, tmp_path, run_
 
 
 def test_a_table_elsewhere_is_read_where_it_was_written_and_as_it_was(sets, tmp_path, run_tfdfd, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "cache"))
 
     def path_of_first_crop(table):
         monkeypatch.delenv("TFDFD_DATA", raising=False)
@@ -71,7 +71,7 @@ def test_a_table_elsewhere_is_read_where_it_was_written_and_as_it_was(sets, tmp_
             path_of_first_crop(another)
     table.write_bytes(written)
     assert path_of_first_crop(table).is_file()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another user"))
+    monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "of another user"))
     with pytest.raises(ValueError, match="leads out of that folder"):
         path_of_first_crop(table)
 

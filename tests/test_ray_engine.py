@@ -1,12 +1,15 @@
-"""`tfdfd extract --engine ray`: the bytes of the local engine, whichever worker, node or run is lost on the way."""
+"""`--engine ray` of `extract` and `detect`: the bytes of the local engine, whatever worker, node or run is lost."""
 
 import errno
 import gc
 import importlib.util
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -16,9 +19,13 @@ import pytest
 from tests.face_clips import ARGUMENTS, CLIPS, bytes_of, command, make_clips
 from tfdfd.data import FaceOptions
 from tfdfd.data.cut_faces import VERSIONS, FaceWork, VideoJob, VideoRecord
-from tfdfd.data.engines import MAX_LOST, LocalEngine, RayEngine
 from tfdfd.data.face_set import FaceSet
 from tfdfd.data.tables import IndexRow, read_table
+from tfdfd.detect.detector import Detector
+from tfdfd.detect.record import library_versions
+from tfdfd.detect.result_folder import DetectWork, ResultFolder
+from tfdfd.extract.engines import MAX_LOST, LocalEngine, RayEngine
+from tfdfd.media.inputs import list_inputs
 
 needs_ray = pytest.mark.skipif(
     os.name != "posix" or importlib.util.find_spec("ray") is None,
@@ -232,3 +239,92 @@ def test_a_node_that_would_do_something_else_is_refused(connected, work, jobs, t
         otherwise = {"root": tmp_path / "elsewhere"}
     with pytest.raises(RuntimeError, match=told):
         list(RayEngine(1).run(replace(work, **otherwise), [jobs]))
+
+
+# detect ---------------------------------------------------------------------------------------------------------------
+
+
+def results_of(folder):
+    """The results and pictures of a folder; of the record, all but the date and the digest."""
+    files = {path.name: path.read_bytes() for path in [folder / "results.jsonl", *(folder / "pictures").iterdir()]}
+    record = json.loads((folder / "record.json").read_text("utf-8"))
+    del record["date"], record["sha256"]
+    return files | {"record": record}
+
+
+@needs_ray
+def test_detect_goes_on_with_ray_and_loses_nothing_with_a_worker(clips, toy_weights, run_tfdfd, tmp_path):
+    words = ["detect", clips / "real", tmp_path / "absent.mp4", "--model", toy_weights, "--detector", "haar"]
+    words += ["--frames", "2", "--workers", "1", "-o"]
+    assert run_tfdfd(*words, tmp_path / "whole")[0] == 3
+    lines = (tmp_path / "whole" / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "results").mkdir()
+    shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "results")
+    (tmp_path / "results" / "results.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    shutil.copytree(tmp_path / "whole" / "pictures", tmp_path / "results" / "pictures")
+    for path in sorted((tmp_path / "results" / "pictures").iterdir())[2:]:
+        path.unlink()
+    command = [sys.executable, "-m", "tfdfd", *words, tmp_path / "results", "--engine", "ray"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        told = await_videos(process, 1)
+        (worker,), _ = workers_of(process)
+        worker.kill()
+        rest = process.stderr.read()
+        assert process.wait(60) == 3, rest
+    assert b"2 of 13 were done before" in told and rest.count(b"\n[") >= 8
+    assert results_of(tmp_path / "results") == results_of(tmp_path / "whole")
+
+
+def test_detect_on_a_node_that_would_score_otherwise_is_refused(toy_weights):
+    with Detector(toy_weights, "haar", runtime="tensorflow") as detector:
+        work = DetectWork(detector.arguments(), detector.settings(), library_versions(), None)
+    work.check()
+    for other in (
+        replace(work, libraries=work.libraries | {"av": "3.1"}),
+        replace(work, settings=work.settings | {"tfdfd": "0.0.1"}),
+    ):
+        with pytest.raises(RuntimeError, match="(av|tfdfd) was .* Install the same versions"):
+            other.check()
+
+
+class Blind:
+    """An engine on a machine that sees no file."""
+
+    sandbox_note = None
+
+    def run(self, work, phases):
+        with work.open(1) as detector:
+            for job in phases[0]:
+                yield work.do(replace(job, path=f"/elsewhere{job.path}"), detector)
+
+
+def test_detect_on_a_node_that_sees_no_input_is_an_error(clips, toy_weights, tmp_path):
+    inputs = list_inputs([tmp_path / "absent.mp4", clips])
+    with (
+        Detector(toy_weights, "haar", runtime="tensorflow") as detector,
+        ResultFolder(tmp_path / "results", detector, inputs) as folder,
+    ):
+        with pytest.raises(RuntimeError, match="has no file .*on a file system that all machines see"):
+            list(folder.detect(engine=Blind()))
+        assert folder.done == 1  # the one that no machine has
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--engine", "ray"], "give -o DIR, too"),
+        (["-o", "results", "--address", "auto"], "add --engine ray"),
+        (["-o", "results", "--engine", "ray", "--server", "localhost:1"], "omit it, or --engine"),
+    ],
+)
+def test_detect_with_options_of_an_engine_alone_is_wrong_usage(run_tfdfd, tmp_path, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    code, out, err = run_tfdfd("detect", "a.png", *more)
+    assert (code, out) == (2, "") and message in err and not list(tmp_path.iterdir())
+
+
+def test_detect_without_ray_names_the_extra(run_tfdfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    code, out, err = run_tfdfd("detect", "a.png", "-o", tmp_path / "results", "--engine", "ray")
+    assert (code, out) == (2, "") and "pip install 'tfdfd[cluster]'" in err and not list(tmp_path.iterdir())

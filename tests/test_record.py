@@ -1,5 +1,6 @@
 """Records of detections, `tfdfd verify`, and annotated videos."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tfdfd import files
 from tfdfd.detect.record import _digest, record_text
 from tfdfd.detect.results import Detection, FaceTrack, FrameScore
 from tfdfd.files import sha256
@@ -194,6 +196,25 @@ def test_a_box_moves_evenly_between_scored_frames():
     assert box_at(track, 26)[1] is frames[2]
     assert box_at(track, 50) is None and box_at(track, 2) is None
     assert box_at(track, 94)[0][0] == 90
+
+
+@pytest.mark.parametrize("option", ["--report", "--annotate", "--csv", "--json", "verify"])
+def test_a_full_disk_is_stated_and_leaves_what_was_there(
+    run_tfdfd, recorded, clip, toy_weights, tmp_path, monkeypatch, option
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = tmp_path / ("a.mp4" if option == "--annotate" else "a.html")
+    target.write_text("older")
+    model = ["--model", toy_weights, "--quiet"]
+    words = ["detect", clip, "--detector", "haar", "--frames", 10, option, target, *model]
+    if option == "verify":
+        words = ["verify", recorded / "a.record.json", clip, "--json", target, *model]
+    monkeypatch.setattr(files.os, "fsync", full)
+    code, stdout, stderr = run_tfdfd(*words)
+    assert (code, stdout) == (1, "") and "No space left on device" in stderr and "Traceback" not in stderr
+    assert target.read_text() == "older" and list(tmp_path.iterdir()) == [target]
 
 
 def test_only_one_video_is_annotated(run_tfdfd, tmp_path, clip):

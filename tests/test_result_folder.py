@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -11,15 +12,21 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tfdfd.cli.output import TrainingProgress
+from tfdfd.detect.detector import Detector, _log_faces
+from tfdfd.detect.record import make_record, record_text, write_record
 from tfdfd.detect.result_folder import CSV_COLUMNS, RESULTS, ResultFolder, csv_text
 from tfdfd.detect.results import Detection, FaceTrack, FrameScore
 from tfdfd.files import sha256
-from tfdfd.media.inputs import list_inputs
+from tfdfd.media.inputs import Input, Inputs, list_inputs
+from tfdfd.report.page import write_report
+from tfdfd.report.pictures import Gallery
 
 TFDFD = [sys.executable, "-m", "tfdfd"]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and file names of POSIX")
@@ -236,6 +243,54 @@ def test_the_table_may_lie_in_the_new_folder(run_tfdfd, tmp_path, clips, toy_wei
         assert len((tmp_path / "out" / "a.csv").read_text("utf-8").splitlines()) == 2
 
 
+def test_verbose_says_what_is_decided_and_why(run_tfdfd, clips, toy_weights, caplog):
+    words = ["detect", clips / "talk.mp4", clips / "0.png", clips / "absent.png", "--model", toy_weights]
+    words += ["--detector", "haar", "--frames", "4", "--csv", "-"]
+    code, table, quiet = run_tfdfd(*words)
+    assert code == 3 and all(line.startswith("[") for line in quiet.splitlines())
+    code, stdout, stderr = run_tfdfd(*words, "-v")
+    assert (code, stdout) == (3, table)
+    assert all(line.startswith(("[", "tfdfd.")) for line in stderr.splitlines())
+    for wanted in (
+        f"tfdfd.weights.store: weights: tfdfd/meso4.toy, SHA-256 {sha256(toy_weights)}, in {toy_weights}",
+        "settings: {'detector': {'name': 'haar'}, 'frames': 4",
+        "talk.mp4: video, h264 in mov, 256x256, 8 frames, ok",
+        "talk.mp4: 4 frames (equally spaced, 4 asked for), 0 damaged ones left out, 4 faces by haar",
+        "0.png: image, png, 256x256, ok",
+        "absent.png: None, not decoded, not_found",
+        "threshold 0.5, band None, correction",
+        "face 1: P(fake)",
+    ):
+        assert wanted in stderr, (wanted, stderr)
+    assert re.search(r"runs on (Keras|OpenVINO)", stderr) and "detector None" not in stderr
+    stages = r"talk\.mp4: decoding process: in all [\d.]+ s, decode [\d.]+ s, faces [\d.]+ s, crops [\d.]+ s"
+    assert re.search(stages, stderr) and re.search(r"hashing \d+ bytes took [\d.]+ s", stderr)
+    details = run_tfdfd(*words, "-vv", "--quiet")[2]
+    assert re.search(r"face 1, frame 3 at 0\.120 s: box \(\d+, ", details) and "\n[" not in details
+    assert re.search(r"decoding process \d+ is ready", details)
+    # A program that uses the package has the same lines from `logging`, and none without asking.
+    assert not logging.getLogger("tfdfd").handlers and run_tfdfd(*words, "--quiet")[2] == ""
+    with Detector(toy_weights, "haar") as detector, caplog.at_level("INFO", "tfdfd"):
+        detector.detect(clips / "0.png")
+    assert "0.png: image, png, 256x256, ok" in caplog.text
+
+
+def test_a_face_that_does_not_decide_is_told_with_the_reason(caplog):
+    small = FaceTrack(1, 0.9, [FrameScore(0, 0.0, (0, 0, 9, 9), None, 0.9)], decides=False, left_out="small")
+    with caplog.at_level("INFO", "tfdfd"):
+        _log_faces("a.png", [small])
+    assert caplog.messages == ["a.png: face 2: P(fake) 0.9 over 1 frames, does not decide: small"]
+
+
+def test_training_has_the_time_left(capfd):
+    with TrainingProgress() as progress:
+        for step in (1, 2):
+            progress.step(1, 2, step, 2, 0.5)
+            time.sleep(0.01)
+        progress.epoch({"epoch": 1, "loss": 0.5})
+    assert re.fullmatch(r"epoch 1: loss 0\.5  \([\d.]+/s, 0:00 left\)\n", capfd.readouterr().err)
+
+
 def test_progress_has_count_rate_and_time_left(run_tfdfd, tmp_path, clips, toy_weights):
     words = ["detect", clips, "--model", toy_weights, "--detector", "haar", "-o", tmp_path / "out"]
     code, stdout, stderr = run_tfdfd(*words)
@@ -250,7 +305,6 @@ def test_progress_has_count_rate_and_time_left(run_tfdfd, tmp_path, clips, toy_w
     ("words", "message"),
     [
         (["-o", "out", "--json", "-"], "--json cannot be combined with -o"),
-        (["-o", "out", "--report", "r.html"], "--report cannot be combined with -o"),
         (["--json", "-", "--csv", "-"], "cannot both go to standard output"),
         (["--csv", "no/folder/a.csv"], "no/folder"),
     ],
@@ -260,6 +314,63 @@ def test_what_does_not_go_together_is_wrong_usage(run_tfdfd, tmp_path, monkeypat
     code, stdout, stderr = run_tfdfd("detect", "a.png", *words)
     assert (code, stdout) == (2, "") and message in stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_elsewhere_is_that_of_the_folder(run_tfdfd, tmp_path, clips, toy_weights):
+    words = ["detect", clips, "--model", toy_weights, "--detector", "haar", "--frames", "2", "--quiet"]
+    page = tmp_path / "page.html"
+    assert run_tfdfd(*words, "-o", tmp_path / "out", "--report", page)[0] == 3
+    inside, outside = ((each).read_text("utf-8") for each in (tmp_path / "out" / "report.html", page))
+    assert outside == inside.replace("tfdfd verify record.json", "tfdfd verify page.record.json").replace(
+        '"name": "record"', '"name": "page.record"'
+    )
+    record = (tmp_path / "page.record.json").read_bytes()
+    assert record == (tmp_path / "out" / "record.json").read_bytes() and len(json.loads(record)["results"]) == 6
+    assert run_tfdfd("verify", tmp_path / "page.record.json", clips / "0.png", "--model", toy_weights)[0] == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_record_is_written_piece_by_piece_as_in_one_piece(tmp_path, toy_weights, count):
+    odd = {
+        "path": 'a "results":[] \u2028\n.png',
+        "status": "ok",
+        "faces": [],
+        "elapsed_s": 1.0,
+        "inner": {"b": 1, "a": []},
+    }
+    with Detector(toy_weights) as detector:
+        record = write_record(tmp_path / "a.json", detector, [odd] * count, "2026-01-01T00:00:00Z")
+        whole = make_record(detector, [odd] * count, "2026-01-01T00:00:00Z")
+    assert (tmp_path / "a.json").read_text("utf-8") == record_text(whole) and record["sha256"] == whole["sha256"]
+
+
+def test_records_and_pages_of_many_inputs_take_little_memory(tmp_path, toy_weights, monkeypatch):
+    """The results of a folder are read one at a time; a page keeps those that it lists."""
+    monkeypatch.setattr("tfdfd.detect.result_folder.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("tfdfd.report.page.LISTED", 10)
+    monkeypatch.setattr("tfdfd.report.page.JSON_BYTES", 100_000)
+    inputs = Inputs([Input(f"{number}.mp4", "video") for number in range(400)])
+    with Detector(toy_weights) as detector:
+        monkeypatch.setattr(detector, "iter_detect", many_frames)
+        with ResultFolder(tmp_path / "out", detector, inputs) as folder:
+            assert len(list(folder.detect())) == 400
+            tracemalloc.start()
+            record = write_record(tmp_path / "record.json", detector, folder.results(), folder.date)
+            of_record = tracemalloc.get_traced_memory()[1]
+            options = {"record": record, "gallery": Gallery(400)}
+            write_report(tmp_path / "page.html", folder.detections(), detector.report_info(), **options)
+            of_page = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert (tmp_path / "record.json").stat().st_size > 1.5e6
+    assert of_record < 0.5e6 and of_page < 3e6, (of_record, of_page)
+    assert "400 inputs, 400 scored" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def many_frames(inputs):
+    for number, item in enumerate(inputs.items):
+        score = number / len(inputs.items)
+        frames = [FrameScore(index, index / 25, (1, 2, 90, 90), 0.99, score) for index in range(20)]
+        yield Detection(item.path, "video", "ok", score, "real", faces=[FaceTrack(0, score, frames)])
 
 
 def rows_of(text):

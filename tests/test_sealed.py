@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tfdfd import files
+from tfdfd.data.tables import IndexRow, write_table
 from tfdfd.detect.detector import Detector
 from tfdfd.extract import extraction, pool, sandbox
 from tfdfd.extract.extraction import Request, extract_faces
@@ -166,7 +167,19 @@ def test_a_sealed_process_gives_the_same_crops(tmp_path, astronaut):
                 np.testing.assert_array_equal(face.pop("crop"), same.pop("crop"))
                 assert face == same
             assert frame == other
+        assert sealed.pop("seconds").keys() == open_.pop("seconds").keys()
         assert sealed.pop("elapsed_s") and open_.pop("elapsed_s") and sealed == open_
+
+
+@pytest.mark.usefixtures("sealing")
+@pytest.mark.parametrize("detector", ["haar", "none"])
+def test_faces_are_measured_in_a_sealed_process(detector, tmp_path, astronaut, make_video):
+    """NumPy imports a part of itself at the first median; MTCNN's networks do so before the process is sealed."""
+    clip = make_video(tmp_path / "a.mp4", [astronaut[:256, 96:352]] * 3)
+    with FaceExtractor(detector, sandbox="require") as extractor:
+        (found,) = extractor.extract([Input(str(clip))], Request(2, measure=True))
+    assert found.status == "ok", found.message
+    assert {"side", "sharpness", "blockiness"} <= found.frames[0].faces[0].measures.keys()
 
 
 LACKING = "import tfdfd.extract.sandbox as s; s._CREATE_RULESET = 1 << 20; "
@@ -188,6 +201,11 @@ def test_a_kernel_that_cannot_seal_is_named_once_or_refused(monkeypatch, run_tfd
     assert (code, stderr.count("not sealed against the system: Landlock")) == (0, 1)
     code, stdout, stderr = run_tfdfd(*arguments, "--sandbox", "require")
     assert (code, stdout) == (2, "") and "cannot be sealed: Landlock" in stderr and "--sandbox auto" in stderr
+    index_row = IndexRow("a.png", "folder", "image", 0, "original", ("a", "b"), "c23", None, split="val")
+    write_table(tmp_path / "index.csv", [index_row], IndexRow)
+    words = ("extract", tmp_path / "index.csv", "--root", tmp_path, "-o", tmp_path / "faces", "--detector", "none")
+    code, _, stderr = run_tfdfd(*words, "--quiet")
+    assert (code, stderr.count("not sealed against the system: Landlock")) == (0, 1)
     with pytest.raises(ValueError, match="auto, require, off; received 'of'"):
         Detector(toy_weights, sandbox="of")
 

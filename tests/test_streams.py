@@ -1,10 +1,13 @@
 """What reaches the standard streams: readers that go, log lines of libraries, and which extras are missing."""
 
 import argparse
+import configparser
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +137,7 @@ raise SystemExit(code)
 COMMANDS = {
     "app": ("app", "--runtime", "openvino"),
     "detect": ("detect", "a.png", "--runtime", "openvino"),
+    "detect cluster": ("detect", "a.png", "-o", "x", "--engine", "ray"),
     "extract": ("extract", "i.csv", "--root", ".", "-o", "x", "--engine", "ray"),
     "data": ("data", "swap", "x", "-o", "y"),
     "train": ("train", "s1-meso-inception4-svm", "--data", "x", "-o", "y", "--backend", "jax"),
@@ -151,6 +155,16 @@ COMMANDS = {
     "models": ("models", "table", "--runtime", "openvino"),
     "benchmark": ("benchmark", "slim", "--runtime", "openvino"),
 }
+
+
+def test_the_extra_all_has_every_extra_that_a_command_can_need():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parent.parent / "setup.cfg")
+    extras = setup["options.extras_require"]
+    for_developers = {"all", "test", "bench", "docs", "release", "tools", "mtcnn"}
+    listed = set(re.search(r"tfdfd\[(.*)\]", extras["all"])[1].split(","))
+    assert listed == set(extras) - for_developers
+    assert {need.extra for need in NEEDS} - {None} <= listed
 
 
 def format_that(need):

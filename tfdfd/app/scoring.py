@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.child_process import Channel, PythonProcess
 from tfdfd.media import Limits
-from tfdfd.version import __version__
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -97,8 +96,10 @@ def main() -> None:
     channel = Channel(receive)
     try:
         from tfdfd.detect.detector import Detector
+        from tfdfd.report.pictures import VIEWS, sizes_for
 
-        detector = Detector(**options | {"limits": Limits(**options["limits"])})
+        views = {"views": VIEWS, "view_side": sizes_for(1).frame_side}
+        detector = Detector(**options | {"limits": Limits(**options["limits"])} | views)
         detector.detect(_WARM_UP)
     except (ValueError, OSError, RuntimeError) as error:
         channel.send(fatal=str(error), usage=isinstance(error, ValueError))
@@ -108,15 +109,18 @@ def main() -> None:
         request = requests.get()
         number = request["score"]
         try:
-            _score(detector, options, channel, number, request["path"], request["name"])
+            _score(detector, channel, number, request["path"], request["name"])
         except Exception as error:
             # Reported, not raised: the detector can go on with the next file.
             channel.send(failed="deleted" if number in cancelled else f"{type(error).__name__}: {error}", id=number)
         cancelled.discard(number)
 
 
-def _score(detector: Detector, options: dict, channel: Channel, number: str, path: str, name: str) -> None:
+def _score(detector: Detector, channel: Channel, number: str, path: str, name: str) -> None:
+    from tfdfd.detect.record import make_record
+    from tfdfd.detect.result_folder import fingerprint, now
     from tfdfd.media.formats import HEAD_BYTES, kind_of_content
+    from tfdfd.media.inputs import Input
     from tfdfd.report.page import render_report
 
     with open(path, "rb") as file:
@@ -124,11 +128,6 @@ def _score(detector: Detector, options: dict, channel: Channel, number: str, pat
     if kind == "video" and (first := detector.first_score(path)):
         channel.send(first=True, id=number, time_s=first.time_s, fake_probability=first.fake_probability)
     detection = replace(detector.detect(path), path=name)
-    document = detector.to_json([detection])
-    settings = {"tfdfd": __version__, "detector": options["detector"], "frames": options["frames"], **options["limits"]}
-    channel.send(
-        result=True,
-        id=number,
-        document=document,
-        page=render_report([detection], detector.report_info(), settings=settings),
-    )
+    record = make_record(detector, [detection.to_dict() | fingerprint(Input(path), detection)], now())
+    page = render_report([detection], detector.report_info(), record=record)
+    channel.send(result=True, id=number, document=detector.to_json([detection]), page=page)

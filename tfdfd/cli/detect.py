@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from argparse import Namespace
@@ -11,7 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfdfd.cli import ALL, NONE, SOME, Parser, exit_code
-from tfdfd.cli.options import OutputFile, add_detection, add_json, add_quiet, open_detector, output_or_stdout, values_of
+from tfdfd.cli.options import (
+    OutputFile,
+    add_detection,
+    add_engine,
+    add_json,
+    add_quiet,
+    engine_of,
+    open_detector,
+    output_or_stdout,
+    values_of,
+)
 from tfdfd.cli.output import (
     detection_text,
     path_text,
@@ -27,6 +38,7 @@ from tfdfd.cli.output import (
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
     from tfdfd.detect.results import Detection
+    from tfdfd.extract.engines import Engine
     from tfdfd.media.inputs import Inputs
     from tfdfd.remote import Server
     from tfdfd.report.pictures import Gallery
@@ -56,6 +68,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", help="write results as they are done; a new folder, or one to resume"
     )
+    add_engine(parser.add_argument_group("execution with -o (the results are the same)"), "the inputs")
     parser.add_argument(
         "--csv",
         type=output_or_stdout,
@@ -110,8 +123,11 @@ def run(arguments: Namespace) -> int:
         raise ValueError("--json and --csv cannot both go to standard output; give the name of a file.")
     if arguments.report and os.path.splitext(arguments.report)[0] + ".record.json" in (arguments.json, arguments.csv):
         raise ValueError("--report writes its record to a file of that name; give another one to --json or --csv.")
+    engine = engine_of(arguments)
     if arguments.output is not None:
-        return _run_to_folder(arguments)
+        return _run_to_folder(arguments, engine)
+    if engine:
+        raise ValueError(f"--engine {arguments.engine} writes into a folder that can be resumed: give -o DIR, too.")
     explain = _explain(arguments)
     inputs = list_inputs(arguments.inputs)
     if arguments.annotate and len(inputs.items) != 1:
@@ -132,17 +148,20 @@ def run(arguments: Namespace) -> int:
     return exit_code(scored, len(detections))
 
 
-def _run_to_folder(arguments: Namespace) -> int:
-    for option in ("json", "report", "explain", "annotate"):
+def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
+    for option in ("json", "explain", "annotate"):
         if getattr(arguments, option) is not None:
             raise ValueError(
                 f"--{option} cannot be combined with -o; results.jsonl has all results, and report.html is the page."
             )
-    from tfdfd.detect.record import make_record, record_text
+    if engine and arguments.server:
+        raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
+    from tfdfd.detect.record import write_record
     from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
-    from tfdfd.detect.results import VERDICTS, Detection
+    from tfdfd.detect.results import VERDICTS
     from tfdfd.media.inputs import list_inputs
-    from tfdfd.report.page import write_report
+    from tfdfd.report.page import record_path, write_report
+    from tfdfd.report.pictures import encode
 
     inputs = list_inputs(arguments.inputs)
     with (
@@ -150,19 +169,21 @@ def _run_to_folder(arguments: Namespace) -> int:
         ResultFolder(arguments.output, detector, inputs) as folder,
     ):
         gallery = _gallery(folder.total, folder.path / PICTURES)
+        places = [(folder.path / REPORT, folder.path / RECORD)]
+        if arguments.report:
+            places.append((Path(arguments.report), record_path(arguments.report)))
         if folder.done and not arguments.quiet:
             warn(f"{folder.done} of {folder.total} were done before")
         try:
-            outcomes = folder.detect(gallery.add)
-            for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, done=folder.done, rate=True):
+            outcomes = folder.detect(gallery.add, engine, functools.partial(encode, sizes=gallery.sizes))
+            for _ in tracked(outcomes, folder.total, detection_text, arguments.quiet, folder.done):
                 pass
             _print_notes(detector, inputs, arguments.quiet)
-            results = list(folder.results())
-            record = make_record(detector, results, folder.date)
-            write_text(record_text(record), str(folder.path / RECORD))
-            options = {"record": record, "gallery": gallery, "name": Path(RECORD).stem}
-            detections = [Detection.from_dict(result) for result in results]
-            write_report(folder.path / REPORT, detections, detector.report_info(), **options)
+            results = folder.results()
+            for report, record_file in places:
+                record = write_record(record_file, detector, results, folder.date)
+                options = {"record": record, "gallery": gallery, "name": record_file.stem}
+                write_report(report, folder.detections(), detector.report_info(), **options)
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."

@@ -139,7 +139,7 @@ def _options(arguments: Namespace, split: str | None) -> Options:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """The tables of the report and its warnings."""
+    """The tables of the report."""
     from tfdfd.evaluation.report import stored_tables
     from tfdfd.evaluation.tables import as_text, comparison_table, short_table
 
@@ -148,8 +148,6 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for table in [*stored_tables(report["tables"]), *([compared] if compared else [])]:
         yield ""
         yield from as_text(table)
-    for warning in report["warnings"]:
-        yield f"WARNING: {warning['message']}"
 
 
 def _first_of_each_kind(warnings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
-from tfdfd.cli.output import table_lines, tracked_detections, warn, write_json, write_line
+from tfdfd.cli.output import Progress, table_lines, tracked_detections, warn, write_json, write_line
 from tfdfd.text import printable_path
 from tfdfd.version import __version__
 
@@ -174,7 +174,7 @@ def _measure(arguments: Namespace) -> int:
     if arguments.output:
         raise ValueError("--measure writes no page: give --json FILE in place of -o.")
 
-    from tfdfd.explain.measure import choose_faces, masked_pairs, measure, work_folder, write_figures
+    from tfdfd.explain.measure import ELLIPSE, choose_faces, masked_pairs, measure, work_folder, write_figures
 
     split = None if arguments.split == "none" else arguments.split
     faces = choose_faces(arguments.measure, arguments.fakes, arguments.count, split=split, seed=arguments.seed)
@@ -196,13 +196,17 @@ def _measure(arguments: Namespace) -> int:
         "seed": arguments.seed,
         "samples": explainer.samples,
     }
-    progress = (lambda number, method: None) if arguments.quiet else _report_to(arguments.count)
     work: Any = contextlib.nullcontext()
     if arguments.work:
         request = settings | {"count": arguments.count, "runtime": arguments.runtime}
         work = work_folder(arguments.work, request)
-    with work as folder:
-        figures = settings | measure(explainer, pairs, methods, progress, folder and folder.path)
+    with work as folder, Progress(arguments.quiet) as progress:
+
+        def report(number: int, method: str) -> None:
+            if method == ELLIPSE:  # the last one of a pair
+                progress.update(number + 1, arguments.count, "measured")
+
+        figures = settings | measure(explainer, pairs, methods, report, folder and folder.path)
     if arguments.json == "-":
         write_json(figures, "-")
         return 0
@@ -211,14 +215,6 @@ def _measure(arguments: Namespace) -> int:
     for line in measurement_lines(figures):
         write_line(line)
     return 0
-
-
-def _report_to(count: int) -> Callable[[int, str], None]:
-    def progress(number: int, method: str) -> None:
-        if method == "ellipse":
-            warn(f"[{number + 1}/{count}] measured")
-
-    return progress
 
 
 def measurement_lines(figures: dict) -> list[str]:

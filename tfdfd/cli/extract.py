@@ -11,11 +11,13 @@ from tfdfd.cli import NONE, Parser, exit_code
 from tfdfd.cli.options import (
     OutputFile,
     add_detector_files,
+    add_engine,
     add_json,
     add_limits,
     add_quiet,
     check_writable,
     detector_options,
+    engine_of,
     from_options,
     limits_of,
     values_of,
@@ -26,7 +28,7 @@ from tfdfd.text import printable_path
 
 if TYPE_CHECKING:
     from tfdfd.data import FaceOptions
-    from tfdfd.data.engines import Engine
+    from tfdfd.extract.engines import Engine
 
 _INDEX = """\
 Writes one row per video or image of a data set: label, method, sources, identities, official split. Prints a checked
@@ -207,8 +209,6 @@ def _duplicates(summary: dict[str, Any]) -> str:
     return f"{line}{details}: {' = '.join(map(path_text, groups[0][:_EXAMPLES]))}"
 
 
-LOCAL, RAY = "local", "ray"
-
 _DESCRIPTION = """\
 Cuts the faces out of the videos and images of an index: crops, boxes, faces.csv, status.csv and run.json in FACES.
 
@@ -274,10 +274,7 @@ def add_arguments(parser: Parser) -> None:
     )
     work = parser.add_argument_group("execution (the bytes are the same)")
     work.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one per core)")
-    work.add_argument(
-        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see ROOT and FACES"
-    )
-    work.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
+    add_engine(work, "ROOT and FACES")
     parser.add_argument(
         "--retry",
         nargs="+",
@@ -309,6 +306,8 @@ def run(arguments: Namespace) -> int:
             raise OSError(
                 f"{arguments.output}: {error}. Finished work is kept; the same command resumes it."
             ) from error
+    if faces.sandbox_note:
+        warn(faces.sandbox_note)
     statuses = ", ".join(f"{count} {status}" for status, count in counts["statuses"].items())
     write_line(f"{counts['videos']} videos and images: {statuses or 'none'}")
     write_line(f"{counts[MULTIPLE]} with a second face in more than 10 % of the frames")
@@ -318,15 +317,9 @@ def run(arguments: Namespace) -> int:
 
 
 def _engine(arguments: Namespace) -> Engine:
-    if arguments.engine == RAY:
-        from tfdfd.data.engines import RayEngine
+    from tfdfd.extract.engines import LocalEngine
 
-        return RayEngine(arguments.workers, arguments.address)
-    if arguments.address is not None:
-        raise ValueError(f"--address is for a Ray cluster; add --engine {RAY}.")
-    from tfdfd.data.engines import LocalEngine
-
-    return LocalEngine(arguments.workers)
+    return engine_of(arguments) or LocalEngine(arguments.workers)
 
 
 def _options(arguments: Namespace) -> FaceOptions:

@@ -29,6 +29,7 @@ _PUBLISHING = ("tensorflow_serving",)
 # The versions that an extra installs are in setup.cfg.
 NEEDS = (
     _Need("detect", ("openvino",), "edge", _is("runtime", "openvino")),
+    _Need("detect", ("ray",), "cluster", _is("engine", "ray")),
     _Need("app", ("aiohttp",), "app"),
     _Need("app", ("openvino",), "edge", _is("runtime", "openvino")),
     _Need("extract", ("ray",), "cluster", _is("engine", "ray")),

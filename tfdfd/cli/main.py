@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from tfdfd.cli import USAGE_ERROR, Parser
-from tfdfd.cli.output import standard_streams, warn
+from tfdfd.cli.output import standard_streams, verbose_log, warn
 from tfdfd.version import __version__
 
 
@@ -123,8 +123,9 @@ def _run(argv: Sequence[str] | None) -> tuple[Any, argparse.Namespace | None]:
     try:
         try:
             arguments = build_parser().parse_args(argv)
-            check(arguments)
-            return arguments.run(arguments), arguments
+            with verbose_log(getattr(arguments, "verbose", 0)):
+                check(arguments)
+                return arguments.run(arguments), arguments
         except SystemExit as stop:  # of --help, --version and wrong usage
             return stop.code, arguments
         finally:

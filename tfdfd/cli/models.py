@@ -437,6 +437,7 @@ def add_publish_arguments(parser: Parser) -> None:
     parser.add_argument("--name", metavar="MODEL", help="default: from the handle, or from the model card of a run")
     parser.add_argument("--kaggle", metavar="DIR", help="also prepare an upload to Kaggle Models, which you then run")
     parser.add_argument("--sign", metavar="KEY.pem", help="sign the version with this Ed25519 private key")
+    add_quiet(parser)
     parser.set_defaults(run=run_publish)
 
 
@@ -461,6 +462,8 @@ def run_publish(arguments: Namespace) -> int:
 
     if arguments.kaggle and os.path.lexists(arguments.kaggle):
         raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")
+    if not arguments.quiet:
+        warn(f"tfdfd publish: writing and verifying {arguments.model}")
     done = publish(arguments.model, arguments.to, arguments.version, arguments.name, sign=arguments.sign)
     size = sum(file.bytes for file in done.version.files)
     write_line(f"{done.handle}: {len(done.version.files)} files, {size / 1e6:.2f} MB in {done.folder}")

@@ -16,8 +16,11 @@ from tfdfd.weights import ALIASES, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
+    from tfdfd.extract.engines import Engine
 
 T = TypeVar("T")
+
+LOCAL, RAY = "local", "ray"
 
 
 class OutputFile(str):
@@ -51,9 +54,44 @@ def size(text: str) -> int:
     return int(float(match[1]) * base ** " kmg".index(match[2].lower() or " "))
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Adds `--quiet`."""
+def add_quiet(parser: argparse.ArgumentParser, verbose: bool = True) -> None:
+    """Adds `--quiet` and `--verbose`."""
     parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
+    if verbose:
+        parser.add_argument(
+            "-v",
+            "--verbose",
+            action="count",
+            default=0,
+            help="show on standard error what is decided and why, and the seconds of each stage; -vv: details",
+        )
+
+
+def add_engine(parser: argparse._ActionsContainer, seen: str) -> None:
+    """Adds `--engine` and `--address`.
+
+    Args:
+        seen: names what all nodes of a cluster must see.
+    """
+    parser.add_argument(
+        "--engine", default=LOCAL, choices=(LOCAL, RAY), help=f"{RAY}: a Ray cluster whose nodes all see {seen}"
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help=f"of the cluster (default: {RAY} on this machine alone)")
+
+
+def engine_of(arguments: argparse.Namespace) -> Engine | None:
+    """The engine of the options of `add_engine`; None: this process.
+
+    Raises:
+        ValueError: an option is invalid, or Ray is not installed.
+    """
+    if arguments.engine == RAY:
+        from tfdfd.extract.engines import RayEngine
+
+        return RayEngine(arguments.workers, arguments.address)
+    if arguments.address is not None:
+        raise ValueError(f"--address is for a Ray cluster; add --engine {RAY}.")
+    return None
 
 
 def add_json(parser: argparse._ActionsContainer, what: str) -> None:
@@ -93,7 +131,7 @@ def check_at_least(arguments: argparse.Namespace, option: str, least: int) -> No
         raise ValueError(f"--{option.replace('_', '-')} must be at least {least}; received {value}.")
 
 
-def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
+def add_detection(parser: argparse.ArgumentParser, frames: str, verbose: bool = True) -> None:
     """Adds the options of verbs that detect faces and score them: model, detector, frames, runtime, workers."""
     parser.add_argument(
         "--model",
@@ -123,7 +161,7 @@ def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
         help="seal the decoding processes against files, network and other processes; auto: where the kernel can; "
         "require: refuse to decode without",
     )
-    add_quiet(parser)
+    add_quiet(parser, verbose)
     add_limits(parser)
 
 

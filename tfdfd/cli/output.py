@@ -65,6 +65,42 @@ def standard_streams() -> Iterator[Callable[[], bool]]:
             sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def verbose_log(level: int) -> Iterator[None]:
+    """A context in which the log of `tfdfd` goes to standard error: decisions with level 1, details with level 2.
+
+    Logs of other libraries stay as they are.
+    """
+    if not level:
+        yield
+        return
+    logger, handler, root = logging.getLogger("tfdfd"), _Lines(), logging.root
+    before = logger.level, root.level, root.manager.disable
+    # Disabled levels hold for all loggers; here those of other libraries have the level of the root.
+    root.setLevel(max(root.level, before[2] + 1))
+    logging.disable(logging.NOTSET)
+    logger.setLevel(logging.DEBUG if level > 1 else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        root.setLevel(before[1])
+        logging.disable(before[2])
+
+
+class _Lines(logging.Handler):
+    """Writes each record as a line to standard error, above a progress bar if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(self.format(record))
+
+
 class _Pipe(io.FileIO):
     """A file descriptor that discards everything once its reader has closed its end."""
 
@@ -164,16 +200,15 @@ T = TypeVar("T")
 
 
 class Progress(contextlib.AbstractContextManager):
-    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`.
+    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`; both with the rate and the time left.
 
     Args:
         quiet: show nothing.
-        rate: show how many items are done per second and the time left.
     """
 
-    def __init__(self, quiet: bool = False, rate: bool = False):
+    def __init__(self, quiet: bool = False):
         self._first: tuple[float, int] | None
-        self._quiet, self._rate, self._first = quiet, rate, None
+        self._quiet, self._first = quiet, None
         self._bar = _bar() if not quiet and sys.stderr.isatty() else None
         self._task = None
 
@@ -196,7 +231,7 @@ class Progress(contextlib.AbstractContextManager):
             text: describes the last item.
             line: print a line where there is no terminal.
         """
-        text += self._rate_text(done, total) if self._rate else ""
+        text += self._rate_text(done, total)
         if self._bar:
             if self._task is None:
                 self.start(total)
@@ -216,14 +251,16 @@ class Progress(contextlib.AbstractContextManager):
         if self._first is None:  # loading the network before the first item says nothing about the rate
             self._first = now, done
         seconds, items = now - self._first[0], done - self._first[1]
-        if not items or not seconds:
+        if items < 0:  # begins anew, such as with the next model
+            self._first = now, done
+        if items <= 0 or not seconds:
             return ""
         minutes, left = divmod(round((total - done) * seconds / items), 60)
         return f"  ({items / seconds:.2f}/s, {minutes}:{left:02d} left)"
 
 
 def tracked(
-    items: Iterable[T], total: int, label: Callable[[T], str], quiet: bool = False, done: int = 0, rate: bool = False
+    items: Iterable[T], total: int, label: Callable[[T], str], quiet: bool = False, done: int = 0
 ) -> Iterator[T]:
     """Passes items on and reports each one.
 
@@ -235,9 +272,8 @@ def tracked(
         label: text for an item.
         quiet: show nothing.
         done: number of items that were done before.
-        rate: show how many items are done per second and the time left.
     """
-    with Progress(quiet, rate) as progress:
+    with Progress(quiet) as progress:
         progress.start(total, done)
         for number, item in enumerate(items, done + 1):
             progress.update(number, total, label(item))
@@ -257,16 +293,20 @@ def detection_text(detection: Detection) -> str:
 class TrainingProgress(Progress):
     """A `tfdfd.training.engine.Report`: a bar over all steps on a terminal, a line per epoch elsewhere."""
 
+    _left = ""
+
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
         """Reports a training step."""
         text = f"epoch {epoch}/{epochs}  step {step}/{steps}  loss {loss:.4f}"
-        self.update((epoch - 1) * steps + step, epochs * steps, text, line=False)
+        done, total = (epoch - 1) * steps + step, epochs * steps
+        self.update(done, total, text, line=False)
+        self._left = self._rate_text(done, total)
 
     def epoch(self, row: dict) -> None:
         """Reports the metrics of an epoch."""
         metrics = {name: value for name, value in row.items() if name != "epoch"}
         cells = (f"{name} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in metrics.items())
-        self.line(f"epoch {row['epoch']}: {'  '.join(cells)}")
+        self.line(f"epoch {row['epoch']}: {'  '.join(cells)}{self._left}")
 
     def note(self, text: str) -> None:
         """Reports anything else."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -37,6 +38,7 @@ from tfdfd.media import MediaError
 from tfdfd.media.inputs import Input
 from tfdfd.version import __version__
 
+_log = logging.getLogger(__name__)
 DETECTED, OF_ORIGINAL, STORED = "detected", "original", "stored"
 # Library versions that determine the bytes.
 VERSIONS = {"tfdfd": __version__, "opencv": cv2.__version__}
@@ -289,7 +291,7 @@ class FaceWork:
         """The folder of incomplete files."""
         return self.folder / ".partial"
 
-    def extractor(self, workers: int) -> FaceExtractor:
+    def open(self, workers: int) -> FaceExtractor:
         """The extractor that decodes and detects for `do`."""
         detects = (NO_DETECTOR, {}) if self.stored else (self.options.detector, self.options.detector_options)
         return FaceExtractor(*detects, self.options.limits, workers)
@@ -386,6 +388,8 @@ class FaceWork:
 
         def ask(request: Request) -> Extraction:
             answer = extractor.extract_one(item, request)
+            details = answer.decoder or answer.message, len(answer.frames), answer.frames_damaged, answer.seconds
+            _log.info("%s: %s, %s, %d frames, %d damaged ones left out, seconds %s", row.path, answer.status, *details)
             # Somebody may have ended the process: only a file that ends it twice is at fault.
             return extractor.extract_one(item, request) if answer.process_died else answer
 

@@ -9,7 +9,7 @@ A folder holds
     run.json    versions, arguments, digest of the index; in the end the counts
 
 Incomplete files lie in `.partial`, which the next run clears. The work on a video is a function of its job that any
-engine of `tfdfd.data.engines` may run. However often a run is interrupted, the bytes are the same.
+engine of `tfdfd.extract.engines` may run. However often a run is interrupted, the bytes are the same.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any, ClassVar
 
 from tfdfd.data import FAILED, MULTIPLE, ORIGINAL, READ, FaceOptions
 from tfdfd.data.cut_faces import OF_ORIGINAL, VERSIONS, FaceWork, VideoJob, VideoRecord
-from tfdfd.data.engines import Engine, LocalEngine
 from tfdfd.data.tables import FAKE, FaceRow, IndexRow, read_table, write_table
+from tfdfd.extract.engines import Engine, LocalEngine
 from tfdfd.faces import NO_DETECTOR
 from tfdfd.files import RUN, WorkDir, sha256
 
@@ -146,6 +146,11 @@ class FaceSet:
         """Releases the folder."""
         shutil.rmtree(self._work.partial, ignore_errors=True)
         self._set.close()
+
+    @property
+    def sandbox_note(self) -> str | None:
+        """Why a decoding process was not sealed, known after the first video; None if all were."""
+        return self._engine.sandbox_note
 
     def extract(self) -> Iterator[VideoRecord]:
         """Processes pending rows, originals before the fakes that use their boxes; yields each record as it is done.

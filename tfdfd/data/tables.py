@@ -171,7 +171,7 @@ def remember_folders(
     """Remembers that a table which was just written on this machine has some of its crops in other folders.
 
     Only a table with these bytes in this place may have crops read from there without `$TFDFD_DATA`. The memory is in
-    the user's cache folder.
+    `$TFDFD_CACHE`, or in the user's cache folder.
 
     Returns:
         None; or, if it cannot be written, how the table is read.
@@ -201,7 +201,8 @@ def _recall_folders(table: Path, data: bytes) -> None:
 
 
 def _memory_of(data: bytes) -> Path:
-    return user_cache() / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
+    folder = Path(os.environ["TFDFD_CACHE"]) if os.environ.get("TFDFD_CACHE") else user_cache()
+    return folder / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
 
 
 def read_either(path: str | os.PathLike) -> tuple[list, type]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from tfdfd.weights.store import locate
 
 # Decimals of a probability. The same bytes and model must give the same JSON, which the last bits of float32 may not.
 DIGITS = 6
+_log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -120,6 +122,7 @@ class Detector:
         self.inconclusive_band = self.record.inconclusive_band if threshold is None else None
         self._extractor = FaceExtractor(detector, detector_options, limits, workers, sandbox, provenance=True)
         self._runtime, self._server, self._detector_options = runtime, server, detector_options or {}
+        self._sandbox = sandbox
         self.runtime_note: str | None = None
         self.sandbox_note: str | None = None
         self._loaded: Scorer | RemoteScorer | None = None
@@ -130,6 +133,19 @@ class Detector:
             views=views,
             view_side=view_side,
         )
+        self._arguments: dict[str, Any] = {
+            "model": model,
+            "detector": detector,
+            "frames": frames,
+            "threshold": threshold,
+            "limits": limits,
+            "detector_options": detector_options,
+            "runtime": runtime,
+            "server": server,
+            "sandbox": sandbox,
+            "views": views,
+            "view_side": view_side,
+        }
         weakref.finalize(self, self._extractor.close)
 
     def __enter__(self) -> Detector:
@@ -184,6 +200,11 @@ class Detector:
 
     def iter_detect(self, inputs: Inputs) -> Iterator[Detection]:
         """Yields the outcomes in order, as they are done, with their crops."""
+        if _log.isEnabledFor(logging.INFO):
+            settings = self.settings()
+            _log.info("model: %s", settings["model"])
+            names = ("detector", "frames", "runtime", "limits")
+            _log.info("settings: %s", {name: settings[name] for name in names} | {"sandbox": self._sandbox})
         items = [self._refuse_still(item) for item in inputs.items] if self._clip_frames else inputs.items
         extractions = self._extractor.extract(items, self._request)
         if any(item.error is None for item in items):
@@ -228,6 +249,11 @@ class Detector:
         if extraction.status not in ("ok", "no_face"):
             raise ValueError(f"{item.path} cannot be decoded again: {extraction.message}.")
         return [(frame.index, frame.time_s, frame.view) for frame in extraction.frames if frame.view is not None]
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a detector with the same outcomes, for another process; files by their absolute paths."""
+        options = {name: _absolute(value) for name, value in self._detector_options.items()}
+        return self._arguments | {"model": _absolute(self._arguments["model"]), "detector_options": options}
 
     def model_info(self) -> dict[str, Any]:
         """The `model` object of the JSON document."""
@@ -293,6 +319,7 @@ class Detector:
 
     def _score(self, extraction: Extraction) -> Detection:
         start = time.monotonic()
+        self._log_extraction(extraction)
         if extraction.status != "ok":
             return Detection(
                 extraction.path,
@@ -304,6 +331,7 @@ class Detector:
         tracks: dict[int, list[FrameScore]] = {}
         numbers = _link(extraction)
         scores = iter(self._scores(extraction, numbers))
+        _log.info("%s: scores took %.3f s", extraction.path, time.monotonic() - start)
         for frame, frame_numbers in zip(extraction.frames, numbers, strict=True):
             for face, number in zip(frame.faces, frame_numbers, strict=True):
                 score = next(scores)
@@ -324,10 +352,13 @@ class Detector:
         ]
         left_out = choose_deciding(faces, [frame.index for frame in extraction.frames], self._detector)
         deciding = [track for track in faces if track.decides]
+        _log_faces(extraction.path, faces)
         probability = clip_score(deciding or faces)
         rule = rule_for(self.record, len(deciding), self.given_threshold)
         tested = evidence.compare_with_tested(self.record, deciding)
         verdict = rule.verdict(probability) if deciding else "inconclusive"
+        rule_text = f"threshold {rule.threshold:g}, band {rule.band}, correction {rule.correction}"
+        _log.info("%s: P(fake) %g is %s: %s", extraction.path, probability, verdict, rule_text)
         notes = (
             extraction.message,
             left_out,
@@ -358,6 +389,23 @@ class Detector:
             views={frame.index: frame.view for frame in extraction.frames if frame.view is not None},
             frame_size=extraction.frame_size,
         )
+
+    def _log_extraction(self, extraction: Extraction) -> None:
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        path, frames = extraction.path, extraction.frames
+        _log.info("%s: %s, %s, %s", path, extraction.kind, extraction.decoder or "not decoded", extraction.status)
+        if frames:
+            choice = "the picture"
+            if extraction.kind == "video":
+                choice = f"equally spaced, {self._request.frames} asked for"
+            faces = sum(len(frame.faces) for frame in frames)
+            _log.info(
+                "%s: %d frames (%s), %d damaged ones left out, %d faces by %s",
+                *(path, len(frames), choice, extraction.frames_damaged, faces, self._detector),
+            )
+        stages = {"in all": round(extraction.elapsed_s, 3), **extraction.seconds}
+        _log.info("%s: decoding process: %s", path, ", ".join(f"{name} {value:g} s" for name, value in stages.items()))
 
     def _scores(self, extraction: Extraction, tracks: Sequence[Sequence[int]]) -> list[float | None]:
         """P(fake) of each face, in the order of frames and faces; None for one that is in no clip."""
@@ -485,6 +533,22 @@ def _key(options: dict[str, Any]) -> tuple:
             value = os.path.abspath(value), status.st_mtime_ns, status.st_size
         items.append((name, tuple(sorted(value.items())) if isinstance(value, dict) else value))
     return tuple(items)
+
+
+def _log_faces(path: str, faces: Sequence[FaceTrack]) -> None:
+    for track in faces:
+        reason = f"does not decide: {track.left_out}" if track.left_out else "decides"
+        summary = f"P(fake) {track.fake_probability:g} over {len(track.frames)} frames, {reason}"
+        _log.info("%s: face %d: %s", path, track.track + 1, summary)
+        for frame in track.frames:
+            values = f"box {frame.box}, detector {frame.detector_score}, P(fake) {frame.fake_probability:g}"
+            _log.debug("%s: face %d, frame %d at %.3f s: %s", path, track.track + 1, frame.index, frame.time_s, values)
+
+
+def _absolute(value: Any) -> Any:
+    """The absolute path of what exists in the current folder; anything else as it is."""
+    is_path = isinstance(value, (str, os.PathLike)) and os.fspath(value) and os.path.exists(value)
+    return os.path.abspath(value) if is_path else value
 
 
 def _after_fork() -> None:

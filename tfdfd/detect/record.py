@@ -11,13 +11,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdfd.detect.results import Detection
-from tfdfd.files import sha256
+from tfdfd.files import sha256, temporary_beside
 from tfdfd.media import Limits
 from tfdfd.media.inputs import Inputs
 from tfdfd.runtime import AUTO, RUNTIMES, is_installed
@@ -85,7 +86,40 @@ def make_record(detector: Detector, results: Iterable[dict], date: str) -> dict[
         results: as in `results.jsonl`: `Detection.to_dict` with `bytes` and `sha256`. `elapsed_s` is left out.
         date: of the detection, such as `tfdfd.detect.result_folder.now()`.
     """
-    record = {
+    record = _head(detector, date) | {"results": [_recorded(result) for result in results]}
+    return record | {"sha256": _digest(record)}
+
+
+def write_record(path: str | os.PathLike, detector: Detector, results: Iterable[dict], date: str) -> dict[str, Any]:
+    """Writes the file of `make_record(detector, results, date)`, atomically, with one result at a time in memory.
+
+    Returns:
+        The record, with `results` as given.
+
+    Raises:
+        OSError: the file cannot be written; an older one is left as it was.
+    """
+    head = _head(detector, date) | {"results": []}
+    digested, _, end = _canonical(head).partition('"results":[]')
+    digest = hashlib.sha256(f'{digested}"results":['.encode())
+    # A quotation mark within a JSON text is escaped, so this is the place of the results.
+    start = json.dumps(head, indent=1).rpartition('"results": []')[0]
+    with temporary_beside(Path(os.path.realpath(path))) as file:
+        file.write(f'{start}"results": ['.encode())
+        separator = ""
+        for result in map(_recorded, results):
+            digest.update((separator + _canonical(result)).encode())
+            lines = textwrap.indent(json.dumps(result, indent=1), "  ")
+            file.write(f"{separator}\n{lines}".encode())
+            separator = ","
+        digest.update(f"]{end}".encode())
+        close = "\n ]" if separator else "]"
+        file.write(f'{close},\n "sha256": "{digest.hexdigest()}"\n}}\n'.encode())
+    return head | {"results": results, "sha256": digest.hexdigest()}
+
+
+def _head(detector: Detector, date: str) -> dict[str, Any]:
+    return {
         "record": RECORD_VERSION,
         "date": date,
         "settings": detector.settings(),
@@ -94,11 +128,13 @@ def make_record(detector: Detector, results: Iterable[dict], date: str) -> dict[
             "python": platform.python_version(),
             "system": platform.system(),
             "processor": platform.machine(),
-            "libraries": _versions(),
+            "libraries": library_versions(),
         },
-        "results": [{key: value for key, value in result.items() if key != "elapsed_s"} for result in results],
     }
-    return record | {"sha256": _digest(record)}
+
+
+def _recorded(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key != "elapsed_s"}
 
 
 def record_text(record: dict[str, Any]) -> str:
@@ -294,12 +330,16 @@ def _check(record: dict[str, Any]) -> None:
         Detection.from_dict(result)
 
 
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _digest(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(record).encode()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that decide the scores."""
     versions = {}
     for name in _LIBRARIES:
         try:

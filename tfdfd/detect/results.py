@@ -116,6 +116,8 @@ class Detection:
         provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
         views: reduced copies of whole frames, RGB uint8, by frame index; not part of the JSON.
         frame_size: `(height, width)` in pixels of the frames to which boxes refer; None without views.
+        pictures: the pictures for a report, where they were encoded before the views were dropped; not part of the
+            JSON.
 
     Raises:
         ValueError: the status is unknown, or does not agree with the probability.
@@ -142,6 +144,7 @@ class Detection:
     provenance: dict[str, Any] | None = None
     views: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     frame_size: tuple[int, int] | None = field(default=None, repr=False, compare=False)
+    pictures: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

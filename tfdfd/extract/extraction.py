@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ MAX_CROPS = 1024
 # Maximum number of views per input, and of their bytes.
 MAX_VIEWS = 128
 MAX_VIEW_BYTES = 1 << 28
+STAGES = ("decode", "faces", "crops")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Extraction:
         process_died: True if the decoding process ended meanwhile, because of the input or by a signal.
         provenance: what the file states about its origin, see `tfdfd.media.provenance.checked`; None if not read.
         frame_size: `(height, width)` in pixels of the original frames, to which boxes refer; None without views.
+        decoder: see `MediaInfo`.
+        seconds: waiting for decoded frames (`decode`), finding faces (`faces`) and cutting crops (`crops`).
     """
 
     path: str
@@ -157,6 +161,8 @@ class Extraction:
     process_died: bool = False
     provenance: dict[str, Any] | None = None
     frame_size: tuple[int, int] | None = None
+    decoder: str = ""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 def extract_faces(
@@ -180,8 +186,18 @@ def extract_faces(
     whole_frames = detector is None and request.boxes is None
     if request.boxes is not None:
         given = {frame: [Face(tuple(box), score) for *box, score in faces] for frame, faces in request.boxes}
+    seconds = dict.fromkeys(STAGES, 0.0)
+    last = time.perf_counter()
+
+    def stage(name: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        seconds[name] += now - last
+        last = now
+
     try:
         for batch in _batches(source, request, limits):
+            stage("decode")
             if isinstance(batch, MediaInfo):
                 info = batch
                 continue
@@ -190,6 +206,7 @@ def extract_faces(
                 detected = [given.get(frame.index, []) for frame in batch]
             else:
                 detected, scale = _detect(detector, batch, request)
+            stage("faces")
             most = MAX_CROPS // (4 if still else request.frames)
             if request.views:
                 frame_size = frame_size or batch[0].pixels.shape[:2]
@@ -200,6 +217,7 @@ def extract_faces(
                 view = _reduced(frame.pixels, request.view_side) if wanted else None
                 frames[frame.index] = FrameFaces(frame.index, frame.time_s, crops, view)
                 position += 1
+            stage("crops")
     except MediaError as error:
         return Extraction(path, info.kind if info else None, error.status, error.message)
     if info is None:
@@ -220,7 +238,19 @@ def extract_faces(
         size = "" if scale == 1 else f" (searched at {max(scale, 0.01):.0%} of its size)"
         notes.insert(0, f"no face was found in {where}{size}")
     message = "; ".join(notes) or None
-    return Extraction(path, info.kind, status, message, info.duration_s, sampled, info.damaged, frame_size=frame_size)
+    seconds = {name: round(value, 3) for name, value in seconds.items()}
+    return Extraction(
+        path,
+        info.kind,
+        status,
+        message,
+        info.duration_s,
+        sampled,
+        info.damaged,
+        frame_size=frame_size,
+        decoder=info.decoder,
+        seconds=seconds,
+    )
 
 
 def damage_note(damaged: int, whole: int) -> str:

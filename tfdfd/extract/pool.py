@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 import os
 import selectors
 import signal
@@ -42,6 +43,7 @@ _BOOT = (
 # The request before the first one: its answer, `ready`, has no pixels.
 _NOTHING = Request()
 _ENDED = "the decoding processes were ended while work was left."
+_log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -247,10 +249,12 @@ class _Process:
             self._send(asdict(request), descriptor)
             response = self._response(path, request, deadline)
         except TimeoutError:
+            _log.info("%s: the decoding process is killed: it took too long", path)
             self.stop()
             return Extraction(path, None, "timeout", f"not done after {self._limits.max_seconds:g} s (--max-seconds)")
         except (EOFError, ConnectionError):
             status, message = self._post_mortem()
+            _log.info("%s: the decoding process ended: %s", path, message)
             return Extraction(path, None, status, message, process_died=True)
         except worker.ProtocolError as error:
             self.stop()
@@ -306,6 +310,7 @@ class _Process:
             )
         self._ready = False
         self._served = 0
+        _log.debug("decoding process %d started, with %s", self._popen.pid, ", ".join(config["libraries"]) or "OpenCV")
 
     def _await_ready(self) -> None:
         if self._ready:
@@ -324,6 +329,8 @@ class _Process:
         note = header.get("sandbox_note")
         self.sandbox_note = note if isinstance(note, str) else None
         self._ready = True
+        seal = "off" if self._config["sandbox"] == "off" else self.sandbox_note or "sealed"
+        _log.debug("decoding process %d is ready: %s", self._popen.pid, seal)  # type: ignore[union-attr]
 
     def _send(self, request: dict[str, Any], descriptor: int) -> None:
         line = json.dumps(request).encode() + b"\n"

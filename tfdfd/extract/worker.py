@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
+from tfdfd.extract.extraction import MAX_CROPS, STAGES, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.faces.crop import MEASURES
 from tfdfd.media import STATUSES
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfdfd.media import Limits
 
 MAX_HEADER = 16 << 20
+MAX_DECODER = 200  # letters
 _LENGTHS = struct.Struct("<II")  # bytes of header, bytes of crops and views
 PREFIX_BYTES = _LENGTHS.size
 # Packages that only some formats need. A sealed process cannot import them any more.
@@ -134,7 +135,19 @@ def unpack(path: str, header: dict[str, Any], data: bytes, request: Request) -> 
         if header.get("frame_size") is not None:
             height, width = (int(_number(side)) for side in header["frame_size"])
             frame_size = max(1, height), max(1, width)
-        return Extraction(path, kind, header["status"], message, duration, frames, damaged, frame_size=frame_size)
+        seconds = {name: _number(value) for name, value in header.get("seconds", {}).items() if name in STAGES}
+        return Extraction(
+            path,
+            kind,
+            header["status"],
+            message,
+            duration,
+            frames,
+            damaged,
+            frame_size=frame_size,
+            decoder=str(header.get("decoder", ""))[:MAX_DECODER],
+            seconds=seconds,
+        )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ProtocolError(f"malformed: {error}") from error
 
@@ -241,9 +254,10 @@ def _import_all(library: str) -> None:
 
 
 def _warm_up(detector: FaceDetector | None) -> None:
-    """Runs decoder and detector once, so that they load what they load at their first use."""
+    """Runs decoder, detector and measures once, so that they load what they load at their first use."""
     import cv2
 
+    from tfdfd.faces.crop import measure_face
     from tfdfd.media import Limits
     from tfdfd.media.decode import read_image
 
@@ -254,6 +268,7 @@ def _warm_up(detector: FaceDetector | None) -> None:
         read_image(jpeg.tobytes()[:-2], Limits())  # without its end marker: runs the repair, too
     if detector is not None:
         detector.detect([pixels], [1.0])
+    measure_face(pixels, pixels)
 
 
 def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, Any], BinaryIO]]:

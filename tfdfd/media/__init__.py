@@ -24,6 +24,9 @@ class MediaError(Exception):
         super().__init__(message)
         self.status, self.message = status, message
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.status, self.message)
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -23,6 +23,7 @@ from tfdfd.media.formats import (
     HEAD_BYTES,
     ImageHeader,
     gif_end,
+    image_format,
     jpeg_segments,
     kind_of_content,
     png_chunks,
@@ -62,6 +63,7 @@ class MediaInfo:
         duration_s: end of the last frame of a video in seconds; None for an image, or if unknown.
         note: information for the reader of the score, such as a truncated file; or None.
         damaged: number of requested frames that the decoder had to conceal in part.
+        decoder: the decoder, the size of the picture, and the number of frames that were decoded, as text.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class MediaInfo:
     duration_s: float | None = None
     note: str | None = None
     damaged: int = 0
+    decoder: str = ""
 
 
 def read_media(source: str | BinaryIO, frames: int | InOrder, limits: Limits) -> Iterator[Frame | MediaInfo]:
@@ -124,9 +127,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _read_image(file: BinaryIO, limits: Limits) -> Iterator[Frame | MediaInfo]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    pixels, note = read_image(file.read(size), limits)
+    data = file.read(size)
+    pixels, note = read_image(data, limits)
     yield Frame(0, 0.0, pixels, still=True)
-    yield MediaInfo("image", [0], note=note)
+    yield MediaInfo("image", [0], note=note, decoder=f"{image_format(data)}, {pixels.shape[1]}x{pixels.shape[0]}")
 
 
 def _as_media_error(error: cv2.error, limits: Limits) -> MediaError:

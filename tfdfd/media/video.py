@@ -213,6 +213,8 @@ class _Pass:
             round(self._clock.end, 3) if self._at_end and self._clock.end else None,
             self._early_end() if self._at_end else None,
             damaged=sum(index in damaged for index in sampled),
+            decoder=f"{self._context.name} in {self._container.format.name.split(',')[0]}, {self._context.width}x"
+            f"{self._context.height}, {self.total} frames{'' if self._at_end else ' to the last one taken'}",
         )
 
     @property

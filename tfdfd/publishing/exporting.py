@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tfdfd.weights import WeightRecord
 
 SCHEMA = 1
+
+_log = logging.getLogger(__name__)
 
 
 def export(
@@ -66,6 +69,7 @@ def export(
     lock = locked_folder(partial, "tfdfd export")
     try:
         _clear(partial)
+        _log.info("writing %s as %s, compared with Keras on %d crops", record.handle, format, len(expected.crops))
         facts = FORMATS[format](network, partial, expected)
         card = _card(record, format, facts, expected, partial)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -29,6 +29,9 @@ LISTED = 1000
 TABLES = 20
 # With more inputs, the details of one are text until it is opened: thousands of elements would take seconds to load.
 DEFERRED = 50
+# With more, the browser also leaves out the rows outside its window: a thousand would take seconds to lay out. Pictures
+# of the page and checks of its contrast then lack those rows.
+LONG = 200
 ROWS_PER_TRACK = 200
 MOMENTS = 64
 JSON_BYTES = 16 << 20
@@ -137,7 +140,7 @@ def render_report(
     """Renders the results of one call as one self-contained HTML page.
 
     Args:
-        detections: in the order of the page. Pictures come from `FrameScore.crop` and `Detection.views`, unless there
+        detections: in the order of the page; Pictures come from `FrameScore.crop` and `Detection.views`, unless there
             is a `gallery`.
         model: `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and `card` (the
             model card). Missing fields are left out of the page.
@@ -159,13 +162,19 @@ def render_report(
         gallery = Gallery(len(detections))
         for place, detection in enumerate(detections):
             gallery.add(place, detection)
-    places = _listed(detections)
     results = record["results"] if record else [detection.to_dict() for detection in detections]
-    entries = [
-        _entry(place + 1, detections[place], results[place], _lines_of(detections[place], lines))
-        | _details(detections[place], _lines_of(detections[place], lines), gallery.get(place))
-        for place in places
-    ]
+    # Detections and results may be read from a file, each when it is asked for: there may be more than fit into memory.
+    scores, verdicts, kinds = [], [], []
+    for detection in detections:
+        scores.append(detection.fake_probability)
+        verdicts.append(detection.verdict)
+        kinds.append(detection.kind)
+    entries = []
+    for place in _listed(scores):
+        detection = detections[place]
+        of_input = _lines_of(detection, lines)
+        entry = _entry(place + 1, detection, results[place], of_input)
+        entries.append(entry | _details(detection, of_input, gallery.get(place)))
     card = model.get("card") or {}
     script = Markup((TEMPLATES / "script.js").read_text("utf-8"))  # noqa: S704  (ours)
     return (
@@ -179,10 +188,11 @@ def render_report(
             pictured=PICTURED_INPUTS,
             with_tables=len(entries) <= TABLES,
             deferred=len(entries) > DEFERRED,
-            counts=_counts(detections),
+            long=LONG,
+            counts=_counts(verdicts),
             limits=LIMITS,
             date=record and record["date"],
-            examination=_examination(detections, results, record, settings or {}),
+            examination=_examination(detections, kinds, results, record, settings or {}),
             method=METHOD,
             error_rates=_error_rates(card),
             protocol=_text(card["protocol"]) if card.get("protocol") else None,
@@ -223,12 +233,10 @@ def _lines_of(detection: Detection, lines: tuple) -> tuple:
     return _checked_threshold(detection.threshold), None if band is None else _checked_band(band)
 
 
-def _listed(detections: Sequence[Detection]) -> list[int]:
+def _listed(scores: Sequence[float | None]) -> list[int]:
     """The places of the inputs that the page lists, in order; those with the highest P(fake) if there are too many."""
-    places = range(len(detections))
-    if len(detections) > LISTED:
-        places = sorted(places, key=lambda place: -(detections[place].fake_probability or -1))[:LISTED]  # type: ignore[assignment]
-    return sorted(places)
+    places = sorted(range(len(scores)), key=lambda place: -(scores[place] or -1)) if len(scores) > LISTED else None
+    return list(range(len(scores))) if places is None else sorted(places[:LISTED])
 
 
 def _entry(number: int, detection: Detection, result: Mapping[str, Any], lines: tuple) -> dict[str, Any]:
@@ -374,17 +382,22 @@ def _moments(
     return [moments[index] for index in order[:: -(-len(order) // MOMENTS) or 1]]
 
 
-def _json(record: dict[str, Any] | None, results: list[dict]) -> dict[str, str]:
+def _json(record: dict[str, Any] | None, results: Sequence[dict]) -> dict[str, str]:
     """The JSON output for the page, unless it is too large."""
     frames = sum(len(face["frames"]) for result in results for face in result.get("faces", ()))
     if frames * _FRAME_BYTES > JSON_BYTES:
         return {"json": ""}
-    text = record_text(record) if record else json.dumps({"results": results}, indent=1) + "\n"
+    text = (
+        record_text(record | {"results": list(results)})
+        if record
+        else json.dumps({"results": results}, indent=1) + "\n"
+    )
     return {"json": text if len(text) <= JSON_BYTES else ""}
 
 
 def _examination(
     detections: Sequence[Detection],
+    kinds: Sequence[str | None],
     results: Sequence[Mapping[str, Any]],
     record: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
@@ -399,9 +412,9 @@ def _examination(
             "SHA-256": results[0].get("sha256"),
         }
     else:
-        kinds = collections.Counter(detection.kind or "unknown" for detection in detections)
+        counts = collections.Counter(kind or "unknown" for kind in kinds)
         examined["Inputs"] = f"{len(detections):,}; size and SHA-256 of each are in its details and in the CSV table"
-        examined["Kinds"] = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        examined["Kinds"] = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     groups = {"Examined": examined}
     if record:
         used, machine = record["settings"], record["machine"]
@@ -454,8 +467,8 @@ def _error_rates(card: Mapping[str, Any]) -> dict[str, Any]:
     return {title: table for title, table in tables.items() if table}
 
 
-def _counts(detections: Sequence[Detection]) -> dict[str, int]:
-    counts = collections.Counter(detection.verdict or "none" for detection in detections)
+def _counts(verdicts: Sequence[str | None]) -> dict[str, int]:
+    counts = collections.Counter(verdict or "none" for verdict in verdicts)
     return {verdict: counts[verdict] for verdict in (*VERDICTS, "none")}
 
 

@@ -126,7 +126,7 @@ class Gallery:
         score = detection.fake_probability
         if score is None or number in self or (self._is_full() and (score, -number) < self._kept[0]):
             return
-        pictures = encode(detection, self.sizes) | {"fake_probability": score}
+        pictures = (detection.pictures or encode(detection, self.sizes)) | {"fake_probability": score}
         text = json.dumps(pictures)
         if self._folder is None:
             self._in_memory[number] = pictures

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -115,6 +116,7 @@ class Scorer:
 
 # Maximum difference in P(fake) between a converted network and the Keras model.
 TOLERANCE = BOUNDS["runtime"].tolerance
+_log = logging.getLogger(__name__)
 
 
 def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple[Network, str | None]:
@@ -133,10 +135,13 @@ def open_network(record: WeightRecord, path: Path, runtime: str = AUTO) -> tuple
     """
     check_runtime(runtime)
     if runtime == TENSORFLOW or not is_installed(OPENVINO):
+        _log.info("%s runs on Keras: %s", record.handle, "as asked" if runtime == TENSORFLOW else "no OpenVINO here")
         return KerasNetwork(load(record, path)), None
     cached = _cached_network(record)
     if cached:
+        _log.info("%s runs on OpenVINO: cached conversion %s", record.handle, conversion_path(conversion_name(record)))
         return cached, None
+    _log.info("%s is converted to OpenVINO and compared with Keras: no cached conversion", record.handle)
     model = load(record, path)
     try:
         return _convert_and_check(record, model), None

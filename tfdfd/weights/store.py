@@ -8,6 +8,7 @@ include the terms of all of them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,9 @@ def look_further(finder: Callable[[str], tuple[WeightRecord, Path] | None]) -> N
     _finder = finder
 
 
+_log = logging.getLogger(__name__)
+
+
 def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     """Returns record and checked file of a handle (`tfdfd/meso4.df`), a local weights file, or a run folder.
 
@@ -61,6 +65,12 @@ def locate(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     Raises:
         ValueError: the handle is unknown, or the file is missing, altered, or has no model card.
     """
+    record, path = _located(model)
+    _log.info("weights: %s, SHA-256 %s, in %s", record.handle, record.sha256, path)
+    return record, path
+
+
+def _located(model: str | os.PathLike) -> tuple[WeightRecord, Path]:
     name = os.fspath(ALIASES.get(model, model))  # type: ignore[arg-type]
     if name.startswith(PREFIX):
         return _of_handle(name)

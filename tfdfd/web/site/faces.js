@@ -1,4 +1,4 @@
-// Face crops as the network takes them (tfdfd/faces/crop.py), and measures of each face (tfdfd/faces/quality.py).
+// Face crops as the network takes them (tfdfd/faces/crop.py), and measures of each face (both tfdfd/faces/crop.py).
 import {cut, gray, pad, resizeArea, resizeLinear, round} from "./pixels.js";
 
 const WINDOW = 256, BLOCK = 8, LEAST_WINDOW = 4 * BLOCK, THUMB = 24;

@@ -1,4 +1,4 @@
-// Face search on copies of bounded size, as tfdfd/faces/search.py.
+// Face search on copies of bounded size, as tfdfd/faces/detectors.py.
 import {cut, resizeArea, round} from "./pixels.js";
 
 // The faces of a video frame, in its own pixels. `detect`: async picture -> faces; `settings`: `search` of settings.json.

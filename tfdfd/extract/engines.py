@@ -1,8 +1,8 @@
-"""Engines that extract face sets: processes of this machine, or a Ray cluster.
+"""Engines for work on many inputs: decoding processes of this machine, or a Ray cluster.
 
-With Ray, each worker is an actor with one decoding process. Only jobs and records are transferred; workers read videos
-and write crops themselves, so that data set and face set must be on a file system that all nodes see in the same place.
-The bytes are those of the local engine where the nodes have the same builds of the same libraries.
+With Ray, each worker is an actor with one decoding process. Only jobs and results are transferred; workers read the
+inputs themselves, so that these must be on a file system that all nodes see in the same place. The bytes are those of
+the local engine where the nodes have the same builds of the same libraries.
 """
 
 from __future__ import annotations
@@ -15,35 +15,62 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from tfdfd.data.cut_faces import FaceWork, VideoJob, VideoRecord
+from tfdfd.extract.pool import FaceExtractor
 
-# Largest number of workers lost on one video, or in a row while they start.
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_Job = TypeVar("_Job", contravariant=True)
+_Result = TypeVar("_Result", covariant=True)
+
+# Largest number of workers lost on one job, or in a row while they start.
 MAX_LOST = 3
-# Records that may wait for an earlier one, besides one per worker.
+# Results that may wait for an earlier one, besides one per worker.
 AHEAD = 8
 KNOCK_SECONDS = 10
-_OBJECT_STORE = 100_000_000  # bytes; only records pass through it
+_OBJECT_STORE = 100_000_000  # bytes; only results pass through it
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
+class Work(Protocol[_Job, _Result]):
+    """Work on independent jobs, for any process that sees the files; can be pickled."""
+
+    def check(self) -> None:
+        """Raises `RuntimeError` if this machine would do something else than the one that started the work."""
+
+    def open(self, workers: int) -> Any:
+        """What `do` needs in a process, with so many decoding processes: a `FaceExtractor`, or what has one."""
+
+    def do(self, job: _Job, tool: Any) -> _Result:
+        """Does one job."""
+
+    def give_up(self, job: _Job, status: str, message: str) -> _Result:
+        """The result of a job that ends every process working on it."""
+
+
 class Engine(Protocol):
-    """Runs the work on the videos of a face set."""
+    """Runs work.
 
-    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
-        """Calls `work.do` for each job, at most once at a time, and yields the records in the order of the jobs.
+    Attributes:
+        sandbox_note: why a decoding process was not sealed, known after the first result; None if all were.
+    """
 
-        A few jobs are processed ahead of the one whose record is wanted next.
+    sandbox_note: str | None
+
+    def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
+        """Calls `work.do` for each job, at most once at a time, and yields the results in the order of the jobs.
+
+        A few jobs are processed ahead of the one whose result is wanted next.
 
         Args:
-            work: the work, for any process that sees the folders.
+            work: the work.
             phases: the jobs; those of a phase need those of all earlier phases done.
         """
 
 
 class LocalEngine:
-    """Engine that decodes in processes of this machine.
+    """Engine that decodes in processes of this machine. The tool of its work is a `FaceExtractor`.
 
     Args:
         workers: number of processes; None: one per core.
@@ -55,15 +82,19 @@ class LocalEngine:
     def __init__(self, workers: int | None = None):
         _check_workers(workers)
         self._workers = workers
+        self.sandbox_note: str | None = None
 
-    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
+    def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
         """See `Engine.run`."""
         if not phases:
             return
         workers = self._workers or max(1, min(os.cpu_count() or 1, sum(map(len, phases))))
-        with work.extractor(workers) as extractor:
+        extractor: FaceExtractor
+        with work.open(workers) as extractor:
             for jobs in phases:
-                yield from extractor.map(lambda job: work.do(job, extractor), jobs, len(jobs))
+                for result in extractor.map(lambda job: work.do(job, extractor), jobs, len(jobs)):
+                    self.sandbox_note = self.sandbox_note or extractor.sandbox_note
+                    yield result
 
 
 class RayEngine:
@@ -85,8 +116,9 @@ class RayEngine:
         if address is not None and not address.strip():
             raise ValueError("the address of the Ray cluster is empty; give host:port, auto, or none for this machine.")
         self._workers, self._address = workers, address
+        self.sandbox_note: str | None = None
 
-    def run(self, work: FaceWork, phases: Sequence[Sequence[VideoJob]]) -> Iterator[VideoRecord]:
+    def run(self, work: Work[Job, Result], phases: Sequence[Sequence[Job]]) -> Iterator[Result]:
         """See `Engine.run`.
 
         A job whose worker is lost (killed, or its node gone) is repeated by another; one that lost `MAX_LOST` workers
@@ -94,9 +126,9 @@ class RayEngine:
 
         Raises:
             RuntimeError: no cluster there, or its nodes cannot do the work.
-            ValueError, OSError: as `FaceWork.do`.
+            ValueError, OSError: as `Work.do`.
         """
-        if not phases:
+        if not any(phases):
             return
         import ray
 
@@ -107,7 +139,9 @@ class RayEngine:
             pool = _Pool(ray, work, max(1, min(self._workers or cores, most)))
             try:
                 for jobs in phases:
-                    yield from pool.map(jobs)
+                    for result, note in pool.map(jobs):
+                        self.sandbox_note = self.sandbox_note or note
+                        yield result
             finally:
                 pool.close()
 
@@ -131,7 +165,7 @@ def _connected(ray: Any, address: str | None, cores: int | None) -> Iterator[Non
             _knock(address)
         with _quiet():
             ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, such as for a start that takes too long
         where = "on this machine" if address is None else f"at {address!r}"
         raise RuntimeError(f"Ray is not available {where}: {error}") from error
     try:
@@ -166,24 +200,26 @@ def _quiet() -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Worker:
-    """Actor that works on one video after another."""
+class _Worker(Generic[Job, Result]):
+    """Actor that does one job after another."""
 
-    def __init__(self, work: FaceWork):
+    def __init__(self, work: Work[Job, Result]):
         self._work = work
-        self._extractor = work.extractor(1)
+        self._tool: Any = None
 
     def check(self) -> None:
         self._work.check()
+        self._tool = self._work.open(1)
 
-    def do(self, job: VideoJob) -> VideoRecord:
-        return self._work.do(job, self._extractor)
+    def do(self, job: Job) -> tuple[Result, str | None]:
+        result, note = self._work.do(job, self._tool), self._tool.sandbox_note
+        return result, note and f"{socket.gethostname()}: {note}"
 
 
-class _Pool:
+class _Pool(Generic[Job, Result]):
     """Actors and their pending jobs."""
 
-    def __init__(self, ray: Any, work: FaceWork, count: int) -> None:
+    def __init__(self, ray: Any, work: Work[Job, Result], count: int) -> None:
         self._ray, self._work, self._count = ray, work, count
         self._actor = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
         self._idle: list[Any] = []
@@ -193,7 +229,8 @@ class _Pool:
         for _ in range(count):
             self._start()
 
-    def map(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
+    def map(self, jobs: Sequence[Job]) -> Iterator[tuple[Result, str | None]]:
+        """Yields the result of each job in order, and why the decoding was not sealed or None."""
         todo = list(range(len(jobs)))  # a heap: repeated jobs come before later ones
         done, given = {}, 0
         lost: collections.Counter[int] = collections.Counter()
@@ -205,7 +242,7 @@ class _Pool:
             (answer,), _ = self._ray.wait(list(self._awaited))
             actor, number = self._awaited.pop(answer)
             try:
-                record = self._ray.get(answer)
+                result = self._ray.get(answer)
             except self._ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, (ValueError, OSError, RuntimeError)):
                     raise error.cause from None  # as the local engine would raise it
@@ -215,21 +252,21 @@ class _Pool:
                 self._ray.kill(actor)
                 if number is None:
                     self._no_start(error)
-                # A preempted node is not the video's fault.
+                # A preempted node is not the input's fault.
                 elif not getattr(error, "preempted", False):
                     lost[number] += 1
                 if number is not None and lost[number] < MAX_LOST:
                     heapq.heappush(todo, number)
                 elif number is not None:
                     message = f"{MAX_LOST} workers were lost while processing this file"
-                    done[number] = self._work.give_up(jobs[number], "decode_error", message)
+                    done[number] = self._work.give_up(jobs[number], "decode_error", message), None
                 self._start()
             else:
                 self._idle.append(actor)
                 if number is None:
                     self._lost_starting = 0
                 else:
-                    done[number] = record
+                    done[number] = result
             while given in done:
                 yield done.pop(given)
                 given += 1
