@@ -72,6 +72,7 @@ def _surroundings(tmp_path_factory):
     """Caches of a test run, none of them the user's, and a quick start of TensorFlow in child processes."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(mode=0o700, exist_ok=True)
     path = [str(PLAIN), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDFD_CACHE", str(cache))
