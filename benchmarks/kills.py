@@ -141,7 +141,8 @@ def _digest(file: Path, place: str) -> str:
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
         text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
-        if file.name in ("model_card.json", "manifest.json"):
+        if file.name.endswith(("model_card.json", "manifest.json", "record.json", ".html")):
+            # Of SavedModels, and of records, which name their folder.
             text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
         if file.suffix == ".json":
             text = json.dumps(_steady(json.loads(text)), sort_keys=True)
