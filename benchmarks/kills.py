@@ -131,8 +131,10 @@ def contents(world: World) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    # Converted networks in the cache are made again; a full disk does not end a command for their sake.
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "runtimes" not in path.parts)
+    # Converted networks in the cache are made again; a full disk does not end a command for their sake. TensorBoard's
+    # files have the time in their names.
+    varying = {"runtimes", "tensorboard"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not varying & set(path.parts))
 
 
 def _digest(file: Path, place: str) -> str:
