@@ -131,8 +131,10 @@ def contents(world: World) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    # Converted networks in the cache are made again; a full disk does not end a command for their sake.
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "runtimes" not in path.parts)
+    # Converted networks in the cache are made again; a full disk does not end a command for their sake. TensorBoard's
+    # files have the time in their names.
+    varying = {"runtimes", "tensorboard"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not varying & set(path.parts))
 
 
 def _digest(file: Path, place: str) -> str:
@@ -141,7 +143,8 @@ def _digest(file: Path, place: str) -> str:
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
         text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
-        if file.name in ("model_card.json", "manifest.json"):
+        if file.name.endswith(("model_card.json", "manifest.json", "record.json", ".html")):
+            # Of SavedModels, and of records, which name their folder.
             text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
         if file.suffix == ".json":
             text = json.dumps(_steady(json.loads(text)), sort_keys=True)

@@ -5,7 +5,6 @@ It has a session instead of `tf.saved_model.load`: loading does not block Python
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -133,8 +132,6 @@ class LoadedModel:
     def close(self) -> None:
         """Frees its memory; no call may be running."""
         self._session.close()
-        self.signatures.clear()
-        gc.collect()  # the objects of a graph refer to each other
 
 
 def _is_image(info: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -256,13 +257,16 @@ class ModelManager:
         await version.unused()
         self._forget(version.model)
         await self._in_thread(version.model.close)
-        state = served.states.get(version.number)
+        name, number = version.name, version.number
+        del version
+        await self._in_thread(gc.collect)  # the objects of a graph refer to each other
+        state = served.states.get(number)
         if state is not None and state.state == State.UNLOADING:
             state.state = State.END
         ended = sorted(number for number, state in served.states.items() if state.state == State.END)
-        for number in ended[:-_MOST_ENDED]:
-            del served.states[number]
-        self._note(f"{version.name} version {version.number}: unloaded")
+        for old in ended[:-_MOST_ENDED]:
+            del served.states[old]
+        self._note(f"{name} version {number}: unloaded")
 
 
 def _status_of(error: Exception) -> tuple[str, str]:
