@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 
 from tfdfd.hub import HubError
 from tfdfd.hub import publish as publish_module
+from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
-from tfdfd.hub.publish import prepare_kaggle, publish
+from tfdfd.hub.publish import publish
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
