@@ -14,8 +14,18 @@ from sklearn.linear_model import LogisticRegression
 
 from tfdfd.detect.verdict import verdict_of
 from tfdfd.metrics import CalibrationError, OneClassError, ScoreError, TooFewError, auc, confusion, log_loss
-from tfdfd.metrics.calibration import METHODS, Isotonic, Platt, Temperature, fit, from_dict, logits, to_dict
-from tfdfd.metrics.thresholds import inconclusive_band, operating_points
+from tfdfd.metrics.calibration import (
+    METHODS,
+    Isotonic,
+    Platt,
+    Temperature,
+    fit,
+    from_dict,
+    inconclusive_band,
+    logits,
+    operating_points,
+    to_dict,
+)
 
 EXACT = {"rel": 0, "abs": 1e-9}
 

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 
 from tests.publishers import EXPORTED, MODEL, PUBLISHED_MODEL, copy, publish_and_die, publish_as_told
 from tfdfd.hub import HubError
+from tfdfd.hub.kaggle import prepare_kaggle
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
-from tfdfd.hub.publish import prepare_kaggle, publish
+from tfdfd.hub.publish import publish
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.store import digest, locate
 

@@ -20,10 +20,9 @@ from keras_tuner.engine.trial import Trial
 
 from tests.made_faces import make_faces
 from tfdfd.training import TrainingError
-from tfdfd.tuning import TUNERS, distributed, oracles, outcome
-from tfdfd.tuning.distributed import Chief, Crew, SearchError
+from tfdfd.tuning import TUNERS, oracles, outcome
 from tfdfd.tuning.hypermodel import assignments
-from tfdfd.tuning.oracles import make_oracle
+from tfdfd.tuning.oracles import Chief, Crew, SearchError, make_oracle
 from tfdfd.tuning.search import (
     ALONE,
     CHIEF,
@@ -436,7 +435,7 @@ def test_a_silent_worker_of_this_machine_is_killed(tmp_path, monkeypatch):
     crew = Crew([sys.executable, "-c", "import time; time.sleep(600)"], 1, tmp_path / "workers", notes.append)
     crew.look_after(oracle, "127.0.0.1", 1)
     oracle.create_trial("worker-1")
-    monkeypatch.setattr(distributed, "LOST_AFTER", 0.01)
+    monkeypatch.setattr(oracles, "LOST_AFTER", 0.01)
     time.sleep(0.05)
     crew.look_after(oracle, "127.0.0.1", 1)
     crew.dismiss()

@@ -8,7 +8,7 @@ import pytest
 from tfdfd.detect.results import Detection, FaceTrack, FrameScore, printable_path
 from tfdfd.detect.verdict import BOUND, choose_deciding, clip_score, rule_for, verdict_of
 from tfdfd.metrics import TooFewError
-from tfdfd.metrics.thresholds import genuine_tails
+from tfdfd.metrics.calibration import genuine_tails
 from tfdfd.weights import DEFAULT_MODEL, WeightRecord, find_record
 
 SAMPLED = list(range(0, 320, 10))

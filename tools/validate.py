@@ -46,9 +46,9 @@ from tfdfd.faces import crop, detectors
 from tfdfd.files import sha256, write_atomically
 from tfdfd.media import decode
 from tfdfd.metrics import auc
+from tfdfd.metrics.calibration import genuine_tails
 from tfdfd.metrics.intervals import RESAMPLES, bootstrap_interval
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow, aggregate_videos, filled
-from tfdfd.metrics.thresholds import genuine_tails
 from tfdfd.models import CLIPS
 from tfdfd.runtime.networks import Scorer, open_network
 from tfdfd.version import __version__

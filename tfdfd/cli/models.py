@@ -458,7 +458,8 @@ def run_export(arguments: Namespace) -> int:
 
 def run_publish(arguments: Namespace) -> int:
     from tfdfd.hub import HubError
-    from tfdfd.hub.publish import prepare_kaggle, publish
+    from tfdfd.hub.kaggle import prepare_kaggle
+    from tfdfd.hub.publish import publish
 
     if arguments.kaggle and os.path.lexists(arguments.kaggle):
         raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")

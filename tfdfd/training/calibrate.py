@@ -14,7 +14,7 @@ import numpy as np
 
 from tfdfd.data.tables import REAL
 from tfdfd.metrics import CalibrationError, TooFewError, auc, calibration, confusion, no_better_than_majority
-from tfdfd.metrics.thresholds import BALANCED, BOUND, genuine_tails, inconclusive_band, operating_points
+from tfdfd.metrics.calibration import BALANCED, BOUND, genuine_tails, inconclusive_band, operating_points
 from tfdfd.models import spec
 from tfdfd.training.crop_set import ClipSet, CropSet, score, videos_of
 from tfdfd.training.recipe import BLENDED, Recipe

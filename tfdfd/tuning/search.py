@@ -210,7 +210,7 @@ def run_chief(search: Search, command: str, worker: list[str], workers: int, not
         SearchError: the search cannot continue.
     """
     with _opened(search) as oracle:
-        from tfdfd.tuning.distributed import Chief, Crew
+        from tfdfd.tuning.oracles import Chief, Crew
 
         ip = os.environ.get("KERASTUNER_ORACLE_IP", "127.0.0.1")
         chief = Chief(oracle, ip, int(os.environ.get("KERASTUNER_ORACLE_PORT", 0)))
@@ -227,7 +227,7 @@ def run_worker(search: Search, reports: Reports, note: Note) -> None:
         SearchError: no chief answers.
     """
     need_keras_tuner()
-    from tfdfd.tuning.distributed import work
+    from tfdfd.tuning.oracles import work
 
     file, start_time = search.folder / _FILE, time.monotonic()
     while not file.exists() and time.monotonic() - start_time < _WAIT_FOR_CHIEF:

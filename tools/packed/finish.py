@@ -22,7 +22,7 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.thresholds import count_within, genuine_tails
+from tfdfd.metrics.calibration import count_within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.calibrate import finish, fold
