@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tfdfd.hub.bundled import PackageHub
+from tfdfd.hub.bundled import PackageHub, saved_models
 from tfdfd.hub.handles import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable, HubWarning
-from tfdfd.hub.manifest import FILE, PIN, Version, pin_of_user
+from tfdfd.hub.manifest import PIN, Version, pin_of_user
 from tfdfd.hub.sources import AddressHub, Cache, FolderHub, is_address
 from tfdfd.near_matches import near_matches
 from tfdfd.weights.records import list_records
 from tfdfd.weights.store import how_to_get
 
 VARIABLE = "TFDFD_HUB"
-_PACKAGE = Path(__file__).parents[1]
 Hub = FolderHub | AddressHub | PackageHub | Cache
 
 
@@ -158,10 +157,7 @@ def bundled() -> PackageHub:
     Raises:
         HubError: the package is incomplete.
     """
-    for root in (_PACKAGE / "saved_models", _PACKAGE.parent / "saved_models"):
-        if (root / FILE).is_file():
-            return PackageHub(root)
-    raise HubError(f"the package has no saved_models (looked in {_PACKAGE} and beside it): install it again.")
+    return PackageHub(saved_models())
 
 
 def not_found_message(wanted: Handle, known: dict[str, set[int]], unreachable: Exception | None) -> str:
