@@ -187,7 +187,9 @@ def test_pipelines_of_other_shapes_or_broken_crops_are_told(pairs, folder, tmp_p
     cv2.imwrite(str(tmp_path / "real" / "a.png"), astronaut[50:170, 150:290, ::-1])
     dataset = blended_pipeline(tmp_path, (SIZE, SIZE), 2, split=None)
     (tmp_path / "real" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"real/a\.png cannot be decoded as PNG or JPEG \(10 bytes\)"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"real/a\.png cannot be decoded as PNG or JPEG \(10 bytes\)"
+    ):
         list(dataset)
 
 
