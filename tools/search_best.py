@@ -2,10 +2,10 @@
 
     python -m tools.search_best --data ../shared/data/real_deepfakes -o SEARCHES [NETWORK…]
 
-For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and trains the recipe with none of the
-searched settings changed in `SEARCHES/NETWORK-default`: same crops, epochs and seed. Writes `tuning/best/NETWORK.json`, the
-search's `best.json` with `budget` and `recipe_default`. The same command resumes after an interruption; what is
-finished is not repeated. A failed network does not stop the others.
+For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and trains the recipe with none of
+the searched settings changed in `SEARCHES/NETWORK-default`: same crops, epochs and seed. Writes
+`tuning/best/NETWORK.json`, the search's `best.json` with `budget` and `recipe_default`. The same command resumes after
+an interruption; what is finished is not repeated. A failed network does not stop the others.
 """
 
 from __future__ import annotations

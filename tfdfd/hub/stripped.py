@@ -1,9 +1,9 @@
 """Stripped SavedModels of bundled weights: published files without the numbers that the weights file has already.
 
 `saved_models/NAME.tar.xz` holds a version that `tfdfd publish` made and proved. Its files of variables are lists of
-pieces: names of arrays in the weights file, and the bytes between them. `restore` puts the version together again, byte
-by byte what was published, in a fraction of a second and without TensorFlow. `python -m tools.strip_saved_models` writes
-the archives.
+pieces: names of arrays in the weights file, and the bytes between them. `restore` puts the version together again,
+byte by byte what was published, in a fraction of a second and without TensorFlow. `python -m tools.strip_saved_models`
+writes the archives.
 """
 
 from __future__ import annotations
