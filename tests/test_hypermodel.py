@@ -182,9 +182,8 @@ def example(site, faces, output, epochs, **environment):
     program = FROM_THE_WHEEL + "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     command = [sys.executable, "-c", program, *map(str, words)]
     known = {"PYTHONPATH": str(site), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        command, env=os.environ | known | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    options = {"cwd": output, "env": os.environ | known | environment, "text": True}  # the checkout is elsewhere
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
 def test_the_example_searches(site, faces, tmp_path):
