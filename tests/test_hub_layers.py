@@ -218,7 +218,8 @@ print(json.dumps(told))
 """
 
 
-@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.slow), "torch"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_default_model_is_tuned_on_other_backends(backend, tmp_path, examples):
     python = os.environ.get("TFDFD_TORCH", sys.executable) if backend == "torch" else sys.executable
     if subprocess.run([python, "-c", f"import {backend}"], capture_output=True).returncode:

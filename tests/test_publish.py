@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -544,6 +546,26 @@ def test_presets_that_are_none_say_what_is_expected(uploads, tmp_path, monkeypat
     (altered / "weights.safetensors").unlink()
     with pytest.raises(HubError, match="has no weights file 'weights.safetensors'"):
         from_preset(altered)
+
+
+def test_mlflow_keeps_what_was_prepared(uploads, tmp_path):
+    """The example of the document."""
+    python = os.environ.get("TFDFD_MLFLOW", sys.executable)
+    if subprocess.run([python, "-c", "import mlflow.pyfunc, pandas"], capture_output=True).returncode:
+        pytest.skip("no MLflow with pandas: install it, or name a Python that has it in $TFDFD_MLFLOW")
+    section = (ROOT / "docs/hub.md").read_text("utf-8").split("## MLflow")[1].split("\n## ")[0]
+    code, program = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "faces.py").write_text(code)
+    shutil.copytree(uploads[PLACES[0]][1], tmp_path / "upload")
+    lines = program.strip().splitlines()
+    program = "\n".join([*lines[:-1], f"print({lines[-1]}.tolist())"])
+    done = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    black = np.asarray(load(*locate(PUBLISHED_MODEL))(np.zeros((2, 256, 256, 3), np.float32), training=False))
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), black, atol=1e-6)
 
 
 # The command line
