@@ -108,6 +108,8 @@ def _restored(handle: Handle, record: WeightRecord, weights: Path, hub: Path) ->
         return False
     version = version_in(folder, str(handle))
     (hub / FILE).write_bytes(Manifest().with_version(handle.model, handle.version, version).encoded())  # type: ignore[arg-type]
+    for path, _, _ in os.walk(folder):
+        sync_folder(path)
     return True
 
 

@@ -41,7 +41,7 @@ def restore(archive: Path, record: WeightRecord, weights: Path, folder: Path) ->
     except ImportError:  # this Python was built without
         return False
     try:
-        with tarfile.open(archive) as stored:
+        with tarfile.open(archive, "r:xz") as stored:
             contents = {member.name: stored.extractfile(member).read() for member in stored}  # type: ignore[union-attr]
         facts, pieces = json.loads(contents.pop(FACTS)), json.loads(contents.pop(PIECES))
     except FileNotFoundError:
