@@ -20,6 +20,7 @@ import pytest
 
 from tests.conftest import PLAIN
 from tests.made_faces import make_faces
+from tests.wheel import installed
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,16 +70,7 @@ def name_of(block: Block) -> str:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Variables under which `tfdfd` and `python` are those of a wheel, not of the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "large_weights", "docs")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
-    site = folder / "site"
-    install = [*pip, "install", "--quiet", "--no-deps", "--target", str(site), str(next(folder.glob("*.whl")))]
-    subprocess.run(install, check=True, capture_output=True)
+    folder, site = tmp_path_factory.mktemp("caches"), installed(tmp_path_factory)
     variables = {key: value for key, value in os.environ.items() if not key.startswith("TFDFD_")}
     return variables | {
         "PATH": os.pathsep.join([str(site / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),

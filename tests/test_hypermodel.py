@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,9 +15,15 @@ import pytest
 from keras_tuner.errors import FatalValueError
 
 import tfdfd
+from tests.conftest import PLAIN
 from tests.made_faces import make_faces
+from tests.wheel import FROM_THE_WHEEL, installed
+from tfdfd.recipes import find_recipe
+from tfdfd.training.recipe import read_config
 from tfdfd.tuning import HyperModel, space
+from tfdfd.tuning.search import make_search
 from tfdfd.tuning.search_space import read_space
+from tools import search_best
 
 ROOT = Path(__file__).parent.parent
 TINY = ("size=64", "batch_size=8", "data=crops")
@@ -102,6 +109,8 @@ def test_one_class_is_an_error(tmp_path):
     make_faces(tmp_path / "faces", videos=12, frames=1, fakes=0.0)
     with pytest.raises(ValueError, match="crops of split 'train' are real; a network learns nothing from one class"):
         HyperModel("meso4", tmp_path / "faces", settings=TINY)
+    with pytest.raises(ValueError, match="crops of split 'train' are real; a network learns nothing from one class"):
+        make_search(read_space("meso4"), tmp_path / "faces", tmp_path / "search", settings=TINY)
     model, hp = HyperModel("meso4", settings=TINY), keras_tuner.HyperParameters()
     network = model.build(hp)
     with pytest.raises(FatalValueError, match=r"nothing from one class; received labels \[1\] only"):
@@ -110,23 +119,76 @@ def test_one_class_is_an_error(tmp_path):
         model.fit(hp, network)
 
 
+BEST = sorted((ROOT / "tuning" / "best").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", BEST, ids=lambda path: path.stem)
+def test_best_settings_say_how_they_were_found(path):
+    """What a reader needs to judge them, and settings that `tfdfd train --config` takes."""
+    best = json.loads(path.read_text("utf-8"))
+    assert best["network"] == path.stem and find_recipe(best["recipe"]).network == path.stem
+    words = shlex.split(best["command"])
+    assert words[:3] == ["tfdfd", "tune", path.stem] and isinstance(best["seed"], int)
+    assert ("--seed", str(best["seed"])) in zip(words, words[1:], strict=False)
+    assert not [word for word in words if word.startswith("/")], "a path of one machine"
+    score, objective = best["score"], best["score"]["objective"]
+    completed = [trial[objective] for trial in best["trials"] if trial["status"] == "COMPLETED"]
+    assert len(best["trials"]) >= 6 and score["value"] == max(completed)
+    assert "the best of" in score["note"].lower() and best["data"]["rows_sha256"]
+    figures = [score, *([best["recipe_default"]] if "recipe_default" in best else [])]
+    for one in figures:
+        low, high = one["interval"]
+        assert 0 <= low <= one["value"] <= high <= 1 and one["level"] == 0.95 and one["val_crops"] > 0
+        assert one["objective"] == objective
+    recipe = read_config(str(path), find_recipe(best["recipe"]))
+    assert recipe.learning_rate == best["settings"]["learning_rate"]
+    # The first search is older than the comparison.
+    if "recipe_default" in best:
+        assert f"{len(best['trials'])} trials" in best["budget"]
+        searched = {setting.key for setting in read_space(path.stem).search}
+        assert best["recipe_default"]["settings"].keys() <= searched
+    else:
+        assert path.stem == "mobilenet_v1"
+
+
+def test_best_settings_are_searched_beside_the_recipes_own(tmp_path, faces):
+    """The tool with a tiny budget, and again: the second time nothing is trained."""
+    words = ["meso4", "--data", str(faces), "-o", str(tmp_path / "searches"), "--target", str(tmp_path), "--quick"]
+    assert search_best.main(words) == 0
+    first = json.loads((tmp_path / "meso4.json").read_text("utf-8"))
+    default = first["recipe_default"]
+    assert first["budget"].startswith("2 trials of 1 epochs") and 0 <= default["value"] <= 1
+    assert default["settings"]["learning_rate"] == find_recipe("sbi-meso4").learning_rate
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "searches").rglob("weights.safetensors")}
+    assert len(logs) == 3 and search_best.main(words) == 0
+    again = json.loads((tmp_path / "meso4.json").read_text("utf-8"))
+    assert again["trials"] == first["trials"] and again["recipe_default"] == default
+    assert all(path.stat().st_mtime_ns == changed for path, changed in logs.items())
+
+
 def test_without_keras_tuner_the_extra_is_named():
     code = "import sys; sys.modules['keras_tuner'] = None; import tfdfd; tfdfd.tuning.HyperModel"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "run pip install 'tfdfd[tune]'" in ended.stderr
 
 
-def example(faces, output, epochs, **environment):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return installed(tmp_path_factory)
+
+
+def example(site, faces, output, epochs, **environment):
+    """Runs the example from an installed wheel."""
     words = [ROOT / "examples" / "tune_meso.py", faces, output, epochs, *TINY, "limit=16"]
-    command = [sys.executable, *map(str, words)]
-    known = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        command, env=os.environ | known | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    program = FROM_THE_WHEEL + "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    known = {"PYTHONPATH": os.pathsep.join(map(str, (site, PLAIN))), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    options = {"cwd": output, "env": os.environ | known | environment, "text": True}  # the checkout is elsewhere
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def test_the_example_searches(faces, tmp_path):
-    process = example(faces, tmp_path, epochs=2)
+def test_the_example_searches(site, faces, tmp_path):
+    process = example(site, faces, tmp_path, epochs=2)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Recipe(name='sbi-meso-inception4'" in out
@@ -135,12 +197,14 @@ def test_the_example_searches(faces, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_searches_with_a_chief_and_a_worker(faces, tmp_path):
+def test_the_example_searches_with_a_chief_and_a_worker(site, faces, tmp_path):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
     address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
-    chief, worker = (example(faces, tmp_path, 3, KERASTUNER_TUNER_ID=name, **address) for name in ("chief", "worker-1"))
+    chief, worker = (
+        example(site, faces, tmp_path, 3, KERASTUNER_TUNER_ID=name, **address) for name in ("chief", "worker-1")
+    )
     try:
         _, err = chief.communicate(timeout=300)
         assert chief.returncode == 0, err

@@ -3,19 +3,25 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.conftest import ROOT
 from tests.publishers import EXPORTED, MODEL, PUBLISHED_MODEL, copy, publish_and_die, publish_as_told
-from tfdfd.hub import HubError
-from tfdfd.hub.kaggle import prepare_kaggle
+from tfdfd.hub import Handle, HubError
 from tfdfd.hub.manifest import Manifest, check_folder, version_in
+from tfdfd.hub.presets import from_preset
 from tfdfd.hub.publish import publish
+from tfdfd.hub.uploads import prepare_kaggle, prepare_upload
+from tfdfd.models import load
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.store import digest, locate
 
@@ -354,6 +360,159 @@ def test_an_upload_is_not_written_over(tmp_path):
         prepare_kaggle(publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy).handle, EXPORTED, tmp_path / "upload")
 
 
+# Hugging Face, and what was prepared for either read back
+
+PLACES = ("hf://alice/deep.faces", "kaggle://alice/deep-faces", "kaggle://alice/deep-faces/tensorFlow2/small")
+
+
+def ran(code, **library):
+    """Calls that the printed code makes, with a stand-in for the library."""
+    calls = []
+
+    def record(name):
+        return lambda *words, **options: calls.append((name, words, options))
+
+    stand_in = type("library", (), {name: staticmethod(record(name)) for name in library["functions"]})
+    imported, _, rest = code.partition("\n")
+    exec(rest, {imported.removeprefix("import "): stand_in})
+    return calls
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    """`(code, folder)` of what is prepared for each place."""
+    root = tmp_path_factory.mktemp("uploads")
+    done = publish(PUBLISHED_MODEL, root / "hub", 4, export=copy)
+    folders = [root / str(number) for number in range(len(PLACES))]
+    return {
+        place: (prepare_upload(place, done.handle, done.folder, folder), folder)
+        for place, folder in zip(PLACES, folders, strict=True)
+    }
+
+
+def test_an_upload_to_hugging_face_has_its_card_and_is_not_sent(uploads):
+    import yaml
+
+    code, folder = uploads[PLACES[0]]
+    (_, (repository,), created), (_, _, uploaded) = ran(code, functions=("create_repo", "upload_folder"))
+    assert repository == uploaded["repo_id"] == "alice/deep.faces" and created["private"]
+    assert uploaded["folder_path"] == str(folder) and uploaded["commit_message"] == f"{PUBLISHED_MODEL}/4"
+    _, header, text = (folder / "README.md").read_text("utf-8").split("---\n", 2)
+    card = yaml.safe_load(header)
+    # Hugging Face has no name for these terms; they lie beside the card.
+    assert (card["license"], card["license_link"]) == ("other", "LICENSE.txt") and card["license_name"].islower()
+    assert "research use only" in (folder / "LICENSE.txt").read_text("utf-8")
+    assert (card["library_name"], card["pipeline_tag"]) == ("tfdfd", "image-classification")
+    assert "deepfake-detection" in card["tags"] and "roc_auc" in card["metrics"]
+    (index,) = card["model-index"]
+    rows = [row for row in locate(PUBLISHED_MODEL)[0].card["scores"] if row["weights"] == "these"]
+    aucs = [one for result in index["results"] for one in result["metrics"] if one["type"] == "roc_auc"]
+    assert [one["value"] for one in aucs] == [row["auc"] for row in rows if "auc" in row]
+    assert all(" real and " in one["name"] and " level" in one["name"] for one in aucs)
+    assert any("95 % interval" in one["name"] for one in aucs)
+    assert locate(PUBLISHED_MODEL)[0].card["protocol"] in text and f'from_preset("{PLACES[0]}")' in text
+
+
+def test_hugging_face_reads_the_card(uploads):
+    library = pytest.importorskip("huggingface_hub", reason="pip install 'tfdfd[presets]'")
+    card = library.ModelCard.load(uploads[PLACES[0]][1] / "README.md")
+    assert card.data.license == "other" and card.data.library_name == "tfdfd"
+    assert card.data.model_name == f"{PUBLISHED_MODEL}/4"
+    assert {result.metric_type for result in card.data.eval_results} >= {"roc_auc", "balanced_accuracy"}
+
+
+def test_a_base_and_a_license_are_named_as_hugging_face_has_them(tmp_path):
+    folder = shutil.copytree(EXPORTED, tmp_path / "version")
+    card = json.loads((folder / "model_card.json").read_text("utf-8"))
+    base = {"base": {"what": "the image tower of CLIP ViT-B/16 in int8"}, "licence": "MIT", "scores": []}
+    (folder / "model_card.json").write_text(json.dumps(card | base), encoding="utf-8")
+    prepare_upload(PLACES[0], Handle("x", 1), folder, tmp_path / "upload")
+    text = (tmp_path / "upload" / "README.md").read_text("utf-8")
+    assert '\nlicense: "mit"\n' in text and '\nbase_model: "openai/clip-vit-base-patch16"\n' in text
+    assert "license_name" not in text and "model-index" not in text
+
+
+def test_kaggle_takes_the_handle(uploads):
+    for place, variation in zip(PLACES[1:], ("default", "small"), strict=True):
+        code, folder = uploads[place]
+        ((_, (handle, uploaded), _),) = ran(code, functions=("model_upload",))
+        assert handle == f"alice/deep-faces/tensorFlow2/{variation}" and uploaded == str(folder / variation)
+        model = json.loads((folder / "model-metadata.json").read_text("utf-8"))
+        instance = json.loads((folder / variation / "model-instance-metadata.json").read_text("utf-8"))
+        assert (model["ownerSlug"], model["slug"]) == (instance["ownerSlug"], instance["modelSlug"])
+        assert (model["ownerSlug"], instance["instanceSlug"]) == ("alice", variation)
+    parse = pytest.importorskip("kagglehub.handle", reason="pip install 'tfdfd[presets]'").parse_model_handle
+    assert parse(handle).owner == "alice" and not parse(handle).is_versioned()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_was_prepared_loads_back_to_the_same_scores(uploads, place, monkeypatch):
+    """From the folder, and from the address, whose library finds it."""
+    folder = uploads[place][1]
+    images = np.random.default_rng(0).random((2, 256, 256, 3), np.float32)
+    wanted = np.asarray(load(*locate(PUBLISHED_MODEL))(images, training=False))
+    asked = []
+
+    def fetch(name, **options):
+        asked.append((name, options))
+        return str(folder if place.startswith("hf") else folder / name.split("/")[3])
+
+    for name, function in (("huggingface_hub", "snapshot_download"), ("kagglehub", "model_download")):
+        monkeypatch.setitem(sys.modules, name, type(name, (), {function: staticmethod(fetch)}))
+    versioned = {PLACES[0]: "@v2", PLACES[2]: "/3"}.get(place, "")
+    for preset in (folder, str(folder), place + versioned):
+        np.testing.assert_array_equal(np.asarray(from_preset(preset)(images, training=False)), wanted)
+    if place.startswith("hf"):
+        assert asked == [("alice/deep.faces", {"revision": "v2", "allow_patterns": ["model_card.json", "weights.*"]})]
+    else:
+        assert asked == [(f"alice/deep-faces/tensorFlow2/{'small/3' if versioned else 'default'}", {})]
+
+
+def test_presets_that_are_none_say_what_is_expected(uploads, tmp_path, monkeypatch):
+    for address in ("hf://alice", "hf://alice/../x", "kaggle://alice/x/keras/y", "kaggle://Alice/x", "hf://a/b/c"):
+        with pytest.raises(HubError, match="is no place for a model: expected hf://OWNER/NAME"):
+            from_preset(address)
+    for name, address in (("huggingface_hub", "hf://alice/x"), ("kagglehub", "kaggle://alice/x1")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(HubError, match=rf"need {name}, which is not installed: run pip install 'tfdfd\[presets\]'"):
+            from_preset(address)
+    library = type("library", (), {"snapshot_download": staticmethod(lambda *_, **__: os.listdir(tmp_path / "absent"))})
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    with pytest.raises(HubError, match="hf://alice/x could not be fetched"):
+        from_preset("hf://alice/x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="there is no weights file"):
+        from_preset(tmp_path / "empty")
+    altered = shutil.copytree(uploads[PLACES[0]][1], tmp_path / "altered")
+    data = bytearray((altered / "weights.safetensors").read_bytes())
+    (altered / "weights.safetensors").write_bytes(data[:-1] + b"x")
+    with pytest.raises(ValueError, match="its sha256 is .*, expected"):
+        from_preset(altered)
+    (altered / "weights.safetensors").unlink()
+    with pytest.raises(HubError, match="has no weights file 'weights.safetensors'"):
+        from_preset(altered)
+
+
+def test_mlflow_keeps_what_was_prepared(uploads, tmp_path):
+    """The example of the document."""
+    python = os.environ.get("TFDFD_MLFLOW", sys.executable)
+    if subprocess.run([python, "-c", "import mlflow.pyfunc, pandas"], capture_output=True).returncode:
+        pytest.skip("no MLflow with pandas: install it, or name a Python that has it in $TFDFD_MLFLOW")
+    section = (ROOT / "docs/hub.md").read_text("utf-8").split("## MLflow")[1].split("\n## ")[0]
+    code, program = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "faces.py").write_text(code)
+    shutil.copytree(uploads[PLACES[0]][1], tmp_path / "upload")
+    lines = program.strip().splitlines()
+    program = "\n".join([*lines[:-1], f"print({lines[-1]}.tolist())"])
+    done = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    black = np.asarray(load(*locate(PUBLISHED_MODEL))(np.zeros((2, 256, 256, 3), np.float32), training=False))
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), black, atol=1e-6)
+
+
 # The command line
 
 
@@ -374,6 +533,23 @@ def test_the_command_prepares_for_kaggle(run_tfdfd, exported, tmp_path):
     assert code == 0 and "kagglehub.model_upload(" in out and (tmp_path / "upload" / "model-metadata.json").is_file()
     assert run_tfdfd(*words, 2)[0] == 2
     assert check_hub(tmp_path / "hub") == {MODEL: [1]}
+
+
+def test_the_command_prepares_for_hugging_face(run_tfdfd, exported, tmp_path):
+    words = ("publish", PUBLISHED_MODEL, "--to", "hf://alice/faces", "-o", tmp_path / "upload")
+    code, out, _ = run_tfdfd(*words)
+    assert code == 0 and f"{PUBLISHED_MODEL}/1 for hf://alice/faces: {tmp_path / 'upload'}" in out
+    assert "huggingface_hub.upload_folder(" in out and (tmp_path / "upload" / "README.md").is_file()
+    for more, message in (
+        ((), "is there already"),
+        (("-o", tmp_path / "x", "--sign", "key.pem"), "--sign go with a hub"),
+        (("-o", tmp_path / "x", "--to", "hf://alice"), "is no place for a model"),
+        (("--to", tmp_path / "hub", "--version", 1), "-o is the folder of an upload"),
+        (("--to", tmp_path / "hub"), "give --version N"),
+    ):
+        code, _, err = run_tfdfd(*words, *more)
+        assert code == 2 and message in err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["upload"]
 
 
 def test_verify_tells_all_some_none(run_tfdfd, tmp_path, monkeypatch):

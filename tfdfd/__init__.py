@@ -11,15 +11,19 @@ if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector, detect
     from tfdfd.detect.results import Detection
     from tfdfd.hub.layer import HubLayer
+    from tfdfd.hub.presets import from_preset
     from tfdfd.media import Limits
 
-__all__ = ["Detection", "Detector", "HubLayer", "Limits", "__version__", "detect", "models", "tuning"]
+__all__ = [
+    "Detection", "Detector", "HubLayer", "Limits", "__version__", "detect", "from_preset", "models", "tuning",
+]  # fmt: skip
 
 _MODULES = {
     "Detector": "tfdfd.detect.detector",
     "Detection": "tfdfd.detect.results",
     "HubLayer": "tfdfd.hub.layer",
     "Limits": "tfdfd.media",
+    "from_preset": "tfdfd.hub.presets",
 }
 _PACKAGES = ("detect", "models", "tuning")
 # From here on, hub.load and hub.KerasLayer take "tfdfd/...".

@@ -401,6 +401,9 @@ by any web server, and named by TFDFD_HUB for hub.KerasLayer("tfdfd/MODEL/N"), t
 MODEL is --name. Without it, MODEL is taken from the handle, or from the model card of a run or file, such as
 meso4.s1-meso4. A run is not published under a handle that tfdfd includes unless --name asks for it.
 
+With --to hf://OWNER/NAME or kaggle://OWNER/MODEL[/tensorFlow2/VARIATION], the folder of an upload is prepared instead,
+with a card in the format of Hugging Face or Kaggle. Nothing is sent: the Python code that uploads it is printed.
+
 A version is never overwritten. Several processes may publish at once; a killed one leaves the hub as it was.
 
 Exit code: 0 published; 1 it could not be written; 2 wrong usage, invalid weights, or a version that exists."""
@@ -432,8 +435,14 @@ def add_export_arguments(parser: Parser) -> None:
 def add_publish_arguments(parser: Parser) -> None:
     parser.description = _PUBLISH
     parser.add_argument("model", metavar="RUN|HANDLE|FILE", help="folder of 'train', handle or weights file")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder of the hub; made if it is missing")
-    parser.add_argument("--version", required=True, type=int, metavar="N", help="1 or more; the highest is the default")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="DIR|hf://OWNER/NAME|kaggle://OWNER/MODEL",
+        help="folder of the hub, or an upload",
+    )
+    parser.add_argument("--version", type=int, metavar="N", help="1 or more; the highest is the default (upload: 1)")
+    parser.add_argument("-o", "--output", metavar="DIR", help="new folder of an upload (default: NAME or MODEL)")
     parser.add_argument("--name", metavar="MODEL", help="default: from the handle, or from the model card of a run")
     parser.add_argument("--kaggle", metavar="DIR", help="also prepare an upload to Kaggle Models, which you then run")
     parser.add_argument("--sign", metavar="KEY.pem", help="sign the version with this Ed25519 private key")
@@ -458,11 +467,17 @@ def run_export(arguments: Namespace) -> int:
 
 def run_publish(arguments: Namespace) -> int:
     from tfdfd.hub import HubError
-    from tfdfd.hub.kaggle import prepare_kaggle
     from tfdfd.hub.publish import publish
+    from tfdfd.hub.uploads import is_upload, prepare_kaggle, refuse_existing
 
-    if arguments.kaggle and os.path.lexists(arguments.kaggle):
-        raise HubError(f"{arguments.kaggle} is there already; give a new folder for the upload to Kaggle.")
+    if is_upload(arguments.to):
+        return _prepare(arguments)
+    if arguments.version is None:
+        raise HubError("a version in a hub has a number: give --version N, 1 or more.")
+    if arguments.output:
+        raise HubError("-o is the folder of an upload, with --to hf:// or kaggle://; the folder of a hub is --to DIR.")
+    if arguments.kaggle:
+        refuse_existing(arguments.kaggle)
     if not arguments.quiet:
         warn(f"tfdfd publish: writing and verifying {arguments.model}")
     done = publish(arguments.model, arguments.to, arguments.version, arguments.name, sign=arguments.sign)
@@ -478,6 +493,30 @@ def run_publish(arguments: Namespace) -> int:
     write_line(f"TFDFD_HUB={os.path.abspath(arguments.to)}")
     write_line(f"TFDFD_HUB_SHA256={done.manifest_sha256}")
     if arguments.kaggle:
-        for line in prepare_kaggle(done.handle, done.folder, arguments.kaggle).splitlines():
-            write_line(line)
+        _write_lines(prepare_kaggle(done.handle, done.folder, arguments.kaggle))
     return 0
+
+
+def _prepare(arguments: Namespace) -> int:
+    """Prepares an upload, of a version that is published into a temporary hub."""
+    from tfdfd.files import temporary_folder
+    from tfdfd.hub import HubError
+    from tfdfd.hub.publish import publish
+    from tfdfd.hub.uploads import address_parts, prepare_upload, refuse_existing
+
+    if arguments.kaggle or arguments.sign:
+        raise HubError("--kaggle and --sign go with a hub (--to DIR); a signature is of a version in its manifest.")
+    target = refuse_existing(arguments.output or address_parts(arguments.to)[1])
+    if not arguments.quiet:
+        warn(f"tfdfd publish: writing and verifying {arguments.model}")
+    with temporary_folder() as folder:
+        done = publish(arguments.model, folder / "hub", arguments.version or 1, arguments.name)
+        code = prepare_upload(arguments.to, done.handle, done.folder, target)
+    write_line(f"{done.handle} for {arguments.to}: {target}")
+    _write_lines(code)
+    return 0
+
+
+def _write_lines(text: str) -> None:
+    for line in text.splitlines():
+        write_line(line)

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfdfd.child_process import Channel, PythonProcess
-from tfdfd.files import code_digest, sync_folder
+from tfdfd.files import PACKAGE, code_digest, sync_folder
 from tfdfd.hub import PREFIX, Handle, HubError, check_version
-from tfdfd.hub.manifest import FILE, File, Manifest, Version
+from tfdfd.hub.manifest import FILE, File, Manifest, Version, version_in
 from tfdfd.hub.sources import CACHE, FolderHub, cache_folder, check_owner, locked
+from tfdfd.hub.stripped import SUFFIX, restore
 from tfdfd.runtime.equality import check_equal
 from tfdfd.version import __version__
 from tfdfd.weights import WeightRecord, list_records
@@ -43,8 +44,9 @@ class FromWeights(Version):
 def export_weights(model: str, number: int, version: FromWeights) -> Path:
     """The checked folder of a version, made from its weights if absent.
 
-    A separate process makes it, so that backend, precision and devices of this one have no influence; a line on
-    standard error announces it. Other processes that need it wait.
+    If the package has it without its numbers (`tfdfd.hub.stripped`), these are added. Else a separate process makes it,
+    so that backend, precision and devices of this one have no influence; a line on standard error announces it. Other
+    processes that need it wait.
 
     Raises:
         HubError: the weights are absent or altered, or their scores differ from their card; the cache cannot be
@@ -86,16 +88,29 @@ def _make(handle: Handle, root: Path) -> None:
     for left in root.parent.glob(f"{_TEMPORARY}*"):
         # This process holds the lock, so the processes that made these were killed.
         shutil.rmtree(left, ignore_errors=True)
-    sys.stderr.write(f"tfdfd: making a SavedModel of the weights of {name}, once, in {root}\n")
-    sys.stderr.flush()
     partial = root.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
     try:
-        _in_a_process(handle, weights, partial)
+        if not _restored(handle, record, weights, partial):
+            sys.stderr.write(f"tfdfd: making a SavedModel of the weights of {name}, once, in {root}\n")
+            sys.stderr.flush()
+            _in_a_process(handle, weights, partial)
         _check_scores(record, partial / handle.model / str(handle.version))
         sync_folder(partial)
         os.rename(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _restored(handle: Handle, record: WeightRecord, weights: Path, hub: Path) -> bool:
+    """Whether the package has the SavedModel without its numbers; then the hub is made of it."""
+    folder = hub / handle.model / str(handle.version)
+    if not restore(saved_models() / f"{handle.model}{SUFFIX}", record, weights, folder):
+        return False
+    version = version_in(folder, str(handle))
+    (hub / FILE).write_bytes(Manifest().with_version(handle.model, handle.version, version).encoded())  # type: ignore[arg-type]
+    for path, _, _ in os.walk(folder):
+        sync_folder(path)
+    return True
 
 
 def _in_a_process(handle: Handle, weights: Path, hub: Path) -> None:
@@ -132,6 +147,18 @@ def _check_scores(record: WeightRecord, folder: Path) -> None:
             f"the weights of {record.handle} answer {found} for the proof crops, but their card says {expected}: "
             "card and file do not belong together, or this tfdfd builds another network; install it again."
         ) from error
+
+
+def saved_models() -> Path:
+    """The folder of published models in the package, or beside it in a checkout.
+
+    Raises:
+        HubError: the package is incomplete.
+    """
+    for root in (PACKAGE / "saved_models", PACKAGE.parent / "saved_models"):
+        if (root / FILE).is_file():
+            return root
+    raise HubError(f"the package has no saved_models (looked in {PACKAGE} and beside it): install it again.")
 
 
 class PackageHub:

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfdfd.hub import FEATURE_VECTOR, PREFIX, Handle, HubError, HubUnreachable, HubWarning
-from tfdfd.hub.bundled import PackageHub
-from tfdfd.hub.manifest import FILE, PIN, Version, pin_of_user
+from tfdfd.hub.bundled import PackageHub, saved_models
+from tfdfd.hub.manifest import PIN, Version, pin_of_user
 from tfdfd.hub.sources import AddressHub, Cache, FolderHub, is_address
 from tfdfd.text import near_matches
 from tfdfd.weights import list_records
 from tfdfd.weights.store import how_to_get
 
 VARIABLE = "TFDFD_HUB"
-_PACKAGE = Path(__file__).parents[1]
 Hub = FolderHub | AddressHub | PackageHub | Cache
 
 
@@ -158,10 +157,7 @@ def bundled() -> PackageHub:
     Raises:
         HubError: the package is incomplete.
     """
-    for root in (_PACKAGE / "saved_models", _PACKAGE.parent / "saved_models"):
-        if (root / FILE).is_file():
-            return PackageHub(root)
-    raise HubError(f"the package has no saved_models (looked in {_PACKAGE} and beside it): install it again.")
+    return PackageHub(saved_models())
 
 
 def not_found_message(wanted: Handle, known: dict[str, set[int]], unreachable: Exception | None) -> str:

@@ -179,8 +179,7 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
 
     Args:
         folder: folder of a SavedModel.
-        crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`; at least as many as the
-            larger batch.
+        crops: uint8 RGB `(n, height, width, 3)`, or clips `(n, frames, height, width, 3)`, of which the first is used.
 
     Raises:
         OSError: the file cannot be written.
@@ -189,9 +188,9 @@ def write_warm_up(folder: Path, crops: np.ndarray) -> None:
     for size in BATCH_SIZES if crops.ndim == 4 else CLIP_BATCH_SIZES:
         # One value stands for all pixels, which would make the file megabytes large.
         images = tf.make_tensor_proto(0.5, tf.float32, (size, *crops.shape[1:]))
-        flat = crops[:size].reshape(-1, *crops.shape[-3:])
-        encoded = np.array([tf.io.encode_jpeg(crop, quality=95).numpy() for crop in flat], object)
-        encoded = encoded.reshape(crops[:size].shape[:-3])
+        # One crop, or clip, stands for the whole batch.
+        once = [tf.io.encode_jpeg(crop, quality=95).numpy() for crop in crops[0].reshape(-1, *crops.shape[-3:])]
+        encoded = np.array(once * size, object).reshape(size, *crops.shape[1:-3])
         for signature, name, values in (
             ("serving_default", IMAGE, images),
             ("image_bytes", IMAGE_BYTES, tf.make_tensor_proto(encoded, tf.string)),

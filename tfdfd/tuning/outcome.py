@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 TABLE, BEST = "trials.csv", "best.json"
 # Settings of the search that do not apply to a training with its result.
 _OF_THE_SEARCH = ("limit", "seed", "monitor")
+_NOTE = (
+    "The best of {count} trials on the split that epoch and trial were chosen on, which flatters it; the interval does "
+    "not correct that. Judge the network on test data, which the search never opens."
+)
 
 
 def write_table(search: Search, oracle: Accounting) -> list[dict]:
@@ -77,7 +81,8 @@ def write_best(search: Search, oracle: Accounting, command: str) -> dict | None:
         "network": search.space.network,
         "recipe": search.space.recipe,
         "settings": settings_of(search, recipe, values),
-        "score": _score(search, recipe, best, len(completed)),
+        "score": score_of(search, recipe, trial_folder(search, best.trial_id))
+        | {"note": _NOTE.format(count=len(completed))},
         "tuner": search.tuner,
         "seed": search.seed,
         "command": command,
@@ -159,24 +164,28 @@ def _row(search: Search, trial: Trial, is_ended: bool) -> dict[str, Any]:
     return row | ({"message": failed["error"]} if failed else {})
 
 
-def _score(search: Search, recipe: Recipe, best: Trial, count: int) -> dict[str, Any]:
-    folder = trial_folder(search, best.trial_id)
+def score_of(search: Search, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Returns `objective`, `value`, `interval`, `level`, `val_crops` and `val_videos` of a finished training.
+
+    Args:
+        search: the search.
+        recipe: recipe of the training.
+        folder: its run folder.
+    """
     result = finished_run(folder)["result"]
-    score_entry = {
+    entry = {
         "objective": search.objective,
-        "value": best.score,
+        "value": result[search.objective],
         "interval": None,
         "level": LEVEL,
         "val_crops": result.get("val_crops"),
         "val_videos": result.get("val_videos"),
-        "note": f"The best of {count} trials on the split that epoch and trial were chosen on, which flatters it; the "
-        "interval does not correct that. Judge the network on test data, which the search never opens.",
     }
     if recipe.procedure == "fit":
         model = load(*locate(folder))
         crops = CropSet(search.data, recipe, model.input_shape[1], search.allow_leaks)
-        score_entry["interval"] = list(_interval(*score(model, crops, VAL), search.objective))
-    return score_entry
+        entry["interval"] = list(_interval(*score(model, crops, VAL), search.objective))
+    return entry
 
 
 def _interval(rows: Any, scores: np.ndarray, objective: str) -> tuple[float, float]:

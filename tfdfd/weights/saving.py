@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfdfd.files import write_atomically
+
+if TYPE_CHECKING:
+    import keras
 
 FORMS = ("float32", "float16", "int8")
 SCALE = ".scale"
@@ -66,6 +68,8 @@ def named_weights(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def _named(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any]]:
+    import keras  # here, so that files are read without it
+
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _named(layer, f"{prefix}{layer.name}/")

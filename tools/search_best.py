@@ -1,0 +1,109 @@
+"""Searches the settings of `tuning/best/` with a small budget, beside each recipe's own settings under the same budget.
+
+    python -m tools.search_best --data ../shared/data/real_deepfakes -o SEARCHES [NETWORK…]
+
+For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and trains the recipe with none of
+the searched settings changed in `SEARCHES/NETWORK-default`: same crops, epochs and seed. Writes
+`tuning/best/NETWORK.json`, the search's `best.json` with `budget` and `recipe_default`. The same command resumes after
+an interruption; what is finished is not repeated. A failed network does not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tfdfd.cli.main import main as tfdfd
+from tfdfd.cli.output import TrainingProgress
+from tfdfd.files import write_atomically
+from tfdfd.training.procedures import train
+from tfdfd.tuning.outcome import BEST, score_of
+from tfdfd.tuning.search import make_search
+from tfdfd.tuning.search_space import read_space
+
+TARGET = Path(__file__).parents[1] / "tuning" / "best"
+SEED = 1
+# Labelled crops of both classes alike; a network's own: trials, epochs, crops of a split at most, and further settings.
+SETTINGS = ("data=crops", "order=balanced")
+BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
+    "meso4": (8, 4, 600, ("size=128",)),
+    "meso_inception4": (8, 4, 600, ("size=128",)),
+    "mobilenet_v1": (8, 4, 600, ("size=128",)),
+    "mobilenet_v3": (8, 4, 600, ("size=128",)),
+    "efficientnet_lite0": (6, 3, 600, ("size=128",)),
+    "reseption_v1": (6, 3, 400, ("size=128",)),
+}
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(BUDGETS)} (default: all)")
+    parser.add_argument("--data", required=True, metavar="SET", help="a face set with labels and splits")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="SEARCHES")
+    parser.add_argument("--target", type=Path, default=TARGET, metavar="DIR", help="default: tuning/best")
+    parser.add_argument("--quick", action="store_true", help="two trials of one epoch of few crops, to try the command")
+    options = parser.parse_args(words)
+    failed = []
+    for network in options.networks or BUDGETS:
+        if network not in BUDGETS:
+            parser.error(f"{network!r} has no budget; expected one of {', '.join(BUDGETS)}.")
+        start = time.monotonic()
+        try:
+            content = search(network, options.data, options.output, options.quick)
+        except (ValueError, OSError, RuntimeError) as error:
+            sys.stderr.write(f"{network}: {error}\n")
+            failed.append(network)
+            continue
+        options.target.mkdir(parents=True, exist_ok=True)
+        path = options.target / f"{network}.json"
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        best, default = content["score"]["value"], content["recipe_default"]["value"]
+        sys.stdout.write(f"{path}: {best:.4f}, recipe's own {default:.4f}, {time.monotonic() - start:.0f} s\n")
+    return 1 if failed else 0
+
+
+def search(network: str, data: str, folder: Path, quick: bool = False) -> dict[str, Any]:
+    """Returns the content of a file of `tuning/best/`.
+
+    Raises:
+        RuntimeError: the search failed.
+    """
+    trials, epochs, limit, own = (2, 1, 24, ("size=64",)) if quick else BUDGETS[network]
+    settings = (*SETTINGS, f"epochs={epochs}", f"limit={limit}", *own)
+    command = ["tune", network, "--data", data, "-o", str(folder / network), "--max-trials", str(trials)]
+    command += ["--seed", str(SEED), *(word for setting in settings for word in ("--set", setting))]
+    code = tfdfd(command)
+    if code not in (0, 3):  # 3: some trials failed, and are listed
+        raise RuntimeError(f"'{shlex.join(['tfdfd', *command])}' ended with {code}.")
+    own_search = make_search(
+        read_space(network), data, folder / network, max_trials=trials, seed=SEED, settings=settings
+    )
+    default = folder / f"{network}-default"
+    with TrainingProgress() as report:
+        train(own_search.recipe, own_search.data, default, report)
+    content = json.loads((folder / network / BEST).read_bytes())
+    keys = [setting.key for setting in own_search.space.search]
+    known = own_search.recipe.settings()
+    values = {key: known["arguments"].get(key[10:]) if key.startswith("arguments.") else known[key] for key in keys}
+    budget = (
+        f"{trials} trials of {epochs} epochs on at most {limit} crops of a split: a search for settings that learn "
+    )
+    budget += "fast, not for the best final score."
+    return content | {
+        "budget": budget,
+        "recipe_default": {
+            **score_of(own_search, own_search.recipe, default),
+            "settings": values,
+            "note": "The recipe with none of the searched settings changed: same crops, epochs and seed. One training, "
+            "against the best of several; intervals that overlap say that neither is better.",
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
