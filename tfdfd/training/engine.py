@@ -27,7 +27,15 @@ from tfdfd.models import load, refuse_clips
 from tfdfd.models.counting import node_of
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.crop_set import ClipSet, CropSet, is_better, validate, write_last_scores
-from tfdfd.training.history import FLOW_TABLE, GradientFlow, draw_first_kernels, draw_gradient_flow, write_history
+from tfdfd.training.history import (
+    FLOW_TABLE,
+    GradientFlow,
+    draw_curves,
+    draw_first_kernels,
+    draw_gradient_flow,
+    load_pyplot,
+    write_history,
+)
 from tfdfd.training.optimizers import averaged_weights, make_optimizer, schedule_of
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import STATE, RunFolder, best_weights, keep_best, load_state, save_state
@@ -146,6 +154,7 @@ def _resized(images: Any, size: Sequence[int]) -> Any:
 
 
 SECONDS_BETWEEN_SAVES = 300.0
+SECONDS_BETWEEN_CURVES = 10.0
 
 
 class Report(Protocol):
@@ -189,6 +198,8 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
     progress = saver.progress
     schedule.set_state(progress.schedule)
     flow = GradientFlow(learner) if recipe.gradient_flow else None
+    load_pyplot()  # if it is missing, the error comes before the work
+    drawn = time.monotonic()
     while progress.epoch < recipe.epochs and not _is_over(progress, recipe):
         epoch, start_time = progress.epoch, time.monotonic()
         row = {"epoch": epoch + 1, "learning_rate": _rate(learner)}
@@ -209,8 +220,11 @@ def fit(model: keras.Model, recipe: Recipe, crops: CropSet | ClipSet, run: RunFo
             flow.write(run.path / FLOW_TABLE, epoch + 1)
         saver.save()
         keep_best(run.path, progress.best_epoch)
-        write_history(run.path, progress.history, recipe.name)
+        if curves := time.monotonic() - drawn > SECONDS_BETWEEN_CURVES:
+            drawn = time.monotonic()
+        write_history(run.path, progress.history, recipe.name, curves)
         report.epoch(row)
+    draw_curves(run.path, progress.history, recipe.name)
     with averaged_weights(learner, recipe.ema):
         write_last_scores(model, crops, run.path)
     load_safetensors(model, best_weights(run.path, progress.best_epoch))  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ _NAMES = {
 }
 
 
-def write_history(folder: str | os.PathLike, history: list[dict], title: str) -> None:
+def write_history(folder: str | os.PathLike, history: list[dict], title: str, curves: bool = True) -> None:
     """Writes all epochs so far as `log.csv`, `tensorboard/` and `curves.png`.
 
     The files are rewritten each time, so no epoch appears twice after a run was killed and resumed.
@@ -53,6 +53,7 @@ def write_history(folder: str | os.PathLike, history: list[dict], title: str) ->
         folder: run folder.
         history: one row per epoch, or per step where rows have `step`.
         title: title of the curves.
+        curves: draw the curves, which can take longer than a short epoch.
 
     Raises:
         ValueError: matplotlib or tensorboard is not installed.
@@ -62,7 +63,8 @@ def write_history(folder: str | os.PathLike, history: list[dict], title: str) ->
     names = list(dict.fromkeys(name for row in history for name in row))
     write_atomically(folder / LOG, csv_text(names, history))
     _write_scalars(folder / "tensorboard", history)
-    _draw_curves(folder / "curves.png", history, title)
+    if curves:
+        draw_curves(folder, history, title)
 
 
 class GradientFlow:
@@ -190,7 +192,8 @@ def _write_scalars(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     os.replace(partial, folder)
 
 
-def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> None:
+def draw_curves(folder: Path, history: Sequence[dict[str, Any]], title: str) -> None:
+    """Draws `curves.png` as `write_history` does."""
     pyplot = load_pyplot()
     figure, axes = pyplot.subplots(1, len(_PLOTS), figsize=(15, 4), layout="constrained")
     unit = _unit(history[0])
@@ -204,7 +207,7 @@ def _draw_curves(path: Path, history: Sequence[dict[str, Any]], title: str) -> N
         axis.legend()
     axes[-1].set_yscale("log")
     figure.suptitle(title)
-    save_figure(path, figure)
+    save_figure(folder / "curves.png", figure)
 
 
 def load_pyplot(otherwise: str = "") -> ModuleType:
