@@ -230,7 +230,7 @@ import tfdfd.detect.results
 print(callable(tfdfd.detect), tfdfd.Detection is tfdfd.detect.results.Detection)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    names = "Detection Detector HubLayer Limits __version__ detect models tuning"
+    names = "Detection Detector HubLayer Limits __version__ detect from_preset models tuning"
     assert done.stdout.splitlines() == [f"{names} True", "True True"], done.stderr
     assert set(tfdfd.__all__) == set(dir(tfdfd)) and all(getattr(tfdfd, name) for name in tfdfd.__all__)
 

@@ -127,7 +127,7 @@ def test_a_model_that_calls_everything_fake_cannot_be_missed(models, tmp_path, r
         assert found["confusion"]["real_as_fake"] == 7
     codes = {warning["code"]: warning["message"] for warning in reversed(report["warnings"])}
     assert {"no_better_than_majority", "one_verdict"} <= codes.keys()
-    for text in (out, err, *((tmp_path / "out" / form).read_text("utf-8") for form in FORMS)):
+    for text in (err, *((tmp_path / "out" / form).read_text("utf-8") for form in FORMS)):
         assert codes["no_better_than_majority"] in text and codes["one_verdict"] in text
     assert "0.860     0.860" in out and str(tmp_path / "out" / "report.html") in err
     assert sorted(path.name for path in (tmp_path / "out" / "plots").iterdir()) == [
@@ -243,7 +243,7 @@ def test_unreadable_crops_are_named_and_counted(models, tmp_path, run_tfdfd):
     found = report["judged"]["coverage"]
     assert (found["expected"], found["scored"], found["broken"]) == (10, 9, 1)
     (low,) = [warning["message"] for warning in report["warnings"] if warning["code"] == "low_coverage"]
-    assert low in out and low in err
+    assert low in err and low not in out
     as_fake = evaluate(models["toy"], [data], tmp_path / "out", Options(missing="as-fake", **QUICK))
     assert as_fake["judged"]["video"]["n"] == 10 and report["judged"]["video"]["n"] == 9
 

@@ -108,6 +108,7 @@ def test_what_makes_no_sense_is_a_usage_error(clips, tmp_path, run_tfdfd, more, 
 
 
 @needs_ray
+@pytest.mark.slow  # detect's test kills a worker of the same engine
 def test_killed_workers_lose_nothing(clips, whole, tmp_path):
     rng = random.Random(4)
     killed = []
@@ -131,7 +132,7 @@ def test_killed_workers_lose_nothing(clips, whole, tmp_path):
 
 
 @needs_ray
-@pytest.mark.parametrize("engines", [("ray", "local"), ("local", "ray")])
+@pytest.mark.parametrize("engines", [("ray", "local"), pytest.param(("local", "ray"), marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_with_the_other_engine(clips, whole, tmp_path, engines):
     with started(clips, tmp_path / "faces", "--engine", engines[0]) as process:
         await_videos(process, 4)

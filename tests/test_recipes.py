@@ -25,7 +25,10 @@ def _runs():
     first = {recipe.network: name for name, recipe in reversed(RECIPES.items()) if not name.endswith("-radam")}
     quick = {name for network, name in first.items() if network not in LARGEST}
     large = {name for name, recipe in RECIPES.items() if recipe.network in LARGE}
-    return [pytest.param(name, marks=pytest.mark.slow if name in large - quick else ()) for name in RECIPES]
+    # Blended data is the same for all networks.
+    blended = {name for name in RECIPES if name.startswith("sbi-")} - {"sbi-mobilenet-v1", "sbi-efficientnet-lite0"}
+    slow = (large | blended) - quick
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in RECIPES]
 
 
 @pytest.fixture(scope="module")

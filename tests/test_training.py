@@ -162,7 +162,8 @@ def in_child(recipe, faces, folder, save_every=0.0, die_at=0, **environment):
     "settings",
     [
         ("optimizer=radam", "loss_scale=true", "gradient_noise=0.01", "gradient_flow=true", "schedule=decay-plateau"),
-        ("augment=s1", "ema=0.9", "order=balanced"),
+        # Averages and augmentation after a kill are in test_distilling and test_packed, too.
+        pytest.param(("augment=s1", "ema=0.9", "order=balanced"), marks=pytest.mark.slow),
     ],
     ids=["radam-noise-scaled-plateau", "augmented-average-balanced"],
 )
