@@ -44,7 +44,10 @@ def fill_by_place(model):
     fill((f"layer{i}/{weight.name}", weight) for i, layer in enumerate(layers) for weight in layer.weights)
 
 
-@pytest.mark.parametrize("name", ON_KERAS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("resnet152", "efficientnet_b5") else ()) for n in ON_KERAS],
+)
 def test_features_are_those_of_keras(name, reference):
     application = spec(name).imagenet
     theirs, file = reference(application)

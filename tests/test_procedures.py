@@ -187,6 +187,7 @@ def assert_built_on(members, folder):
     assert others == {"reseption_v1_features", "reseption_v2_features", "fake_probability"}
 
 
+@pytest.mark.slow  # test_reseption has which layers are trained
 def test_the_ensemble_trains_dense_layers_on_the_bodies_of_its_members(members, faces, tmp_path):
     # The order in which they are given says nothing.
     result = train(ensemble(members[::-1]), faces, tmp_path / "run")

@@ -27,7 +27,9 @@ def _runs():
     large = {name for name, recipe in RECIPES.items() if recipe.network in LARGE}
     # Blended data is the same for all networks.
     blended = {name for name in RECIPES if name.startswith("sbi-")} - {"sbi-mobilenet-v1", "sbi-efficientnet-lite0"}
-    slow = (large | blended) - quick
+    # Noise layers are in front of the same network, and Reseption V2 is V1 with other branches; test_models has both.
+    alike = {"s4-resnet50v2-srm", "s4-vgg16-srm", "s2-reseption-v2"}
+    slow = (large | blended) - quick | alike
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in RECIPES]
 
 

@@ -231,6 +231,7 @@ def gradients(function, variables, images):
 
 
 class TestHub:
+    @pytest.mark.slow  # test_hub_layers does so with the handles
     def test_layers_score_fine_tune_and_freeze(self, tmp_path):
         """In a process of its own: tf_keras is not to come where our tests use Keras 3."""
         keras.utils.set_random_seed(0)

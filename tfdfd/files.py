@@ -240,6 +240,41 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
     return lock
 
 
+@contextlib.contextmanager
+def new_folder(target: Path, work: str) -> Iterator[Path]:
+    """A context with an empty folder beside `target`, which takes its place at the end: whole and on the disk.
+
+    After an error, nothing is left. What a killed process left is removed.
+
+    Args:
+        target: a folder that is absent or empty.
+        work: as for `locked_folder`.
+
+    Raises:
+        ValueError: another process writes the same folder.
+        OSError: the folder cannot be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    lock = locked_folder(partial, work)
+    try:
+        for entry in partial.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        yield partial
+        # Synced before the rename, so the folder is complete even after a power cut.
+        for path, _, _ in os.walk(partial, topdown=False):
+            sync_folder(path)
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def code_digest(*parts: str) -> str:
     """Returns the SHA-256 of the source code of these parts of the package, to detect outdated stored results."""
     value = hashlib.sha256()

@@ -9,11 +9,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import new_folder, write_atomically
 from tfdfd.hub import PREFIX, Handle, HubError
 from tfdfd.weights.store import CARD, read_card
 
@@ -83,12 +83,11 @@ def prepare_upload(address: str, handle: Handle, folder: Path, target: str | os.
         return prepare_kaggle(handle, folder, target, parts[0], parts[1], parts[3])
     card = read_card(folder / CARD)
 
-    def fill(partial: Path) -> None:
+    made = refuse_existing(target)
+    with new_folder(made, "tfdfd publish") as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         write_atomically(partial / README, _hugging_face_card(address, handle, card))
         write_atomically(partial / TERMS, _terms(card))
-
-    made = _prepared(target, fill)
     repository = "/".join(parts)
     return (
         "import huggingface_hub\n"
@@ -128,13 +127,12 @@ def prepare_kaggle(
     slug, variation = model or _slug(f"tfdfd-{name}"), variation or _slug(tag or "default")
     licence = _LICENCES.get(card["licence"], (LICENCE,))[0]
 
-    def fill(partial: Path) -> None:
+    made = refuse_existing(target)
+    with new_folder(made, "tfdfd publish") as partial:
         shutil.copytree(folder, partial / variation)
         write_atomically(partial / MODEL, _json(_of_model(owner, slug, name, card)))
         of_variation = _of_variation(owner, slug, variation, handle, card, licence)
         write_atomically(partial / variation / VARIATION, _json(of_variation))
-
-    made = _prepared(target, fill)
     return (
         "import kagglehub\n"
         f"kagglehub.model_upload({f'{owner}/{slug}/{FRAMEWORK}/{variation}'!r}, {str(made / variation)!r}, "
@@ -147,25 +145,6 @@ def refuse_existing(target: str | os.PathLike) -> Path:
     target = Path(target).absolute()
     if os.path.lexists(target):
         raise HubError(f"{target} is there already; give a new folder for the upload.")
-    return target
-
-
-def _prepared(target: str | os.PathLike, fill: Callable[[Path], None]) -> Path:
-    """A new folder that `fill` writes: whole, or not at all."""
-    target = refuse_existing(target)
-    partial = target.with_name(f".{target.name}.partial")
-    lock = locked_folder(partial, "tfdfd publish")
-    try:
-        for left in partial.iterdir():  # by a process that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        fill(partial)
-        os.rename(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
     return target
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,7 +18,7 @@ from tfdfd.data.crops import clips_of, faces_of, read_pixels
 from tfdfd.extract.extraction import Request, extract_faces
 from tfdfd.faces import build_detector
 from tfdfd.faces.crop import equal_parts, resize_crop
-from tfdfd.files import locked_folder, sha256, sync_folder
+from tfdfd.files import new_folder, sha256
 from tfdfd.media import Limits
 from tfdfd.models import clip_frames, load
 from tfdfd.publishing.formats import FORMATS, Expected
@@ -65,24 +64,11 @@ def export(
     record, path = locate(model)
     network = load(record, path)
     expected = _expected(network, proof_images(network.input_shape[-2], data, clip_frames(record)))
-    partial = folder.with_name(f".{folder.name}.partial")
-    lock = locked_folder(partial, "tfdfd export")
-    try:
-        _clear(partial)
+    with new_folder(folder, "tfdfd export") as partial:
         _log.info("writing %s as %s, compared with Keras on %d crops", record.handle, format, len(expected.crops))
         facts = FORMATS[format](network, partial, expected)
         card = _card(record, format, facts, expected, partial)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        # Synced before the rename, so it is complete even after a power cut.
-        for path, _, _ in os.walk(partial, topdown=False):  # type: ignore[assignment]
-            sync_folder(path)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
     return card
 
 
@@ -121,14 +107,6 @@ def _card(record: WeightRecord, format: str, facts: dict[str, Any], expected: Ex
             for path in files
         },
     }
-
-
-def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 CLIPS = ("genuine.mp4", "blended.mp4")
