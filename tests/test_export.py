@@ -13,9 +13,10 @@ from PIL import Image
 
 from tests.seeded import fill
 from tests.test_saved_model import svm_arrays
+from tfdfd.files import locked_folder
 from tfdfd.models import build, load
 from tfdfd.models.svm import with_svm
-from tfdfd.publishing import exporting, formats
+from tfdfd.publishing import formats
 from tfdfd.publishing.exporting import export, proof_images
 from tfdfd.runtime.equality import check_equal
 from tfdfd.runtime.openvino import OpenvinoNetwork
@@ -257,7 +258,7 @@ class TestFolder:
 
     def test_of_another_run_at_work_is_left_alone(self, weights, tmp_path):
         partial = tmp_path / ".x.partial"
-        lock = exporting.locked_folder(partial, "tfdfd export")
+        lock = locked_folder(partial, "tfdfd export")
         (partial / "half").write_bytes(b"of it")
         try:
             with pytest.raises(ValueError, match="another 'tfdfd export' is at work"):
