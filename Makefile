@@ -88,4 +88,4 @@ release: $(STAMP)-release
 	$(BIN)/python -m tools.release
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_report.html
+	rm -rf $(VENV) build dist *.egg-info demo_report.html demo_report.record.json
