@@ -17,7 +17,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import threading
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 
 from tests.browser import Browser
+from tests.local_server import LocalServer
 from tfdfd import web
 from tfdfd.detect.detector import Detector
 from tfdfd.extract.extraction import Extraction, FaceCrop, FrameFaces
@@ -450,7 +450,7 @@ def assert_close(found, expected, tolerance=2e-6, place="result"):
 # In a browser --------------------------------------------------------------------------------------------------------
 
 
-class Server:
+class Server(LocalServer):
     """The folder on this machine, as any static server offers it; `asked` are the methods and paths of requests."""
 
     def __init__(self, folder):
@@ -460,16 +460,7 @@ class Server:
             def log_message(self, *arguments):
                 asked.append(self.requestline)
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-        self.address = f"http://127.0.0.1:{self._server.server_port}/"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(functools.partial(Handler, directory=folder))
 
 
 DONE = "[...document.querySelectorAll('#files .links .main:not([hidden])')].length"

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import struct
-import threading
 
 import cv2
 import h5py
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.local_server import LocalServer
 from tfdfd import weights
 from tfdfd.faces.crop import resize_crop
 from tfdfd.hub.weights import pull
@@ -284,23 +284,15 @@ def test_records_are_complete():
         )
 
 
-class Server:
+class Server(LocalServer):
     """A local server that answers every request with the same bytes."""
 
     def __init__(self, body):
         handler = type("Handler", (http.server.BaseHTTPRequestHandler,), {})
         handler.do_GET = lambda self: (self.send_response(200), self.end_headers(), self.wfile.write(body))
         handler.log_message = lambda *_: None
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/weights.h5"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(handler)
+        self.url = f"{self.address}weights.h5"
 
 
 def one_record(monkeypatch, url, body):

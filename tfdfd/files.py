@@ -241,22 +241,25 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, work: str) -> Iterator[Path]:
+def new_folder(target: Path, work: str, replace: bool = False) -> Iterator[Path]:
     """A context with an empty folder beside `target`, which takes its place at the end: whole and on the disk.
 
-    After an error, nothing is left. What a killed process left is removed.
+    After an error, `target` is as before and nothing else is left. What a killed process left is removed.
 
     Args:
         target: a folder that is absent or empty.
         work: as for `locked_folder`.
+        replace: `target` may hold files, which are removed in the end.
 
     Raises:
         ValueError: another process writes the same folder.
         OSError: the folder cannot be written.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial, former = (target.with_name(f".{target.name}.{state}") for state in ("partial", "former"))
     lock = locked_folder(partial, work)
     try:
+        if replace:
+            shutil.rmtree(former, ignore_errors=True)
         for entry in partial.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -266,7 +269,16 @@ def new_folder(target: Path, work: str) -> Iterator[Path]:
         # Synced before the rename, so the folder is complete even after a power cut.
         for path, _, _ in os.walk(partial, topdown=False):
             sync_folder(path)
-        os.replace(partial, target)
+        if replace and target.exists():
+            os.replace(target, former)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if replace and former.exists():
+                os.replace(former, target)
+            raise
+        if replace:
+            shutil.rmtree(former, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -52,8 +52,9 @@ def restore(archive: Path, record: WeightRecord, weights: Path, folder: Path) ->
         return False
     data = weights.read_bytes()
     contents[facts["weights"]["file"]] = data
+    arrays = arrays_in(weights)
     for path, parts in pieces.items():
-        contents[path] = _joined(parts, contents[path], weights)
+        contents[path] = _joined(parts, contents[path], arrays)
     for path, file in facts["files"].items():
         if hashlib.sha256(contents.get(path, b"")).hexdigest() != file["sha256"]:
             raise HubError(f"{path} in {archive} is not what was published: install tfdfd again.")
@@ -65,8 +66,7 @@ def restore(archive: Path, record: WeightRecord, weights: Path, folder: Path) ->
     return True
 
 
-def _joined(parts: list[list[Any]], between: bytes, weights: Path) -> bytes:
-    arrays = arrays_in(weights)
+def _joined(parts: list[list[Any]], between: bytes, arrays: dict[str, bytes]) -> bytes:
     joined, position = [], 0
     for name, size in parts:
         if name is None:

@@ -22,15 +22,7 @@ from tfdfd.detect.evidence import SUPPORT
 from tfdfd.extract.extraction import MAX_CROPS
 from tfdfd.faces import MARGIN, detectors
 from tfdfd.faces.crop import MEASURES, MIN_AFFINITY
-from tfdfd.files import (
-    locked_folder,
-    read_regular,
-    sha256,
-    sync_folder,
-    temporary_folder,
-    user_cache,
-    write_atomically,
-)
+from tfdfd.files import new_folder, read_regular, sha256, temporary_folder, user_cache, write_atomically
 from tfdfd.html import environment
 from tfdfd.hub.sources import blocks_of
 from tfdfd.media import FRAMES, Limits
@@ -131,29 +123,9 @@ def build_site(
     folder = Path(os.path.realpath(site))
     _check_replaceable(folder)
     archives = [_archive(package, runtime) for package in RUNTIME]
-    partial = folder.with_name(f".{folder.name}.partial")
-    lock = locked_folder(partial, _MAKER)
-    try:
-        new, former = partial / "new", partial / "former"
-        for left in (new, former):
-            shutil.rmtree(left, ignore_errors=True)
-        new.mkdir()
+    with new_folder(folder, _MAKER, replace=True) as new:
         settings = _write(new, record, model, archives)
-        for written, _, _ in os.walk(new, topdown=False):
-            sync_folder(written)
-        if folder.exists():
-            _check_replaceable(folder)
-            os.replace(folder, former)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if former.exists():
-                os.replace(former, folder)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        _check_replaceable(folder)  # once more: the export took a while
     return settings
 
 
