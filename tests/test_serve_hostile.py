@@ -426,6 +426,19 @@ def test_a_grpc_message_that_is_none_is_one_line(server):
     assert "Traceback" not in text and SECRET[:8].decode() not in text, text
 
 
+def test_grpc_prints_nothing_past_the_log(server):
+    """Of a client that ends its call without a message and leaves before it is told so, gRPC prints a traceback."""
+    before, call = len(server.notes), server.channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+    for number in range(MANY * 4):
+        waiting = call.future(iter(()), timeout=10)
+        time.sleep(number % 20 / 10_000)
+        waiting.cancel()
+    until(lambda: server.metric("tfdfd_serve_requests_in_flight") == 0)
+    time.sleep(0.5)
+    assert "Traceback" not in "".join(server.notes)
+    assert len(server.notes) - before <= 1
+
+
 def test_two_servers_do_not_share_an_address(server, tmp_path):
     write_model(tmp_path / "tiny" / "1")
     words = ("--models", tmp_path / "tiny", "--allow-any-graph")

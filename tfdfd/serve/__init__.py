@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable
 
 INVALID_ARGUMENT = "INVALID_ARGUMENT"
@@ -96,7 +97,7 @@ class Journal:
     SECONDS, MOST = 60.0, 1000
 
     def __init__(self, note: Callable[[str], None]):
-        self._last: dict[tuple[str, str | None, str], tuple[float, int]]
+        self._last: dict[str, tuple[float, int]]
         self._note, self._last = note, {}
 
     def refused(self, side: str, client: str | None, reason: str) -> None:
@@ -107,39 +108,62 @@ class Journal:
             client: its address without port.
             reason: worded by this server.
         """
-        key, now = (side, client, reason), time.monotonic()
-        last, more = self._last.get(key, (-self.SECONDS, 0))
+        self.once_a_minute(f"{side}: refused a request of {client or 'an unknown client'}: {reason}")
+
+    def once_a_minute(self, line: str) -> None:
+        """Logs a line with the number of its repetitions, unless it was logged within the last minute."""
+        now = time.monotonic()
+        last, more = self._last.get(line, (-self.SECONDS, 0))
         if now - last < self.SECONDS:
-            self._last[key] = last, more + 1
+            self._last[line] = last, more + 1
             return
         if len(self._last) >= self.MOST:
             self._last.clear()
-        self._last[key] = now, 0
+        self._last[line] = now, 0
         again = f" ({more} more like it in the last minutes)" if more else ""
-        self._note(f"{side}: refused a request of {client or 'an unknown client'}: {reason}{again}")
+        self._note(f"{line}{again}")
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class OneLine(logging.Handler):
-    """Log handler for libraries: one line, without traceback and without messages of exceptions."""
+    """Log handler for libraries: one line, without traceback and without messages of exceptions, once a minute."""
 
     LIBRARIES = ("aiohttp", "asyncio", "grpc")
+    # Of gRPC and protobuf; what a client does, not what the server fails at.
+    REFUSALS = {"DecodeError": "it is no message of its method", "StopAsyncIteration": "it ended without its message"}
+    LEFT = "ExecuteBatchError"  # nobody was there to read the answer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._journal = Journal(_write_line)
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if type(error).__name__ == "DecodeError":  # of protobuf
-            message = "refused a request: it is no message of its method"
+        name = type(error).__name__
+        if name == self.LEFT:
+            return
+        if name in self.REFUSALS:
+            message = f"refused a request: {self.REFUSALS[name]}"
         elif error is not None:
             message = unforeseen(error)
         else:
             # Without its arguments, which may contain request content.
             message = str(record.msg).partition("\n")[0][:_MAX_LENGTH]
-        sys.stderr.write(f"{record.name.partition('.')[0]}: {message}\n")
-        sys.stderr.flush()
+        self._journal.once_a_minute(f"{record.name.partition('.')[0]}: {message}")
 
     @classmethod
     def install(cls) -> None:
-        """Replaces the handlers of the libraries' loggers."""
+        """Replaces the handlers of the libraries' loggers, and silences the traceback that gRPC also prints itself."""
         handler = cls()
         for name in cls.LIBRARIES:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [handler], False
+        from grpc._cython import cygrpc
+
+        # A client that leaves before its error is sent: gRPC logs that, and prints it past the log.
+        if hasattr(cygrpc, "traceback"):
+            cygrpc.traceback = types.SimpleNamespace(print_exc=lambda *_, **__: None)
