@@ -1,6 +1,7 @@
 """Searches the settings of `tuning/best/` with a small budget, beside each recipe's own settings under the same budget.
 
-    python -m tools.search_best --data ../shared/data/real_deepfakes -o SEARCHES [NETWORK…]
+    python -m tools.search_best --data ../shared/data/real_deepfakes -o SEARCHES \\
+        --imagenet ../shared/data/imagenet ../shared/data/imagenet_more [NETWORK…]
 
 For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and trains the recipe with none of
 the searched settings changed in `SEARCHES/NETWORK-default`: same crops, epochs and seed. Writes
@@ -28,15 +29,21 @@ from tfdfd.tuning.search_space import read_space
 
 TARGET = Path(__file__).parents[1] / "tuning" / "best"
 SEED = 1
-# Labelled crops of both classes alike; a network's own: trials, epochs, crops of a split at most, and further settings.
+# Labeled crops of both classes alike; a network's own: trials, epochs, crops of a split at most, and further settings.
 SETTINGS = ("data=crops", "order=balanced")
 BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
-    "meso4": (8, 4, 600, ("size=128",)),
-    "meso_inception4": (8, 4, 600, ("size=128",)),
-    "mobilenet_v1": (8, 4, 600, ("size=128",)),
-    "mobilenet_v3": (8, 4, 600, ("size=128",)),
-    "efficientnet_lite0": (6, 3, 600, ("size=128",)),
-    "reseption_v1": (6, 3, 400, ("size=128",)),
+    "meso4": (8, 6, 2000, ("size=128",)),
+    "meso_inception4": (8, 6, 1500, ("size=128",)),
+    "mobilenet_v1": (8, 4, 1000, ("size=128", "arguments.alpha=0.5")),
+    "mobilenet_v3": (8, 4, 1000, ("size=128",)),
+    "efficientnet_lite0": (6, 3, 1000, ("size=128",)),
+    "reseption_v1": (6, 4, 600, ("size=128", "weights=tfdfd/reseption_v1")),
+}
+# ImageNet's weights that a recipe begins with, by file name.
+IMAGENET = {
+    "mobilenet_v1": "mobilenet_v1_0.5_no_top.weights.h5",
+    "mobilenet_v3": "mobilenet_v3_small.weights.h5",
+    "efficientnet_lite0": "efficientnet_lite0_no_top.safetensors",
 }
 
 
@@ -44,6 +51,14 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(BUDGETS)} (default: all)")
     parser.add_argument("--data", required=True, metavar="SET", help="a face set with labels and splits")
+    parser.add_argument(
+        "--imagenet",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders of ImageNet's weights",
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="SEARCHES")
     parser.add_argument("--target", type=Path, default=TARGET, metavar="DIR", help="default: tuning/best")
     parser.add_argument("--quick", action="store_true", help="two trials of one epoch of few crops, to try the command")
@@ -54,7 +69,8 @@ def main(words: list[str]) -> int:
             parser.error(f"{network!r} has no budget; expected one of {', '.join(BUDGETS)}.")
         start = time.monotonic()
         try:
-            content = search(network, options.data, options.output, options.quick)
+            weights = imagenet_weights(network, options.imagenet)
+            content = search(network, options.data, options.output, weights, options.quick)
         except (ValueError, OSError, RuntimeError) as error:
             sys.stderr.write(f"{network}: {error}\n")
             failed.append(network)
@@ -67,14 +83,28 @@ def main(words: list[str]) -> int:
     return 1 if failed else 0
 
 
-def search(network: str, data: str, folder: Path, quick: bool = False) -> dict[str, Any]:
+def imagenet_weights(network: str, folders: list[Path]) -> tuple[str, ...]:
+    """The setting for the weights that a network begins with, if it begins with ImageNet's.
+
+    Raises:
+        ValueError: no folder has the file.
+    """
+    if network not in IMAGENET:
+        return ()
+    for folder in folders:
+        if (folder / IMAGENET[network]).is_file():
+            return (f"weights=imagenet:{folder / IMAGENET[network]}",)
+    raise ValueError(f"{IMAGENET[network]} is in none of the folders of --imagenet.")
+
+
+def search(network: str, data: str, folder: Path, weights: tuple[str, ...] = (), quick: bool = False) -> dict[str, Any]:
     """Returns the content of a file of `tuning/best/`.
 
     Raises:
         RuntimeError: the search failed.
     """
     trials, epochs, limit, own = (2, 1, 24, ("size=64",)) if quick else BUDGETS[network]
-    settings = (*SETTINGS, f"epochs={epochs}", f"limit={limit}", *own)
+    settings = (*SETTINGS, f"epochs={epochs}", f"limit={limit}", *own, *weights)
     command = ["tune", network, "--data", data, "-o", str(folder / network), "--max-trials", str(trials)]
     command += ["--seed", str(SEED), *(word for setting in settings for word in ("--set", setting))]
     code = tfdfd(command)
