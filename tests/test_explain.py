@@ -614,6 +614,15 @@ def test_the_command_writes_a_page(run_tfdfd, toy_weights, crop_file, tmp_path):
     assert text.count("<img") == 5 and "&lt;i&gt;face.png" in text and "Not measured with tfdfd/meso4.toy" in text
 
 
+def test_the_six_crops_of_s2s_figure_are_one_page(run_tfdfd, toy_weights, data, tmp_path):
+    folder = data / "crops" / "ffpp"
+    crops = sorted(folder.rglob("*.png"))
+    page = tmp_path / "page.html"
+    words = ("--detector", "none", "--model", toy_weights, "--samples", 20, "--method", "lime", "-o", page)
+    assert run_tfdfd("explain", folder, *words)[0] == 0
+    assert len(crops) == 6 and all(crop.name in page.read_text("utf-8") for crop in crops)
+
+
 def test_the_report_of_detect_has_heat_maps(run_tfdfd, toy_weights, crop_file, tmp_path):
     words = ["detect", crop_file, "--detector", "none", "--model", toy_weights]
     code, out, err = run_tfdfd(*words, "--report", tmp_path / "with.html", "--explain", "gradcam", "--json", "-")
