@@ -37,6 +37,16 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfdfd")
 
 
+def cache_folder(part: str = "") -> Path:
+    """`$TFDFD_CACHE`, or the folder `part` in `user_cache()`.
+
+    Raises:
+        RuntimeError: the variable is not set, and there is no home folder.
+    """
+    given = os.environ.get("TFDFD_CACHE")
+    return Path(given) if given else user_cache() / part
+
+
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to a temporary file in the same folder, then renames it; leaves no partial file.
 

@@ -156,11 +156,10 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             )
     if engine and arguments.server:
         raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
-    from tfdfd.detect.record import write_record
     from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
     from tfdfd.detect.results import VERDICTS
     from tfdfd.media.inputs import list_inputs
-    from tfdfd.report.page import record_path, write_report
+    from tfdfd.report.page import record_path
     from tfdfd.report.pictures import encode
 
     inputs = list_inputs(arguments.inputs)
@@ -181,9 +180,9 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             _print_notes(detector, inputs, arguments.quiet)
             results = folder.results()
             for report, record_file in places:
-                record = write_record(record_file, detector, results, folder.date)
-                options = {"record": record, "gallery": gallery, "name": record_file.stem}
-                write_report(report, folder.detections(), detector.report_info(), **options)
+                _write_page(
+                    report, record_file, detector, folder.detections(), results, folder.date, gallery, arguments.server
+                )
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
@@ -269,15 +268,10 @@ def _write(
         pairs = zip(inputs.items, detections, strict=True)
         results = [detection.to_dict() | fingerprint(item, detection) for item, detection in pairs]
     if arguments.report:
-        from tfdfd.detect.record import make_record, record_text
-        from tfdfd.report.page import record_path, write_report
+        from tfdfd.report.page import record_path
 
-        record = make_record(detector, results, now())
-        path = record_path(arguments.report)
-        settings = {"scored by": arguments.server} if arguments.server else None
-        options = {"settings": settings, "record": record, "gallery": gallery, "name": path.stem}
-        write_report(arguments.report, detections, detector.report_info(), **options)
-        write_text(record_text(record), str(path))
+        places = arguments.report, record_path(arguments.report)
+        _write_page(*places, detector, detections, results, now(), gallery, arguments.server)
         warn(f"report: {os.path.abspath(arguments.report)}")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
@@ -291,6 +285,26 @@ def _write(
     if "-" not in (arguments.json, arguments.csv):
         for line in summary(detections):
             write_line(line)
+
+
+def _write_page(
+    report: str | os.PathLike,
+    record_file: Path,
+    detector: Detector,
+    detections: Sequence[Detection],
+    results: Sequence[dict],
+    date: str,
+    gallery: Gallery | None,
+    server: str | None,
+) -> None:
+    """Writes a record, then the report page that names it."""
+    from tfdfd.detect.record import write_record
+    from tfdfd.report.page import write_report
+
+    record = write_record(record_file, detector, results, date)
+    settings = {"scored by": server} if server else None
+    options = {"settings": settings, "record": record, "gallery": gallery, "name": record_file.stem}
+    write_report(report, detections, detector.report_info(), **options)
 
 
 def summary(detections: Iterable[Detection]) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import user_cache, write_atomically
+from tfdfd.files import cache_folder, write_atomically
 from tfdfd.text import printable_path, text_of_cell, without_formula
 
 # Folders, separated as in `PATH`.
@@ -201,8 +201,7 @@ def _recall_folders(table: Path, data: bytes) -> None:
 
 
 def _memory_of(data: bytes) -> Path:
-    folder = Path(os.environ["TFDFD_CACHE"]) if os.environ.get("TFDFD_CACHE") else user_cache()
-    return folder / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
+    return cache_folder() / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
 
 
 def read_either(path: str | os.PathLike) -> tuple[list, type]:

@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import read_regular, user_cache, write_atomically
+from tfdfd import files
+from tfdfd.files import read_regular, write_atomically
 from tfdfd.text import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
@@ -356,9 +357,7 @@ def local_file(name: str) -> Path | None:
 
 def cache_folder() -> Path:
     """Returns `$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
-    if "TFDFD_CACHE" in os.environ:
-        return Path(os.environ["TFDFD_CACHE"])
-    return user_cache() / "weights"
+    return files.cache_folder("weights")
 
 
 def base_of(record: WeightRecord) -> dict:
