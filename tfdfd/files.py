@@ -251,6 +251,17 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
 
 
 @contextlib.contextmanager
+def locked(folder: str | os.PathLike, work: str, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of `locked_folder` until the end of the block."""
+    lock = locked_folder(folder, work, wait)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
 def new_folder(target: Path, work: str, replace: bool = False) -> Iterator[Path]:
     """A context with an empty folder beside `target`, which takes its place at the end: whole and on the disk.
 
@@ -266,35 +277,32 @@ def new_folder(target: Path, work: str, replace: bool = False) -> Iterator[Path]
         OSError: the folder cannot be written.
     """
     partial, former = (target.with_name(f".{target.name}.{state}") for state in ("partial", "former"))
-    lock = locked_folder(partial, work)
-    try:
-        if replace:
-            shutil.rmtree(former, ignore_errors=True)
-        for entry in partial.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        yield partial
-        # Synced before the rename, so the folder is complete even after a power cut.
-        for path, _, _ in os.walk(partial, topdown=False):
-            sync_folder(path)
-        if replace and target.exists():
-            os.replace(target, former)
+    with locked(partial, work):
         try:
-            os.replace(partial, target)
-        except OSError:
-            if replace and former.exists():
-                os.replace(former, target)
+            if replace:
+                shutil.rmtree(former, ignore_errors=True)
+            for entry in partial.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            yield partial
+            # Synced before the rename, so the folder is complete even after a power cut.
+            for path, _, _ in os.walk(partial, topdown=False):
+                sync_folder(path)
+            if replace and target.exists():
+                os.replace(target, former)
+            try:
+                os.replace(partial, target)
+            except OSError:
+                if replace and former.exists():
+                    os.replace(former, target)
+                raise
+            if replace:
+                shutil.rmtree(former, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
             raise
-        if replace:
-            shutil.rmtree(former, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def code_digest(*parts: str) -> str:

@@ -60,7 +60,7 @@ def export_weights(model: str, number: int, version: FromWeights) -> Path:
         if not root.is_dir():
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_owner(cache)
-            with locked(root.parent):
+            with locked(root.parent, "tfdfd", wait=True):
                 if not root.is_dir():
                     _make(handle, root)
         check_owner(cache)

@@ -88,7 +88,7 @@ def publish(
     root = Path(hub).absolute()
     if root.exists() and not root.is_dir():
         raise HubError(f"{root} is not a folder; a hub is a folder.")
-    with locked(root):
+    with locked(root, "tfdfd", wait=True):
         manifest = _opened(root)
         folder = root / name / str(number)
         _check_free(manifest, root, folder, name, number)
@@ -121,7 +121,7 @@ def sign_hub(hub: str | os.PathLike, key_file: str | os.PathLike) -> int:
     """
     root, key = Path(hub).absolute(), private_key(key_file)
     read_manifest(root, f"the hub {root}")  # `locked` would make the folder
-    with locked(root):
+    with locked(root, "tfdfd", wait=True):
         manifest, count = Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE)), 0
         for model, versions in list(manifest.models.items()):
             for number, version in versions.items():

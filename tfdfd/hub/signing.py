@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.files import read_regular, write_atomically
 from tfdfd.hub import PREFIX, HubError, HubWarning
 from tfdfd.hub.manifest import Signature, Version
+from tfdfd.text import optional_import
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -194,12 +195,8 @@ def _read_key(file: str | os.PathLike) -> bytes:
 
 
 def _import() -> None:
-    try:
+    with optional_import("signatures need the library cryptography", "sign", kind=HubError):
         import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
-    except ImportError as error:
-        raise HubError(
-            "signatures need the library cryptography, which is not installed: run pip install 'tfdfd[sign]'."
-        ) from error
 
 
 def signed(version: Version, model: str, number: int, key: Ed25519PrivateKey) -> Version:

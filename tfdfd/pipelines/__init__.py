@@ -20,7 +20,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces, check_picture
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.files import TEMPORARY, locked_folder, sha256, write_atomically
+from tfdfd.files import TEMPORARY, locked, sha256, write_atomically
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -128,12 +128,8 @@ def write_shards(faces: Faces, planned: list[PlannedShard], target: str | os.Pat
     target = Path(target)
     if target.resolve() == faces.root.resolve():
         raise ValueError(f"{target} is the folder of the crops; give another one for the shards.")
-    lock = locked_folder(target, "tfdfd pack")
-    try:
+    with locked(target, "tfdfd pack"):
         yield from _write_shards(faces, planned, target)
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _write_shards(faces: Faces, planned: list[PlannedShard], target: Path) -> Iterator[tuple[Shard, bool]]:

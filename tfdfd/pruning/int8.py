@@ -27,6 +27,7 @@ from tfdfd.pruning import sizes
 from tfdfd.pruning.child import describe
 from tfdfd.pruning.prune import score_rows
 from tfdfd.publishing.saved_model import write_saved_model
+from tfdfd.text import optional_import
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run
@@ -104,10 +105,9 @@ def _converted(model: Any, representative: np.ndarray) -> bytes:
 
 
 def _runtime() -> Any:
-    try:
-        return importlib.import_module("ai_edge_litert.interpreter")
-    except ImportError as error:
-        raise ValueError("a network in 8 bits needs ai-edge-litert: run pip install 'tfdfd[prune]'.") from error
+    with optional_import("a network in 8 bits needs ai-edge-litert", "prune"):
+        module = importlib.import_module("ai_edge_litert.interpreter")
+    return module
 
 
 FILE = "int8.tflite"

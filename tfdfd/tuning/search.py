@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.files import WorkDir, locked_folder, read_description, refuse_other, write_atomically
+from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -413,13 +413,10 @@ def _wait_for_lock(folder: Path) -> None:
     """Waits for a former worker that may still run the trial on another machine; its result counts."""
     while True:
         try:
-            lock = locked_folder(folder, _COMMAND)
+            with locked(folder, _COMMAND):
+                return
         except ValueError:
             time.sleep(2)
-            continue
-        if lock is not None:
-            os.close(lock)
-        return
 
 
 def _record_file(search: Search, trial_id: str) -> Path:
