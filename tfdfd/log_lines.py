@@ -76,9 +76,9 @@ class LogFilter:
     """
 
     def __init__(self, level: str):
-        self._process: subprocess.Popen[bytes] | None
-        self._kept: int | None
-        self._level, self._process, self._kept = level, None, None
+        self._level = level
+        self._process: subprocess.Popen[bytes] | None = None
+        self._kept: int | None = None
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:

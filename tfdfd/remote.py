@@ -169,8 +169,8 @@ class RemoteScorer:
 
 def _batches(crops: Iterable[np.ndarray]) -> Iterator[list[list[bytes]]]:
     """Crops, or clips, in requests: each as its PNG, or its PNGs. A clip is never divided."""
-    batch: list[list[bytes]]
-    batch, size = [], 0
+    size = 0
+    batch: list[list[bytes]] = []
     for crop in crops:
         encoded = [_png(one) for one in (crop if crop.ndim == 4 else crop[None])]
         length = sum(map(len, encoded))

@@ -178,12 +178,10 @@ def _verdicts(rows, model):
 
 
 def _share(by: str, group: str, verdicts: Sequence[str]) -> dict:
-    from scipy.stats import beta
+    from scipy.stats import binomtest
 
     n, hits = len(verdicts), verdicts.count("fake")
-    tail = (1 - _LEVEL) / 2
-    low = beta.ppf(tail, hits, n - hits + 1) if hits else 0.0
-    high = beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
+    low, high = binomtest(hits, n).proportion_ci(_LEVEL, method="exact")
     return {
         "by": by,
         "group": group,

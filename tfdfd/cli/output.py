@@ -207,8 +207,8 @@ class Progress(contextlib.AbstractContextManager):
     """
 
     def __init__(self, quiet: bool = False):
-        self._first: tuple[float, int] | None
-        self._quiet, self._first = quiet, None
+        self._quiet = quiet
+        self._first: tuple[float, int] | None = None
         self._bar = _bar() if not quiet and sys.stderr.isatty() else None
         self._task = None
 

@@ -58,8 +58,8 @@ def run_merge(arguments: Namespace) -> int:
         if given and len(given) != len(arguments.tables):
             raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
     here = os.path.dirname(os.path.abspath(arguments.output))
-    kinds: dict[Any, Any]
-    tables, kinds = [], {}
+    tables = []
+    kinds: dict[Any, Any] = {}
     folders: list[str] = []
     for number, path in enumerate(map(table_file, arguments.tables)):
         rows, kind = read_either(path)

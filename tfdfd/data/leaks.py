@@ -142,8 +142,8 @@ def fingerprint_files(rows: Iterable, folder: str | os.PathLike, threads: int | 
     """Reads each row's file below `folder`, several at a time; unreadable files are listed, not raised."""
 
     rows = list(rows)
-    digests: list[str | None]
-    digests, numbers, hashes, details, unread = [], [], [], [], []
+    numbers, hashes, details, unread = [], [], [], []
+    digests: list[str | None] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(rows), 1024):  # or a million results would wait in memory
             some = rows[start : start + 1024]
@@ -179,9 +179,8 @@ def same_pictures(
     Returns:
         Row numbers, the smaller one first, sorted.
     """
-    first: dict[str, int]
-    pairs: dict[frozenset, tuple[int, int]]
-    first, pairs = {}, {}
+    first: dict[str, int] = {}
+    pairs: dict[frozenset, tuple[int, int]] = {}
 
     def add(one: int, other: int) -> None:
         between = groups[one], groups[other]
@@ -297,8 +296,8 @@ def _alike_between(prints: Fingerprints, groups: Any, near: int) -> Iterator[tup
     Frames of one video often have the same hash; only one of these is searched for in the other groups.
     """
 
-    ids: dict[Any, int]
-    hashes, details, ids = prints.hashes, prints.details, {}
+    hashes, details = prints.hashes, prints.details
+    ids: dict[Any, int] = {}
     belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in prints.numbers], np.int64)
     order = np.lexsort((hashes, belongs))
     new = np.ones(len(order), bool)

@@ -52,9 +52,8 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     Raises:
         ValueError: there is no real or no fake crop.
     """
-    real: Any
-    methods: dict[str, list[int]]
-    real, methods = [], defaultdict(list)
+    real: Any = []
+    methods: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
         (methods[row.method] if row.label == FAKE else real).append(position)
     if not real or not methods:
@@ -189,8 +188,8 @@ def pair_faces(
     Raises:
         ValueError: several real videos could be the original of a fake.
     """
-    frames: dict[Any, dict[int, list[int]]]
-    tracks, frames = defaultdict(list), defaultdict(lambda: defaultdict(list))
+    tracks = defaultdict(list)
+    frames: dict[Any, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, row in enumerate(rows):
         if row.label == FAKE:
             tracks[row.dataset, row.video, row.track].append(position)

@@ -276,9 +276,9 @@ def merge_tables(tables: Sequence[Iterable], labels: Sequence[str]) -> MergedTab
     if len(kinds) > 1:
         listed = ", ".join(f"{label} of {'crops' if kind is FaceRow else 'videos'}" for kind, label in kinds.items())
         raise ValueError(f"the tables are of different kinds: {listed}. Merge indexes, or faces, not both.")
-    rows: dict[Any, Any]
-    owner: dict[Any, str]
-    rows, owner, repeated = {}, {}, 0
+    repeated = 0
+    rows: dict[Any, Any] = {}
+    owner: dict[Any, str] = {}
     for table, label in zip(tables, labels, strict=True):
         for row in table:
             name = name_of(row)
@@ -341,9 +341,8 @@ def _differences(one: Any, other: Any) -> str:
 
 
 def _shared_keys(tables: Sequence[Any]) -> list:
-    seen: set
-    shared: dict[Any, None]
-    seen, shared = set(), {}
+    seen: set = set()
+    shared: dict[Any, None] = {}
     for table in tables:
         here = {key for row in table for key in keys_of(row)}
         shared |= dict.fromkeys(sorted(here & seen))

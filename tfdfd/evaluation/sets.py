@@ -249,8 +249,8 @@ class BlendedSet(EvalSet):
     ):
         super().__init__(where, faces, size, split, name)
         known: Mapping[str, FaceLandmarks] = landmarks_of(faces, landmarks)
-        self._kind: dict[str, Any]
-        self.seed, self._kind = seed, {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
+        self.seed = seed
+        self._kind: dict[str, Any] = {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
         self._pairs = BlendedPairs(faces, size, split=None, **self._kind)
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
         # A face whose landmarks leave the crop cannot be blended.
@@ -367,8 +367,8 @@ def _missing_videos(
         return None
     with_crops = {row.video for row in faces.rows}
     known = {row.path: row for row in read_table(index, IndexRow)} if index else {}
-    unknown: Counter[str]
-    missing, unknown = [], Counter()
+    missing = []
+    unknown: Counter[str] = Counter()
     for status in read_table(table, StatusRow):
         if status.video in with_crops:
             continue

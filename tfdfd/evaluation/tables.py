@@ -140,9 +140,8 @@ def protocol_line(report: dict, level: str | None = None, part: dict | None = No
 
 def main_table(report: dict) -> Table:
     """Every metric of videos and frames."""
-    notes: dict[str, list[str]]
-    rows: list[tuple[str, ...]]
-    rows, notes = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))], {}
+    rows: list[tuple[str, ...]] = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))]
+    notes: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         rows.append((metric.title, *(_with_majority(report[level], name) for level in LEVELS)))
         if name == "auc" and report[VIDEO][name].get("delong"):
@@ -158,8 +157,8 @@ def main_table(report: dict) -> Table:
 
 def confusion_table(report: dict, level: str) -> Table:
     """Actual class by verdict."""
-    rows: tuple
-    counts, rows = report[level]["confusion"], ()
+    counts = report[level]["confusion"]
+    rows: tuple = ()
     if counts:
         rows = tuple(
             (kind, *(format_count(counts[f"{kind}_as_{verdict}"]) for verdict in ("real", "fake")))
@@ -171,8 +170,8 @@ def confusion_table(report: dict, level: str) -> Table:
 
 def class_table(report: dict, level: str) -> Table:
     """Precision, recall, F1 and support of both classes, their means, and accuracy beside the majority baseline."""
-    rows: tuple
-    metrics, rows = report[level], ()
+    metrics = report[level]
+    rows: tuple = ()
     if metrics["classes"]:
         rows = tuple(
             (name, *(format_number(row[key]) for key in ("precision", "recall", "f1")), format_count(row["support"]))
@@ -494,9 +493,8 @@ def _accuracy_note(metrics: dict[str, Any]) -> str:
 def _by_category(model: ScoredModel) -> dict[str | None, tuple[float, float]]:
     """Mean loss of frames and accuracy of videos, by method and overall."""
     threshold, aggregation = (model.report["protocol"][name] for name in ("threshold", "aggregation"))
-    losses: dict[str | None, list[float]]
-    rights: dict[str | None, list[bool]]
-    losses, rights = {}, {}
+    losses: dict[str | None, list[float]] = {}
+    rights: dict[str | None, list[bool]] = {}
     for row in model.rows:
         if row.status == OK:
             for name in (_category(row), _OVERALL):

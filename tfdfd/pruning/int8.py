@@ -70,9 +70,8 @@ def quantize_int8(
     # The interpreter gets the bytes that are written, so exactly these are proved.
     interpreter = runtime.Interpreter(model_content=data)
     run = interpreter.get_signature_runner("serving_default")
-    expected: Any
-    found: Any
-    expected, found = [], []
+    expected: Any = []
+    found: Any = []
     for batch in batches:
         expected.append(keras.ops.convert_to_numpy(model(batch, training=False)))
         found.append(run(image=batch)["fake_probability"])

@@ -246,10 +246,10 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
     for name, counts in clips.counts.items():
         report.note(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
     model = temporal(member.network, recipe.frames, **recipe.arguments)
-    history: list[dict[str, Any]]
-    best: int | None
-    stages: list[_Stage]
-    history, best, stages, first_rate = [], None, [], None
+    first_rate = None
+    history: list[dict[str, Any]] = []
+    best: int | None = None
+    stages: list[_Stage] = []
     for name, rate in training_stages(model):
         first_rate = first_rate or rate
         report.note(f"stage: {name}")

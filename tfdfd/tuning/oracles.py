@@ -332,8 +332,8 @@ class Crew:
 
     def __init__(self, command: list[str], count: int, folder: Path, note: Callable[[str], None]):
         self._command, self._count, self._folder, self._note = command, count, Path(folder), note
-        self._workers: dict[str, subprocess.Popen]
-        self._workers, self._started, self._false_starts = {}, 0, 0
+        self._started, self._false_starts = 0, 0
+        self._workers: dict[str, subprocess.Popen] = {}
 
     @property
     def is_running(self) -> bool:
