@@ -1,4 +1,4 @@
-"""Words of errors (near matches, missing libraries), and text from outside, safe for terminals, JSON, spreadsheets."""
+"""Words of messages (near matches, missing libraries, plurals, tables), and text from outside, safe to show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def near_matches(word: object, known: Iterable[object], most: int = 3, cutoff: float = 0.5) -> list[str]:
@@ -37,6 +37,23 @@ def optional_import(
         yield
     except ImportError as error:
         raise kind(f"{purpose}, which is not installed: run pip install 'tfdfd[{extra}]'{otherwise}.") from error
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table: the first `left` columns are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 # A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").

@@ -26,7 +26,6 @@ from tfdfd.cli.options import (
 from tfdfd.cli.output import (
     detection_text,
     path_text,
-    plural,
     tracked,
     tracked_detections,
     warn,
@@ -34,6 +33,7 @@ from tfdfd.cli.output import (
     write_line,
     write_text,
 )
+from tfdfd.text import plural
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet
-from tfdfd.cli.output import StepLine, table_lines, warn, write_json, write_line, write_text
+from tfdfd.cli.output import StepLine, warn, write_json, write_line, write_text
+from tfdfd.text import table_lines
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.hub import HubWarning
@@ -149,23 +149,6 @@ def _show_warning(
 def path_text(path: str) -> str:
     """A file name on one line of a terminal."""
     return escape_control_chars(printable_path(path))
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a table: the first `left` columns are aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def write_line(text: str, flush: bool = False) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import SOME, Parser
 from tfdfd.cli.options import OutputFile, add_json, add_seed
-from tfdfd.cli.output import table_lines, warn, write_json, write_line
-from tfdfd.text import escape_control_chars
+from tfdfd.cli.output import warn, write_json, write_line
+from tfdfd.text import escape_control_chars, table_lines
 
 if TYPE_CHECKING:
     from tfdfd.data.leaks import Fingerprints, Leak

@@ -32,6 +32,7 @@ from tfdfd.data.tables import SPLITS, VIDEO, FaceRow, keys_of, name_of
 from tfdfd.files import read_regular
 from tfdfd.media import Limits
 from tfdfd.media.formats import MAX_SCANS, picture_work
+from tfdfd.text import plural
 
 FILE, PICTURE = "file", "picture"
 _COMPARED = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, twice
@@ -78,7 +79,7 @@ class Leak:
     mirrored: bool = False
 
     def __str__(self) -> str:
-        where = "; ".join(f"{split} ({count:,} row{'s' * (count != 1)}, {file})" for split, count, file in self.where)
+        where = "; ".join(f"{split} ({plural(count, 'row')}, {file})" for split, count, file in self.where)
         if self.kind == PICTURE:
             (one, _, file), (other, _, match) = self.where
             how = f"{'mirrored, ' * self.mirrored}distance {self.distance}, likeness {self.likeness:.2f}"

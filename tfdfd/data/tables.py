@@ -388,13 +388,14 @@ def _box(cell: str) -> tuple[int, ...]:
     return box
 
 
-def _optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser of a cell that may be empty: None then."""
     return lambda cell: read(cell) if cell else None
 
 
 _READ = {
     "path": _text, "file": _text, "video": _text, "dataset": _text, "kind": _text, "method": _text, "status": _text,
     "label": _label, "split": _split, "box": _box, "source_id": _names, "identity": _names,
-    "compression": _optional(str), "original": _optional(str), "sha256": _optional(str),
-    "bytes": _optional(int), "score": _optional(float), "frame": int, "track": int, "time_s": float,
+    "compression": optional(str), "original": optional(str), "sha256": optional(str),
+    "bytes": optional(int), "score": optional(float), "frame": int, "track": int, "time_s": float,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from tfdfd.data.tables import FAKE, REAL
 from tfdfd.metrics import LOG_LOSS_CLIP, METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 from tfdfd.metrics.scores import OK, ScoreRow, Video, aggregate_videos
-from tfdfd.text import escape_control_chars
+from tfdfd.text import escape_control_chars, table_lines
 
 NOTHING = "–"
 _MISSING = {
@@ -56,13 +56,9 @@ class Table:
 
 
 def as_text(table: Table) -> Iterator[str]:
-    """Lines for a terminal: the first column is left-aligned, the others are right-aligned."""
-    rows = [tuple(map(escape_control_chars, row)) for row in (table.columns, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Lines for a terminal."""
     yield escape_control_chars(table.title)
-    for first, *others in rows:
-        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+    yield from table_lines([tuple(map(escape_control_chars, row)) for row in (table.columns, *table.rows)])
     yield from (f"  {escape_control_chars(line)}" for line in (table.protocol, *table.notes) if line)
 
 
