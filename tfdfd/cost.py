@@ -404,13 +404,7 @@ def measure_scoring(name: str, images: int, batch: int, runtime: str, cycles: bo
 
 
 class Crops:
-    """Images that share the memory of one texture: windows of it, at the same relative positions at every image size.
-
-    Args:
-        count: number of images.
-        height: height of an image in pixels.
-        width: width of an image in pixels.
-    """
+    """Images that share the memory of one texture: windows of it, at the same relative positions at every size."""
 
     def __init__(self, count: int, height: int, width: int):
         import numpy as np

@@ -69,11 +69,7 @@ def without_log_lines(text: str) -> str:
 
 
 class LogFilter:
-    """A module finder that finds nothing. When a loud library is imported, it filters file descriptor 2 from then on.
-
-    Args:
-        level: log level, as `TF_CPP_MIN_LOG_LEVEL`.
-    """
+    """A module finder that finds nothing; from the import of a loud library on, it filters file descriptor 2."""
 
     def __init__(self, level: str):
         self._level = level

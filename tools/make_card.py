@@ -321,13 +321,6 @@ def _robustness(networks, one, source_of, cache):
 def validated(model: OpenedModel, run: dict, faces: str, cache: Path, limit: int | None = None) -> dict:
     """The operating points of a run and what their thresholds do on validation with the compact weights.
 
-    Args:
-        model: the compact weights.
-        run: `run.json`.
-        faces: the set that the run was trained on.
-        cache: folder for cached scores.
-        limit: at most this many crops, which then cannot be compared with the run's figures.
-
     Raises:
         ValueError: the set is not the run's, or a rate has changed by more than 0.01.
     """

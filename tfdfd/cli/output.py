@@ -183,11 +183,7 @@ T = TypeVar("T")
 
 
 class Progress(contextlib.AbstractContextManager):
-    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`; both with the rate and the time left.
-
-    Args:
-        quiet: show nothing.
-    """
+    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`; both with the rate and the time left."""
 
     def __init__(self, quiet: bool = False):
         self._quiet = quiet
@@ -297,12 +293,7 @@ class TrainingProgress(Progress):
 
 
 class StepLine:
-    """The step that is being measured: on a terminal one line, which is erased before a row of the answer is printed.
-
-    Args:
-        total: number of steps.
-        quiet: show nothing.
-    """
+    """The step that is being measured: one line on a terminal, erased before a row of the answer is printed."""
 
     def __init__(self, total: int, quiet: bool = False):
         self._total, self._quiet, self._number = total, quiet, 0

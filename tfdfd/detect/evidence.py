@@ -89,10 +89,6 @@ def median_measures(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def compare_with_tested(record: WeightRecord, faces: Sequence[FaceTrack]) -> dict[str, Any]:
     """Whether the model was validated on faces like these, as in the JSON.
 
-    Args:
-        record: record of the weights.
-        faces: the deciding faces, with their measures.
-
     Returns:
         `status` (of `TESTED`), and `outside`: a list of `{track, measure, value, tested}`; `tested` is the range as
         `[low, high]`, where None is no limit.

@@ -165,9 +165,6 @@ class PackageHub:
     """The models of a folder, plus one version of each set of weights that is bundled or was pulled.
 
     A set of weights is version 1, or the `version` in its card. A SavedModel of that number takes precedence.
-
-    Args:
-        root: the folder `saved_models`.
     """
 
     name = "the package"

@@ -214,10 +214,6 @@ class ClipSet:
     and take crops from another part of the video each time; both are functions of seed and epoch. Validation clips take
     the crops in the middle.
 
-    Args:
-        crops: the crops.
-        recipe: the recipe of the training.
-
     Attributes:
         size: side of the frames, pixels.
         steps: number of batches per epoch.

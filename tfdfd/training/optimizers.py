@@ -122,10 +122,6 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     `transform_gradients`, keeps its state in Keras variables made in `build`, and returns its arguments in
     `get_config`.
 
-    Args:
-        inner_optimizer: the optimizer that applies the gradients.
-        name: name of the wrapper.
-
     Raises:
         ValueError: the inner optimizer scales the loss.
     """

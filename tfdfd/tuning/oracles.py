@@ -292,10 +292,6 @@ class Chief:
     def serve(self, crew: Crew, ended: Callable[[], None]) -> None:
         """Serves until every trial is accounted for.
 
-        Args:
-            crew: workers of this machine.
-            ended: called after trials have ended.
-
         Raises:
             SearchError: workers cannot run trials, or the oracle failed.
         """

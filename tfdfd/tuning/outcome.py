@@ -63,11 +63,6 @@ def write_table(search: Search, oracle: Accounting) -> list[dict]:
 def write_best(search: Search, oracle: Accounting, command: str) -> dict | None:
     """Writes `best.json` for `tfdfd train --config`: the best trial's settings, and how they were found.
 
-    Args:
-        search: the search.
-        oracle: its oracle, at the end.
-        command: the user's command.
-
     Returns:
         The content of the file; None if no trial succeeded.
     """
@@ -162,13 +157,7 @@ def _row(search: Search, trial: Trial, is_ended: bool) -> dict[str, Any]:
 
 
 def score_of(search: Search, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Returns `objective`, `value`, `interval`, `level`, `val_crops` and `val_videos` of a finished training.
-
-    Args:
-        search: the search.
-        recipe: recipe of the training.
-        folder: its run folder.
-    """
+    """Returns `objective`, `value`, `interval`, `level`, `val_crops` and `val_videos` of a finished training."""
     result = finished_run(folder)["result"]
     entry = {
         "objective": search.objective,

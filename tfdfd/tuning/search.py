@@ -359,13 +359,6 @@ def run_trial(
 ) -> dict[str, float] | None:
     """Runs a trial, or resumes it from its run folder.
 
-    Args:
-        search: the search.
-        trial_id: name of the trial.
-        assignments: its values, as `KEY=VALUE`.
-        reports: makes the report of the training.
-        train: as `tfdfd.training.procedures.train`.
-
     Returns:
         The objective's value by name; None for a failed trial, whose record contains the error.
 

@@ -145,10 +145,6 @@ class Graph(NamedTuple):
 def read_graph(data: bytes, where: str) -> Graph:
     """Returns initializers and integer matrix products of an ONNX file.
 
-    Args:
-        data: the file.
-        where: origin of the data, for errors.
-
     Raises:
         ValueError: the data are truncated, or not ONNX.
     """

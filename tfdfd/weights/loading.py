@@ -256,11 +256,6 @@ def save_mask_head(arrays: dict[str, np.ndarray], weights: str | os.PathLike) ->
 def load_mask_head(model: keras.Model, weights: str | os.PathLike, name: str) -> keras.Model:
     """A network from images to the map of its mask head, `(batch, side, side, 1)` in [0, 1].
 
-    Args:
-        model: with the weights loaded.
-        weights: their file.
-        name: name of the model, for errors.
-
     Raises:
         ValueError: there is no mask head, or it belongs to other weights or another network.
     """

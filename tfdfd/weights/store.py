@@ -243,12 +243,7 @@ _FOREIGN = {"imagenet": ("ImageNet features", NOT_STATED), "clip": ("the image t
 
 
 def inherit(role: str, record: WeightRecord) -> list[dict]:
-    """Returns the entries of `built_on` for weights: their own terms, then those they inherit.
-
-    Args:
-        role: one of `BEGUN_WITH`, `TAUGHT_BY` and `MEMBER`.
-        record: record of the weights.
-    """
+    """Returns the entries of `built_on` for weights: their own terms, then those they inherit."""
     card = record.card
     terms = {key: card[key] for key in _TERMS if card.get(key)}
     terms |= {"training_data": card.get("own_training_data", record.training_data)}
