@@ -1,4 +1,4 @@
-"""Where the time of `tfdfd detect` goes, and by how much it misses its limits.
+"""Time of each stage of `tfdfd detect`, and its distance from the limits.
 
     python -m benchmarks.cost [--clip FILE] [--rounds N]
 

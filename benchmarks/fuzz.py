@@ -6,7 +6,7 @@
 
 Each target runs in its own process, with 2 GiB more memory than it starts with and 20 seconds an input; a process that
 ends is a finding, too, and is replaced. atheris guides the edits by coverage where it is installed. The corpus is made
-by code. Findings are told apart by exception and line, and the inputs are kept.
+by code. Findings are distinguished by exception and line, and the inputs are kept.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ TARGETS = {
 
 
 class Fuzzer:
-    """Counts of a target; told one input at a time. A finding is an exception that the target does not document."""
+    """Runs a target on one input at a time and counts. A finding is an exception that the target does not document."""
 
     def __init__(self, target: Target, folder: Path):
         self.target, self.folder = target, folder

@@ -216,7 +216,7 @@ def test_another_teacher_under_the_same_name_is_refused(faces, teacher, tmp_path
     weights, card = other / "weights.safetensors", json.loads((other / "weights.json").read_text())
     save_file({name: values + 1 for name, values in load_file(weights).items()}, weights)
     (other / "weights.json").write_text(json.dumps(card | {"sha256": digest(weights)}))
-    with pytest.raises(ValueError, match=r"was begun otherwise: models.teacher was '\w+', now '\w+'"):
+    with pytest.raises(ValueError, match=r"was started with other settings: models.teacher was '\w+', now '\w+'"):
         run(recipe, faces, tmp_path / "run")
 
 

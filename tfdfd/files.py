@@ -396,15 +396,15 @@ def read_description(file: str | os.PathLike, holds: str) -> dict:
     """Returns the description file of a folder.
 
     Raises:
-        ValueError: the file cannot be read, or is no JSON object.
+        ValueError: the file cannot be read, or is not a JSON object.
     """
     try:
         description = json.loads(Path(file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no record of a {holds}: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{file} is not a record of a {holds}: {type(error).__name__}: {error}.") from error
     if not isinstance(description, dict):
         raise ValueError(
-            f"{file} is no record of a {holds}: a {type(description).__name__} where an object is expected."
+            f"{file} is not a record of a {holds}: a {type(description).__name__} where an object is expected."
         )
     return description
 
@@ -414,7 +414,7 @@ def refuse_other(folder: str | os.PathLike, before: dict, request: dict, places:
     message = differences({key: before.get(key) for key in request}, request, places)
     if message:
         raise ValueError(
-            f"{folder} was begun otherwise: {message}. Repeat the former settings to resume, or give another folder."
+            f"{folder} was started with other settings: {message}. Repeat those to resume, or give another folder."
         )
 
 

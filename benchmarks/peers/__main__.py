@@ -281,8 +281,8 @@ def broken_files(folder: Path, shared: Path) -> list[tuple[Path, str, str]]:
     ]  # fmt: skip
 
 
-def judge(answer: dict) -> str:
-    """How a peer took a broken file: `right`, `wrong`, `stray exception`, or how its process ended."""
+def class_of_answer(answer: dict) -> str:
+    """Class of a peer's answer to a broken file: `right`, `wrong`, `stray exception`, or how its process ended."""
     outcome, deserved = answer["outcome"], answer["deserves"]
     if outcome in (CRASH, HANG, GARBAGE):
         return outcome
@@ -324,7 +324,7 @@ def row(name: str, result: dict, ran: dict, shared: Path) -> list[str]:
         cells[1:] = [f"{mine[0]:.2f}{late}", f"{mine[1]:.2f}", f"{ratio[0]:.1f}, {ratio[1]:.1f}"]
     cells += [f"{result['peak'] / GIGABYTE:.1f} GB", *_size(result)]
     cells += [_auc(result.get("clips", {}))] if PEERS[name].finds == FAKES else _faces(result, ran, shared)
-    counts = Counter(judge(answer) for answer in result.get("broken", {}).values())
+    counts = Counter(class_of_answer(answer) for answer in result.get("broken", {}).values())
     return [*cells, ", ".join(str(counts[key]) for key in ("right", "wrong", "stray exception", CRASH, HANG))]
 
 

@@ -201,7 +201,7 @@ def _print_notes(detector: Detector, inputs: Inputs, quiet: bool) -> None:
     for note in filter(None, (detector.runtime_note, detector.sandbox_note)):
         warn(note)
     if inputs.skipped and not quiet:
-        warn(f"{inputs.skipped} files in folders are no media and were skipped")
+        warn(f"{inputs.skipped} files in folders are not media and were skipped")
 
 
 def _server(arguments: Namespace) -> Server | None:
@@ -332,7 +332,7 @@ Repeats the detection that a record describes, with the same model (by digest) a
 
 Records are written by 'tfdfd detect --report PAGE.html' (PAGE.record.json) and 'tfdfd detect -o DIR' (record.json).
 Outcomes agree if status, verdict, frames and faces are the same, and P(fake) differs by at most 0.005 (for single
-frames: 0.02). The digest in a record shows that it was changed, but it is no signature.
+frames: 0.02). The digest in a record shows that it was changed, but it is not a signature.
 
 Exit code: 0 every input agrees; 1 one differs; 2 wrong usage; 3 an input is not in the record, or the detection
 cannot be repeated here; 4 the record was changed."""

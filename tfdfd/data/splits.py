@@ -57,7 +57,7 @@ PRESETS = {
         of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
-    # Its section IV; of what is no test, as much is validation as in its section V.
+    # Its section IV; the share of validation outside the test set is that of its section V.
     "s3-75-25": Preset("75/25, of which 15 of the 75 are validation", _shares(0.6, 0.15, 0.25)),
     "s4": Preset(
         "official test list; 15 % of the rest is validation, fakes with their originals",

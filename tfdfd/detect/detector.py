@@ -219,7 +219,7 @@ class Detector:
     def first_score(self, path: str | os.PathLike) -> FrameScore | None:
         """The score of one face in the first frames of a video, long before the outcome; None if there is none there.
 
-        It is no verdict, and not among the frames that `detect` scores. A model of clips has none.
+        It is not a verdict, and not among the frames that `detect` scores. A model of clips has none.
         """
         if self._clip_frames:
             return None

@@ -91,7 +91,7 @@ def compare_with_tested(record: WeightRecord, faces: Sequence[FaceTrack]) -> dic
 
     Returns:
         `status` (of `TESTED`), and `outside`: a list of `{track, measure, value, tested}`; `tested` is the range as
-        `[low, high]`, where None is no limit.
+        `[low, high]`, where None means no limit.
     """
     ranges = (record.tested_range or {}).get("measures", {})
     if not ranges or not any(face.measures for face in faces):

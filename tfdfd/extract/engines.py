@@ -40,7 +40,7 @@ class Work(Protocol[_Job, _Result]):
         """Raises `RuntimeError` if this machine would do something else than the one that started the work."""
 
     def open(self, workers: int) -> Any:
-        """What `do` needs in a process, with so many decoding processes: a `FaceExtractor`, or what has one."""
+        """The tool that `do` uses, with this number of decoding processes: a `FaceExtractor`, or an object with one."""
 
     def do(self, job: _Job, tool: Any) -> _Result:
         """Does one job."""

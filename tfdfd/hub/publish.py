@@ -116,7 +116,7 @@ def sign_hub(hub: str | os.PathLike, key_file: str | os.PathLike) -> int:
     Signatures by other keys stay, so a new key can be introduced while readers still trust the old one.
 
     Raises:
-        HubError: the folder is no hub, a file differs from the manifest, or the key is invalid.
+        HubError: the folder is not a hub, a file differs from the manifest, or the key is invalid.
         OSError: the manifest cannot be written.
     """
     root, key = Path(hub).absolute(), private_key(key_file)

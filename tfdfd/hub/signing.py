@@ -145,7 +145,7 @@ def public_key(file: str | os.PathLike) -> str:
     """The 64 hex digits of a PEM file with an Ed25519 public key.
 
     Raises:
-        HubError: the file is no such key.
+        HubError: the file is not such a key.
     """
     _import()
     from cryptography.hazmat.primitives import serialization
@@ -156,7 +156,8 @@ def public_key(file: str | os.PathLike) -> str:
         key = serialization.load_pem_public_key(data)
     except ValueError as error:
         raise HubError(
-            f"{file} is no public key in PEM form ({error}): 'openssl pkey -in key.pem -pubout -out NAME.pem' makes it."
+            f"{file} is not a public key in PEM form ({error}): "
+            "'openssl pkey -in key.pem -pubout -out NAME.pem' makes it."
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")
@@ -167,7 +168,7 @@ def private_key(file: str | os.PathLike) -> Ed25519PrivateKey:
     """The Ed25519 key of a PEM file, encrypted with `$TFDFD_KEY_PASSWORD` or not at all.
 
     Raises:
-        HubError: the file is no such key, or others may read it.
+        HubError: the file is not such a key, or others may read it.
     """
     _import()
     from cryptography.hazmat.primitives import serialization
@@ -178,7 +179,7 @@ def private_key(file: str | os.PathLike) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(data, password.encode() if password else None)
     except (ValueError, TypeError) as error:
         raise HubError(
-            f"{file} is no private key in PEM form, or ${PASSWORD} is not its password ({error}); {_HOW}."
+            f"{file} is not a private key in PEM form, or ${PASSWORD} is not its password ({error}); {_HOW}."
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")

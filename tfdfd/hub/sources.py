@@ -29,7 +29,7 @@ from tfdfd.hub.signing import check_signed, location_of
 from tfdfd.weights.store import digest
 
 CACHE = "TFHUB_CACHE_DIR"
-# For each wait, and in all: so long, and a second more for each so many bytes that an answer may have.
+# Limit of each wait and of the whole: this time, and a second more for each `BYTES_PER_SECOND` of the largest answer.
 TIMEOUT_SECONDS, BYTES_PER_SECOND = 60, 128 << 10
 _BLOCK = 1 << 20
 

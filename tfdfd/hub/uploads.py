@@ -56,7 +56,7 @@ def address_parts(address: str) -> list[str]:
         plain = parts if len(parts) == 2 else []
     if not plain or not all(re.fullmatch(name, part) and ".." not in part and "--" not in part for part in plain):
         raise HubError(
-            f"{address!r} is no place for a model: expected hf://OWNER/NAME, kaggle://OWNER/MODEL or "
+            f"{address!r} is not a place for a model: expected hf://OWNER/NAME, kaggle://OWNER/MODEL or "
             f"kaggle://OWNER/MODEL/{FRAMEWORK}/VARIATION (at Kaggle, small letters, digits and hyphens)."
         )
     return [*plain[:2], FRAMEWORK, plain[2] if len(plain) == 3 else "default"] if is_kaggle else plain

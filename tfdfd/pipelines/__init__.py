@@ -122,7 +122,7 @@ def write_shards(faces: Faces, planned: list[PlannedShard], target: str | os.Pat
 
     Raises:
         ValueError: the folder is that of the crops, holds shards of another packing, or is locked by another process;
-            or a crop is no picture, or differs from the digest in its table.
+            or a crop is not a picture, or differs from the digest in its table.
         OSError: a crop cannot be read or a shard cannot be written; finished shards stay.
     """
     target = Path(target)
@@ -184,7 +184,7 @@ def read_index(folder: str | os.PathLike) -> tuple[list[Shard], bool]:
         shards = [Shard(**entry | {"path": str(file.with_name(entry["path"]))}) for entry in index["shards"]]
         return shards, index["complete"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is no index of shards as `tfdfd pack` writes it: {error}") from error
+        raise ValueError(f"{file} is not an index of shards as `tfdfd pack` writes it: {error}") from error
 
 
 def open_shards(folder: str | os.PathLike, split: str | None = None) -> list[Shard]:

@@ -73,7 +73,7 @@ def encode(detection: Detection, sizes: Sizes) -> dict[str, Any]:
         title; `frame_size`, to which boxes refer.
 
     Raises:
-        ValueError: a crop is no RGB uint8 picture.
+        ValueError: a crop is not an RGB uint8 picture.
     """
     shown = shown_tracks(detection)
     views = detection.views

@@ -165,7 +165,7 @@ class Accounting(_Oracle):
             return
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{self._file} is no state of a search: {type(error).__name__}: {error}. Restore a "
+                f"{self._file} is not a state of a search: {type(error).__name__}: {error}. Restore a "
                 "copy of it to resume, or give another folder to start over."
             ) from error
         # The queue is a stack.

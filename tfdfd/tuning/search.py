@@ -266,7 +266,7 @@ def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
             return description
         return description | {"models": model_digests(Recipe.from_settings(description["recipe"]))}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{_FILE} is no search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{_FILE} is not a search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
 
 
 def _runner(search: Search, reports: Any, train: Any) -> Callable[[str, dict[str, Any]], Any]:
@@ -349,8 +349,8 @@ def read_record(search: Search, trial_id: str) -> dict:
         return {"begun": 0, "epochs": 0, "failed": None}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same command "
-            "to resume; the trained epochs are in the run folder of the trial."
+            f"{file} is not a record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same "
+            "command to resume; the trained epochs are in the run folder of the trial."
         ) from error
 
 

@@ -82,7 +82,7 @@ class WeightRecord:
         likelihood_ratios: one `{domain, kinds, n_real, n_fake, slope, offset, log10_bounds}` per validation domain,
             which holds for these kinds of inputs; the rest is of `tfdfd.metrics.calibration.fit_likelihood_ratio`.
         tested_range: `{measures}`: `[low, high]` of each of `tfdfd.faces.crop.MEASURES` in validation, where None
-            is no limit; None if it is not known.
+            means no limit; None if it is not known.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         input_shape: `(height, width, 3)` if the network was trained at another size than its own, else None.
         arguments: arguments of the network's builder that differ from its defaults.

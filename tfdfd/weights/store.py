@@ -158,7 +158,7 @@ def _identify(path: Path) -> WeightRecord:
             return record
     if not path.name.endswith(DATA_SUFFIXES):
         raise ValueError(
-            f"{path} is no weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
+            f"{path} is not a weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
             "pickles and .keras archives are not loaded)."
         )
     suffix = next(suffix for suffix in (".weights.h5", *DATA_SUFFIXES) if path.name.endswith(suffix))
@@ -184,7 +184,7 @@ def read_card(path: Path) -> dict:
     except OSError as error:
         raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the model card {path} is no JSON: {error}") from error
+        raise ValueError(f"the model card {path} is not JSON: {error}") from error
     if not isinstance(card, dict) or not isinstance(card.get("weights", {}), dict):
         raise ValueError(f"the model card {path} must be an object, and its `weights`, too.")
     return card

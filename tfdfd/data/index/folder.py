@@ -107,7 +107,7 @@ def index_folder(
         labels: class of folders by name, or by path from `root`, such as `{"ai": 1}`.
 
     Raises:
-        ValueError: no path has a class, a name in `labels` is no folder of files or contradicts another folder, an
+        ValueError: no path has a class, a name in `labels` is not a folder of files or contradicts another folder, an
             invalid `label`, or `source_pattern` is invalid, has no group or does not match a path.
     """
     if label not in (None, REAL, FAKE):
