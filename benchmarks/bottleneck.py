@@ -82,9 +82,9 @@ def main(argv=None) -> int:
     print(f"{hardware()}; {arguments.crops} crops, {recipe.steps} steps of {recipe.batch_size}\n")
     rows = [
         ("first training, whole run", f"{whole[0]:.1f}", f"< {SECONDS}", verdict(whole[0] < SECONDS)),
-        (f"of it, values of {results[0]['values_computed']} crops", f"{results[0]['values_seconds']:.1f}", "-", ""),
+        (f"of which: values of {results[0]['values_computed']} crops", f"{results[0]['values_seconds']:.1f}", "-", ""),
         ("later training, whole run", f"{whole[1]:.1f}", "-", ""),
-        (f"of it, stored values and {recipe.steps} steps", f"{results[1]['training_seconds']:.2f}", "-", ""),
+        (f"of which: stored values and {recipe.steps} steps", f"{results[1]['training_seconds']:.2f}", "-", ""),
         (f"{recipe.steps} steps that compute their features", f"{anew * recipe.steps:.1f}", "-", ""),
     ]
     print_table(("what", "seconds", "bound", ""), rows)

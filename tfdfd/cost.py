@@ -226,7 +226,7 @@ def network_costs(
     Args:
         names: names from `tfdfd.models.list_models()`.
         batches: batch sizes at which latency is measured; none gives counts alone.
-        seconds: duration of each latency measurement; it has at least 3 rounds and at most 50.
+        seconds: duration of each latency measurement, which takes at least 3 and at most 50 rounds.
         runtime: one of `tfdfd.runtime.RUNTIMES`.
 
     Yields:

@@ -59,7 +59,7 @@ _VERIFY = """\
 Checks each version in a hub: its folder holds the files of the manifest and no others, with these digests; the graphs
 use no operation that reads files, opens connections or runs code; there is a model card. Models of an address are
 downloaded into the cache. $TFDFD_HUB_SHA256 pins the manifest. For weights that the package includes, the file is
-checked; with HANDLE, also the SavedModel that is made of it.
+checked; with HANDLE, also the SavedModel made from it.
 
 Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, or no manifest."""
 

@@ -74,7 +74,7 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
 
 
 def dual(total_epochs: int, skip_short: bool = False) -> Order:
-    """Order of S2's "dual" batches: `batch_size` / 2 frames of one fake, each followed by the same of its original.
+    """Order of S2's "dual" batches: `batch_size` / 2 frames of one fake, each followed by that frame of its original.
 
     An epoch has one batch for each pair. After `total_epochs` the frames repeat.
 

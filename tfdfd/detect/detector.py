@@ -472,8 +472,8 @@ def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
     """The spans of a face's sampled frames that have one score each, for a model of clips.
 
     A span has at least `FRAMES` sampled frames (or `frames`, if these are more), so one face of a video has one span
-    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.crop.
-    equal_parts`), as in training and evaluation; fewer are repeated.
+    at the default number of frames. Its clip has `frames` of them, equally spaced (`tfdfd.faces.crop.equal_parts`),
+    as in training and evaluation; fewer are repeated.
 
     Args:
         positions: of one face, in order of time.

@@ -44,9 +44,9 @@ class FromWeights(Version):
 def export_weights(model: str, number: int, version: FromWeights) -> Path:
     """The checked folder of a version, made from its weights if absent.
 
-    If the package has it without its numbers (`tfdfd.hub.stripped`), these are added. Else a separate process makes it,
-    so that backend, precision and devices of this one have no influence; a line on standard error announces it. Other
-    processes that need it wait.
+    If the package contains the version without its weights (`tfdfd.hub.stripped`), they are added. Otherwise a separate
+    process exports it, so that this one's backend, precision and devices have no influence; a line on standard error
+    announces it. Other processes that need the version wait.
 
     Raises:
         HubError: the weights are absent or altered, or their scores differ from their card; the cache cannot be
@@ -102,7 +102,7 @@ def _make(handle: Handle, root: Path) -> None:
 
 
 def _restored(handle: Handle, record: WeightRecord, weights: Path, hub: Path) -> bool:
-    """Whether the package has the SavedModel without its numbers; then the hub is made of it."""
+    """Whether the package contains the SavedModel without its weights; if so, writes the hub from it."""
     folder = hub / handle.model / str(handle.version)
     if not restore(saved_models() / f"{handle.model}{SUFFIX}", record, weights, folder):
         return False

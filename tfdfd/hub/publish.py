@@ -120,7 +120,7 @@ def sign_hub(hub: str | os.PathLike, key_file: str | os.PathLike) -> int:
         OSError: the manifest cannot be written.
     """
     root, key = Path(hub).absolute(), private_key(key_file)
-    read_manifest(root, f"the hub {root}")  # `locked` would make the folder
+    read_manifest(root, f"the hub {root}")  # first: `locked` creates a missing folder
     with locked(root, "tfdfd", wait=True):
         manifest, count = Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE)), 0
         for model, versions in list(manifest.models.items()):

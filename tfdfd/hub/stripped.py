@@ -1,4 +1,4 @@
-"""Stripped SavedModels of bundled weights: published files without the numbers that the weights file has already.
+"""Stripped SavedModels of bundled weights: published files without the values that the weights file already has.
 
 `saved_models/NAME.tar.xz` holds a version that `tfdfd publish` made and proved. Its files of variables are lists of
 pieces: names of arrays in the weights file, and the bytes between them. `restore` puts the version together again,

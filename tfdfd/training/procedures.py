@@ -310,7 +310,7 @@ class _Member:
 
 
 def _members(recipe: Recipe, size: int, networks: Sequence[str]) -> list[_Member]:
-    """Returns the recipe's members as `_Member`s, one of each of `networks` and in that order.
+    """Returns the recipe's members, one of each of `networks` and in that order.
 
     Raises:
         ValueError: members are missing, are other networks, or take images of another size than `size`.
