@@ -167,7 +167,7 @@ def hdf5() -> Target:
 
 def cards() -> Target:
     from tfdfd.weights import WeightRecord
-    from tfdfd.weights.store import read_card
+    from tfdfd.weights.store import read_card_file
 
     card = {"handle": "tfdfd/meso4.toy", "model": "meso4", "file": "toy.weights.h5", "bytes": 1, "sha256": "0" * 64}
     card |= {"licence": "none", "training_data": "none", "polarity": "fake=1", "threshold": 0.5}
@@ -182,7 +182,7 @@ def cards() -> Target:
     more["base"] = dict.fromkeys(("what", "file", "sha256", "package", "licence"), "x")
 
     def read(path: Path) -> None:
-        record = WeightRecord.from_card(read_card(path))
+        record = WeightRecord.from_card(read_card_file(path))
         json.dumps(record.card)
         f"{record.threshold:.3f} {record.bytes:,}"
 

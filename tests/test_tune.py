@@ -283,9 +283,9 @@ def test_the_table_is_written_while_trials_come_and_go(faces, tmp_path):
     worker = threading.Thread(target=run_trials, args=(None, oracle, "worker-1", lambda *_: None))
     worker.start()
     while worker.is_alive():
-        assert {row["status"] for row in outcome.write_table(search, oracle)} <= {"RUNNING", "FAILED"}
+        assert {row["status"] for row in outcome.write_trials(search, oracle)} <= {"RUNNING", "FAILED"}
     worker.join()
-    assert [row["status"] for row in outcome.write_table(search, oracle)] == ["FAILED"] * 40
+    assert [row["status"] for row in outcome.write_trials(search, oracle)] == ["FAILED"] * 40
 
 
 def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):

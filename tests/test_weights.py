@@ -506,4 +506,4 @@ def test_a_card_is_a_regular_file_of_some_size(toy, kind):
     with pytest.raises(ValueError, match=r"toy.json (cannot be read|is not JSON)|nothing is known"):
         store.locate(toy[1])
     with pytest.raises(ValueError, match=r"toy.json (cannot be read|is not JSON)"):
-        store.read_card(card)
+        store.read_card_file(card)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tfdfd.runtime.equality import check_equal, proof_crops
 from tfdfd.weights import ALIASES, WeightRecord, find_record, list_records
-from tfdfd.weights.store import PREFIX, RUN, locate, read_card
+from tfdfd.weights.store import PREFIX, RUN, locate, read_card_file
 
 SIGNATURE, INPUT, OUTPUT = "image_bytes", "image_bytes", "fake_probability"
 TIMEOUT_S = 30.0
@@ -298,7 +298,7 @@ def find_served(model: str | os.PathLike) -> Served:
     """
     name, version = os.fspath(ALIASES.get(model, model)), None  # type: ignore[arg-type]
     if name.endswith(".json"):
-        card = read_card(Path(name))
+        card = read_card_file(Path(name))
         # A published card keeps the weights' own file apart from the published files.
         record = WeightRecord.from_card(card | card.get("weights", {}))
     elif Path(name).is_file() or Path(name, RUN).is_file():

@@ -156,7 +156,7 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             )
     if engine and arguments.server:
         raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
-    from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
+    from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, results_csv
     from tfdfd.detect.results import VERDICTS
     from tfdfd.media.inputs import list_inputs
     from tfdfd.report.page import record_path
@@ -188,7 +188,7 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
             ) from error
     if arguments.csv:
-        write_text(csv_text(results), arguments.csv)
+        write_text(results_csv(results), arguments.csv)
     counts = Counter(result["verdict"] or result["status"] for result in results)
     scored = sum(counts[verdict] for verdict in VERDICTS)
     if arguments.csv != "-":
@@ -263,7 +263,7 @@ def _write(
     gallery: Gallery | None,
 ) -> None:
     if arguments.report or arguments.csv:
-        from tfdfd.detect.result_folder import csv_text, fingerprint, now
+        from tfdfd.detect.result_folder import fingerprint, now, results_csv
 
         pairs = zip(inputs.items, detections, strict=True)
         results = [detection.to_dict() | fingerprint(item, detection) for item, detection in pairs]
@@ -276,7 +276,7 @@ def _write(
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
     if arguments.csv:
-        write_text(csv_text(results), arguments.csv)
+        write_text(results_csv(results), arguments.csv)
     if arguments.annotate:
         from tfdfd.report.annotate import write_annotated
 

@@ -155,7 +155,7 @@ class EvalSet:
         return [crop_path(self.root, self.rows[number].file)]
 
 
-class ClipSet(EvalSet):
+class EvalClipSet(EvalSet):
     """One clip per video, as in validation, for networks over several crops of one face.
 
     Each row is that of its clip's first crop.
@@ -343,7 +343,9 @@ def open_set(
     faces = replace(faces, rows=tuple(equally_spaced(faces.rows, chosen_frames))).with_digests()
     if blend:
         return BlendedSet(where, faces, size, split, name, seed)
-    opened = ClipSet(where, faces, size, frames, split, name) if frames else EvalSet(where, faces, size, split, name)
+    opened = (
+        EvalClipSet(where, faces, size, frames, split, name) if frames else EvalSet(where, faces, size, split, name)
+    )
     missing = _missing_videos(everything, split, index)
     if missing:
         opened.videos_known = True

@@ -25,7 +25,7 @@ from tfdfd.hub.stripped import SUFFIX, restore
 from tfdfd.runtime.equality import check_equal
 from tfdfd.version import __version__
 from tfdfd.weights import WeightRecord, list_records
-from tfdfd.weights.store import CARD, locate, read_card
+from tfdfd.weights.store import CARD, locate, read_card_file
 
 FOLDER = "from-weights"
 _TEMPORARY = ".tfdfd-export-"
@@ -139,7 +139,7 @@ def _check_scores(record: WeightRecord, folder: Path) -> None:
     expected = record.card.get("proof_scores")
     if expected is None:
         return
-    found = read_card(folder / CARD)["proof_scores"]
+    found = read_card_file(folder / CARD)["proof_scores"]
     try:
         check_equal(f"P(fake) of {record.handle}", found, expected, "card")
     except ValueError as error:

@@ -15,7 +15,7 @@ from tfdfd.hub.weights import record_of_card
 from tfdfd.models import load
 from tfdfd.text import optional_import
 from tfdfd.weights import WeightRecord
-from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
+from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card_file
 
 
 def from_preset(preset: str | os.PathLike) -> keras.Model:
@@ -61,7 +61,7 @@ def _weights_in(folder: Path) -> tuple[WeightRecord, Path]:
     published = _published_folder(folder)
     if published is None:
         raise HubError(f"{folder} has no {CARD}: expected what 'tfdfd publish' makes.")
-    record = record_of_card(read_card(published / CARD), published / CARD)
+    record = record_of_card(read_card_file(published / CARD), published / CARD)
     path = published / record.file
     if not (path.suffix in DATA_SUFFIXES and path.is_file()):
         raise HubError(

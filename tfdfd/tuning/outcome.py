@@ -41,7 +41,7 @@ _NOTE = (
 )
 
 
-def write_table(search: Search, oracle: Accounting) -> list[dict]:
+def write_trials(search: Search, oracle: Accounting) -> list[dict]:
     """Writes `trials.csv` and TensorBoard's log of the trials so far; returns the rows in the order of the trials.
 
     A row has `trial`, `status` (COMPLETED, FAILED or RUNNING), the objective, `best_epoch`, `epochs`, `seconds`, the

@@ -282,10 +282,10 @@ class _Announcer:
         self._search, self._oracle, self._note, self._announced = search, oracle, note, set(oracle.end_order)
 
     def __call__(self) -> None:
-        from tfdfd.tuning.outcome import write_table
+        from tfdfd.tuning.outcome import write_trials
 
         objective = self._search.objective
-        for row in write_table(self._search, self._oracle):
+        for row in write_trials(self._search, self._oracle):
             if row["status"] != "RUNNING" and row["trial"] not in self._announced:
                 self._announced.add(row["trial"])
                 result = f"failed: {row['message']}" if "message" in row else f"{objective} {row[objective]:.4f}"
@@ -293,9 +293,9 @@ class _Announcer:
 
 
 def _results(search: Search, oracle: Accounting, command: str) -> Outcome:
-    from tfdfd.tuning.outcome import write_best, write_table
+    from tfdfd.tuning.outcome import write_best, write_trials
 
-    return write_table(search, oracle), write_best(search, oracle, command)
+    return write_trials(search, oracle), write_best(search, oracle, command)
 
 
 def run_trials(

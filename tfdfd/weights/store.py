@@ -168,12 +168,12 @@ def _identify(path: Path) -> WeightRecord:
             f"nothing is known of {path} (sha256 {own}): expected its model card at {card_path}, with model, polarity "
             "and threshold."
         )
-    record = WeightRecord.from_card(read_card(card_path))
+    record = WeightRecord.from_card(read_card_file(card_path))
     check_digest(path, record.sha256, f"the model card {card_path}")
     return record
 
 
-def read_card(path: Path) -> dict:
+def read_card_file(path: Path) -> dict:
     """A model card as it stands in its JSON file.
 
     Raises:
