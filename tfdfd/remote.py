@@ -143,7 +143,6 @@ class RemoteScorer:
             raise RemoteError(f"the server {self._server.address} gave no scores: {error}") from error
 
     def _request(self, encoded: Sequence[list[bytes]]) -> bytes:
-
         request = messages()["PredictRequest"](output_filter=[OUTPUT])
         request.model_spec.name, request.model_spec.signature_name = self._model, SIGNATURE
         if self._version is not None:
@@ -193,7 +192,6 @@ def _png(crop: np.ndarray) -> bytes:
 
 
 def _probabilities(outputs: Mapping[str, Any], count: int) -> list[float]:
-
     if OUTPUT not in outputs:
         raise ValueError(f"the answer has no output {OUTPUT!r} but {sorted(outputs)}.")
     tensor = outputs[OUTPUT]
