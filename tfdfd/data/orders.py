@@ -127,7 +127,7 @@ def dual_frames(video_length: int, epoch: int, total_epochs: int, batch_size: in
     Raises:
         ValueError: an odd batch, an epoch out of range, or a video too short for a step of at least 1.
     """
-    half = _half(batch_size)
+    half = half_of(batch_size)
     _check_epoch(epoch, total_epochs)
     frame_step = (video_length - total_epochs) // half
     if frame_step < 1:
@@ -218,7 +218,7 @@ def _paired_order(total_epochs: int, frames: Callable[[int, int, int], Any], ski
     def order(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
         if total_epochs < 1:
             raise ValueError(f"total_epochs must be at least 1; received {total_epochs}.")
-        _half(batch_size)
+        half_of(batch_size)
         pairs, alone = pair_faces(rows)
         if not pairs:
             raise ValueError(
@@ -293,7 +293,8 @@ def _extract_more(frames: int) -> str:
     return f"extract again with 'tfdfd extract --all', as S2 does, or --frames {frames} or more"
 
 
-def _half(batch_size: int) -> int:
+def half_of(batch_size: int) -> int:
+    """Pairs in a batch; refuses an odd size."""
     if operator.index(batch_size) < 2 or batch_size % 2:
         raise ValueError(f"a batch of pairs needs an even size of at least 2; received {batch_size}.")
     return batch_size // 2

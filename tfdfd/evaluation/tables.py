@@ -292,7 +292,7 @@ _SRM = "srm_"
 _HARDEST = 10
 _S1_METHODS = {"Deepfakes": "table 6", "Face2Face": "table 7"}
 # Accuracies of S1's network in its abstract and in its section 5.
-_S1_ACCURACIES = {
+S1_ACCURACIES = {
     "Deepfakes": (0.96, 0.67),
     "FaceForensics++": (0.93, 0.62),
     "Celeb-DF": (0.96, 0.70),
@@ -399,7 +399,7 @@ def _s1_accuracies(models: Sequence[ScoredModel]) -> Table:
 
     rows = tuple(
         (name, *map(format_percent, printed), *(format_percent(measured(model.report, name)) for model in models))
-        for name, printed in _S1_ACCURACIES.items()
+        for name, printed in S1_ACCURACIES.items()
     )
     columns = ("accuracy", "abstract", "section 5", *(model.name for model in models))
     notes = (

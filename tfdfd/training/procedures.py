@@ -27,7 +27,7 @@ from tfdfd.models.svm import with_svm
 from tfdfd.models.temporal import temporal, training_stages
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.bottlenecks import train_bottleneck
-from tfdfd.training.calibrate import finish
+from tfdfd.training.calibrate import LIMITS, finish
 from tfdfd.training.crop_set import TRAIN, VAL, ClipSet, CropSet, is_better
 from tfdfd.training.engine import Report, fit
 from tfdfd.training.history import write_history
@@ -272,8 +272,7 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
         "calibration and thresholds chosen here",
         "limits": [
             f"Scores clips of {recipe.frames} equally spaced crops of a face in a video; no score for a photograph.",
-            "Not forensic proof.",
-            "The figures are of the split that epoch and threshold were chosen on.",
+            *LIMITS,
         ],
     }
     members = {member.name: member.facts}
