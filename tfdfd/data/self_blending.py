@@ -326,7 +326,7 @@ def _render(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _match_colors(image: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moves mean and spread of each Lab channel towards those of the target's center (Reinhard), or past them."""
+    """Moves mean and spread of each Lab channel toward those of the target's center (Reinhard), or past them."""
     source, wanted = cv2.cvtColor(image, cv2.COLOR_RGB2LAB), cv2.cvtColor(target, cv2.COLOR_RGB2LAB)
     height, width = image.shape[:2]
     middle = np.s_[height // 4 : height - height // 4, width // 4 : width - width // 4]

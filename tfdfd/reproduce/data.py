@@ -203,7 +203,7 @@ def _source(name: str | None, path: str | os.PathLike) -> Source:
     rows = INDEXERS[layout](where).rows
     if not rows:
         raise ValueError(
-            f"{where} holds no labelled videos or images in the layout of {layout}; 'tfdfd index --help' describes the "
+            f"{where} holds no labeled videos or images in the layout of {layout}; 'tfdfd index --help' describes the "
             "layouts. For crops, give their faces.csv."
         )
     return Source(where, name, layout, hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest())
