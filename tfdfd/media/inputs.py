@@ -17,7 +17,6 @@ import numpy as np
 
 from tfdfd.media import Limits, MediaError
 from tfdfd.media.formats import HEAD_BYTES, kind_of_content, kind_of_name
-from tfdfd.text import plural
 
 ARRAY, BYTES, PILLOW = "<array>", "<bytes>", "<image>"
 _EMPTY = "the file is empty (0 bytes)"
@@ -129,7 +128,7 @@ def _add(path: str, inputs: Inputs) -> None:
         _walk(path, inputs)
         if len(inputs.items) == before:
             count = inputs.skipped - skipped
-            message = f"no image or video in this folder ({plural(count, 'other file')})"
+            message = f"no image or video in this folder ({count} other file{'' if count == 1 else 's'})"
             inputs.items.append(Input(path, "folder", MediaError("not_found", message)))
     elif stat.S_ISREG(status.st_mode):
         inputs.items.append(Input(path, kind_of_name(path)))
