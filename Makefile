@@ -55,7 +55,6 @@ bench: $(STAMP)-bench
 	$(BIN)/python -m benchmarks.extract
 	$(BIN)/python -m benchmarks.pipelines
 	$(BIN)/python -m benchmarks.self_blend
-	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.bottleneck
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.training

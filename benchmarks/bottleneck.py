@@ -23,16 +23,6 @@ from benchmarks.common import hardware, print_table, verdict, write_crops
 SECONDS, RATIO = 20, 50
 
 
-class Silent:
-    """A progress report without output."""
-
-    def step(self, *_):
-        """After each step."""
-
-    def note(self, _):
-        """Further messages."""
-
-
 def write_set(folder: Path, count: int) -> None:
     """Crops and their table; each crop is its own video."""
     from tfdfd.data.crops import faces_of
@@ -67,6 +57,7 @@ def main(argv=None) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
 
+    from tfdfd.cli.output import TrainingProgress
     from tfdfd.models import build
     from tfdfd.recipes import find_recipe
     from tfdfd.training.procedures import train
@@ -80,7 +71,7 @@ def main(argv=None) -> int:
         whole, results = [], []
         for name in ("first", "again"):
             start = time.perf_counter()
-            results.append(train(recipe, folder / "set", folder / name, Silent()))
+            results.append(train(recipe, folder / "set", folder / name, TrainingProgress(quiet=True)))
             whole.append(time.perf_counter() - start)
         model = build("mobilenet_v1", recipe.weights, (128, 128, 3), **recipe.arguments)
         body = keras.Model(model.input, model.get_layer("features").output)
@@ -91,9 +82,9 @@ def main(argv=None) -> int:
     print(f"{hardware()}; {arguments.crops} crops, {recipe.steps} steps of {recipe.batch_size}\n")
     rows = [
         ("first training, whole run", f"{whole[0]:.1f}", f"< {SECONDS}", verdict(whole[0] < SECONDS)),
-        (f"of it, values of {results[0]['values_computed']} crops", f"{results[0]['values_seconds']:.1f}", "-", ""),
+        (f"of which: values of {results[0]['values_computed']} crops", f"{results[0]['values_seconds']:.1f}", "-", ""),
         ("later training, whole run", f"{whole[1]:.1f}", "-", ""),
-        (f"of it, stored values and {recipe.steps} steps", f"{results[1]['training_seconds']:.2f}", "-", ""),
+        (f"of which: stored values and {recipe.steps} steps", f"{results[1]['training_seconds']:.2f}", "-", ""),
         (f"{recipe.steps} steps that compute their features", f"{anew * recipe.steps:.1f}", "-", ""),
     ]
     print_table(("what", "seconds", "bound", ""), rows)

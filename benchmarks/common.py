@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -19,11 +18,10 @@ def hardware() -> str:
     """Processor, cores and memory as text."""
     import psutil
 
-    model = "unknown processor"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    from tfdfd import cost
+
+    machine, memory = cost.hardware(), psutil.virtual_memory().total
+    return f"{machine['cores']} cores of {machine['processor']}, {memory / 2**30:.0f} GiB"
 
 
 def verdict(held: bool | None) -> str:

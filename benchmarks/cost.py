@@ -1,4 +1,4 @@
-"""Where the time of `tfdfd detect` goes, and by how much it misses its limits.
+"""Time of each stage of `tfdfd detect`, and its distance from the limits.
 
     python -m benchmarks.cost [--clip FILE] [--rounds N]
 
@@ -31,10 +31,9 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         clip = arguments.clip or write_clip(Path(folder, "clip.mp4"), 1280, 720, 13)
-        clips = []
-        for number in range(MANY):
-            clips.append(Path(folder, f"clip{number}{clip.suffix}"))
-            clips[-1].write_bytes(clip.read_bytes())
+        clips = [Path(folder, f"clip{number}{clip.suffix}") for number in range(MANY)]
+        for copy in clips:
+            copy.write_bytes(clip.read_bytes())
         plain, cold = [], {runtime: [] for runtime in RUNTIMES}
         times = {runtime: [] for runtime in RUNTIMES}
         for _ in range(arguments.rounds):
@@ -59,6 +58,7 @@ def parts(clips: list[str], runtime: str) -> dict[str, float]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import av
     import cv2
+    import numpy as np
 
     from tfdfd import Detector
     from tfdfd.extract.extraction import DETECTION_BATCH
@@ -97,7 +97,7 @@ def parts(clips: list[str], runtime: str) -> dict[str, float]:
             "bare": _seconds(bare),
             "decode": _seconds(decode),
             "faces": _seconds(search),
-            "network": _seconds(lambda: detector._scorer(_stacked(crops))),
+            "network": _seconds(lambda: detector._scorer(np.stack(crops))),
             "one": _seconds(lambda: detector.detect(clips[0])),
             "each": _seconds(lambda: detector.detect_many(clips)) / len(clips),
         }
@@ -152,12 +152,6 @@ def _seconds(function) -> float:
         function()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def _stacked(crops):
-    import numpy as np
-
-    return np.stack(crops)
 
 
 if __name__ == "__main__":

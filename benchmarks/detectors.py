@@ -52,16 +52,20 @@ def main(argv=None) -> int:
     return 0
 
 
-def read_annotations(folder: Path) -> list[tuple[np.ndarray, Boxes]]:
-    """`(RGB image, annotated boxes)` of each photograph named in dlib's two XML files."""
-    photographs = []
+def annotated_boxes(folder: Path) -> dict[Path, Boxes]:
+    """The annotated boxes of each photograph named in dlib's two XML files."""
+    boxes = {}
     for name in ("testing.xml", "training.xml"):
         for image in ElementTree.parse(folder / name).getroot().iter("image"):  # noqa: S314
-            boxes = [
+            boxes[folder / image.get("file")] = [
                 tuple(int(box.get(key)) for key in ("left", "top", "width", "height")) for box in image.iter("box")
             ]
-            photographs.append((cv2.imread(str(folder / image.get("file")), cv2.IMREAD_COLOR_RGB), boxes))
-    return photographs
+    return boxes
+
+
+def read_annotations(folder: Path) -> list[tuple[np.ndarray, Boxes]]:
+    """`(RGB image, annotated boxes)` of each photograph."""
+    return [(cv2.imread(str(file), cv2.IMREAD_COLOR_RGB), boxes) for file, boxes in annotated_boxes(folder).items()]
 
 
 def evaluate(find: Callable[[np.ndarray], Boxes], photographs) -> tuple[int, int]:
@@ -103,7 +107,12 @@ def library_mtcnn() -> Callable[[np.ndarray], Boxes]:
 def library_haar() -> Callable[[np.ndarray], Boxes]:
     """OpenCV's cascade itself, scale 1.1, 5 neighbors, no minimum size."""
     cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades, HAAR_CASCADE)))
-    return lambda image: [tuple(map(float, box)) for box in cascade.detectMultiScale(_grey(image), 1.1, 5)]
+
+    def find(image):
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return [tuple(map(float, box)) for box in cascade.detectMultiScale(gray, 1.1, 5)]
+
+    return find
 
 
 def library_ssd(graph: Path) -> Callable[[np.ndarray], Boxes]:
@@ -118,10 +127,6 @@ def library_ssd(graph: Path) -> Callable[[np.ndarray], Boxes]:
         return [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners.tolist()]
 
     return find
-
-
-def _grey(image):
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ import argparse
 import os
 import platform
 import sys
-import time
 from functools import partial
 
 import cv2
 import numpy as np
 
-from benchmarks.common import hardware, print_bounds
+from benchmarks.common import hardware, print_bounds, timed
 from tfdfd import explain
 from tfdfd.explain import LIME, MASK, OF_CROPS, Explainer
 from tfdfd.weights import DEFAULT_MODEL
@@ -45,7 +44,10 @@ def main(argv=None) -> int:
     best = {}
     for name, way in ways.items():
         way()  # prepares the network
-        best[name] = np.min([timed(way) for _ in range(arguments.rounds)], axis=0)
+        best[name] = np.full(2, np.inf)
+        for _ in range(arguments.rounds):
+            with timed(best[name]):
+                way()
     alone = sum(cpu for name, (_, cpu) in best.items() if name not in OF_CROPS)
     idle = alone + max(0.0, best[LIME][1] - alone) / CORES
     rows = [(name, f"{seconds:.2f}", f"{cpu:.2f}", "", None) for name, (seconds, cpu) in best.items()]
@@ -57,13 +59,6 @@ def main(argv=None) -> int:
 
 def no_score(crops):
     return np.zeros(len(crops))
-
-
-def timed(function) -> tuple[float, float]:
-    """Seconds, and CPU seconds of all threads."""
-    start, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - start, time.process_time() - cpu
 
 
 if __name__ == "__main__":

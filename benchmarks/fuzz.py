@@ -6,7 +6,7 @@
 
 Each target runs in its own process, with 2 GiB more memory than it starts with and 20 seconds an input; a process that
 ends is a finding, too, and is replaced. atheris guides the edits by coverage where it is installed. The corpus is made
-by code. Findings are told apart by exception and line, and the inputs are kept.
+by code. Findings are distinguished by exception and line, and the inputs are kept.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def hdf5() -> Target:
 
 def cards() -> Target:
     from tfdfd.weights import WeightRecord
-    from tfdfd.weights.store import read_card
+    from tfdfd.weights.store import read_card_file
 
     card = {"handle": "tfdfd/meso4.toy", "model": "meso4", "file": "toy.weights.h5", "bytes": 1, "sha256": "0" * 64}
     card |= {"licence": "none", "training_data": "none", "polarity": "fake=1", "threshold": 0.5}
@@ -182,7 +182,7 @@ def cards() -> Target:
     more["base"] = dict.fromkeys(("what", "file", "sha256", "package", "licence"), "x")
 
     def read(path: Path) -> None:
-        record = WeightRecord.from_card(read_card(path))
+        record = WeightRecord.from_card(read_card_file(path))
         json.dumps(record.card)
         f"{record.threshold:.3f} {record.bytes:,}"
 
@@ -367,7 +367,7 @@ TARGETS = {
 
 
 class Fuzzer:
-    """Counts of a target; told one input at a time. A finding is an exception that the target does not document."""
+    """Runs a target on one input at a time and counts. A finding is an exception that the target does not document."""
 
     def __init__(self, target: Target, folder: Path):
         self.target, self.folder = target, folder

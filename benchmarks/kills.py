@@ -5,8 +5,8 @@
     python -m benchmarks.kills --disk               every verb that writes, on a full disk and in a read-only folder
 
 A kill is SIGKILL at a random moment of the command's own time, of the process alone or of its group in turn; the same
-command is then repeated. One that ends before its kill is compared and begun anew. Full disks are small file systems of
-their own (`unshare`, `mount`), which need Linux and user namespaces. Times and hosts in reports are not compared.
+command is then repeated. One that ends before its kill is compared and started again. Full disks are small, separate
+file systems (`unshare`, `mount`), which need Linux and user namespaces. Times and hosts in reports are not compared.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def surroundings(world: World) -> dict[str, Any]:
 
 
 def contents(world: World) -> dict[str, str]:
-    """Digests of all files below the folder of outputs by path, without what varies by itself."""
+    """Digests of all files below the folder of outputs by path, without what varies between runs."""
     return {str(file.relative_to(world.out)): _digest(file, str(world.out)) for file in _files(world.out)}
 
 
@@ -137,12 +137,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not varying & set(path.parts))
 
 
-def _digest(file: Path, place: str) -> str:
+def _digest(file: Path, out: str) -> str:
     if file.parent.name == "variables" or file.name == "fingerprint.pb":
         return str(file.stat().st_size)  # TensorFlow writes the same variables in other bytes each time
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
-        text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
+        text = data.decode("utf-8", "surrogateescape").replace(out, "OUT")
         if file.name.endswith(("model_card.json", "manifest.json", "record.json", ".html")):
             # Of SavedModels, and of records, which name their folder.
             text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
@@ -175,7 +175,7 @@ def differences(whole: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def undisturbed(name: str, inputs: Path, folder: Path) -> tuple[dict[str, str], float, int]:
-    """What the verb writes by itself, its seconds and its exit code."""
+    """What the verb writes without a kill, its seconds and its exit code."""
     world = World(inputs, folder)
     folder.mkdir(parents=True)
     start = time.monotonic()

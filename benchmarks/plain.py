@@ -1,8 +1,8 @@
-"""The plain way, as single-file scripts of peers do it, for comparison with `tfdfd detect` and `tfdfd extract`.
+"""The plain way, as in the single-file scripts of peers, for comparison with `tfdfd detect` and `tfdfd extract`.
 
 Seeks to each of 32 frames, runs `mtcnn`'s own `detect_faces` on the whole frame, and `model.predict` on each crop. The
-frames, networks, weights and crops are those of tfdfd. Run in processes of their own by `benchmarks.detect` and
-`benchmarks.extract`.
+frames, networks, weights and crops are those of tfdfd. `benchmarks.detect` and `benchmarks.extract` run each in a
+separate process.
 """
 
 from __future__ import annotations

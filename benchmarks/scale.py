@@ -1,4 +1,4 @@
-"""How tables and face extraction grow: rows of generated trees, and workers of a Ray cluster.
+"""Scaling of tables with rows, and of face extraction with workers of a Ray cluster.
 
     python -m benchmarks.scale [--rows N ...] [--no-extract] [--clip FILE]
 

@@ -192,12 +192,12 @@ class Server:
         import psutil
 
         command = [sys.executable, "-m", "tfdfd", "serve", "--models", f"model={models}", "--port", "0", *words]
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self._process = subprocess.Popen([*command, "--rest-port", "0", "--quiet"], stdout=subprocess.PIPE, text=True)
         found = re.search(r"gRPC at (\S+), REST at (\S+)", self._process.stdout.readline())
         if found is None:
             raise SystemExit("the server did not start")
-        self.start_s = time.perf_counter() - begun
+        self.start_s = time.perf_counter() - start
         self.address, self.rest_address = found[1], found[2]
         self._seen = psutil.Process(self._process.pid)
 

@@ -67,10 +67,10 @@ def main(argv=None) -> int:
 
 def rows_of(seen):
     """Rows on what a soak saw."""
-    begun, times = np.array(seen["times"]).T
+    starts, times = np.array(seen["times"]).T
     middle, high = np.percentile(times, (50, 99))
     latency = f"p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms ({high / middle:.1f} times"
-    is_loading = np.any([(start <= begun) & (begun <= end) for start, end in seen["loads"].values()], axis=0)
+    is_loading = np.any([(first <= starts) & (starts <= last) for first, last in seen["loads"].values()], axis=0)
     if is_loading.any() and not is_loading.all():
         apart = (1000 * np.percentile(times[part], 99) for part in (is_loading, ~is_loading))
         latency += "; p99 {:.0f} ms while a version is loaded, {:.0f} ms otherwise".format(*apart)
@@ -116,14 +116,14 @@ async def soak(server, models, crops, arguments):
                 if chance.random() < HOSTILE:
                     await refused(call, chance.choice(list(bad)))
                     continue
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 try:
                     answer = await call(chance.choice(good), timeout=DEADLINE)
                 except grpc.aio.AioRpcError as error:
                     seen["failed"][f"{error.code().name}: {error.details()}"] += 1
                 else:
                     now, version = time.perf_counter(), answer.model_spec.version.value
-                    seen["times"].append((begun, now - begun))
+                    seen["times"].append((start, now - start))
                     seen["versions"][version] += 1
                     if version in seen["loads"] and seen["versions"][version] == 1:
                         seen["loads"][version][1] = now

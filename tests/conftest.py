@@ -1,4 +1,4 @@
-"""What several tests share: the real data where it is, a photograph with a face, and media made on the spot."""
+"""Shared fixtures: the real data if present, a photograph with a face, and generated media."""
 
 import ctypes
 import gc

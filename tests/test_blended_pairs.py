@@ -265,7 +265,7 @@ def test_a_set_of_files_goes_on_where_it_was_stopped(folder, tmp_path, run_tfdfd
     assert whole == partly
     code, _, err = run_tfdfd(*words, tmp_path / "whole", "--seed", 1)
     assert code == 2
-    assert "begun otherwise: seed was 0, now 1" in err
+    assert "started with other settings: seed was 0, now 1" in err
     code, _, err = run_tfdfd(*words, folder)
     assert code == 2
     assert "holds no such set" in err

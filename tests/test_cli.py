@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="file names of any by
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory, astronaut, make_video):
-    """A folder of an image with a face, a video with one, an image without, and two files that are no media."""
+    """A folder of an image with a face, a video with one, an image without, and two files that are not media."""
     folder = tmp_path_factory.mktemp("media")
     face = astronaut[:256, 96:352]
     Image.fromarray(face).save(folder / "face.png")
@@ -126,7 +126,7 @@ def test_progress_is_lines_on_standard_error_and_quiet_ends_them(run_detect, med
         "plain.png",
         "no_face",
     )
-    assert "2 files in folders are no media" in stderr
+    assert "2 files in folders are not media" in stderr
     assert len(stderr.splitlines()) == 4
     assert run_detect(media, "--json", "-", "--quiet")[2] == ""
 

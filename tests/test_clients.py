@@ -31,7 +31,7 @@ BROKEN = "broken"
 
 
 def brightness(crops):
-    """A score that tells which crop it is of, and refuses what is no image, as the graph does."""
+    """A score that tells which crop it is of, and refuses what is not an image, as the graph does."""
     try:
         return [float(np.float32(np.asarray(Image.open(io.BytesIO(crop))).mean() / 255)) for crop in crops]
     except OSError as error:

@@ -260,7 +260,7 @@ class TestReading:
         data = onnx_file(*contents)
         end = len(data) - len(field(8, field(2, 14)))
         for cut in [*range(0, end, 7), end - 1]:
-            with pytest.raises(ValueError, match=r"made.onnx is no ONNX file that can be read"):
+            with pytest.raises(ValueError, match=r"made.onnx is not an ONNX file that can be read"):
                 read_graph(data[:cut], "made.onnx")
 
     @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ class TestReading:
             field(7, 3),  # a graph that is a number
             field(7, b"") * 2,  # two graphs
             b"\x02\x00",  # field 0
-            field(7, field(5, field(8, b"\xff\xfe"))),  # a name that is no text
+            field(7, field(5, field(8, b"\xff\xfe"))),  # a name that is not a text
             varint(7 << 3 | 2) + varint(2**63) + b"abc",  # longer than the file
         ],
     )
     def test_what_is_no_onnx_is_refused(self, data):
-        with pytest.raises(ValueError, match=r"made.onnx is no ONNX file that can be read"):
+        with pytest.raises(ValueError, match=r"made.onnx is not an ONNX file that can be read"):
             read_graph(data, "made.onnx")
 
     def test_random_bytes_are_an_error_or_nothing(self):

@@ -21,7 +21,7 @@ from tfdfd.publishing.exporting import export, proof_images
 from tfdfd.remote import Server
 from tfdfd.runtime.equality import proof_crops
 from tfdfd.weights.saving import save_weights
-from tfdfd.weights.store import locate, read_card
+from tfdfd.weights.store import locate, read_card_file
 
 SAMPLE = files("tfdfd") / "samples/genuine.mp4"
 SCHEMA = json.loads((files("tfdfd") / "detect/detect.schema.json").read_text("utf-8"))
@@ -171,7 +171,7 @@ def test_what_needs_single_faces_is_refused_before_work(weights, run_tfdfd, tmp_
 
 def test_the_published_model_is_explicit_about_its_clips_and_answers_like_keras(hub, model, monkeypatch):
     folder = hub / "temporal.toy" / "1"
-    inputs = read_card(folder / "model_card.json")["inputs"]
+    inputs = read_card_file(folder / "model_card.json")["inputs"]
     assert inputs["image"]["shape"] == [None, FRAMES, None, None, 3] and inputs["image_bytes"]["shape"] == [
         None,
         FRAMES,

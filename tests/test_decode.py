@@ -1,4 +1,4 @@
-"""What comes out of media files of every kind, sound or not: the right frames, upright, or one typed refusal."""
+"""Decoding of media files, intact and damaged: the right frames, upright, or one typed error."""
 
 import http.client
 import http.server

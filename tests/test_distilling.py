@@ -13,7 +13,7 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, in_child, quick, run
 from tfdfd.models import build
-from tfdfd.training.engine import ANSWER, HINT, LABELS, Distilled, last_maps
+from tfdfd.training.engine import ANSWER, HINT, LABELS, Distilled, feature_maps
 from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import digest
 
@@ -92,13 +92,13 @@ def test_the_run_is_a_network_like_any_other(taught, teacher):
     ],
 )
 def test_the_last_maps_are_those_before_pooling(network, size, grid):
-    assert tuple(last_maps(build(network, input_shape=(size, size, 3))).shape[1:]) == grid
+    assert tuple(feature_maps(build(network, input_shape=(size, size, 3))).shape[1:]) == grid
 
 
 def test_a_network_of_two_streams_has_no_last_maps():
     model = build("srm_mobilenet_v2", input_shape=(64, 64, 3), receives="rgb+noise")
     with pytest.raises(ValueError, match="srm_mobilenet_v2.* no last feature maps.* one stream"):
-        last_maps(model)
+        feature_maps(model)
 
 
 def test_the_parts_are_those_of_the_papers():
@@ -109,7 +109,7 @@ def test_the_parts_are_those_of_the_papers():
     model = Distilled(student, teacher)
     images, _ = a_batch(64)
     probability, hint, answer = (np.asarray(value, np.float64) for value in model(images, training=False))
-    maps, hints = (np.asarray(keras.Model(net.input, last_maps(net))(images)) for net in (student, teacher))
+    maps, hints = (np.asarray(keras.Model(net.input, feature_maps(net))(images)) for net in (student, teacher))
     kernel, bias = (np.asarray(values) for values in model.projection.get_weights())
     hints = hints / np.sqrt(np.mean(hints**2))
     assert hint == pytest.approx(np.mean((maps @ kernel[0, 0] + bias - hints) ** 2), rel=1e-3)
@@ -216,7 +216,7 @@ def test_another_teacher_under_the_same_name_is_refused(faces, teacher, tmp_path
     weights, card = other / "weights.safetensors", json.loads((other / "weights.json").read_text())
     save_file({name: values + 1 for name, values in load_file(weights).items()}, weights)
     (other / "weights.json").write_text(json.dumps(card | {"sha256": digest(weights)}))
-    with pytest.raises(ValueError, match=r"was begun otherwise: models.teacher was '\w+', now '\w+'"):
+    with pytest.raises(ValueError, match=r"was started with other settings: models.teacher was '\w+', now '\w+'"):
         run(recipe, faces, tmp_path / "run")
 
 

@@ -113,7 +113,7 @@ def test_efficientnet_lite0_without_a_file_says_how_to_make_one():
 def test_a_file_that_does_not_fit_efficientnet_lite0_is_refused(file, tmp_path):
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"no safetensors at all")
-    with pytest.raises(ValueError, match=r"other.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"other.safetensors is not a safetensors file"):
         build(NAME, weights=f"imagenet:{other}")
     arrays = load_file(file)
     kernel = arrays.pop("block15_dwconv/kernel")

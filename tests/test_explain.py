@@ -708,4 +708,4 @@ def test_measuring_prints_a_table_and_writes_figures(run_tfdfd, toy_weights, fac
     assert set(figures["methods"]) == {"gradcam", "ellipse"} and figures["crops"] == 2 and figures["protocol"]
     words = "--split", "none", "--count", 2, "--method", "gradcam", "--model", toy_weights, "--work", tmp_path / "work"
     code, out, err = run_tfdfd("explain", "--measure", faces, *words, "--seed", 1)
-    assert (code, out) == (2, "") and "was begun otherwise: seed was 0, now 1" in err
+    assert (code, out) == (2, "") and "was started with other settings: seed was 0, now 1" in err

@@ -194,7 +194,7 @@ class TestRefusal:
         assert f"more than {MAX_BATCH} pictures" in self.refused(decode, *[b"x"] * (MAX_BATCH + 1))
 
     def test_of_one_names_none_of_the_bytes(self, decode, face):
-        secret = b"\x89PNG" + b"a secret in a file that is no picture"
+        secret = b"\x89PNG" + b"a secret in a file that is not a picture"
         assert "secret" not in self.refused(decode, encoded(face, "PNG"), secret)
 
     def test_leaves_the_graph_of_use(self, decode, face):

@@ -1,4 +1,4 @@
-"""What an exported graph may do: everything on the list, nothing else, wherever in the SavedModel it is hidden."""
+"""Operations of an exported graph: those on the list and no others, wherever in the SavedModel they are hidden."""
 
 import shutil
 

@@ -519,7 +519,7 @@ def test_crops_are_cut_again_from_stored_boxes(clips, few, tmp_path):
 def test_boxes_that_do_not_fit_are_refused(clips, whole, canned, tmp_path):
     with pytest.raises(ValueError, match="made of another index"):
         FaceSet(canned / "index.csv", canned, tmp_path / "faces", stored=whole)
-    with pytest.raises(ValueError, match="is no face set"):
+    with pytest.raises(ValueError, match="is not a face set"):
         FaceSet(clips / "index.csv", clips, tmp_path / "faces", stored=clips)
     mirrored = FaceOptions(first=True, max_faces=1, mirror=True)
     with pytest.raises(ValueError, match="more than one frame"):

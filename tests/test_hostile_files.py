@@ -110,7 +110,7 @@ def test_crops_elsewhere_are_read_if_the_user_says_so(faces, monkeypatch):
     outside(faces, "above")
     monkeypatch.setenv("TFDFD_DATA", f"{faces / 'x'}{os.pathsep}{faces.parent}")
     assert decode_pixels(faces_of(faces).read(0), "crop").shape == (64, 64, 3)
-    monkeypatch.setenv("TFDFD_DATA", str(faces.parent / "secret"))  # a prefix of the name is no folder
+    monkeypatch.setenv("TFDFD_DATA", str(faces.parent / "secret"))  # a prefix of the name is not a folder
     with pytest.raises(ValueError, match="leads out"):
         faces_of(faces)
 

@@ -128,7 +128,7 @@ def test_handles_are_read_and_written_alike(text, handle):
     + ["tfdfd/http://x", "tfdfd/meso4%2f..", "tfdfd/" + "m" * 500, "tfdfd/m\0", "/tfdfd/meso4", "", None, 3],
 )
 def test_what_is_no_handle_is_refused(text):
-    with pytest.raises(HubError, match="is no handle"):
+    with pytest.raises(HubError, match="is not a handle"):
         Handle.parse(text)
 
 

@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "publishing",
         "runtime",
         "srm_kernels",
+        "text",
         "training",
         "weights",
     },

@@ -134,7 +134,7 @@ def test_pipes_devices_and_sockets_are_refused_unopened(tmp_path, monkeypatch):
         server.bind("s.mp4")
         found = list_inputs(["pipe.mp4", "/dev/zero", "s.mp4"])
     assert [item.error.status for item in found.items] == ["unsupported"] * 3
-    # In a folder they are counted with whatever else is no media.
+    # In a folder they are counted with whatever else is not media.
     assert list_inputs([tmp_path]).skipped == 2
 
 

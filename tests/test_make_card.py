@@ -501,5 +501,5 @@ def test_wrong_usage_is_told(more, message, capsys):
 
 def test_an_unfinished_run_is_refused(tmp_path):
     words = [str(tmp_path), "--faces", "faces", "--data", "data", "--out", str(tmp_path / "out")]
-    with pytest.raises(ValueError, match="is no run of 'tfdfd train'"):
+    with pytest.raises(ValueError, match="is not a run of 'tfdfd train'"):
         make_card.main(words)

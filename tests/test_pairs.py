@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdfd.data.orders import dual_frames, originals_of, pair_faces, various_frame
-from tfdfd.data.tables import FaceRow, IndexRow
+from tfdfd.data.orders import dual_frames, pair_faces, various_frame
+from tfdfd.data.tables import FaceRow
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,7 @@ def test_fakes_without_an_original_are_counted():
     assert pair_faces([row("1_2", 0, 1, ("1", "2")), row("3", 0, 0, ("3",))]) == ([], 1)
 
 
-def test_originals_may_be_told():
+def test_an_original_that_could_be_another_is_an_error():
     rows = [row("a", 0, 0, ("id0",)), row("b", 0, 0, ("id0",)), row("x", 0, 1, ("id0", "id1"))]
     with pytest.raises(ValueError, match="Deepfakes/x could be made from original/a or original/b"):
         pair_faces(rows)
-    pairs, alone = pair_faces(rows, originals={"Deepfakes/x": "original/b"})
-    assert (pairs[0].fake.tolist(), pairs[0].real.tolist(), alone) == ([2], [1], 0)
-    assert pair_faces(rows, originals={}) == ([], 1)
-
-
-def test_an_index_tells_originals():
-    index = [
-        IndexRow("original/b", "ffpp", "video", 0, "original", ("id0",)),
-        IndexRow("Deepfakes/x", "ffpp", "video", 1, "Deepfakes", ("id0", "id1"), original="original/b"),
-        IndexRow("Deepfakes/y", "ffpp", "video", 1, "Deepfakes", ("id2", "id1")),
-    ]
-    assert originals_of(index) == {"Deepfakes/x": "original/b"}

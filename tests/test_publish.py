@@ -470,7 +470,7 @@ def test_what_was_prepared_loads_back_to_the_same_scores(uploads, place, monkeyp
 
 def test_presets_that_are_none_say_what_is_expected(uploads, tmp_path, monkeypatch):
     for address in ("hf://alice", "hf://alice/../x", "kaggle://alice/x/keras/y", "kaggle://Alice/x", "hf://a/b/c"):
-        with pytest.raises(HubError, match="is no place for a model: expected hf://OWNER/NAME"):
+        with pytest.raises(HubError, match="is not a place for a model: expected hf://OWNER/NAME"):
             from_preset(address)
     for name, address in (("huggingface_hub", "hf://alice/x"), ("kagglehub", "kaggle://alice/x1")):
         monkeypatch.setitem(sys.modules, name, None)
@@ -543,7 +543,7 @@ def test_the_command_prepares_for_hugging_face(run_tfdfd, exported, tmp_path):
     for more, message in (
         ((), "is there already"),
         (("-o", tmp_path / "x", "--sign", "key.pem"), "--sign go with a hub"),
-        (("-o", tmp_path / "x", "--to", "hf://alice"), "is no place for a model"),
+        (("-o", tmp_path / "x", "--to", "hf://alice"), "is not a place for a model"),
         (("--to", tmp_path / "hub", "--version", 1), "-o is the folder of an upload"),
         (("--to", tmp_path / "hub"), "give --version N"),
     ):

@@ -147,7 +147,7 @@ def test_a_record_cannot_raise_the_limits_by_itself(verify):
 def test_what_is_no_record_is_wrong_usage(run_tfdfd, tmp_path, text):
     (tmp_path / "record.json").write_text(text, "latin-1")
     code, stdout, stderr = run_tfdfd("verify", tmp_path / "record.json", "a.mp4")
-    assert (code, stdout) == (2, "") and "is no record of a detection" in stderr
+    assert (code, stdout) == (2, "") and "is not a record of a detection" in stderr
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_is_no_record_is_wrong_usage(run_tfdfd, tmp_path, text):
 )
 def test_a_record_of_other_fields_is_wrong_usage(verify, change):
     code, stdout, stderr = verify(change)
-    assert (code, stdout) == (2, "") and "is no record of a detection" in stderr
+    assert (code, stdout) == (2, "") and "is not a record of a detection" in stderr
 
 
 def test_a_detection_comes_back_from_its_json(recorded):

@@ -19,7 +19,7 @@ from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.pipelines import open_shards, plan_shards, read_records, write_shards
 from tfdfd.pipelines.datasets import eval_pipeline, train_pipeline
 
-ODD = b"\xff\xc3\xa9".decode("utf-8", "surrogateescape")  # part of a name that is no UTF-8
+ODD = b"\xff\xc3\xa9".decode("utf-8", "surrogateescape")  # part of a name that is not UTF-8
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_what_streams_cannot_do_is_told(packed):
 
 def test_an_index_that_is_none_is_told(copy):
     (copy / "shards.json").write_text('{"schema": 1, "shards": [{}]}')
-    with pytest.raises(ValueError, match="shards.json is no index of shards"):
+    with pytest.raises(ValueError, match="shards.json is not an index of shards"):
         open_shards(copy)
 
 

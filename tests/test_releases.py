@@ -1,4 +1,4 @@
-"""What a release stands on: floors above known vulnerabilities, a lock file, and a bill of materials."""
+"""Dependencies of a release: floors above known vulnerabilities, a lock file, and a bill of materials."""
 
 import configparser
 import json

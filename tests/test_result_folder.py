@@ -21,7 +21,7 @@ from PIL import Image
 from tfdfd.cli.output import TrainingProgress
 from tfdfd.detect.detector import Detector, _log_faces
 from tfdfd.detect.record import make_record, record_text, write_record
-from tfdfd.detect.result_folder import CSV_COLUMNS, RESULTS, ResultFolder, csv_text
+from tfdfd.detect.result_folder import CSV_COLUMNS, RESULTS, ResultFolder, results_csv
 from tfdfd.detect.results import Detection, FaceTrack, FrameScore
 from tfdfd.files import sha256
 from tfdfd.media.inputs import Input, Inputs, list_inputs
@@ -417,7 +417,7 @@ def test_the_table_has_a_row_for_each_input(run_tfdfd, tmp_path, clips, toy_weig
 )
 def test_no_name_is_run_by_a_spreadsheet(path, cell):
     result = {"path": path, "status": "no_face", "verdict": None, "fake_probability": None}
-    text = csv_text([result | {"message": "=1+1", "sha256": None}])
+    text = results_csv([result | {"message": "=1+1", "sha256": None}])
     assert len(text.splitlines()) == 2
     (row,) = rows_of(text)
     assert (row["path"], row["message"]) == (cell, "'=1+1")

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at."""
+"""Selection of the frames of a video."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Which requests are run together, which are not run at all, and who suffers for whom, with a model of plain NumPy."""
+"""Batching of requests, and their isolation from each other, with a model in plain NumPy."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a server meets that nobody wants to send: each is told what is wrong, and everyone else is served as before."""
+"""Malformed and hostile requests: each is refused with its reason, and all other clients are served as before."""
 
 import contextlib
 import http.client

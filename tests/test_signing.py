@@ -204,7 +204,7 @@ def test_keys_that_are_none_are_refused_before_anything_is_made(tmp_path, keys):
     locked, _ = keys("locked", password=b"word")
     for file, message in (
         (tmp_path / "absent.pem", "cannot be read: No such file"),
-        (public, "is no private key in PEM form"),
+        (public, "is not a private key in PEM form"),
         (locked, "TFDFD_KEY_PASSWORD is not its password"),
         (other[0], "another kind than Ed25519; make one with 'openssl genpkey"),
     ):
@@ -215,7 +215,7 @@ def test_keys_that_are_none_are_refused_before_anything_is_made(tmp_path, keys):
         publish(PUBLISHED_MODEL, tmp_path / "hub", 1, export=copy, sign=private)
     assert not (tmp_path / "hub").exists()
     for file in (private, other[1]):
-        with pytest.raises(HubError, match=r"is no public key|another kind"):
+        with pytest.raises(HubError, match=r"is not a public key|another kind"):
             trust(file)
     assert trusted_keys() == {}
 

@@ -108,7 +108,7 @@ def test_a_pair_joins_two_originals_and_another_data_set_does_not():
     ]
     one, two, pair, elsewhere, person = groups(rows)
     assert one == two == pair
-    assert len({one, elsewhere, person}) == 3  # a person called 001 is no video called 001
+    assert len({one, elsewhere, person}) == 3  # a person called 001 is not a video called 001
 
 
 def test_people_join_videos_unless_told():

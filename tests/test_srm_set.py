@@ -258,10 +258,10 @@ def test_other_crops_or_options_are_not_mixed(faces, tmp_path, run_tfdfd):
     assert run_tfdfd("srm", faces, "-o", noise)[0] == 0
     before = bytes_of(noise)
     code, _, err = run_tfdfd("srm", faces, "-o", noise, "--truncate", "2")
-    assert code == 2 and "begun otherwise: srm.truncate was 127.0, now 2.0" in err
+    assert code == 2 and "started with other settings: srm.truncate was 127.0, now 2.0" in err
     write_table(faces / "fewer.csv", rows_of(faces)[1:], FaceRow)
     code, _, err = run_tfdfd("srm", faces / "fewer.csv", "-o", noise)
-    assert code == 2 and "begun otherwise: crops_sha256 was" in err
+    assert code == 2 and "started with other settings: crops_sha256 was" in err
     code, _, err = run_tfdfd("srm", noise, "-o", tmp_path / "twice")
     assert code == 2 and "holds noise already" in err
     assert bytes_of(noise) == before

@@ -1,4 +1,4 @@
-"""What reaches the standard streams: readers that go, log lines of libraries, and which extras are missing."""
+"""Standard streams: readers that close them, log lines of libraries, and messages about missing extras."""
 
 import argparse
 import configparser

@@ -354,12 +354,12 @@ def test_files_that_are_no_svm(tmp_path):
     file = tmp_path / "x.safetensors"
     for data in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1], b"\x80\x04K\x01.", b"\xff" * 64):
         file.write_bytes(data)
-        with pytest.raises(ValueError, match="x.safetensors is no safetensors file"):
+        with pytest.raises(ValueError, match="x.safetensors is not a safetensors file"):
             SvmArrays.load(file)
     save_file({"hidden/kernel": np.zeros((3, 2))}, file)
     with pytest.raises(ValueError, match=r"holds no SVM: it lacks \['dual_coef'.*\['hidden/kernel'\] besides"):
         SvmArrays.load(file)
-    with pytest.raises(ValueError, match=r"absent.safetensors is no safetensors file \(.*No such file"):
+    with pytest.raises(ValueError, match=r"absent.safetensors is not a safetensors file \(.*No such file"):
         SvmArrays.load(tmp_path / "absent.safetensors")
 
 

@@ -347,7 +347,7 @@ def test_a_damaged_state_is_named(faces, tmp_path):
     assert in_child(quick(), faces, tmp_path / "run", 0.0, 4).returncode == -signal.SIGKILL
     state = tmp_path / "run/state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="state.safetensors is no saved state"):
+    with pytest.raises(TrainingError, match="state.safetensors is not a saved state"):
         run(quick(), faces, tmp_path / "run")
 
 

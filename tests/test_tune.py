@@ -193,7 +193,7 @@ def test_a_damaged_state_is_told(tmp_path):
     run_trials(None, oracle_in(tmp_path, max_trials=2), "alone", pretend)
     state = tmp_path / "oracle.json"
     state.write_bytes(state.read_bytes()[:-40])
-    with pytest.raises(ValueError, match="oracle.json is no state of a search"):
+    with pytest.raises(ValueError, match="oracle.json is not a state of a search"):
         oracle_in(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_a_damaged_record_of_a_trial_names_its_file(tmp_path, faces, text):
     record.parent.mkdir()
     record.write_text(text)
     with pytest.raises(
-        ValueError, match=r"trials.0\.json is no record of a trial: .* Remove it, then repeat the same command"
+        ValueError, match=r"trials.0\.json is not a record of a trial: .* Remove it, then repeat the same command"
     ):
         read_record(search, "0")
     record.unlink()
@@ -272,7 +272,7 @@ def test_a_search_with_a_trial_that_fails(faces, tmp_path):
     (tmp_path / "link").symlink_to(faces)
     again = search_in(search.folder, os.path.relpath(tmp_path / "link"), max_trials=4)
     assert run_alone(again, "", Silent, notes.append, fails([], None))[0] == rows
-    with pytest.raises(ValueError, match="was begun otherwise: .*seed was 0, now 5"):
+    with pytest.raises(ValueError, match="was started with other settings: .*seed was 0, now 5"):
         run_alone(search_in(search.folder, faces, seed=5), "", Silent, notes.append)
 
 
@@ -283,9 +283,9 @@ def test_the_table_is_written_while_trials_come_and_go(faces, tmp_path):
     worker = threading.Thread(target=run_trials, args=(None, oracle, "worker-1", lambda *_: None))
     worker.start()
     while worker.is_alive():
-        assert {row["status"] for row in outcome.write_table(search, oracle)} <= {"RUNNING", "FAILED"}
+        assert {row["status"] for row in outcome.write_trials(search, oracle)} <= {"RUNNING", "FAILED"}
     worker.join()
-    assert [row["status"] for row in outcome.write_table(search, oracle)] == ["FAILED"] * 40
+    assert [row["status"] for row in outcome.write_trials(search, oracle)] == ["FAILED"] * 40
 
 
 def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):

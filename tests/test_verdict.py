@@ -1,4 +1,4 @@
-"""How single scores become a clip's score and verdict."""
+"""Pooling of single scores into the score and verdict of a clip."""
 
 import math
 

@@ -159,7 +159,7 @@ def test_the_runtime_is_downloaded_once_and_checked(packages, tmp_path, monkeypa
         asked.append((url, most))
         yield answer
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDFD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(web, "blocks_of", blocks_of)
     answer = data[:-1]
     with pytest.raises(ValueError, match="SHA-512"):

@@ -202,7 +202,7 @@ def test_safetensors_of_another_network_are_refused(toy, damage, message):
 def test_a_damaged_safetensors_file_is_refused(toy):
     file = toy[1].with_name("toy.safetensors")
     file.write_bytes(b"\xff" * 100)
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         build("meso4", weights=toy_card(file))
 
 
@@ -402,7 +402,7 @@ def spoil(path, kind):
         "external link": "soft or external link", "soft link": "soft or external link", "hard link": "several names",
         "loop": "several names", "virtual": "virtual array", "external storage": "stored in another file",
         "compressed": "is compressed", "swollen": r"shape \(60000, 60000\), and the network has no other array",
-        "large parts": "is stored in parts of", "texts": "which is no number", "names": "or one that is not plain",
+        "large parts": "is stored in parts of", "texts": "which is not a number", "names": "or one that is not plain",
     }[kind]  # fmt: skip
 
 
@@ -503,7 +503,7 @@ def test_a_card_is_a_regular_file_of_some_size(toy, kind):
         os.mkfifo(card)
     else:
         card.write_text("[" * 200_000 if kind == "nested" else " " * ((16 << 20) + 1))
-    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is no JSON)|nothing is known"):
+    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is not JSON)|nothing is known"):
         store.locate(toy[1])
-    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is no JSON)"):
-        store.read_card(card)
+    with pytest.raises(ValueError, match=r"toy.json (cannot be read|is not JSON)"):
+        store.read_card_file(card)

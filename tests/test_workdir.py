@@ -142,7 +142,7 @@ def test_every_spelling_of_a_path_goes_on(tmp_path, run_tfdfd, whole_pairs, monk
         faces / "faces.csv", Faces(faces, (replace(rows[0], sha256=None), *rows[1:])).with_digests().rows, FaceRow
     )
     code, _, err = run_tfdfd(*words, faces, "-o", tmp_path / "out", "--quiet")
-    assert code == 2 and "was begun otherwise: " in err and "_sha256 was" in err
+    assert code == 2 and "was started with other settings: " in err and "_sha256 was" in err
 
 
 def test_a_run_is_known_by_its_data_and_models_wherever_they_lie(tmp_path, monkeypatch):
@@ -161,14 +161,14 @@ def test_a_run_is_known_by_its_data_and_models_wherever_they_lie(tmp_path, monke
     shutil.copytree("faces", "moved")
     shutil.copy("base.safetensors", "copy.safetensors")
     begin("moved", "./copy.safetensors")
-    with pytest.raises(ValueError, match="was begun otherwise: models.weights was"):
+    with pytest.raises(ValueError, match="was started with other settings: models.weights was"):
         begin("faces", "imagenet:base.safetensors")
     (tmp_path / "base.safetensors").write_bytes(b"two")
-    with pytest.raises(ValueError, match=r"was begun otherwise: models.weights was '\w{64}', now '\w{64}'"):
+    with pytest.raises(ValueError, match=r"was started with other settings: models.weights was '\w{64}', now '\w{64}'"):
         begin("faces", "base.safetensors")
     rows = read_table("moved/faces.csv", FaceRow)
     write_table("moved/faces.csv", [replace(row, label=1 - row.label) for row in rows], FaceRow)
-    with pytest.raises(ValueError, match="was begun otherwise: data.rows_sha256 was"):
+    with pytest.raises(ValueError, match="was started with other settings: data.rows_sha256 was"):
         begin("moved", "copy.safetensors")
 
 
@@ -207,12 +207,12 @@ def test_a_work_folder_holds_one_request(tmp_path):
     with WorkDir(tmp_path / "w", "tfdfd x", again, holds="x", places={"data.folder"}) as work:
         assert work.before["data"]["folder"] == "f" and os.listdir(work.path) == ["run.json"]
     with pytest.raises(
-        ValueError, match="was begun otherwise: data.sha was '0', now '1'. Repeat the former settings to resume"
+        ValueError, match="was started with other settings: data.sha was '0', now '1'. Repeat those to resume"
     ):
         WorkDir(tmp_path / "w", "tfdfd x", {"data": {"sha": "1"}}, holds="x", places={"data.folder"})
     for content, words in ((b"{", "JSONDecodeError"), (b"[]", "a list where an object is expected")):
         (tmp_path / "w/run.json").write_bytes(content)
-        with pytest.raises(ValueError, match=f"run.json is no record of a x: {words}"):
+        with pytest.raises(ValueError, match=f"run.json is not a record of a x: {words}"):
             WorkDir(tmp_path / "w", "tfdfd x", {"a": 1}, holds="x")
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 2}, "c": 3}, ["c"]) == "a.b was 1, now 2"
 

@@ -226,7 +226,7 @@ def network_costs(
     Args:
         names: names from `tfdfd.models.list_models()`.
         batches: batch sizes at which latency is measured; none gives counts alone.
-        seconds: duration of each latency measurement; it has at least 3 rounds and at most 50.
+        seconds: duration of each latency measurement, which takes at least 3 and at most 50 rounds.
         runtime: one of `tfdfd.runtime.RUNTIMES`.
 
     Yields:
@@ -404,13 +404,7 @@ def measure_scoring(name: str, images: int, batch: int, runtime: str, cycles: bo
 
 
 class Crops:
-    """Images that share the memory of one texture: windows of it, at the same relative positions at every image size.
-
-    Args:
-        count: number of images.
-        height: height of an image in pixels.
-        width: width of an image in pixels.
-    """
+    """Images that share the memory of one texture: windows of it, at the same relative positions at every size."""
 
     def __init__(self, count: int, height: int, width: int):
         import numpy as np

@@ -37,6 +37,16 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfdfd")
 
 
+def cache_folder(part: str = "") -> Path:
+    """`$TFDFD_CACHE`, or the folder `part` in `user_cache()`.
+
+    Raises:
+        RuntimeError: the variable is not set, and there is no home folder.
+    """
+    given = os.environ.get("TFDFD_CACHE")
+    return Path(given) if given else user_cache() / part
+
+
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to a temporary file in the same folder, then renames it; leaves no partial file.
 
@@ -241,6 +251,17 @@ def locked_folder(folder: str | os.PathLike, work: str, wait: bool = False) -> i
 
 
 @contextlib.contextmanager
+def locked(folder: str | os.PathLike, work: str, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of `locked_folder` until the end of the block."""
+    lock = locked_folder(folder, work, wait)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
 def new_folder(target: Path, work: str, replace: bool = False) -> Iterator[Path]:
     """A context with an empty folder beside `target`, which takes its place at the end: whole and on the disk.
 
@@ -256,35 +277,32 @@ def new_folder(target: Path, work: str, replace: bool = False) -> Iterator[Path]
         OSError: the folder cannot be written.
     """
     partial, former = (target.with_name(f".{target.name}.{state}") for state in ("partial", "former"))
-    lock = locked_folder(partial, work)
-    try:
-        if replace:
-            shutil.rmtree(former, ignore_errors=True)
-        for entry in partial.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        yield partial
-        # Synced before the rename, so the folder is complete even after a power cut.
-        for path, _, _ in os.walk(partial, topdown=False):
-            sync_folder(path)
-        if replace and target.exists():
-            os.replace(target, former)
+    with locked(partial, work):
         try:
-            os.replace(partial, target)
-        except OSError:
-            if replace and former.exists():
-                os.replace(former, target)
+            if replace:
+                shutil.rmtree(former, ignore_errors=True)
+            for entry in partial.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            yield partial
+            # Synced before the rename, so the folder is complete even after a power cut.
+            for path, _, _ in os.walk(partial, topdown=False):
+                sync_folder(path)
+            if replace and target.exists():
+                os.replace(target, former)
+            try:
+                os.replace(partial, target)
+            except OSError:
+                if replace and former.exists():
+                    os.replace(former, target)
+                raise
+            if replace:
+                shutil.rmtree(former, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
             raise
-        if replace:
-            shutil.rmtree(former, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def code_digest(*parts: str) -> str:
@@ -378,15 +396,15 @@ def read_description(file: str | os.PathLike, holds: str) -> dict:
     """Returns the description file of a folder.
 
     Raises:
-        ValueError: the file cannot be read, or is no JSON object.
+        ValueError: the file cannot be read, or is not a JSON object.
     """
     try:
         description = json.loads(Path(file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no record of a {holds}: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{file} is not a record of a {holds}: {type(error).__name__}: {error}.") from error
     if not isinstance(description, dict):
         raise ValueError(
-            f"{file} is no record of a {holds}: a {type(description).__name__} where an object is expected."
+            f"{file} is not a record of a {holds}: a {type(description).__name__} where an object is expected."
         )
     return description
 
@@ -396,7 +414,7 @@ def refuse_other(folder: str | os.PathLike, before: dict, request: dict, places:
     message = differences({key: before.get(key) for key in request}, request, places)
     if message:
         raise ValueError(
-            f"{folder} was begun otherwise: {message}. Repeat the former settings to resume, or give another folder."
+            f"{folder} was started with other settings: {message}. Repeat those to resume, or give another folder."
         )
 
 

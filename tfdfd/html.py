@@ -21,11 +21,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e
 
 @lru_cache
 def environment(*folders: Path) -> jinja2.Environment:
-    """The environment that renders pages.
-
-    Args:
-        folders: folders of templates.
-    """
+    """The environment that renders pages from templates in these folders."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
         # Explicit, because selection by file extension does not know `.j2`.

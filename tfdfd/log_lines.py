@@ -69,16 +69,12 @@ def without_log_lines(text: str) -> str:
 
 
 class LogFilter:
-    """A module finder that finds nothing. When a loud library is imported, it filters file descriptor 2 from then on.
-
-    Args:
-        level: log level, as `TF_CPP_MIN_LOG_LEVEL`.
-    """
+    """A module finder that finds nothing; from the import of a loud library on, it filters file descriptor 2."""
 
     def __init__(self, level: str):
-        self._process: subprocess.Popen[bytes] | None
-        self._kept: int | None
-        self._level, self._process, self._kept = level, None, None
+        self._level = level
+        self._process: subprocess.Popen[bytes] | None = None
+        self._kept: int | None = None
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in _LOUD and self._process is None and os.name == "posix" and sys.executable:

@@ -21,7 +21,7 @@ import numpy as np
 
 from tfdfd.runtime.equality import check_equal, proof_crops
 from tfdfd.weights import ALIASES, WeightRecord, find_record, list_records
-from tfdfd.weights.store import PREFIX, RUN, locate, read_card
+from tfdfd.weights.store import PREFIX, RUN, locate, read_card_file
 
 SIGNATURE, INPUT, OUTPUT = "image_bytes", "image_bytes", "fake_probability"
 TIMEOUT_S = 30.0
@@ -143,7 +143,6 @@ class RemoteScorer:
             raise RemoteError(f"the server {self._server.address} gave no scores: {error}") from error
 
     def _request(self, encoded: Sequence[list[bytes]]) -> bytes:
-
         request = messages()["PredictRequest"](output_filter=[OUTPUT])
         request.model_spec.name, request.model_spec.signature_name = self._model, SIGNATURE
         if self._version is not None:
@@ -169,8 +168,8 @@ class RemoteScorer:
 
 def _batches(crops: Iterable[np.ndarray]) -> Iterator[list[list[bytes]]]:
     """Crops, or clips, in requests: each as its PNG, or its PNGs. A clip is never divided."""
-    batch: list[list[bytes]]
-    batch, size = [], 0
+    size = 0
+    batch: list[list[bytes]] = []
     for crop in crops:
         encoded = [_png(one) for one in (crop if crop.ndim == 4 else crop[None])]
         length = sum(map(len, encoded))
@@ -193,7 +192,6 @@ def _png(crop: np.ndarray) -> bytes:
 
 
 def _probabilities(outputs: Mapping[str, Any], count: int) -> list[float]:
-
     if OUTPUT not in outputs:
         raise ValueError(f"the answer has no output {OUTPUT!r} but {sorted(outputs)}.")
     tensor = outputs[OUTPUT]
@@ -298,7 +296,7 @@ def find_served(model: str | os.PathLike) -> Served:
     """
     name, version = os.fspath(ALIASES.get(model, model)), None  # type: ignore[arg-type]
     if name.endswith(".json"):
-        card = read_card(Path(name))
+        card = read_card_file(Path(name))
         # A published card keeps the weights' own file apart from the published files.
         record = WeightRecord.from_card(card | card.get("weights", {}))
     elif Path(name).is_file() or Path(name, RUN).is_file():

@@ -1,12 +1,13 @@
-"""Text from outside: near matches of mistyped names, and file names safe for terminals, JSON and spreadsheets."""
+"""Words of messages (near matches, missing libraries, plurals, tables), and text from outside, safe to show."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def near_matches(word: object, known: Iterable[object], most: int = 3, cutoff: float = 0.5) -> list[str]:
@@ -18,6 +19,41 @@ def did_you_mean(word: object, known: Iterable[object], most: int = 3, otherwise
     """`did you mean a or b?`, or `otherwise` if no name is near."""
     near = near_matches(word, known, most)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+@contextlib.contextmanager
+def optional_import(
+    purpose: str, extra: str, otherwise: str = "", kind: type[ValueError] = ValueError
+) -> Iterator[None]:
+    """A context for the import of an optional library; if it is missing, the error names the extra that installs it.
+
+    Args:
+        purpose: what needs it, such as "plots need matplotlib".
+        extra: extra of tfdfd.
+        otherwise: ends the message, such as ", or use --no-plots".
+        kind: class of the error.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise kind(f"{purpose}, which is not installed: run pip install 'tfdfd[{extra}]'{otherwise}.") from error
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table: the first `left` columns are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 # A cell that begins with one of these is a formula to spreadsheet programs (OWASP, "CSV Injection").

@@ -94,12 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evidence(model: Model, rows: dict) -> dict:
-    """`likelihood_ratios`, `likelihood_ratio_scores`, `tippett` and `false_positives` of a card.
-
-    Args:
-        model: the model.
-        rows: scores of each of `PARTS`, as `tools.validate` has them.
-    """
+    """`likelihood_ratios`, `likelihood_ratio_scores`, `tippett` and `false_positives` of a card."""
     facts: dict = {"likelihood_ratios": [], "likelihood_ratio_scores": [], "tippett": []}
     for (domain, kinds), scored in zip(DOMAINS.items(), _domains(rows), strict=True):
         videos = [video for video in aggregate_videos(scored) if video.status == OK]
@@ -178,12 +173,10 @@ def _verdicts(rows, model):
 
 
 def _share(by: str, group: str, verdicts: Sequence[str]) -> dict:
-    from scipy.stats import beta
+    from scipy.stats import binomtest
 
     n, hits = len(verdicts), verdicts.count("fake")
-    tail = (1 - _LEVEL) / 2
-    low = beta.ppf(tail, hits, n - hits + 1) if hits else 0.0
-    high = beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
+    low, high = binomtest(hits, n).proportion_ci(_LEVEL, method="exact")
     return {
         "by": by,
         "group": group,
@@ -200,10 +193,6 @@ def _share(by: str, group: str, verdicts: Sequence[str]) -> dict:
 
 def tested_range(crops: Sequence[tuple[str, Path]], size: int) -> dict:
     """The ranges of the measures over validation crops.
-
-    Args:
-        crops: data set and file of each.
-        size: of the network's input.
 
     Returns:
         `tested_range` and `tested_range_shares` of a card: `{measures}`, `[low, high]` by measure; and `{rule, n,

@@ -40,7 +40,7 @@ from tfdfd.evaluation.evaluate import refuse_overlap, training_overlap
 from tfdfd.evaluation.scoring import OpenedModel, cached_scores, open_model
 from tfdfd.evaluation.sets import CONDITIONS, UNCHANGED, BlendedSet, DegradedSet, EvalSet, open_set
 from tfdfd.faces import crop
-from tfdfd.files import locked_folder, sha256, write_atomically
+from tfdfd.files import locked, sha256, write_atomically
 from tfdfd.metrics import Confusion, auc, balanced_accuracy, confusion
 from tfdfd.metrics.intervals import bootstrap_interval, compare
 from tfdfd.metrics.report import FRAME, VIDEO, compute_report
@@ -118,12 +118,8 @@ PROTOCOL = (
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    lock = locked_folder(arguments.cache, "tools.make_card")
-    try:
+    with locked(arguments.cache, "tools.make_card"):
         card, staged = make_card(arguments)
-    finally:
-        if lock is not None:
-            os.close(lock)
     weights, cards = (arguments.out or folder for folder in (folder_for(card), CARRIED))
     for folder in (weights, cards):
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,13 +320,6 @@ def _robustness(networks, one, source_of, cache):
 
 def validated(model: OpenedModel, run: dict, faces: str, cache: Path, limit: int | None = None) -> dict:
     """The operating points of a run and what their thresholds do on validation with the compact weights.
-
-    Args:
-        model: the compact weights.
-        run: `run.json`.
-        faces: the set that the run was trained on.
-        cache: folder for cached scores.
-        limit: at most this many crops, which then cannot be compared with the run's figures.
 
     Raises:
         ValueError: the set is not the run's, or a rate has changed by more than 0.01.

@@ -82,7 +82,7 @@ def summary(cards):
     """One row per model: parameters, size and AUC on each set, with the MesoNet authors' weights for comparison."""
     sets = list(dict.fromkeys(row["set"] for card in cards for row in card["scores"]))
     rows = [
-        (link_to(card), size_of(card), f"{card['parameters']:,}", file_of(card),
+        (link_to(card), str(card["pixels"]), f"{card['parameters']:,}", file_of(card),
          *(auc_of(card, name, THESE) for name in sets), mean_of(card, THESE))
         for card in cards
     ]  # fmt: skip
@@ -144,7 +144,7 @@ def page(card):
     lines = [f"# `{card['handle']}`", ""]
     facts = [f"`{card['model']}`"]
     if "pixels" in card:
-        facts += [f"{size_of(card)} px", f"{card['parameters']:,} parameters"]
+        facts += [f"{card['pixels']} px", f"{card['parameters']:,} parameters"]
     facts.append(file_of(card) + (f" ({card['weights_form']})" if "weights_form" in card else ""))
     lines += [", ".join(facts) + ".", "", f"**Trained on** {card['training_data']}."]
     if card.get("training", {}).get("short_of_its_best"):
@@ -294,10 +294,6 @@ def file_of(card):
     beside = " beside its members" if card.get("members") else ""
     size = card["bytes"]
     return f"{size / 1e6:.2f} MB{beside}" if size >= 1e4 else f"{size:,} bytes{beside}"
-
-
-def size_of(card):
-    return str(card["pixels"])
 
 
 if __name__ == "__main__":

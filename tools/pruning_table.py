@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfdfd.cli.output import TrainingProgress
 from tfdfd.models import build, list_models, spec
 from tfdfd.pruning import CONSTANT, PruneOptions, prunable, sizes, zeros
 from tfdfd.pruning.child import run_twin, write_work
@@ -27,17 +28,6 @@ from tfdfd.weights.reading import read_safetensors
 COLUMNS = (
     "| network | prunable kernels | their share of all values | zeros in them | dense | gzip | pruned, gzip | ratio |"
 )
-
-
-class _Silent:
-    def step(self, **place):
-        pass
-
-    def epoch(self, row):
-        pass
-
-    def note(self, text):
-        pass
 
 
 def row_of(name: str, data: str, sparsity: float) -> str:
@@ -52,7 +42,7 @@ def row_of(name: str, data: str, sparsity: float) -> str:
         job = {"recipe": recipe.settings(), "options": PruneOptions(sparsity, CONSTANT).settings()}
         job |= {"data": data, "size": size, "digests": CropSet(data, recipe, size).digests()}
         (work / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        run_twin([work], _Silent())
+        run_twin([work], TrainingProgress(quiet=True))
         weights = read_safetensors(work / "pruned.safetensors")
         counted = zeros(weights, prunable(json.loads((work / "graph.json").read_text("utf-8"))))
         dense, pruned = sizes(work / "dense.safetensors"), sizes(work / "pruned.safetensors")

@@ -19,9 +19,9 @@ from typing import Any
 
 from tfdfd.files import write_atomically
 from tfdfd.hub.publish import publish
-from tfdfd.hub.stripped import FACTS, PIECES, SUFFIX, arrays_in
+from tfdfd.hub.stripped import FACTS, PIECES, SUFFIX, array_bytes
 from tfdfd.weights import WeightRecord, list_records
-from tfdfd.weights.store import CARD, PREFIX, locate, read_card
+from tfdfd.weights.store import CARD, PREFIX, locate, read_card_file
 
 TARGET = Path(__file__).parents[1] / "saved_models"
 _VARIABLES = "variables/variables.data-00000-of-00001"
@@ -49,9 +49,9 @@ def can_be_stripped(record: WeightRecord) -> bool:
 
 def strip(folder: Path, record: WeightRecord, weights: Path) -> bytes:
     """Returns the archive of a published version."""
-    card = read_card(folder / CARD)
+    card = read_card_file(folder / CARD)
     facts = {name: value for name, value in card.items() if record.card.get(name) != value}
-    arrays, pieces, contents = arrays_in(weights), {}, {}
+    arrays, pieces, contents = array_bytes(weights), {}, {}
     for path in card["files"]:
         if path == card["weights"]["file"]:
             continue

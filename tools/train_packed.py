@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from tfdfd.files import locked_folder, write_atomically
+from tfdfd.files import locked, write_atomically
 from tfdfd.weights.loading import MASK_HEAD
 from tfdfd.weights.saving import save_weights
 from tools.packed.dataset import Pack
@@ -83,8 +83,7 @@ def train(
         ValueError: see `Pack` and `Trainer`; or another process trains in `output`.
         OSError: a file cannot be read or written.
     """
-    lock = locked_folder(output, "tools.train_packed")
-    try:
+    with locked(output, "tools.train_packed"):
         pack = Pack(packs)
         imitated = load_teacher(teacher, pack) if teacher else None
         trainer = Trainer(pack, settings, imitated, imitated and imitated.on_device).resume(output)
@@ -98,9 +97,6 @@ def train(
             log = {"settings": settings.plain(), "log": trainer.log, "validation": figures}
             log |= {"teacher": teacher.resolve().name} if teacher else {}
             write_atomically(output / LOG, json.dumps(log, indent=1) + "\n")
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _report(line):

@@ -193,9 +193,6 @@ def summary(result: dict) -> dict:
     """The figures by which a model is chosen; None if a part was skipped.
 
     The worst shares are over genuine sources of at least `MIN_GENUINE` videos; `mean` is the mean of the known AUCs.
-
-    Args:
-        result: an entry of `validate(...)["models"]`.
     """
     parts = {part: content.get("figures", {}) for part, content in result["parts"].items()}
     aucs = {
@@ -214,9 +211,6 @@ def summary(result: dict) -> dict:
 
 class Model:
     """A detector under validation.
-
-    Args:
-        name: handle, weights file or run folder.
 
     Raises:
         ValueError: it cannot be opened, or takes clips instead of single crops.
@@ -263,12 +257,7 @@ class Model:
 
 
 class KeptFaces:
-    """Face extractor with a cache, by the file's digest and the size of the crops.
-
-    Args:
-        extractor: the `tfdfd.extract.pool.FaceExtractor`.
-        folder: of the cache.
-    """
+    """Face extractor with a cache, by the file's digest and the size of the crops."""
 
     sandbox_note = None
 
@@ -308,13 +297,7 @@ def _unpacked(path, data, size):
 
 
 def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
-    """Scores the clips of a folder in FaceForensics++'s layout with `tfdfd.Detector`; one row a clip.
-
-    Args:
-        model: the model.
-        folder: of the clips.
-        cache: folder for scores and faces.
-    """
+    """Scores the clips of a folder in FaceForensics++'s layout with `tfdfd.Detector`; one row a clip."""
     rows = INDEXERS["ffpp"](folder).rows
     with Detector(model.path) as detector:
         detector._extractor = KeptFaces(detector._extractor, cache / "faces")

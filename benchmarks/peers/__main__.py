@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import hardware, print_table
-from benchmarks.detectors import evaluate, iou
+from benchmarks.detectors import annotated_boxes, evaluate, iou
 from benchmarks.peers.adapters import FACES, FAKES, PEERS, read_frames
 from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
 from benchmarks.turns import FOLDER
@@ -247,14 +247,7 @@ def validation_clips(shared: Path) -> list[Path]:
 
 def photographs(shared: Path) -> dict[Path, list]:
     """dlib's photographs with their annotated boxes."""
-    import xml.etree.ElementTree as ElementTree
-
-    folder, found = shared / "data/detection/dlib_faces", {}
-    for name in ("testing.xml", "training.xml"):
-        for image in ElementTree.parse(folder / name).getroot().iter("image"):  # noqa: S314
-            boxes = [[int(box.get(key)) for key in ("left", "top", "width", "height")] for box in image.iter("box")]
-            found[folder / image.get("file")] = boxes
-    return found
+    return annotated_boxes(shared / "data/detection/dlib_faces")
 
 
 def broken_files(folder: Path, shared: Path) -> list[tuple[Path, str, str]]:
@@ -288,8 +281,8 @@ def broken_files(folder: Path, shared: Path) -> list[tuple[Path, str, str]]:
     ]  # fmt: skip
 
 
-def judge(answer: dict) -> str:
-    """How a peer took a broken file: `right`, `wrong`, `stray exception`, or how its process ended."""
+def class_of_answer(answer: dict) -> str:
+    """Class of a peer's answer to a broken file: `right`, `wrong`, `stray exception`, or how its process ended."""
     outcome, deserved = answer["outcome"], answer["deserves"]
     if outcome in (CRASH, HANG, GARBAGE):
         return outcome
@@ -307,14 +300,7 @@ def show(results: dict, shared: Path) -> None:
     for finds in (FAKES, FACES):
         rows = [row(name, result, ran, shared) for name, result in ran.items() if PEERS[name].finds == finds]
         if rows:
-            last = (
-                ("AUC, 43 clips",)
-                if finds == FAKES
-                else (
-                    "photographs",
-                    "lost / more",
-                )
-            )
+            last = ("AUC, 43 clips",) if finds == FAKES else ("photographs", "lost / more")
             broken = "broken files: right, wrong, stray, crash, hang"
             columns = ("peer", "seconds a clip", "processor seconds", "of tfdfd's", "peak", "install", *last, broken)
             print(f"\nFinders of {finds}; {results[next(iter(ran))]['machine']}\n")
@@ -334,14 +320,11 @@ def row(name: str, result: dict, ran: dict, shared: Path) -> list[str]:
     cells = [f"{name} {_version(name, result)}", hung or "-", "-", "-"]
     if len(pairs):
         mine, ratio = np.median(pairs[:, 0], axis=0), np.median(pairs[:, 0] / pairs[:, 1], axis=0)
-        cells[1:] = [
-            f"{mine[0]:.2f}" + (f" ({hung})" if hung else ""),
-            f"{mine[1]:.2f}",
-            f"{ratio[0]:.1f}, {ratio[1]:.1f}",
-        ]
+        late = f" ({hung})" if hung else ""
+        cells[1:] = [f"{mine[0]:.2f}{late}", f"{mine[1]:.2f}", f"{ratio[0]:.1f}, {ratio[1]:.1f}"]
     cells += [f"{result['peak'] / GIGABYTE:.1f} GB", *_size(result)]
     cells += [_auc(result.get("clips", {}))] if PEERS[name].finds == FAKES else _faces(result, ran, shared)
-    counts = Counter(judge(answer) for answer in result.get("broken", {}).values())
+    counts = Counter(class_of_answer(answer) for answer in result.get("broken", {}).values())
     return [*cells, ", ".join(str(counts[key]) for key in ("right", "wrong", "stray exception", CRASH, HANG))]
 
 
@@ -357,9 +340,7 @@ def _size(result: dict) -> tuple[str]:
 
 
 def _auc(clips: dict) -> str:
-    scored = [
-        ("original_sequences" not in clip, answer["score"]) for clip, answer in clips.items() if "score" in answer
-    ]
+    scored = [(is_fake(clip), answer["score"]) for clip, answer in clips.items() if "score" in answer]
     if len({label for label, _ in scored}) < 2:
         return f"none scored of {len(clips)}"
     found = auc_variance(*zip(*scored, strict=True))

@@ -348,48 +348,26 @@ def facenet_pytorch():
     return Finder(find, lambda path: Image.open(path).convert("RGB"))
 
 
-@peer("deepface-opencv", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
-def deepface_opencv():
-    """DeepFace.extract_faces(path, detector_backend="opencv", align=False)"""
-    return _deepface("opencv")
-
-
-@peer("deepface-mtcnn", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
-def deepface_mtcnn():
-    """DeepFace.extract_faces(path, detector_backend="mtcnn", align=False)"""
-    return _deepface("mtcnn")
-
-
-@peer("deepface-ssd", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
-def deepface_ssd():
-    """DeepFace.extract_faces(path, detector_backend="ssd", align=False)"""
-    return _deepface("ssd")
-
-
-@peer("deepface-retinaface", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
-def deepface_retinaface():
-    """DeepFace.extract_faces(path, detector_backend="retinaface", align=False)"""
-    return _deepface("retinaface")
-
-
-@peer("deepface-yunet", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
-def deepface_yunet():
-    """DeepFace.extract_faces(path, detector_backend="yunet", align=False)"""
-    return _deepface("yunet")
-
-
 def _deepface(backend):
-    import numpy
-    from deepface import DeepFace
+    @peer(f"deepface-{backend}", FACES, "deepface[tensorflow]==0.0.103", "tf-keras")
+    def load():
+        import numpy
+        from deepface import DeepFace
 
-    def find(image):
-        faces = DeepFace.extract_faces(image, detector_backend=backend, align=False, enforce_detection=False)
-        # Without a face it gives the whole picture, with confidence 0.
-        boxes = [face["facial_area"] for face in faces if face["confidence"] > 0]
-        return [(box["x"], box["y"], box["w"], box["h"]) for box in boxes]
+        def find(image):
+            faces = DeepFace.extract_faces(image, detector_backend=backend, align=False, enforce_detection=False)
+            # Without a face it gives the whole picture, with confidence 0.
+            boxes = [face["facial_area"] for face in faces if face["confidence"] > 0]
+            return [(box["x"], box["y"], box["w"], box["h"]) for box in boxes]
 
-    find(numpy.zeros((64, 64, 3), numpy.uint8))
-    return Finder(find, lambda path: path, rgb=False)
+        find(numpy.zeros((64, 64, 3), numpy.uint8))
+        return Finder(find, lambda path: path, rgb=False)
+
+    load.__doc__ = f'DeepFace.extract_faces(path, detector_backend="{backend}", align=False)'
+
+
+for _backend in ("opencv", "mtcnn", "ssd", "retinaface", "yunet"):
+    _deepface(_backend)
 
 
 @peer("mediapipe-short", FACES, "mediapipe==0.10.14", "opencv-python-headless<5")

@@ -12,7 +12,8 @@ from typing import Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_quiet, add_seed, check_at_least, check_writable
-from tfdfd.cli.output import plural, tracked, warn, write_line
+from tfdfd.cli.output import tracked, warn, write_line
+from tfdfd.text import plural
 
 _PREVIEW = """\
 Writes a contact sheet of self-blended images as training sees them: real, blended, mask and amplified difference of

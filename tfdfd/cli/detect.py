@@ -26,7 +26,6 @@ from tfdfd.cli.options import (
 from tfdfd.cli.output import (
     detection_text,
     path_text,
-    plural,
     tracked,
     tracked_detections,
     warn,
@@ -34,6 +33,7 @@ from tfdfd.cli.output import (
     write_line,
     write_text,
 )
+from tfdfd.text import plural
 
 if TYPE_CHECKING:
     from tfdfd.detect.detector import Detector
@@ -156,11 +156,10 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             )
     if engine and arguments.server:
         raise ValueError("--server has one detector ask a model server; omit it, or --engine.")
-    from tfdfd.detect.record import write_record
-    from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, csv_text
+    from tfdfd.detect.result_folder import PICTURES, RECORD, REPORT, ResultFolder, results_csv
     from tfdfd.detect.results import VERDICTS
     from tfdfd.media.inputs import list_inputs
-    from tfdfd.report.page import record_path, write_report
+    from tfdfd.report.page import record_path
     from tfdfd.report.pictures import encode
 
     inputs = list_inputs(arguments.inputs)
@@ -181,15 +180,15 @@ def _run_to_folder(arguments: Namespace, engine: Engine | None) -> int:
             _print_notes(detector, inputs, arguments.quiet)
             results = folder.results()
             for report, record_file in places:
-                record = write_record(record_file, detector, results, folder.date)
-                options = {"record": record, "gallery": gallery, "name": record_file.stem}
-                write_report(report, folder.detections(), detector.report_info(), **options)
+                _write_page(
+                    report, record_file, detector, folder.detections(), results, folder.date, gallery, arguments.server
+                )
         except OSError as error:
             raise OSError(
                 f"{arguments.output}: {error}. Finished results are kept; the same command resumes."
             ) from error
     if arguments.csv:
-        write_text(csv_text(results), arguments.csv)
+        write_text(results_csv(results), arguments.csv)
     counts = Counter(result["verdict"] or result["status"] for result in results)
     scored = sum(counts[verdict] for verdict in VERDICTS)
     if arguments.csv != "-":
@@ -202,7 +201,7 @@ def _print_notes(detector: Detector, inputs: Inputs, quiet: bool) -> None:
     for note in filter(None, (detector.runtime_note, detector.sandbox_note)):
         warn(note)
     if inputs.skipped and not quiet:
-        warn(f"{inputs.skipped} files in folders are no media and were skipped")
+        warn(f"{inputs.skipped} files in folders are not media and were skipped")
 
 
 def _server(arguments: Namespace) -> Server | None:
@@ -264,25 +263,20 @@ def _write(
     gallery: Gallery | None,
 ) -> None:
     if arguments.report or arguments.csv:
-        from tfdfd.detect.result_folder import csv_text, fingerprint, now
+        from tfdfd.detect.result_folder import fingerprint, now, results_csv
 
         pairs = zip(inputs.items, detections, strict=True)
         results = [detection.to_dict() | fingerprint(item, detection) for item, detection in pairs]
     if arguments.report:
-        from tfdfd.detect.record import make_record, record_text
-        from tfdfd.report.page import record_path, write_report
+        from tfdfd.report.page import record_path
 
-        record = make_record(detector, results, now())
-        path = record_path(arguments.report)
-        settings = {"scored by": arguments.server} if arguments.server else None
-        options = {"settings": settings, "record": record, "gallery": gallery, "name": path.stem}
-        write_report(arguments.report, detections, detector.report_info(), **options)
-        write_text(record_text(record), str(path))
+        places = arguments.report, record_path(arguments.report)
+        _write_page(*places, detector, detections, results, now(), gallery, arguments.server)
         warn(f"report: {os.path.abspath(arguments.report)}")
     if arguments.json:
         write_json(detector.to_json(detections), arguments.json)
     if arguments.csv:
-        write_text(csv_text(results), arguments.csv)
+        write_text(results_csv(results), arguments.csv)
     if arguments.annotate:
         from tfdfd.report.annotate import write_annotated
 
@@ -291,6 +285,26 @@ def _write(
     if "-" not in (arguments.json, arguments.csv):
         for line in summary(detections):
             write_line(line)
+
+
+def _write_page(
+    report: str | os.PathLike,
+    record_file: Path,
+    detector: Detector,
+    detections: Sequence[Detection],
+    results: Sequence[dict],
+    date: str,
+    gallery: Gallery | None,
+    server: str | None,
+) -> None:
+    """Writes a record, then the report page that names it."""
+    from tfdfd.detect.record import write_record
+    from tfdfd.report.page import write_report
+
+    record = write_record(record_file, detector, results, date)
+    settings = {"scored by": server} if server else None
+    options = {"settings": settings, "record": record, "gallery": gallery, "name": record_file.stem}
+    write_report(report, detections, detector.report_info(), **options)
 
 
 def summary(detections: Iterable[Detection]) -> list[str]:
@@ -318,7 +332,7 @@ Repeats the detection that a record describes, with the same model (by digest) a
 
 Records are written by 'tfdfd detect --report PAGE.html' (PAGE.record.json) and 'tfdfd detect -o DIR' (record.json).
 Outcomes agree if status, verdict, frames and faces are the same, and P(fake) differs by at most 0.005 (for single
-frames: 0.02). The digest in a record shows that it was changed, but it is no signature.
+frames: 0.02). The digest in a record shows that it was changed, but it is not a signature.
 
 Exit code: 0 every input agrees; 1 one differs; 2 wrong usage; 3 an input is not in the record, or the detection
 cannot be repeated here; 4 the record was changed."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import OutputFile, add_detection, add_json, add_seed, open_detector, values_of
-from tfdfd.cli.output import Progress, table_lines, tracked_detections, warn, write_json, write_line
-from tfdfd.text import printable_path
+from tfdfd.cli.output import Progress, tracked_detections, warn, write_json, write_line
+from tfdfd.text import printable_path, table_lines
 from tfdfd.version import __version__
 
 if TYPE_CHECKING:

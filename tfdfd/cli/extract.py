@@ -22,9 +22,9 @@ from tfdfd.cli.options import (
     limits_of,
     values_of,
 )
-from tfdfd.cli.output import path_text, plural, table_lines, warn, write_json, write_line
+from tfdfd.cli.output import path_text, warn, write_json, write_line
 from tfdfd.data.tables import SPLITS
-from tfdfd.text import printable_path
+from tfdfd.text import plural, printable_path, table_lines
 
 if TYPE_CHECKING:
     from tfdfd.data import FaceOptions

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet
-from tfdfd.cli.output import StepLine, table_lines, warn, write_json, write_line, write_text
+from tfdfd.cli.output import StepLine, warn, write_json, write_line, write_text
+from tfdfd.text import table_lines
 
 if TYPE_CHECKING:
     from tfdfd.models import ModelSpec
@@ -58,7 +59,7 @@ _VERIFY = """\
 Checks each version in a hub: its folder holds the files of the manifest and no others, with these digests; the graphs
 use no operation that reads files, opens connections or runs code; there is a model card. Models of an address are
 downloaded into the cache. $TFDFD_HUB_SHA256 pins the manifest. For weights that the package includes, the file is
-checked; with HANDLE, also the SavedModel that is made of it.
+checked; with HANDLE, also the SavedModel made from it.
 
 Exit code: 0 all versions are valid; 1 none is; 3 some are not; 2 no such hub, or no manifest."""
 
@@ -123,7 +124,7 @@ def _add_pull(parser: Parser) -> None:
 def _add_verify(parser: Parser) -> None:
     parser.description = _VERIFY
     parser.add_argument(
-        "place", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: all that tfdfd includes)"
+        "source", nargs="?", metavar="DIR|ADDRESS|HANDLE", help="a hub, or one model (default: all that tfdfd includes)"
     )
     parser.set_defaults(run=_verify)
 
@@ -139,7 +140,7 @@ def _add_trust(parser: Parser) -> None:
 
 def _add_sign(parser: Parser) -> None:
     parser.description = _SIGN
-    parser.add_argument("place", metavar="DIR", help="the hub")
+    parser.add_argument("hub", metavar="DIR", help="the hub")
     parser.add_argument("--key", required=True, metavar="KEY.pem", help="Ed25519 private key")
     parser.set_defaults(run=_sign)
 
@@ -311,14 +312,14 @@ def _verify(arguments: Namespace) -> int:
     from tfdfd.hub.publish import verify
 
     outcomes = []
-    for outcome in verify(arguments.place):
+    for outcome in verify(arguments.source):
         outcomes.append(outcome)
         facts = f"{outcome.files} files, {outcome.bytes / 1e6:.2f} MB, in {outcome.hub}"
         facts += f"; signed by {', '.join(outcome.signers)}" if outcome.signers else ""
         status, details = ("broken", outcome.error) if outcome.error else ("ok", facts)
         write_line(f"{status:6} {outcome.handle}  {details}", flush=True)
     if not outcomes:
-        raise ValueError(f"there are no models in {arguments.place}; 'tfdfd publish' puts them there.")
+        raise ValueError(f"there are no models in {arguments.source}; 'tfdfd publish' puts them there.")
     return exit_code(sum(outcome.error is None for outcome in outcomes), len(outcomes))
 
 
@@ -340,7 +341,7 @@ def _trust(arguments: Namespace) -> int:
 def _sign(arguments: Namespace) -> int:
     from tfdfd.hub.publish import sign_hub
 
-    write_line(f"{arguments.place}: {sign_hub(arguments.place, arguments.key)} versions signed")
+    write_line(f"{arguments.hub}: {sign_hub(arguments.hub, arguments.key)} versions signed")
     return 0
 
 

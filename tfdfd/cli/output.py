@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfdfd.hub import HubWarning
@@ -151,23 +151,6 @@ def path_text(path: str) -> str:
     return escape_control_chars(printable_path(path))
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def table_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a table: the first `left` columns are aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def write_line(text: str, flush: bool = False) -> None:
     """Writes a line to standard output, with control characters escaped: names and messages may be from anybody."""
     sys.stdout.write(f"{escape_control_chars(text)}\n")
@@ -200,15 +183,11 @@ T = TypeVar("T")
 
 
 class Progress(contextlib.AbstractContextManager):
-    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`; both with the rate and the time left.
-
-    Args:
-        quiet: show nothing.
-    """
+    """A bar on a terminal, plain lines elsewhere, nothing with `quiet`; both with the rate and the time left."""
 
     def __init__(self, quiet: bool = False):
-        self._first: tuple[float, int] | None
-        self._quiet, self._first = quiet, None
+        self._quiet = quiet
+        self._first: tuple[float, int] | None = None
         self._bar = _bar() if not quiet and sys.stderr.isatty() else None
         self._task = None
 
@@ -314,12 +293,7 @@ class TrainingProgress(Progress):
 
 
 class StepLine:
-    """The step that is being measured: on a terminal one line, which is erased before a row of the answer is printed.
-
-    Args:
-        total: number of steps.
-        quiet: show nothing.
-    """
+    """The step that is being measured: one line on a terminal, erased before a row of the answer is printed."""
 
     def __init__(self, total: int, quiet: bool = False):
         self._total, self._quiet, self._number = total, quiet, 0

@@ -9,8 +9,9 @@ from typing import Any
 
 from tfdfd.cli import Parser, exit_code
 from tfdfd.cli.options import add_json, add_quiet, add_seed
-from tfdfd.cli.output import StepLine, plural, table_lines, warn, write_json, write_line
+from tfdfd.cli.output import StepLine, warn, write_json, write_line
 from tfdfd.faces import DETECTORS, NO_DETECTOR
+from tfdfd.text import plural, table_lines
 
 _DESCRIPTION = """\
 Runs every experiment of a source document: index, faces, split, training and evaluation of each network. Writes

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import SOME, Parser
 from tfdfd.cli.options import OutputFile, add_json, add_seed
-from tfdfd.cli.output import table_lines, warn, write_json, write_line
-from tfdfd.text import escape_control_chars
+from tfdfd.cli.output import warn, write_json, write_line
+from tfdfd.text import escape_control_chars, table_lines
 
 if TYPE_CHECKING:
     from tfdfd.data.leaks import Fingerprints, Leak
@@ -58,8 +58,8 @@ def run_merge(arguments: Namespace) -> int:
         if given and len(given) != len(arguments.tables):
             raise ValueError(f"{option} has {len(given)} values for {len(arguments.tables)} tables; give one for each.")
     here = os.path.dirname(os.path.abspath(arguments.output))
-    kinds: dict[Any, Any]
-    tables, kinds = [], {}
+    tables = []
+    kinds: dict[Any, Any] = {}
     folders: list[str] = []
     for number, path in enumerate(map(table_file, arguments.tables)):
         rows, kind = read_either(path)

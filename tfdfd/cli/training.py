@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfdfd.cli import ALL, SOME, Parser, exit_code
 from tfdfd.cli.options import add_backend, add_seed, add_training, check_at_least, select_backend, values_of
-from tfdfd.cli.output import table_lines, warn, write_line, write_text
+from tfdfd.cli.output import warn, write_line, write_text
 from tfdfd.faces import DETECTORS, NO_DETECTOR
+from tfdfd.text import table_lines
 from tfdfd.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:

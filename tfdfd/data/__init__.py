@@ -24,7 +24,7 @@ MULTIPLE = "multiple_faces"
 # Statuses of a video that could be read; every other one is a failure.
 READ = ("ok", "no_face", MULTIPLE)
 FAILED = tuple(status for status in STATUSES if status not in READ)
-NEAR = 7  # largest number of 64 bits in which the hashes of two copies of a picture differ
+NEAR = 7  # copies of a picture have hashes that differ in at most this many of their 64 bits
 SRM_STEPS = 127  # gray levels of a file on either side of no noise
 LARGEST_RESIDUAL = 3 * 4 * 255  # KV's on the sum of three colors
 

@@ -79,7 +79,7 @@ def genuine_images(paths: Iterable[str | os.PathLike]) -> list[str]:
 def preview_pairs(
     images: list[str], count: int, seed: int, size: int, detector: FaceDetector
 ) -> Iterator[PreviewPair | Refusal]:
-    """`count` pairs from images in random order, and a `Refusal` for each image skipped on the way.
+    """`count` pairs from images in random order, and a `Refusal` for each image that was skipped.
 
     If there are fewer images than `count`, those with a face are used again, with other draws.
 

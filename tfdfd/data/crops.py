@@ -353,7 +353,7 @@ def _read_faces(path: Path) -> Faces:
     if table.is_file():
         faces = Faces(table.parent, tuple(read_table(table, FaceRow)))
         for row in faces.rows:
-            # Links are found when a file is opened; the rest is told before any work.
+            # Links are found when a file is opened; all else is refused before any work.
             if os.path.isabs(row.file) or ".." in row.file.replace("\\", "/").split("/"):
                 crop_path(faces.root, row.file)
         return faces

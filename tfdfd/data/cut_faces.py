@@ -208,8 +208,8 @@ class VideoCut:
 
     def _windows(self, boxes: dict[int, list[FaceBox]]) -> Iterator[list]:
         """Frames with the faces to cut from them, in pieces that fit into a response."""
-        window: list[list]
-        window, faces = [], 0
+        faces = 0
+        window: list[list] = []
         for index in sorted(boxes):
             cut = [[*face.box, face.score] for face in self._kept(boxes[index])]
             if window and (len(window) == WINDOW or faces + len(cut) > MAX_CROPS):

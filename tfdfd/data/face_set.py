@@ -213,7 +213,7 @@ class FaceSet:
             finished, arguments = before["finished"], before["arguments"]
             same_index = before["index_sha256"] == self._request["index_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._stored} is no face set whose boxes could be used: {error}.") from error
+            raise ValueError(f"{self._stored} is not a face set whose boxes could be used: {error}.") from error
         if not finished:
             raise ValueError(f"the face set {self._stored} is not finished; run its 'tfdfd extract' to the end first.")
         if not same_index:
@@ -286,7 +286,7 @@ def safe_names(paths: Iterable[str]) -> dict[str, str]:
     """Names for the paths of an index that every file system accepts, one per path.
 
     Names are relative, without suffix, in the tree of the paths: ASCII letters, digits, `_`, `-`, and dots inside. A
-    path that is no such name itself, differs from another in suffix or case only, or equals a folder of another, gets
+    path that is not such a name, differs from another in suffix or case only, or equals a folder of another, gets
     digits of its SHA-256 appended. No name is another's folder, and no folder has a dot in its name.
     """
     paths = list(dict.fromkeys(paths))

@@ -28,6 +28,7 @@ from tfdfd.data.crops import Faces, read_pixels
 from tfdfd.data.degrade import map_levels, resize_and_back, to_uint8
 from tfdfd.data.landmarks import FaceLandmarks
 from tfdfd.data.self_blending import check_image, face_outline
+from tfdfd.text import optional_import
 
 if TYPE_CHECKING:
     from tfdfd.data.tables import FaceRow
@@ -236,12 +237,8 @@ def _spline_maps(
     to_points: np.ndarray, from_points: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """x and y maps for `cv2.remap`, float32 of `shape`, of the thin-plate spline through pairs of points."""
-    try:
+    with optional_import("faces are warped with SciPy", "train"):
         from scipy.interpolate import RBFInterpolator
-    except ImportError as error:
-        raise ValueError(
-            "faces are warped with SciPy, which is not installed: run pip install 'tfdfd[train]'."
-        ) from error
     height, width = shape
     # The spline is smooth: every eighth pixel determines the others.
     rows, columns = (np.arange(0, length + 8, 8, dtype=np.float64) for length in shape)

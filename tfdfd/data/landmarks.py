@@ -170,7 +170,7 @@ def _open_table(table: Path) -> dict[str, FaceLandmarks]:
     lines = list(csv.reader(io.StringIO(text, newline="")))
     if not lines or lines[0] != list(_COLUMNS):
         raise ValueError(
-            f"{table} is no table of landmarks: its columns are {lines[0] if lines else []}; expected "
+            f"{table} is not a table of landmarks: its columns are {lines[0] if lines else []}; expected "
             f"{','.join(_COLUMNS)}. Move it away and run 'tfdfd data landmarks' again."
         )
     rows = []

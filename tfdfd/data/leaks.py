@@ -32,6 +32,7 @@ from tfdfd.data.tables import SPLITS, VIDEO, FaceRow, keys_of, name_of
 from tfdfd.files import read_regular
 from tfdfd.media import Limits
 from tfdfd.media.formats import MAX_SCANS, picture_work
+from tfdfd.text import plural
 
 FILE, PICTURE = "file", "picture"
 _COMPARED = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, twice
@@ -78,7 +79,7 @@ class Leak:
     mirrored: bool = False
 
     def __str__(self) -> str:
-        where = "; ".join(f"{split} ({count:,} row{'s' * (count != 1)}, {file})" for split, count, file in self.where)
+        where = "; ".join(f"{split} ({plural(count, 'row')}, {file})" for split, count, file in self.where)
         if self.kind == PICTURE:
             (one, _, file), (other, _, match) = self.where
             how = f"{'mirrored, ' * self.mirrored}distance {self.distance}, likeness {self.likeness:.2f}"
@@ -142,8 +143,8 @@ def fingerprint_files(rows: Iterable, folder: str | os.PathLike, threads: int | 
     """Reads each row's file below `folder`, several at a time; unreadable files are listed, not raised."""
 
     rows = list(rows)
-    digests: list[str | None]
-    digests, numbers, hashes, details, unread = [], [], [], [], []
+    numbers, hashes, details, unread = [], [], [], []
+    digests: list[str | None] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         for start in range(0, len(rows), 1024):  # or a million results would wait in memory
             some = rows[start : start + 1024]
@@ -179,9 +180,8 @@ def same_pictures(
     Returns:
         Row numbers, the smaller one first, sorted.
     """
-    first: dict[str, int]
-    pairs: dict[frozenset, tuple[int, int]]
-    first, pairs = {}, {}
+    first: dict[str, int] = {}
+    pairs: dict[frozenset, tuple[int, int]] = {}
 
     def add(one: int, other: int) -> None:
         between = groups[one], groups[other]
@@ -297,8 +297,8 @@ def _alike_between(prints: Fingerprints, groups: Any, near: int) -> Iterator[tup
     Frames of one video often have the same hash; only one of these is searched for in the other groups.
     """
 
-    ids: dict[Any, int]
-    hashes, details, ids = prints.hashes, prints.details, {}
+    hashes, details = prints.hashes, prints.details
+    ids: dict[Any, int] = {}
     belongs = np.array([ids.setdefault(groups[number], len(ids)) for number in prints.numbers], np.int64)
     order = np.lexsort((hashes, belongs))
     new = np.ones(len(order), bool)

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfdfd.data.tables import FAKE, REAL, FaceRow, IndexRow
+from tfdfd.data.tables import FAKE, REAL, FaceRow
 
 # Largest distance in frames between the crops of a pair: half a second, in which a head hardly moves.
 APART = 15
@@ -52,9 +52,8 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     Raises:
         ValueError: there is no real or no fake crop.
     """
-    real: Any
-    methods: dict[str, list[int]]
-    real, methods = [], defaultdict(list)
+    real: Any = []
+    methods: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
         (methods[row.method] if row.label == FAKE else real).append(position)
     if not real or not methods:
@@ -74,40 +73,36 @@ def balanced(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
     return positions_of
 
 
-def dual(total_epochs: int, originals: Mapping[str, str] | None = None, skip_short: bool = False) -> Order:
-    """Order of S2's "dual" batches: `batch_size` / 2 frames of one fake, each followed by the same of its original.
+def dual(total_epochs: int, skip_short: bool = False) -> Order:
+    """Order of S2's "dual" batches: `batch_size` / 2 frames of one fake, each followed by that frame of its original.
 
     An epoch has one batch for each pair. After `total_epochs` the frames repeat.
 
     Args:
         total_epochs: that the frames are spread over.
-        originals: see `pair_faces`.
         skip_short: leave out pairs with too few frames (somebody who passes by) instead of raising an error.
     """
 
     def frames(length: int, epoch: int, batch_size: int) -> np.ndarray:
         return dual_frames(length, epoch, total_epochs, batch_size)
 
-    return _paired_order(total_epochs, frames, originals, skip_short)
+    return _paired_order(total_epochs, frames, skip_short)
 
 
-def various(
-    total_epochs: int, n: int = N, originals: Mapping[str, str] | None = None, skip_short: bool = False
-) -> Order:
+def various(total_epochs: int, skip_short: bool = False) -> Order:
     """Order of S2's "various" batches: one frame of each of `batch_size` / 2 fakes, followed by its original's.
 
     An epoch takes one frame of each pair. After `total_epochs` the frames repeat.
 
     Args:
         total_epochs: that the frames are spread over.
-        n: step in frames from one epoch to the next.
-        originals, skip_short: see `dual`.
+        skip_short: see `dual`.
     """
 
     def frames(length: int, epoch: int, batch_size: int) -> list[int]:
-        return [various_frame(length, epoch, total_epochs, n)]
+        return [various_frame(length, epoch, total_epochs)]
 
-    return _paired_order(total_epochs, frames, originals, skip_short)
+    return _paired_order(total_epochs, frames, skip_short)
 
 
 class FacePair(NamedTuple):
@@ -132,7 +127,7 @@ def dual_frames(video_length: int, epoch: int, total_epochs: int, batch_size: in
     Raises:
         ValueError: an odd batch, an epoch out of range, or a video too short for a step of at least 1.
     """
-    half = _half(batch_size)
+    half = half_of(batch_size)
     _check_epoch(epoch, total_epochs)
     frame_step = (video_length - total_epochs) // half
     if frame_step < 1:
@@ -168,20 +163,16 @@ def various_frame(video_length: int, epoch: int, total_epochs: int, n: int = N) 
     return min(frame, video_length - 1)
 
 
-def pair_faces(
-    rows: Sequence[FaceRow], originals: Mapping[str, str] | None = None, apart: int = APART
-) -> tuple[list[FacePair], int]:
+def pair_faces(rows: Sequence[FaceRow]) -> tuple[list[FacePair], int]:
     """Pairs each face of each fake video with the same face of the video it was made from.
 
-    Crops are matched by the nearest frame of the original, at most `apart` frames off, and within it by the box that
-    overlaps most: track numbers of two videos are unrelated.
+    Crops are matched by the nearest frame of the original, at most `APART` frames off, and within it by the box that
+    overlaps most: track numbers of two videos are unrelated. The original is the one real video of the same data set
+    and compression whose first `source_id` is the first of the fake's. That holds for FaceForensics++, Celeb-DF and
+    DFDC, and not where many photographs or scenes are one source.
 
     Args:
         rows: crops of `faces.csv`.
-        originals: video of a fake -> video of its original, see `originals_of`. None: the one real video of the same
-            data set and compression whose first `source_id` is the first of the fake's. That holds for
-            FaceForensics++, Celeb-DF and DFDC, and not where many photographs or scenes are one source.
-        apart: largest distance in frames.
 
     Returns:
         The pairs, sorted by the fake's video and track, and the number of fake crops without a partner.
@@ -189,29 +180,24 @@ def pair_faces(
     Raises:
         ValueError: several real videos could be the original of a fake.
     """
-    frames: dict[Any, dict[int, list[int]]]
-    tracks, frames = defaultdict(list), defaultdict(lambda: defaultdict(list))
+    tracks = defaultdict(list)
+    frames: dict[Any, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, row in enumerate(rows):
         if row.label == FAKE:
             tracks[row.dataset, row.video, row.track].append(position)
         else:
             frames[row.dataset, row.video][row.frame].append(position)
-    original_of = _original_by_source(rows) if originals is None else lambda row: originals.get(row.video)
+    original_of = _original_by_source(rows)
     pairs, alone = [], 0
     for (dataset, _, _), positions in sorted(tracks.items()):
         known: Any = frames.get((dataset, original_of(rows[positions[0]])), {})
         positions = sorted(positions, key=lambda position: rows[position].frame)
-        partners = [_partner(rows, position, known, apart) for position in positions]
+        partners = [_partner(rows, position, known) for position in positions]
         matched = [both for both in zip(positions, partners, strict=True) if both[1] is not None]
         alone += len(positions) - len(matched)
         if matched:
             pairs.append(FacePair(*np.array(matched, np.int64).T))
     return pairs, alone
-
-
-def originals_of(index: Iterable[IndexRow]) -> dict[str, str]:
-    """Video of a fake -> video of its original, where an index knows it."""
-    return {row.path: row.original for row in index if row.original}
 
 
 def _stretch(stratum: np.ndarray, start: int, count: int, seed: Sequence[int]) -> np.ndarray:
@@ -226,20 +212,18 @@ def _stretch(stratum: np.ndarray, start: int, count: int, seed: Sequence[int]) -
     return np.concatenate(blocks)[start - first * size :][:count]
 
 
-def _paired_order(
-    total_epochs: int, frames: Callable[[int, int, int], Any], originals: Mapping[str, str] | None, skip_short: bool
-) -> Order:
+def _paired_order(total_epochs: int, frames: Callable[[int, int, int], Any], skip_short: bool) -> Order:
     """The order that takes `frames(video_length, epoch, batch_size)` of each pair, pairs in a new permutation."""
 
     def order(rows: Sequence[FaceRow], batch_size: int, seed: int) -> Epochs:
         if total_epochs < 1:
             raise ValueError(f"total_epochs must be at least 1; received {total_epochs}.")
-        _half(batch_size)
-        pairs, alone = pair_faces(rows, originals)
+        half_of(batch_size)
+        pairs, alone = pair_faces(rows)
         if not pairs:
             raise ValueError(
                 f"no fake has its original among these {len(rows)} crops ({alone} fakes are alone); a split must keep "
-                "both, and `originals` gives them where source_id does not."
+                "both, and their first source_id must be the same."
             )
         long, first_error = [], None
         for pair in pairs:
@@ -278,19 +262,19 @@ def _original_by_source(rows: Sequence[FaceRow]) -> Callable[[FaceRow], str | No
         if len(videos) > 1:
             raise ValueError(
                 f"{row.video} could be made from {' or '.join(sorted(videos)[:3])}, which all have source_id "
-                f"{row.source_id[0]}; give `originals`, which `originals_of` takes from index.csv."
+                f"{row.source_id[0]}; the first source_id of a fake must be that of its original alone."
             )
         return next(iter(videos), None)
 
     return original_of
 
 
-def _partner(rows: Sequence[FaceRow], position: int, known: Mapping[int, Sequence[int]], apart: int) -> int | None:
+def _partner(rows: Sequence[FaceRow], position: int, known: Mapping[int, Sequence[int]]) -> int | None:
     row = rows[position]
     if not known:
         return None
     nearest = min(known, key=lambda frame: (abs(frame - row.frame), frame))
-    if abs(nearest - row.frame) > apart:
+    if abs(nearest - row.frame) > APART:
         return None
     overlap, best = max((_overlap(row.box, rows[other].box), -other) for other in known[nearest])
     return -best if overlap > 0 else None
@@ -309,7 +293,8 @@ def _extract_more(frames: int) -> str:
     return f"extract again with 'tfdfd extract --all', as S2 does, or --frames {frames} or more"
 
 
-def _half(batch_size: int) -> int:
+def half_of(batch_size: int) -> int:
+    """Pairs in a batch; refuses an odd size."""
     if operator.index(batch_size) < 2 or batch_size % 2:
         raise ValueError(f"a batch of pairs needs an even size of at least 2; received {batch_size}.")
     return batch_size // 2

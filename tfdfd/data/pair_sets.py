@@ -26,6 +26,7 @@ from tfdfd.data.crops import TABLE, Faces, crop_alike, faces_of, read_pixels
 from tfdfd.data.degrade import degrade_pair, simulate_video
 from tfdfd.data.face_swapping import KIND_SHARES, KINDS, NEAREST, Donors, swap_face
 from tfdfd.data.landmarks import OK, FaceLandmarks, landmarks_of
+from tfdfd.data.orders import half_of
 from tfdfd.data.self_blending import self_blend, vary
 from tfdfd.data.tables import FAKE, REAL, FaceRow, write_table
 from tfdfd.files import WorkDir, sha256, write_atomically
@@ -205,16 +206,14 @@ class BlendedPairs(_PairSet):
         last = self.batches_of_epoch(batch_size)
         if not 0 <= number < last:
             raise ValueError(f"an epoch has {last} batches; there is no batch {number}.")
-        half = batch_size // 2
+        half = half_of(batch_size)
         crops = self.order(epoch)[number * half : (number + 1) * half]
         images = np.concatenate([self.pair(crop, epoch) for crop in crops]).astype(np.float32) / np.float32(255)
         return images, np.tile(np.float32([[0], [1]]), (len(crops), 1))  # type: ignore[arg-type]
 
     def batches_of_epoch(self, batch_size: int) -> int:
         """Number of batches of `batch_size` images in an epoch."""
-        if batch_size < 2 or batch_size % 2:
-            raise ValueError(f"a batch of pairs needs an even size of at least 2; received {batch_size}.")
-        return -(-2 * len(self) // batch_size)
+        return -(-len(self) // half_of(batch_size))
 
 
 class SwappedPairs(_PairSet):

@@ -51,12 +51,12 @@ _OUTLINES = {
 
 # Points of the face mesh whose convex hull is each region: the oval, the chin up to the nose, lips, brows with eyes.
 MESH_POINTS = 468
-_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
-_LOWER_JAW = (361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132)
+LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+LOWER_JAW = (361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132)
 _MESH_REGIONS = {
-    "face": (*_LOWER_JAW, 10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-    "lower_face": (*_LOWER_JAW, *_LIPS, 195, 5, 4),
-    "mouth": _LIPS,
+    "face": (*LOWER_JAW, 10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+    "lower_face": (*LOWER_JAW, *LIPS, 195, 5, 4),
+    "mouth": LIPS,
     "eyes": (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
     + (33, 7, 163, 144, 145, 153, 154, 155, 133, 263, 249, 390, 373, 374, 380, 381, 382, 362),
 }
@@ -326,7 +326,7 @@ def _render(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _match_colors(image: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moves mean and spread of each Lab channel towards those of the target's center (Reinhard), or past them."""
+    """Moves mean and spread of each Lab channel toward those of the target's center (Reinhard), or past them."""
     source, wanted = cv2.cvtColor(image, cv2.COLOR_RGB2LAB), cv2.cvtColor(target, cv2.COLOR_RGB2LAB)
     height, width = image.shape[:2]
     middle = np.s_[height // 4 : height - height // 4, width // 4 : width - width // 4]

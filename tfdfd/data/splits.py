@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tfdfd.data.tables import FAKE, IDENTITY, REAL, SOURCE, SPLITS, VIDEO, Key, keys_of, name_of, video_of
+from tfdfd.text import plural
 
 BY = (SOURCE, IDENTITY)
 FOLDER = "folder"  # the data set of a user's own files
@@ -56,7 +57,7 @@ PRESETS = {
         of={"dfdc": Preset("80/10/10", _shares(0.8, 0.1, 0.1), by=(SOURCE,))},
     ),
     "s3": Preset("70/15/15", _shares(0.7, 0.15, 0.15)),
-    # Its section IV; of what is no test, as much is validation as in its section V.
+    # Its section IV; the share of validation outside the test set is that of its section V.
     "s3-75-25": Preset("75/25, of which 15 of the 75 are validation", _shares(0.6, 0.15, 0.25)),
     "s4": Preset(
         "official test list; 15 % of the rest is validation, fakes with their originals",
@@ -99,7 +100,7 @@ def split(
     names = groups(rows, by, joined)
     if len(set(names)) < len(wanted):
         raise ValueError(
-            f"{len(wanted)} splits are wanted, but the rows form {_count(len(set(names)), 'group')} only: "
+            f"{len(wanted)} splits are wanted, but the rows form {plural(len(set(names)), 'group')} only: "
             f"{_largest(rows, names, by, joined)} {_remedy(rows, by)}"
         )
     strata: dict[Any, Counter] = defaultdict(Counter)
@@ -320,10 +321,10 @@ def _largest(rows: Sequence[Any], names: Sequence[Any], by: tuple[str, ...], joi
     ties = {key for key in ties if key[1] in by} or ties
     shown = [key[2] for key in sorted(ties)[:5]] + ["…"] * (len(ties) > 5)
     pictures = sum(names[number] == name for number, _ in joined)
-    besides = f" and {_count(pictures, 'pair')} of pictures that are the same" if pictures else ""
+    besides = f" and {plural(pictures, 'pair')} of pictures that are the same" if pictures else ""
     return (
-        f"the largest group, {_count(len({(r.dataset, video_of(r)) for r in members}), 'video')} of {name[0]} with "
-        f"{size / len(rows):.0%} of the rows, is connected by {_count(len(ties), 'name')} ({', '.join(shown)})"
+        f"the largest group, {plural(len({(r.dataset, video_of(r)) for r in members}), 'video')} of {name[0]} with "
+        f"{size / len(rows):.0%} of the rows, is connected by {plural(len(ties), 'name')} ({', '.join(shown)})"
         f"{besides}."
     )
 
@@ -341,7 +342,3 @@ def _remedy(rows: Sequence[Any], by: tuple[str, ...]) -> str:
         "Use the data set's own split (--preset official), leave out the rows that connect, or split by video (--by "
         "source: a fake stays with its original; people may be in several splits, and check-leaks reports them)."
     )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

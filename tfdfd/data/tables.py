@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import user_cache, write_atomically
+from tfdfd.files import cache_folder, write_atomically
 from tfdfd.text import printable_path, text_of_cell, without_formula
 
 # Folders, separated as in `PATH`.
@@ -201,8 +201,7 @@ def _recall_folders(table: Path, data: bytes) -> None:
 
 
 def _memory_of(data: bytes) -> Path:
-    folder = Path(os.environ["TFDFD_CACHE"]) if os.environ.get("TFDFD_CACHE") else user_cache()
-    return folder / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
+    return cache_folder() / "tables" / f"{hashlib.sha256(data).hexdigest()}.json"
 
 
 def read_either(path: str | os.PathLike) -> tuple[list, type]:
@@ -277,9 +276,9 @@ def merge_tables(tables: Sequence[Iterable], labels: Sequence[str]) -> MergedTab
     if len(kinds) > 1:
         listed = ", ".join(f"{label} of {'crops' if kind is FaceRow else 'videos'}" for kind, label in kinds.items())
         raise ValueError(f"the tables are of different kinds: {listed}. Merge indexes, or faces, not both.")
-    rows: dict[Any, Any]
-    owner: dict[Any, str]
-    rows, owner, repeated = {}, {}, 0
+    repeated = 0
+    rows: dict[Any, Any] = {}
+    owner: dict[Any, str] = {}
     for table, label in zip(tables, labels, strict=True):
         for row in table:
             name = name_of(row)
@@ -342,9 +341,8 @@ def _differences(one: Any, other: Any) -> str:
 
 
 def _shared_keys(tables: Sequence[Any]) -> list:
-    seen: set
-    shared: dict[Any, None]
-    seen, shared = set(), {}
+    seen: set = set()
+    shared: dict[Any, None] = {}
     for table in tables:
         here = {key for row in table for key in keys_of(row)}
         shared |= dict.fromkeys(sorted(here & seen))
@@ -390,13 +388,14 @@ def _box(cell: str) -> tuple[int, ...]:
     return box
 
 
-def _optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser of a cell that may be empty: None then."""
     return lambda cell: read(cell) if cell else None
 
 
 _READ = {
     "path": _text, "file": _text, "video": _text, "dataset": _text, "kind": _text, "method": _text, "status": _text,
     "label": _label, "split": _split, "box": _box, "source_id": _names, "identity": _names,
-    "compression": _optional(str), "original": _optional(str), "sha256": _optional(str),
-    "bytes": _optional(int), "score": _optional(float), "frame": int, "track": int, "time_s": float,
+    "compression": optional(str), "original": optional(str), "sha256": optional(str),
+    "bytes": optional(int), "score": optional(float), "frame": int, "track": int, "time_s": float,
 }  # fmt: skip

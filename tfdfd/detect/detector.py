@@ -219,7 +219,7 @@ class Detector:
     def first_score(self, path: str | os.PathLike) -> FrameScore | None:
         """The score of one face in the first frames of a video, long before the outcome; None if there is none there.
 
-        It is no verdict, and not among the frames that `detect` scores. A model of clips has none.
+        It is not a verdict, and not among the frames that `detect` scores. A model of clips has none.
         """
         if self._clip_frames:
             return None
@@ -472,8 +472,8 @@ def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
     """The spans of a face's sampled frames that have one score each, for a model of clips.
 
     A span has at least `FRAMES` sampled frames (or `frames`, if these are more), so one face of a video has one span
-    at the default number of frames. Its clip has `frames` equally spaced frames of it (`tfdfd.faces.crop.
-    equal_parts`), as in training and evaluation; fewer are repeated.
+    at the default number of frames. Its clip has `frames` of them, equally spaced (`tfdfd.faces.crop.equal_parts`),
+    as in training and evaluation; fewer are repeated.
 
     Args:
         positions: of one face, in order of time.

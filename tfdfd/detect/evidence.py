@@ -89,13 +89,9 @@ def median_measures(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def compare_with_tested(record: WeightRecord, faces: Sequence[FaceTrack]) -> dict[str, Any]:
     """Whether the model was validated on faces like these, as in the JSON.
 
-    Args:
-        record: record of the weights.
-        faces: the deciding faces, with their measures.
-
     Returns:
         `status` (of `TESTED`), and `outside`: a list of `{track, measure, value, tested}`; `tested` is the range as
-        `[low, high]`, where None is no limit.
+        `[low, high]`, where None means no limit.
     """
     ranges = (record.tested_range or {}).get("measures", {})
     if not ranges or not any(face.measures for face in faces):

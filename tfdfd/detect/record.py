@@ -1,6 +1,6 @@
 """Records of detections: what was examined, with what and when; and their repetition, on this or another machine.
 
-A record is a JSON file. Its own digest shows an accidental or careless change. It is no signature: whoever changes a
+A record is a JSON file. Its own digest shows an accidental or careless change. It is not a signature: whoever changes a
 record can compute the digest again, but the repeated detection then disagrees with the changed result.
 """
 
@@ -147,7 +147,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         AlteredRecord: the record does not have its own digest.
-        ValueError: the file cannot be read, or is no record.
+        ValueError: the file cannot be read, or is not a record.
     """
     try:
         size = os.path.getsize(path)
@@ -159,7 +159,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
         if record["record"] != RECORD_VERSION:
             raise ValueError(f"its version is {record['record']!r:.20}; expected {RECORD_VERSION}")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)} is no record of a detection: {error}.") from error
+        raise ValueError(f"{os.fspath(path)} is not a record of a detection: {error}.") from error
     expected, own = record.pop("sha256", None), _digest(record)
     if expected != own:
         raise AlteredRecord(
@@ -169,7 +169,9 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     try:
         _check(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{os.fspath(path)} is no record of a detection: {type(error).__name__}: {error}.") from error
+        raise ValueError(
+            f"{os.fspath(path)} is not a record of a detection: {type(error).__name__}: {error}."
+        ) from error
     return record
 
 

@@ -291,7 +291,7 @@ def fingerprint(item: Input, detection: Detection) -> dict:
     return {"bytes": None, "sha256": None}
 
 
-def csv_text(results: Iterable[dict]) -> str:
+def results_csv(results: Iterable[dict]) -> str:
     """A CSV table of results, one row per input, with the columns `CSV_COLUMNS`.
 
     Text is quoted, and cells that a spreadsheet program would run as formulas are escaped.

@@ -198,7 +198,7 @@ class Detection:
         """The detection of a result that `to_dict` made; other keys of it, such as `sha256`, are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no such result.
+            KeyError, TypeError, ValueError: it is not such a result.
         """
         values = {each.name: result[each.name] for each in fields(cls) if each.name in result}
         values["faces"] = [FaceTrack.from_dict(face) for face in result.get("faces", ())]

@@ -79,7 +79,7 @@ def _roc(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any]) -> Any:
         axis.plot(curve["fpr"], curve["tpr"], label=_label(report, level, "auc", "AUC"), **_LINES[level])
 
     def decorate(axis: Any) -> None:
-        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
+        axis.plot([0, 1], [0, 1], color="gray", linestyle=":", label="chance")
         axis.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
         axis.legend(loc="lower right")
 
@@ -110,7 +110,7 @@ def _reliability(pyplot: Any, report: dict[str, Any], histogram: dict[str, Any])
         axis.plot(*columns, marker="o", markersize=4, label=label, **_LINES[level])
 
     def decorate(axis: Any) -> None:
-        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+        axis.plot([0, 1], [0, 1], color="gray", linestyle=":", label="calibrated")
         axis.set(xlabel="mean P(fake) of the bin", ylabel="share of fakes in it", title="Reliability")
         axis.legend()
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tfdfd.evaluation.sets import EvalSet
-from tfdfd.files import differences, locked_folder, write_atomically
+from tfdfd.files import differences, locked, write_atomically
 from tfdfd.metrics.scores import OK, ScoreRow, read_scores, write_scores
 from tfdfd.models import clip_frames, load
 from tfdfd.version import __version__
@@ -131,8 +131,7 @@ def score_sets(
     """
     check_names(sets)
     folder = Path(folder)
-    lock = locked_folder(folder, "tfdfd evaluate")
-    try:
+    with locked(folder, "tfdfd evaluate"):
         table, description = folder / f"{name}.csv", folder / f"{name}.json"
         about = {"schema": SCHEMA, "tfdfd": __version__, "model": model.info(), "sets": [one.info() for one in sets]}
         crops = sum(len(one.rows) for one in sets)
@@ -150,9 +149,6 @@ def score_sets(
         write_scores(table, rows)
         shutil.rmtree(folder / f".{name}", ignore_errors=True)
         return rows
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def cached_scores(model: OpenedModel, one: EvalSet, cache: Path, code: Iterable[str] = ()) -> list[ScoreRow]:

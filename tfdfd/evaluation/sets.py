@@ -155,7 +155,7 @@ class EvalSet:
         return [crop_path(self.root, self.rows[number].file)]
 
 
-class ClipSet(EvalSet):
+class EvalClipSet(EvalSet):
     """One clip per video, as in validation, for networks over several crops of one face.
 
     Each row is that of its clip's first crop.
@@ -249,8 +249,8 @@ class BlendedSet(EvalSet):
     ):
         super().__init__(where, faces, size, split, name)
         known: Mapping[str, FaceLandmarks] = landmarks_of(faces, landmarks)
-        self._kind: dict[str, Any]
-        self.seed, self._kind = seed, {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
+        self.seed = seed
+        self._kind: dict[str, Any] = {"seed": seed, "landmarks": known, "fakes": fakes, "medium": medium}
         self._pairs = BlendedPairs(faces, size, split=None, **self._kind)
         self._kept: dict[int, np.ndarray] | None = {} if keep else None
         # A face whose landmarks leave the crop cannot be blended.
@@ -343,7 +343,9 @@ def open_set(
     faces = replace(faces, rows=tuple(equally_spaced(faces.rows, chosen_frames))).with_digests()
     if blend:
         return BlendedSet(where, faces, size, split, name, seed)
-    opened = ClipSet(where, faces, size, frames, split, name) if frames else EvalSet(where, faces, size, split, name)
+    opened = (
+        EvalClipSet(where, faces, size, frames, split, name) if frames else EvalSet(where, faces, size, split, name)
+    )
     missing = _missing_videos(everything, split, index)
     if missing:
         opened.videos_known = True
@@ -367,8 +369,8 @@ def _missing_videos(
         return None
     with_crops = {row.video for row in faces.rows}
     known = {row.path: row for row in read_table(index, IndexRow)} if index else {}
-    unknown: Counter[str]
-    missing, unknown = [], Counter()
+    missing = []
+    unknown: Counter[str] = Counter()
     for status in read_table(table, StatusRow):
         if status.video in with_crops:
             continue

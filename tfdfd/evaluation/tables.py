@@ -15,7 +15,7 @@ from tfdfd.data.tables import FAKE, REAL
 from tfdfd.metrics import LOG_LOSS_CLIP, METRICS
 from tfdfd.metrics.report import FRAME, LEVELS, VIDEO
 from tfdfd.metrics.scores import OK, ScoreRow, Video, aggregate_videos
-from tfdfd.text import escape_control_chars
+from tfdfd.text import escape_control_chars, table_lines
 
 NOTHING = "–"
 _MISSING = {
@@ -56,13 +56,9 @@ class Table:
 
 
 def as_text(table: Table) -> Iterator[str]:
-    """Lines for a terminal: the first column is left-aligned, the others are right-aligned."""
-    rows = [tuple(map(escape_control_chars, row)) for row in (table.columns, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Lines for a terminal."""
     yield escape_control_chars(table.title)
-    for first, *others in rows:
-        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+    yield from table_lines([tuple(map(escape_control_chars, row)) for row in (table.columns, *table.rows)])
     yield from (f"  {escape_control_chars(line)}" for line in (table.protocol, *table.notes) if line)
 
 
@@ -140,9 +136,8 @@ def protocol_line(report: dict, level: str | None = None, part: dict | None = No
 
 def main_table(report: dict) -> Table:
     """Every metric of videos and frames."""
-    notes: dict[str, list[str]]
-    rows: list[tuple[str, ...]]
-    rows, notes = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))], {}
+    rows: list[tuple[str, ...]] = [("real / fake", *(_class_counts(report[level]) for level in LEVELS))]
+    notes: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         rows.append((metric.title, *(_with_majority(report[level], name) for level in LEVELS)))
         if name == "auc" and report[VIDEO][name].get("delong"):
@@ -158,8 +153,8 @@ def main_table(report: dict) -> Table:
 
 def confusion_table(report: dict, level: str) -> Table:
     """Actual class by verdict."""
-    rows: tuple
-    counts, rows = report[level]["confusion"], ()
+    counts = report[level]["confusion"]
+    rows: tuple = ()
     if counts:
         rows = tuple(
             (kind, *(format_count(counts[f"{kind}_as_{verdict}"]) for verdict in ("real", "fake")))
@@ -171,8 +166,8 @@ def confusion_table(report: dict, level: str) -> Table:
 
 def class_table(report: dict, level: str) -> Table:
     """Precision, recall, F1 and support of both classes, their means, and accuracy beside the majority baseline."""
-    rows: tuple
-    metrics, rows = report[level], ()
+    metrics = report[level]
+    rows: tuple = ()
     if metrics["classes"]:
         rows = tuple(
             (name, *(format_number(row[key]) for key in ("precision", "recall", "f1")), format_count(row["support"]))
@@ -297,7 +292,7 @@ _SRM = "srm_"
 _HARDEST = 10
 _S1_METHODS = {"Deepfakes": "table 6", "Face2Face": "table 7"}
 # Accuracies of S1's network in its abstract and in its section 5.
-_S1_ACCURACIES = {
+S1_ACCURACIES = {
     "Deepfakes": (0.96, 0.67),
     "FaceForensics++": (0.93, 0.62),
     "Celeb-DF": (0.96, 0.70),
@@ -404,7 +399,7 @@ def _s1_accuracies(models: Sequence[ScoredModel]) -> Table:
 
     rows = tuple(
         (name, *map(format_percent, printed), *(format_percent(measured(model.report, name)) for model in models))
-        for name, printed in _S1_ACCURACIES.items()
+        for name, printed in S1_ACCURACIES.items()
     )
     columns = ("accuracy", "abstract", "section 5", *(model.name for model in models))
     notes = (
@@ -494,9 +489,8 @@ def _accuracy_note(metrics: dict[str, Any]) -> str:
 def _by_category(model: ScoredModel) -> dict[str | None, tuple[float, float]]:
     """Mean loss of frames and accuracy of videos, by method and overall."""
     threshold, aggregation = (model.report["protocol"][name] for name in ("threshold", "aggregation"))
-    losses: dict[str | None, list[float]]
-    rights: dict[str | None, list[bool]]
-    losses, rights = {}, {}
+    losses: dict[str | None, list[float]] = {}
+    rights: dict[str | None, list[bool]] = {}
     for row in model.rows:
         if row.status == OK:
             for name in (_category(row), _OVERALL):

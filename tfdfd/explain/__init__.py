@@ -324,7 +324,6 @@ class Explainer:
         self._score_many = Scorer(network.rounded()) if hasattr(network, "rounded") else self.score
 
     def _lime(self, explanation: Explanation) -> None:
-
         result = lime(explanation.crop, self._score_many, samples=self.samples, seed=self.seed)
         explanation.heat, explanation.segments = result.heat, result.segments
         explanation.features = [(int(i), float(result.weights[i])) for i in result.strongest(self.features)]
@@ -335,7 +334,6 @@ class Explainer:
         }
 
     def _occlusion(self, explanation: Explanation) -> None:
-
         explanation.heat = occlusion(explanation.crop, self.score)
 
     def _grad_cam(self, explanation: Explanation) -> None:

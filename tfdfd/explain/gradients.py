@@ -342,8 +342,8 @@ def maximize(
         return ops.sum(_features(model, images) * chosen, axis=1)
 
     gradients_of = differentiated(activation, compiled=True)
-    start: Any
-    best_objective, best, end, start = np.full(len(x), -np.inf), x.copy(), np.zeros(len(x)), None
+    best_objective, best, end = np.full(len(x), -np.inf), x.copy(), np.zeros(len(x))
+    start: Any = None
     for step in range(1, steps + 2):
         values, (gradient,) = gradients_of(x)
         start = values if start is None else start

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from tfdfd.extract.pool import FaceExtractor
+from tfdfd.extract.pool import FaceExtractor, check_workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -40,7 +40,7 @@ class Work(Protocol[_Job, _Result]):
         """Raises `RuntimeError` if this machine would do something else than the one that started the work."""
 
     def open(self, workers: int) -> Any:
-        """What `do` needs in a process, with so many decoding processes: a `FaceExtractor`, or what has one."""
+        """The tool that `do` uses, with this number of decoding processes: a `FaceExtractor`, or an object with one."""
 
     def do(self, job: _Job, tool: Any) -> _Result:
         """Does one job."""
@@ -80,7 +80,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers: int | None = None):
-        _check_workers(workers)
+        check_workers(workers)
         self._workers = workers
         self.sandbox_note: str | None = None
 
@@ -110,7 +110,7 @@ class RayEngine:
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None):
-        _check_workers(workers)
+        check_workers(workers)
         if importlib.util.find_spec("ray") is None:
             raise ValueError("the engine 'ray' is not installed: run pip install 'tfdfd[cluster]'.")
         if address is not None and not address.strip():
@@ -144,11 +144,6 @@ class RayEngine:
                         yield result
             finally:
                 pool.close()
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and workers < 1:
-        raise ValueError(f"the number of workers must be at least 1; received {workers}.")
 
 
 @contextlib.contextmanager

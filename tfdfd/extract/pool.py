@@ -76,8 +76,7 @@ class FaceExtractor:
         sandbox: str = AUTO,
         provenance: bool = False,
     ):
-        if workers is not None and workers < 1:
-            raise ValueError(f"the number of workers must be at least 1; received {workers}.")
+        check_workers(workers)
         check_sandbox(sandbox)
         self.limits = limits or Limits()
         self.sandbox_note: str | None = None
@@ -208,6 +207,12 @@ class FaceExtractor:
             for process in self._idle:
                 process.stop()
             self._idle.clear()
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuses a number of workers below 1; None is the default."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"the number of workers must be at least 1; received {workers}.")
 
 
 def _libraries_by_name(items: Iterable[Any]) -> set[str]:

@@ -320,7 +320,7 @@ class SsdDetector:
             self._network = read(weights, layout) if graph_file.suffix == ".pb" else read(layout, weights)
         except cv2.error as error:
             raise ValueError(
-                f"{graph_file} with {config_file} is no graph that OpenCV reads: {error.err or error}."
+                f"{graph_file} with {config_file} is not a graph that OpenCV reads: {error.err or error}."
             ) from error
         self.threshold = threshold
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfdfd.text import optional_import
+
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
 SHA256 = "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"
 POINTS = 468
@@ -39,12 +41,8 @@ class FaceMesh:
     """
 
     def __init__(self, source: str | os.PathLike):
-        try:
+        with optional_import("the face mesh runs on LiteRT", "export"):
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise ValueError(
-                "the face mesh runs on LiteRT, which is not installed: run pip install 'tfdfd[export]'."
-            ) from error
         self._network = Interpreter(model_content=_read(Path(source)), num_threads=1)
         self._network.allocate_tensors()
         self._input = self._network.get_input_details()[0]["index"]

@@ -48,8 +48,8 @@ class Handle:
         match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise HubError(
-                f"{text!r} is no handle of a published model; expected tfdfd/MODEL, tfdfd/MODEL/VERSION or either with "
-                f"/{FEATURE_VECTOR} behind it, such as tfdfd/meso_inception4/1."
+                f"{text!r} is not a handle of a published model; expected tfdfd/MODEL, tfdfd/MODEL/VERSION or either "
+                f"with /{FEATURE_VECTOR} behind it, such as tfdfd/meso_inception4/1."
             )
         version = match["version"]
         return cls(match["model"], None if version is None else int(version), bool(match["features"]))

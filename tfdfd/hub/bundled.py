@@ -25,7 +25,7 @@ from tfdfd.hub.stripped import SUFFIX, restore
 from tfdfd.runtime.equality import check_equal
 from tfdfd.version import __version__
 from tfdfd.weights import WeightRecord, list_records
-from tfdfd.weights.store import CARD, locate, read_card
+from tfdfd.weights.store import CARD, locate, read_card_file
 
 FOLDER = "from-weights"
 _TEMPORARY = ".tfdfd-export-"
@@ -44,9 +44,9 @@ class FromWeights(Version):
 def export_weights(model: str, number: int, version: FromWeights) -> Path:
     """The checked folder of a version, made from its weights if absent.
 
-    If the package has it without its numbers (`tfdfd.hub.stripped`), these are added. Else a separate process makes it,
-    so that backend, precision and devices of this one have no influence; a line on standard error announces it. Other
-    processes that need it wait.
+    If the package contains the version without its weights (`tfdfd.hub.stripped`), they are added. Otherwise a separate
+    process exports it, so that this one's backend, precision and devices have no influence; a line on standard error
+    announces it. Other processes that need the version wait.
 
     Raises:
         HubError: the weights are absent or altered, or their scores differ from their card; the cache cannot be
@@ -60,7 +60,7 @@ def export_weights(model: str, number: int, version: FromWeights) -> Path:
         if not root.is_dir():
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_owner(cache)
-            with locked(root.parent):
+            with locked(root.parent, "tfdfd", wait=True):
                 if not root.is_dir():
                     _make(handle, root)
         check_owner(cache)
@@ -102,7 +102,7 @@ def _make(handle: Handle, root: Path) -> None:
 
 
 def _restored(handle: Handle, record: WeightRecord, weights: Path, hub: Path) -> bool:
-    """Whether the package has the SavedModel without its numbers; then the hub is made of it."""
+    """Whether the package contains the SavedModel without its weights; if so, writes the hub from it."""
     folder = hub / handle.model / str(handle.version)
     if not restore(saved_models() / f"{handle.model}{SUFFIX}", record, weights, folder):
         return False
@@ -139,7 +139,7 @@ def _check_scores(record: WeightRecord, folder: Path) -> None:
     expected = record.card.get("proof_scores")
     if expected is None:
         return
-    found = read_card(folder / CARD)["proof_scores"]
+    found = read_card_file(folder / CARD)["proof_scores"]
     try:
         check_equal(f"P(fake) of {record.handle}", found, expected, "card")
     except ValueError as error:
@@ -165,9 +165,6 @@ class PackageHub:
     """The models of a folder, plus one version of each set of weights that is bundled or was pulled.
 
     A set of weights is version 1, or the `version` in its card. A SavedModel of that number takes precedence.
-
-    Args:
-        root: the folder `saved_models`.
     """
 
     name = "the package"

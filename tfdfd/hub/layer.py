@@ -19,7 +19,7 @@ from tfdfd.hub.resolve import ResolvedModel, find, look_up
 from tfdfd.models import build, load
 from tfdfd.publishing.images import nan_where_invalid, resize_images
 from tfdfd.runtime.equality import check_equal, proof_crops
-from tfdfd.weights.store import CARD, locate, read_card
+from tfdfd.weights.store import CARD, locate, read_card_file
 
 _PROOFS = 2
 
@@ -89,7 +89,7 @@ def network_of(published: ResolvedModel) -> keras.Model:
     Raises:
         HubError: this version of the package builds another network under that name.
     """
-    card = read_card(published.folder / CARD)
+    card = read_card_file(published.folder / CARD)
     model = _in_float32(lambda: build(card["model"], input_shape=card.get("input_shape"), **card.get("arguments", {})))
     *clip, _, size, _ = model.input_shape[1:]
     crops = proof_crops(size, _PROOFS, *clip) / np.float32(255)
@@ -132,7 +132,7 @@ def _published(folder: Path, crops: np.ndarray) -> tuple[list[np.ndarray], np.nd
 
 
 def _other_network(published: ResolvedModel, why: object) -> str:
-    version = read_card(published.folder / CARD).get("tfdfd")
+    version = read_card_file(published.folder / CARD).get("tfdfd")
     return (
         f"this tfdfd does not build the network of {published.handle} ({why}); tfdfd {version} published it. "
         "hub.KerasLayer runs it as it is, in a tf_keras model."

@@ -13,8 +13,9 @@ from tfdfd.hub import PREFIX, HubError
 from tfdfd.hub.uploads import HUGGING_FACE, KAGGLE, address_parts, is_upload
 from tfdfd.hub.weights import record_of_card
 from tfdfd.models import load
+from tfdfd.text import optional_import
 from tfdfd.weights import WeightRecord
-from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
+from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card_file
 
 
 def from_preset(preset: str | os.PathLike) -> keras.Model:
@@ -60,7 +61,7 @@ def _weights_in(folder: Path) -> tuple[WeightRecord, Path]:
     published = _published_folder(folder)
     if published is None:
         raise HubError(f"{folder} has no {CARD}: expected what 'tfdfd publish' makes.")
-    record = record_of_card(read_card(published / CARD), published / CARD)
+    record = record_of_card(read_card_file(published / CARD), published / CARD)
     path = published / record.file
     if not (path.suffix in DATA_SUFFIXES and path.is_file()):
         raise HubError(
@@ -88,8 +89,7 @@ def _fetched(address: str) -> Path:
 
 
 def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        kind = f"presets at {HUGGING_FACE}" if name == "huggingface_hub" else f"presets at {KAGGLE}"
-        raise HubError(f"{kind} need {name}, which is not installed: run pip install 'tfdfd[presets]'.") from error
+    place = HUGGING_FACE if name == "huggingface_hub" else KAGGLE
+    with optional_import(f"presets at {place} need {name}", "presets", kind=HubError):
+        module = importlib.import_module(name)
+    return module

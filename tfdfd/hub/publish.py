@@ -25,7 +25,7 @@ from tfdfd.hub.sources import locked, read_manifest
 from tfdfd.hub.weights import record_of_card
 from tfdfd.publishing.allowed_operations import check_operations
 from tfdfd.weights import WeightRecord, list_records
-from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card
+from tfdfd.weights.store import CARD, DATA_SUFFIXES, check_digest, locate, read_card_file
 
 if TYPE_CHECKING:
     from tfdfd.hub.resolve import Hub
@@ -88,7 +88,7 @@ def publish(
     root = Path(hub).absolute()
     if root.exists() and not root.is_dir():
         raise HubError(f"{root} is not a folder; a hub is a folder.")
-    with locked(root):
+    with locked(root, "tfdfd", wait=True):
         manifest = _opened(root)
         folder = root / name / str(number)
         _check_free(manifest, root, folder, name, number)
@@ -116,12 +116,12 @@ def sign_hub(hub: str | os.PathLike, key_file: str | os.PathLike) -> int:
     Signatures by other keys stay, so a new key can be introduced while readers still trust the old one.
 
     Raises:
-        HubError: the folder is no hub, a file differs from the manifest, or the key is invalid.
+        HubError: the folder is not a hub, a file differs from the manifest, or the key is invalid.
         OSError: the manifest cannot be written.
     """
     root, key = Path(hub).absolute(), private_key(key_file)
-    read_manifest(root, f"the hub {root}")  # `locked` would make the folder
-    with locked(root):
+    read_manifest(root, f"the hub {root}")  # first: `locked` creates a missing folder
+    with locked(root, "tfdfd", wait=True):
         manifest, count = Manifest.decode(read_manifest(root, f"the hub {root}"), str(root / FILE)), 0
         for model, versions in list(manifest.models.items()):
             for number, version in versions.items():
@@ -161,7 +161,7 @@ def _add_weights(folder: Path, name: str, record: WeightRecord, weights: Path) -
     shutil.copyfile(weights, folder / file)
     check_digest(folder / file, record.sha256, record.handle)
     of_weights = {key: getattr(record, key) for key in ("sha256", "bytes", "layout", "polarity")} | {"file": file}
-    card = read_card(card_path) | {"handle": f"{PREFIX}{name}", "weights": of_weights}
+    card = read_card_file(card_path) | {"handle": f"{PREFIX}{name}", "weights": of_weights}
     card["files"] = card.get("files", {}) | {file: {"sha256": record.sha256, "bytes": record.bytes}}
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sync_folder(folder)
@@ -245,7 +245,7 @@ def verify(source: str | os.PathLike | None = None) -> Iterator[Outcome]:
 def _outcome(hub: Hub, handle: Handle, version: Version) -> Outcome:
     try:
         folder = hub.folder_of(handle.model, handle.version, version)  # type: ignore[arg-type]
-        record_of_card(read_card(folder / CARD), folder / CARD)
+        record_of_card(read_card_file(folder / CARD), folder / CARD)
         check_operations(folder)
         if version.has_features:
             check_operations(folder / FEATURE_VECTOR)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.files import read_regular, write_atomically
 from tfdfd.hub import PREFIX, HubError, HubWarning
 from tfdfd.hub.manifest import Signature, Version
+from tfdfd.text import optional_import
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -144,7 +145,7 @@ def public_key(file: str | os.PathLike) -> str:
     """The 64 hex digits of a PEM file with an Ed25519 public key.
 
     Raises:
-        HubError: the file is no such key.
+        HubError: the file is not such a key.
     """
     _import()
     from cryptography.hazmat.primitives import serialization
@@ -155,7 +156,8 @@ def public_key(file: str | os.PathLike) -> str:
         key = serialization.load_pem_public_key(data)
     except ValueError as error:
         raise HubError(
-            f"{file} is no public key in PEM form ({error}): 'openssl pkey -in key.pem -pubout -out NAME.pem' makes it."
+            f"{file} is not a public key in PEM form ({error}): "
+            "'openssl pkey -in key.pem -pubout -out NAME.pem' makes it."
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")
@@ -166,7 +168,7 @@ def private_key(file: str | os.PathLike) -> Ed25519PrivateKey:
     """The Ed25519 key of a PEM file, encrypted with `$TFDFD_KEY_PASSWORD` or not at all.
 
     Raises:
-        HubError: the file is no such key, or others may read it.
+        HubError: the file is not such a key, or others may read it.
     """
     _import()
     from cryptography.hazmat.primitives import serialization
@@ -177,7 +179,7 @@ def private_key(file: str | os.PathLike) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(data, password.encode() if password else None)
     except (ValueError, TypeError) as error:
         raise HubError(
-            f"{file} is no private key in PEM form, or ${PASSWORD} is not its password ({error}); {_HOW}."
+            f"{file} is not a private key in PEM form, or ${PASSWORD} is not its password ({error}); {_HOW}."
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise HubError(f"{file} is a key of another kind than Ed25519; {_HOW}.")
@@ -194,12 +196,8 @@ def _read_key(file: str | os.PathLike) -> bytes:
 
 
 def _import() -> None:
-    try:
+    with optional_import("signatures need the library cryptography", "sign", kind=HubError):
         import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
-    except ImportError as error:
-        raise HubError(
-            "signatures need the library cryptography, which is not installed: run pip install 'tfdfd[sign]'."
-        ) from error
 
 
 def signed(version: Version, model: str, number: int, key: Ed25519PrivateKey) -> Version:

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tfdfd.files import locked_folder, sync_folder, temporary_beside, user_cache, write_atomically
+from tfdfd.files import locked, sync_folder, temporary_beside, user_cache, write_atomically
 from tfdfd.hub import HubError, HubUnreachable
 from tfdfd.hub.manifest import FILE, MAX_BYTES, PIN, File, Manifest, Version, check_folder, check_pin, refuse_links
 from tfdfd.hub.signing import check_signed, location_of
 from tfdfd.weights.store import digest
 
 CACHE = "TFHUB_CACHE_DIR"
-# For each wait, and in all: so long, and a second more for each so many bytes that an answer may have.
+# Limit of each wait and of the whole: this time, and a second more for each `BYTES_PER_SECOND` of the largest answer.
 TIMEOUT_SECONDS, BYTES_PER_SECOND = 60, 128 << 10
 _BLOCK = 1 << 20
 
@@ -110,13 +110,13 @@ class Cache:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_owner(self.root)
         if not folder.exists():
-            with locked(self.root):
+            with locked(self.root, "tfdfd", wait=True):
                 if not folder.exists():
                     self._fetch(folder, model, number, version, fetch)
         self._checked(model, number, version)
         known = self._manifest().models.get(model, {}).get(number)
         if known != version or known.source != source or known.signatures != version.signatures:
-            with locked(self.root):
+            with locked(self.root, "tfdfd", wait=True):
                 added = self._manifest().with_version(model, number, replace(version, source=source))
                 write_atomically(self.root / FILE, added.encoded())
         return folder
@@ -456,18 +456,3 @@ def cache_folder() -> Path:
         return (user_cache() / "hub").absolute()
     except RuntimeError as error:
         raise HubError(f"there is no home folder for a cache ({error}); set ${CACHE}.") from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder, made if absent, for this process until the end of the block; other processes wait.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    lock = locked_folder(folder, "tfdfd", wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)

@@ -1,4 +1,4 @@
-"""Stripped SavedModels of bundled weights: published files without the numbers that the weights file has already.
+"""Stripped SavedModels of bundled weights: published files without the values that the weights file already has.
 
 `saved_models/NAME.tar.xz` holds a version that `tfdfd publish` made and proved. Its files of variables are lists of
 pieces: names of arrays in the weights file, and the bytes between them. `restore` puts the version together again,
@@ -52,7 +52,7 @@ def restore(archive: Path, record: WeightRecord, weights: Path, folder: Path) ->
         return False
     data = weights.read_bytes()
     contents[facts["weights"]["file"]] = data
-    arrays = arrays_in(weights)
+    arrays = array_bytes(weights)
     for path, parts in pieces.items():
         contents[path] = _joined(parts, contents[path], arrays)
     for path, file in facts["files"].items():
@@ -77,7 +77,7 @@ def _joined(parts: list[list[Any]], between: bytes, arrays: dict[str, bytes]) ->
     return b"".join(joined)
 
 
-def arrays_in(weights: Path) -> dict[str, bytes]:
+def array_bytes(weights: Path) -> dict[str, bytes]:
     """Returns the bytes of the arrays of a safetensors file, as a SavedModel stores them."""
     from tfdfd.weights.reading import read_safetensors
     from tfdfd.weights.saving import expand

@@ -15,7 +15,7 @@ from typing import Any
 
 from tfdfd.files import new_folder, write_atomically
 from tfdfd.hub import PREFIX, Handle, HubError
-from tfdfd.weights.store import CARD, read_card
+from tfdfd.weights.store import CARD, read_card_file
 
 HUGGING_FACE, KAGGLE = "hf://", "kaggle://"
 MODEL, VARIATION = "model-metadata.json", "model-instance-metadata.json"
@@ -56,7 +56,7 @@ def address_parts(address: str) -> list[str]:
         plain = parts if len(parts) == 2 else []
     if not plain or not all(re.fullmatch(name, part) and ".." not in part and "--" not in part for part in plain):
         raise HubError(
-            f"{address!r} is no place for a model: expected hf://OWNER/NAME, kaggle://OWNER/MODEL or "
+            f"{address!r} is not a place for a model: expected hf://OWNER/NAME, kaggle://OWNER/MODEL or "
             f"kaggle://OWNER/MODEL/{FRAMEWORK}/VARIATION (at Kaggle, small letters, digits and hyphens)."
         )
     return [*plain[:2], FRAMEWORK, plain[2] if len(plain) == 3 else "default"] if is_kaggle else plain
@@ -81,7 +81,7 @@ def prepare_upload(address: str, handle: Handle, folder: Path, target: str | os.
     parts = address_parts(address)
     if address.startswith(KAGGLE):
         return prepare_kaggle(handle, folder, target, parts[0], parts[1], parts[3])
-    card = read_card(folder / CARD)
+    card = read_card_file(folder / CARD)
 
     made = refuse_existing(target)
     with new_folder(made, "tfdfd publish") as partial:
@@ -122,7 +122,7 @@ def prepare_kaggle(
         HubError: `target` exists.
         OSError: it cannot be written.
     """
-    card = read_card(folder / CARD)
+    card = read_card_file(folder / CARD)
     name, _, tag = handle.model.partition(".")
     slug, variation = model or _slug(f"tfdfd-{name}"), variation or _slug(tag or "default")
     licence = _LICENCES.get(card["licence"], (LICENCE,))[0]

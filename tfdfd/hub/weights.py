@@ -49,7 +49,7 @@ from tfdfd.weights.store import (
     how_to_get,
     locate,
     pull_command,
-    read_card,
+    read_card_file,
     wheel_of,
 )
 
@@ -83,7 +83,7 @@ def find_weights(handle: str) -> tuple[WeightRecord, Path] | None:
         return locate(PREFIX + wanted.model)
     folder = hub.folder_of(wanted.model, wanted.version, version)  # type: ignore[arg-type]
     # The handle is the one it was published under, whatever its card says.
-    card = read_card(folder / CARD) | {"handle": PREFIX + wanted.model}
+    card = read_card_file(folder / CARD) | {"handle": PREFIX + wanted.model}
     record = record_of_card(card, folder / CARD)
     known = list_records().get(record.handle)
     if isinstance(hub, PackageHub) and known and known.is_local and known.sha256 == record.sha256:

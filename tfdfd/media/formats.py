@@ -317,7 +317,7 @@ def picture_work(data: bytes) -> PictureWork | None:
         scans += marker == _SCAN_MARKER
         if scans > MAX_SCANS:
             break
-    # What follows so many segments is unknown.
+    # Segments after the limit are not read, so the number of scans is unknown.
     return PictureWork(pixels, MAX_SCANS + 1 if segments == _MOST_PARTS else max(scans, 1), channels)
 
 

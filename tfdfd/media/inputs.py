@@ -43,7 +43,7 @@ class Input:
 
 @dataclass
 class Inputs:
-    """All inputs in order, and the number of files in folders that were skipped because they are no media."""
+    """All inputs in order, and the number of files in folders that were skipped because they are not media."""
 
     items: list[Input] = field(default_factory=list)
     skipped: int = 0
@@ -53,7 +53,7 @@ def open_media(path: str, limits: Limits) -> tuple[BinaryIO, str]:
     """Opens a local file; returns it with its kind, `image` or `video`, judged by content.
 
     Raises:
-        MediaError: the path is no regular file, or the file is unreadable, empty, too large or of no known format.
+        MediaError: the path is not a regular file, or the file is unreadable, empty, too large or of no known format.
     """
     try:
         # Non-blocking: a pipe that replaced the file since it was listed cannot hang this process.

@@ -169,8 +169,8 @@ class _Pass:
         self._reformatter = VideoReformatter()
         self._frame: VideoFrame | None = None
         self._others_end = 0.0
-        self.shown: set[int]
-        self.total, self.shown, self._at_end = 0, set(), False
+        self.total, self._at_end = 0, False
+        self.shown: set[int] = set()
 
     def __enter__(self) -> _Pass:
         return self
@@ -377,8 +377,8 @@ class _Clock:
         rate = stream.average_rate or stream.guessed_rate
         self._step = 1 / float(rate) if rate and 0.01 < rate < 1000 else 0.0
         self._restarts = container_name in _RESTARTS
-        self._last: float | None
-        self._last, self._shift = None, 0.0
+        self._shift = 0.0
+        self._last: float | None = None
         self.end = self.raw_end = 0.0
 
     def time(self, frame: av.VideoFrame) -> float:

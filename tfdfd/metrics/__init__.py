@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfdfd.text import plural
+
 LOG_LOSS_CLIP = 1e-15
 # Bins of equal mass of the reliability diagram and the calibration error.
 BINS = 15
@@ -131,7 +133,7 @@ def check_resolution(count: int, rate: float, kind: str = "real") -> None:
         raise ValueError(f"an error rate must be between 0 and 1; received {rate!r}.")
     if count * rate < 1 - 1e-9:
         raise TooFewError(
-            f"{count:,} {kind} example{'s' * (count != 1)} cannot show an error rate of {rate:.3g}: one error is "
+            f"{plural(count, f'{kind} example')} cannot show an error rate of {rate:.3g}: one error is "
             f"{1 / max(count, 1):.2g} already; at least {int(np.ceil(1 / rate - 1e-9)):,} are needed."
         )
 

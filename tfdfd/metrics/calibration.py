@@ -4,7 +4,7 @@ A calibration holds where fakes are as frequent as in validation and look alike;
 chance. Each method is a small record that round-trips through JSON (`to_dict`, `from_dict`).
 
 The LR of a score is how many times as probable the score is for fakes as for genuine faces of one data domain. It does
-not depend on how frequent fakes are. Logistic regression extrapolates without limit, so LRs are bounded by what the
+not depend on how frequent fakes are. Logistic regression gives LRs of any size, so they are limited to those that the
 number of calibration scores supports (`bounds`). Terms: Brümmer and du Preez, Application-independent evaluation of
 speaker detection, 2006 (Cllr and its minimum); Vergeer et al., Numerical likelihood ratios outputted by LR systems are
 often based on extrapolation, 2016 (bounds).

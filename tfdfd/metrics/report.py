@@ -35,6 +35,7 @@ from tfdfd.metrics import (
 from tfdfd.metrics.calibration import Calibrator, to_dict
 from tfdfd.metrics.intervals import LEVEL, RESAMPLES, MetricFunction, auc_variance, bootstrap, percentiles
 from tfdfd.metrics.scores import OK, Coverage, ScoreRow, Video, aggregate_videos, coverage, filled
+from tfdfd.text import plural
 
 SCHEMA = 1
 VIDEO, FRAME = "video", "frame"
@@ -316,7 +317,7 @@ def _problems(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "one_class", f"there are no {absent[0]} examples, so metrics that compare the classes are undefined."
     for kind, count in counts.items():
         if 0 < count < FEW:
-            yield "too_few", f"{count} {kind} example{'s' * (count != 1)}; metrics of fewer than {FEW} mean little."
+            yield "too_few", f"{plural(count, f'{kind} example')}; metrics of fewer than {FEW} mean little."
     matrix = Confusion(**metrics["confusion"])
     called_fake = matrix.real_as_fake + matrix.fake_as_fake
     if called_fake in (0, metrics["n"]):

@@ -9,12 +9,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfdfd.data.tables import read_table, write_table
+from tfdfd.data.tables import optional, read_table, write_table
 from tfdfd.media import STATUSES
 from tfdfd.metrics import CoverageError, LabelError, LengthError, checked_scores
 from tfdfd.text import did_you_mean
@@ -27,10 +27,6 @@ LEFT_OUT = "multiple_faces"
 POLICIES: dict[str, float | None] = {"exclude": None, "as-real": 0.0, "as-fake": 1.0, "as-chance": 0.5}
 # Share of the lowest and of the highest scores that `trimmed` drops.
 TRIMMED = 0.1
-
-
-def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda cell: parse(cell) if cell else None
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class ScoreRow:
     status: str = OK
 
     READ: ClassVar[dict[str, Callable[[str], object]]] = {
-        "file": _optional(str), "frame": _optional(int), "track": _optional(int), "fake_probability": _optional(float)
+        "file": optional(str), "frame": optional(int), "track": optional(int), "fake_probability": optional(float)
     }  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -228,7 +228,7 @@ def clip_frames(record: WeightRecord) -> int | None:
 
 
 def check_clip_frames(frames: Any) -> int:
-    """Returns the number of frames of a clip, or raises `ValueError` if it is no such number."""
+    """Returns the number of frames of a clip, or raises `ValueError` if it is not such a number."""
     if not isinstance(frames, int) or frames < 2:
         raise ValueError(f"a clip has at least 2 frames; received frames={frames!r}.")
     if frames > MAX_CLIP_FRAMES:

@@ -63,7 +63,7 @@ def reseption_ensemble(
     Args:
         input_shape: `(height, width, 3)`, both at least 75; ignored if a member is given.
         v1: a built and trained `reseption_v1`, which is copied, not changed; None for a new one with random weights.
-        v2: the same of `reseption_v2`.
+        v2: likewise a `reseption_v2`.
         dropout: share of the 1,024 values dropped before the last layer, in [0, 1).
         name: name of the model.
 

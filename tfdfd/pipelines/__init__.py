@@ -20,7 +20,7 @@ import numpy as np
 
 from tfdfd.data.crops import Faces, check_picture
 from tfdfd.data.tables import FAKE, REAL, FaceRow
-from tfdfd.files import TEMPORARY, locked_folder, sha256, write_atomically
+from tfdfd.files import TEMPORARY, locked, sha256, write_atomically
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -122,18 +122,14 @@ def write_shards(faces: Faces, planned: list[PlannedShard], target: str | os.Pat
 
     Raises:
         ValueError: the folder is that of the crops, holds shards of another packing, or is locked by another process;
-            or a crop is no picture, or differs from the digest in its table.
+            or a crop is not a picture, or differs from the digest in its table.
         OSError: a crop cannot be read or a shard cannot be written; finished shards stay.
     """
     target = Path(target)
     if target.resolve() == faces.root.resolve():
         raise ValueError(f"{target} is the folder of the crops; give another one for the shards.")
-    lock = locked_folder(target, "tfdfd pack")
-    try:
+    with locked(target, "tfdfd pack"):
         yield from _write_shards(faces, planned, target)
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _write_shards(faces: Faces, planned: list[PlannedShard], target: Path) -> Iterator[tuple[Shard, bool]]:
@@ -188,7 +184,7 @@ def read_index(folder: str | os.PathLike) -> tuple[list[Shard], bool]:
         shards = [Shard(**entry | {"path": str(file.with_name(entry["path"]))}) for entry in index["shards"]]
         return shards, index["complete"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is no index of shards as `tfdfd pack` writes it: {error}") from error
+        raise ValueError(f"{file} is not an index of shards as `tfdfd pack` writes it: {error}") from error
 
 
 def open_shards(folder: str | os.PathLike, split: str | None = None) -> list[Shard]:

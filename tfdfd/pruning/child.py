@@ -73,9 +73,8 @@ def describe(model: keras.Model) -> dict:
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; expected a network of "
             "tfdfd.models, of one image and one score."
         )
-    layers: dict[str, Any]
-    calls: list[dict[str, Any]]
-    layers, calls = {}, []
+    layers: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
     made = {key_of(model.inputs[0]): -1}
     _walk(model, "", made, layers, calls)
     outputs = {FEATURES: made[key_of(model.get_layer(FEATURES).output)], HEAD: made[key_of(model.outputs[0])]}

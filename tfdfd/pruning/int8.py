@@ -27,6 +27,7 @@ from tfdfd.pruning import sizes
 from tfdfd.pruning.child import describe
 from tfdfd.pruning.prune import score_rows
 from tfdfd.publishing.saved_model import write_saved_model
+from tfdfd.text import optional_import
 from tfdfd.training.crop_set import TRAIN, VAL, CropSet
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import finished_run
@@ -69,9 +70,8 @@ def quantize_int8(
     # The interpreter gets the bytes that are written, so exactly these are proved.
     interpreter = runtime.Interpreter(model_content=data)
     run = interpreter.get_signature_runner("serving_default")
-    expected: Any
-    found: Any
-    expected, found = [], []
+    expected: Any = []
+    found: Any = []
     for batch in batches:
         expected.append(keras.ops.convert_to_numpy(model(batch, training=False)))
         found.append(run(image=batch)["fake_probability"])
@@ -104,10 +104,9 @@ def _converted(model: Any, representative: np.ndarray) -> bytes:
 
 
 def _runtime() -> Any:
-    try:
-        return importlib.import_module("ai_edge_litert.interpreter")
-    except ImportError as error:
-        raise ValueError("a network in 8 bits needs ai-edge-litert: run pip install 'tfdfd[prune]'.") from error
+    with optional_import("a network in 8 bits needs ai-edge-litert", "prune"):
+        module = importlib.import_module("ai_edge_litert.interpreter")
+    return module
 
 
 FILE = "int8.tflite"

@@ -187,11 +187,6 @@ EPOCHS, LEARNING_RATE = 10, 1e-3
 def recipe_for(source: str | os.PathLike, record: WeightRecord, assignments: Sequence[str] = ()) -> Recipe:
     """The recipe that fine-tunes a network, with the data settings of its own run if it comes from one.
 
-    Args:
-        source: handle, weights file or run folder.
-        record: record of the source.
-        assignments: `KEY=VALUE`, of `SETTINGS`.
-
     Raises:
         ValueError: a network of clips or with an SVM, an unfinished run, or a setting that pruning does not use.
     """

@@ -53,7 +53,7 @@ def resize_levels(images: Any, size: tuple[int, int]) -> Any:
     width, 3)`.
 
     Bilinear; by area where both sides shrink to a half or less. The bytes are OpenCV's, except that by area, where a
-    side is no multiple of the result's, one in a thousand may be a level apart.
+    side is not a multiple of the result's, one in a thousand may be a level apart.
     """
     sides = _sides(images, size)
     if _are_known(sides):

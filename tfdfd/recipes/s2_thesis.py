@@ -21,7 +21,7 @@ from typing import Any
 
 from tfdfd.training.recipe import Recipe
 
-_TRANSFER_NETWORKS = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
+TRANSFER_NETWORKS = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 # The last of ten blocks; "thesis" ends with the ninth.
 _FROZEN = {"efficientnet_b5": "block3b_add"}
 _COMMON: dict[str, Any] = {
@@ -57,7 +57,7 @@ RECIPES = [
             schedule="plateau-training",
             **_COMMON,
         )
-        for network in _TRANSFER_NETWORKS
+        for network in TRANSFER_NETWORKS
         for optimizer in ("radam", "sgdm")
     ),
     Recipe(

@@ -10,7 +10,7 @@ from typing import Any
 from tfdfd.training.recipe import Recipe
 
 # AUC without and with SRM, Table 2.
-_AUC = {"mobilenet_v2": (0.51, 0.51), "vgg16": (0.54, 0.53), "resnet50v2": (0.53, 0.55)}
+AUC = {"mobilenet_v2": (0.51, 0.51), "vgg16": (0.54, 0.53), "resnet50v2": (0.53, 0.55)}
 _COMMON: dict[str, Any] = {
     "size": 128,
     "weights": "imagenet",
@@ -29,7 +29,7 @@ RECIPES = [
         network=f"{'srm_' * srm}{network}",
         **_COMMON,
     )
-    for network, auc in _AUC.items()
+    for network, auc in AUC.items()
     for srm in (False, True)
 ] + [
     # What the document's reference had and it had not: ten frames of a video ('tfdfd extract --frames 10') and flips.

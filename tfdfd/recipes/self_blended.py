@@ -8,10 +8,11 @@ ours, for few faces and few cores; each real crop and its fake are in one batch.
 from typing import Any
 
 from tfdfd.models import MODELS
+from tfdfd.recipes.s2_thesis import TRANSFER_NETWORKS
+from tfdfd.recipes.s4_noise import AUC
 from tfdfd.training.recipe import BLENDED, Recipe
 
-_TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
-_NOISE = ("mobilenet_v2", "vgg16", "resnet50v2")
+_NOISE = tuple(AUC)
 _ENSEMBLE = "reseption_ensemble"
 _CLIP = "clip_vit_b16"
 # Networks without a training of their own: their members are trained one by one.
@@ -20,7 +21,7 @@ MEMBERS_ONLY = ("best_ensemble",)
 
 def _arguments(network: str) -> dict[str, Any]:
     """Returns the builder's arguments. ImageNet features do not detect blending, so all layers are trained."""
-    trained = (*_TRANSFER, *_NOISE, *(f"srm_{name}" for name in _NOISE), "mobilenet_v1")
+    trained = (*TRANSFER_NETWORKS, *_NOISE, *(f"srm_{name}" for name in _NOISE), "mobilenet_v1")
     return ({"freeze": "none"} if network in trained else {}) | ({"alpha": 0.5} if network == "mobilenet_v1" else {})
 
 

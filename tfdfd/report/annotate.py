@@ -47,7 +47,7 @@ def write_annotated(path: str | os.PathLike, item: Input, detection: Detection, 
         The number of frames.
 
     Raises:
-        ValueError: the input is no scored video, or cannot be decoded again.
+        ValueError: the input is not a scored video, or cannot be decoded again.
         OSError: the file cannot be written.
     """
     if detection.kind != "video" or detection.status != "ok" or not detection.frame_size:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from tfdfd.detect.evidence import number_text, range_text
 from tfdfd.detect.record import record_text
-from tfdfd.detect.result_folder import csv_text
+from tfdfd.detect.result_folder import results_csv
 from tfdfd.detect.results import VERDICTS, Detection, FaceTrack, printable_path
 from tfdfd.faces.crop import MEASURES
 from tfdfd.files import write_atomically
@@ -199,7 +199,7 @@ def render_report(
             repeat=f"tfdfd verify {name}.json INPUT" if record else None,
             model_facts=_model_facts(model, lines),
             card=_card(card),
-            saved={"name": name, "csv": csv_text(results), **_json(record, results)},
+            saved={"name": name, "csv": results_csv(results), **_json(record, results)},
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )

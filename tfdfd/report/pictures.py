@@ -37,7 +37,7 @@ class Sizes:
         frames, frame_side: number of whole frames, and their longest side in pixels.
         toward_fake, toward_real, crop_side: number of crops of a face with the highest and the lowest scores, and the
             side of a crop.
-        cells, cell_side: the same of the frames in the strip.
+        cells, cell_side: number of frames in the strip, and their longest side.
         explained: whether heat maps are computed.
     """
 
@@ -73,7 +73,7 @@ def encode(detection: Detection, sizes: Sizes) -> dict[str, Any]:
         title; `frame_size`, to which boxes refer.
 
     Raises:
-        ValueError: a crop is no RGB uint8 picture.
+        ValueError: a crop is not an RGB uint8 picture.
     """
     shown = shown_tracks(detection)
     views = detection.views

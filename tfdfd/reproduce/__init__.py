@@ -10,6 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfdfd.data.index.datasets import CELEBDF_COUNTS, CELEBRITIES, FAKES, STRANGERS
+from tfdfd.evaluation import tables
+from tfdfd.recipes.s2_thesis import TRANSFER_NETWORKS
+from tfdfd.recipes.s4_noise import AUC as S4_AUC
+
 SHARE, LOSS, COUNT, MILLION, GIGA, SECONDS, PERCENT = "share", "loss", "count", "M", "G", "s", "percent"
 CURVES, ROC, CONFUSION, GRADIENT_FLOW, KERNELS, REMOVED_BLOCKS = (
     "curves", "roc", "confusion", "gradient_flow", "kernels", "removed_blocks",
@@ -190,8 +195,8 @@ _S0 = Document(
 _MESO4, _INCEPTION, _COMPUTED, _SVM = (
     "s1-meso4", "s1-meso-inception4", "s1-meso-inception4-computed-decay", "s1-meso-inception4-svm",
 )  # fmt: skip
-# Accuracy on Deepfakes, FaceForensics++, Celeb-DF and the combined set.
-S1_ACCURACIES = {"abstract": (0.96, 0.93, 0.96, 0.667), "section 5": (0.67, 0.62, 0.70, 0.6633)}
+# Accuracy on the sets of `tables.S1_ACCURACIES`, by place.
+S1_ACCURACIES = dict(zip(("abstract", "section 5"), zip(*tables.S1_ACCURACIES.values(), strict=True), strict=True))
 # Precision, recall, F1 and support: class 0, class 1 of MesoNet's test set, where 1 is real.
 S1_CLASSES = {
     "table 4": ((0.89, 0.85, 0.87, 2845), (0.90, 0.93, 0.92, 4259)),
@@ -258,14 +263,13 @@ _S1 = Document(
 CATEGORIES = (
     "DeepFakeDetection", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "original_sequences", "Overall",
 )  # fmt: skip
-_TRANSFER = ("xception", "inception_v3", "efficientnet_b5", "resnet152", "resnext101_32x8d")
 
 
 def _s2_run(network: str, optimizer: str | None = None) -> str:
     return f"s2-{network.replace('_', '-')}{f'-{optimizer}' if optimizer else ''}"
 
 
-# By category, RAdam then SGDM of each network of `_TRANSFER`.
+# By category, RAdam then SGDM of each network of `TRANSFER_NETWORKS`.
 _TABLE_53 = (
     (0.07747, 0.07964, 0.08581, 0.11864, 0.12919, 0.12060, 0.07280, 0.09557, 0.07551, 0.06792),
     (0.23878, 0.24799, 0.17022, 0.14986, 0.22424, 0.20906, 0.16950, 0.20432, 0.08597, 0.11129),
@@ -347,7 +351,7 @@ def _s2_entries() -> Iterator[Entry]:
         ("table 5.3", _TABLE_53, LOSS, "loss"),
         ("table 5.4", _TABLE_54, SHARE, "accuracy"),
     ):
-        names = [_s2_run(network, optimizer) for network in _TRANSFER for optimizer in ("radam", "sgdm")]
+        names = [_s2_run(network, optimizer) for network in TRANSFER_NETWORKS for optimizer in ("radam", "sgdm")]
         yield from _s2_table(table, rows, names, unit, f"last.{kind}")
     runs = [_s2_run(network) for network in _OWN]
     yield from _s2_table("tables 7.2, 7.5", _KEPT_LOSS, runs, LOSS, "val.loss")
@@ -359,7 +363,7 @@ def _s2_entries() -> Iterator[Entry]:
             "table 7.7", f"{experiment}: balanced accuracy of videos", value / 100,
             measure="video.balanced_accuracy", experiment=experiment,
         )  # fmt: skip
-    for network in _TRANSFER:
+    for network in TRANSFER_NETWORKS:
         yield Entry("figure 5.8", f"{network}: curves", None, experiment=_s2_run(network, "radam"), picture=CURVES)
     figures = (
         ("figures 7.3, 7.4", "reseption_v1"),
@@ -389,7 +393,7 @@ _S2 = Document(
     "7 frames in validation, of 12 in test) at 0.5",
     data=("ffpp",),
     experiments=(
-        *(Experiment(_s2_run(n, o), _s2_run(n, o)) for n in _TRANSFER for o in ("radam", "sgdm")),
+        *(Experiment(_s2_run(n, o), _s2_run(n, o)) for n in TRANSFER_NETWORKS for o in ("radam", "sgdm")),
         *(Experiment(_s2_run(network), _s2_run(network)) for network in _OWN[:2]),
         Experiment(_s2_run(_OWN[2]), _s2_run(_OWN[2]), members=tuple(_s2_run(network) for network in _OWN[:2])),
     ),
@@ -444,12 +448,11 @@ _S3 = Document(
 
 # S4 -------------------------------------------------------------------------------------------------------------------
 
-_S4_NETWORKS = ("mobilenet_v2", "vgg16", "resnet50v2")
-# Table 2: AUC without and with SRM; sections 2.1 to 2.3: last validation accuracy without and with SRM.
-S4_AUC = {"mobilenet_v2": (0.51, 0.51), "vgg16": (0.54, 0.53), "resnet50v2": (0.53, 0.55)}
+_S4_NETWORKS = tuple(S4_AUC)
+# Sections 2.1 to 2.3: last validation accuracy without and with SRM.
 S4_ACCURACY = {"mobilenet_v2": (0.90, 0.87), "vgg16": (0.86, 0.87), "resnet50v2": (0.87, 0.85)}
 # Videos of Celeb-DF v2: real (Celeb-real and YouTube-real) and fake.
-CELEBDF = (590 + 300, 5639)
+CELEBDF = (CELEBDF_COUNTS[CELEBRITIES] + CELEBDF_COUNTS[STRANGERS], CELEBDF_COUNTS[FAKES])
 _OTHERS = {
     "average of several methods": 0.487,
     "Two-Stream": 0.557,

@@ -17,7 +17,7 @@ from typing import Any
 from tfdfd.data import FaceOptions
 from tfdfd.data.crops import TABLE, faces_of, named_set
 from tfdfd.data.face_set import FaceSet
-from tfdfd.data.index import INDEXERS
+from tfdfd.data.index import INDEXERS, datasets
 from tfdfd.data.leaks import find_leaks, fingerprint_files, same_pictures
 from tfdfd.data.splits import BY, balance_classes, groups, split
 from tfdfd.data.tables import (
@@ -113,12 +113,11 @@ def sources_of(data: Sequence[str]) -> list[Source]:
 
 def layout_of(root: Path) -> str:
     """Returns the layout of a data set's folder, a key of `tfdfd.data.index.INDEXERS`."""
-    if any((root / name).is_dir() for name in ("original_sequences", "manipulated_sequences")):
+    if any((root / name).is_dir() for name in datasets.FOLDERS):
         return "ffpp"
-    if (root / "List_of_testing_videos.txt").is_file() or (root / "Celeb-synthesis").is_dir():
+    if (root / datasets.TEST_LIST).is_file() or (root / datasets.FAKES).is_dir():
         return "celebdf"
-    lists = ("metadata.json", "labels.csv", "dataset.json")
-    if any(next(root.glob(f"{depth}{name}"), None) for name in lists for depth in ("", "*/")):
+    if any(next(root.glob(f"{depth}{name}"), None) for name in datasets.LISTS for depth in ("", "*/")):
         return "dfdc"
     return "folder"
 
@@ -204,7 +203,7 @@ def _source(name: str | None, path: str | os.PathLike) -> Source:
     rows = INDEXERS[layout](where).rows
     if not rows:
         raise ValueError(
-            f"{where} holds no labelled videos or images in the layout of {layout}; 'tfdfd index --help' describes the "
+            f"{where} holds no labeled videos or images in the layout of {layout}; 'tfdfd index --help' describes the "
             "layouts. For crops, give their faces.csv."
         )
     return Source(where, name, layout, hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest())

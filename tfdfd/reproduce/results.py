@@ -18,7 +18,7 @@ import numpy as np
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.evaluation.evaluate import training_summary
 from tfdfd.html import data_uri, environment
-from tfdfd.metrics import MetricError, accuracy, auc, balanced_accuracy, log_loss
+from tfdfd.metrics import MetricError, accuracy, auc, balanced_accuracy, class_table, confusion, log_loss
 from tfdfd.metrics.intervals import bootstrap_interval
 from tfdfd.metrics.scores import OK, ScoreRow, aggregate_videos, read_scores
 from tfdfd.reproduce import (
@@ -249,25 +249,9 @@ def _columns(rows: Sequence[ScoreRow], of_videos: bool) -> tuple[np.ndarray, np.
     return np.array([v.label for v in videos]), np.array([v.fake_probability for v in videos]), None
 
 
-def _share(labels: np.ndarray, scores: np.ndarray, of: np.ndarray, verdict: bool) -> float:
-    """Returns the share of `verdict` among the examples of which `of` holds; 0 if there are none."""
-    chosen = np.asarray(of)
-    said = np.asarray(scores) >= THRESHOLD
-    return float((said[chosen] == verdict).mean()) if chosen.any() else 0.0
-
-
-def _recall(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
-    return _share(labels, scores, np.asarray(labels) == label, bool(label))
-
-
-def _precision(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
-    said = (np.asarray(scores) >= THRESHOLD) == bool(label)
-    return float((np.asarray(labels)[said] == label).mean()) if said.any() else 0.0
-
-
-def _f1(labels: np.ndarray, scores: np.ndarray, label: int) -> float:
-    precision, recall = _precision(labels, scores, label), _recall(labels, scores, label)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+def _of_class(labels: np.ndarray, scores: np.ndarray, kind: str, name: str) -> float:
+    """Returns `recall`, `precision` or `f1` of `real` or `fake`; 0 where it is undefined, as in the documents."""
+    return class_table(confusion(labels, scores, THRESHOLD))[kind][name] or 0.0
 
 
 _METRICS: dict[str, Callable] = {
@@ -276,9 +260,9 @@ _METRICS: dict[str, Callable] = {
     "auc": auc,
     "loss": log_loss,
     **{
-        f"{name}.{kind}": partial(metric, label=label)
-        for name, metric in (("recall", _recall), ("precision", _precision), ("f1", _f1))
-        for kind, label in (("real", REAL), ("fake", FAKE))
+        f"{name}.{kind}": partial(_of_class, kind=kind, name=name)
+        for name in ("recall", "precision", "f1")
+        for kind in ("real", "fake")
     },
 }
 

@@ -94,7 +94,7 @@ def check_twin(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 
     Args:
         found: `features` `(n, d)` and `fake_probability` `(n, 1)` of the twin.
-        expected: the same of the network.
+        expected: those of the network.
 
     Returns:
         The largest difference of `fake_probability`, that of `features` relative to the largest feature, and the number

@@ -148,9 +148,9 @@ class BottleneckCache:
 
     def _opened(self) -> tuple[list[np.ndarray], dict[bytes, tuple[int, int]], int]:
         """Removes damaged pieces; returns the others, piece and row by digest of a crop, and the number removed."""
-        pieces: list[np.ndarray]
-        locations: dict[bytes, tuple[int, int]]
-        pieces, locations, removed = [], {}, 0
+        removed = 0
+        pieces: list[np.ndarray] = []
+        locations: dict[bytes, tuple[int, int]] = {}
         for path in sorted(self.path.glob("*.npy")):
             try:
                 is_intact = self._name(_blocks(path)) == path.name

@@ -23,6 +23,8 @@ from tfdfd.weights.loading import HEAD
 from tfdfd.weights.saving import save_weights
 from tfdfd.weights.store import NOT_STATED, inherited_terms
 
+LIMITS = ("Not forensic proof.", "The figures are of the split that epoch and threshold were chosen on.")
+
 
 def finish(
     model: keras.Model,
@@ -158,7 +160,7 @@ def _card(
         "protocol": f"validation split of {data['folder']}: {result['val_videos']} videos, {result['val_crops']} "
         "crops, a video's score the mean of its crops; epoch, calibration and thresholds chosen here",
         "scores": {name: value for name, value in result.items() if name.startswith("val_")},
-        "limits": ["Not forensic proof.", "The figures are of the split that epoch and threshold were chosen on."],
+        "limits": list(LIMITS),
         "warnings": result["warnings"],
         "versions": versions(),
     }

@@ -111,8 +111,8 @@ class CropSet:
 
         With `one_epoch` false, every further iteration returns the next epoch.
         """
-        start: dict[str, Any]
-        recipe, start = self._recipe, {"first_epoch": epoch, "first_batch": first_batch, "one_epoch": one_epoch}
+        recipe = self._recipe
+        start: dict[str, Any] = {"first_epoch": epoch, "first_batch": first_batch, "one_epoch": one_epoch}
         if self._pairs:
             return blended_pipeline(self._pairs[TRAIN], self.size, recipe.batch_size, **start)
         return train_pipeline(
@@ -170,9 +170,8 @@ def limited(rows: Sequence[_Labeled], limit: int | None, seed: int) -> Sequence[
     """Returns at most `limit` items that have a `label`, half of each class if possible, in their order."""
     if limit is None or len(rows) <= limit:
         return rows
-    counts: Counter[int]
-    rank: dict[int, int]
-    counts, rank = Counter(), {}
+    counts: Counter[int] = Counter()
+    rank: dict[int, int] = {}
     for position in np.random.default_rng([seed, 3]).permutation(len(rows)).tolist():
         label = rows[position].label
         rank[position] = counts[label]
@@ -214,10 +213,6 @@ class ClipSet:
     It has the interface of `CropSet` that `fit`, `validate` and `finish` use. Training clips are shuffled each epoch,
     and take crops from another part of the video each time; both are functions of seed and epoch. Validation clips take
     the crops in the middle.
-
-    Args:
-        crops: the crops.
-        recipe: the recipe of the training.
 
     Attributes:
         size: side of the frames, pixels.

@@ -120,7 +120,7 @@ class Distilled(keras.Model):
         return super().compute_metrics(x, y, probability, sample_weight)
 
 
-def last_maps(model: keras.Model) -> keras.KerasTensor:
+def feature_maps(model: keras.Model) -> keras.KerasTensor:
     """Returns the last feature maps of a network, symbolic `(batch, height, width, channels)`.
 
     They are the input of its global pooling, or else the last maps of more than one cell before the layer `features`.
@@ -143,7 +143,7 @@ def last_maps(model: keras.Model) -> keras.KerasTensor:
 
 
 def _with_maps(model: keras.Model) -> keras.Model:
-    return keras.Model(model.inputs, [model.output, last_maps(model)], name=model.name)
+    return keras.Model(model.inputs, [model.output, feature_maps(model)], name=model.name)
 
 
 def _resized(images: Any, size: Sequence[int]) -> Any:

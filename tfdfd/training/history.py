@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from tfdfd.files import write_atomically
+from tfdfd.text import optional_import
 from tfdfd.training.optimizers import GradientRecord
 from tfdfd.training.run_folder import LOG
 
@@ -173,12 +174,8 @@ def csv_text(names: Collection[str], rows: Iterable[Mapping]) -> str:
 
 
 def _write_scalars(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    try:
+    with optional_import("TensorBoard logs need tensorboard", "train"):
         from tensorboard.summary import Writer
-    except ImportError as error:
-        raise ValueError(
-            "TensorBoard logs need tensorboard, which is not installed: run pip install 'tfdfd[train]'."
-        ) from error
     partial = folder.with_name(".tensorboard.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     writer = Writer(str(partial))
@@ -217,12 +214,8 @@ def load_pyplot(otherwise: str = "") -> ModuleType:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    try:
+    with optional_import("plots need matplotlib", "train", otherwise):
         import matplotlib
-    except ImportError as error:
-        raise ValueError(
-            f"plots need matplotlib, which is not installed: run pip install 'tfdfd[train]'{otherwise}."
-        ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -121,10 +121,6 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     so that the wrapper sees unscaled gradients, and only those that are applied. A subclass implements
     `transform_gradients`, keeps its state in Keras variables made in `build`, and returns its arguments in
     `get_config`.
-
-    Args:
-        inner_optimizer: the optimizer that applies the gradients.
-        name: name of the wrapper.
 
     Raises:
         ValueError: the inner optimizer scales the loss.
@@ -577,25 +573,19 @@ def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: i
         raise ValueError(
             f"expected at least one step and one epoch; received steps_per_epoch={steps_per_epoch}, epochs={epochs}."
         )
-    if name == "constant":
-        return Schedule(learning_rate)
-    if name == "divided":
-        return Schedule(DividedEvery(learning_rate))
-    if name == "divided-5-epochs":
-        return Schedule(DividedEvery(learning_rate, every=5 * steps_per_epoch, lowest=0.0))
-    if name == "computed":
-        return Schedule(computed_decay(learning_rate, steps_per_epoch, epochs))
-    if name == "plateau":
-        return Schedule(learning_rate, (Plateau(),))
-    if name == "decay-plateau":
-        return Schedule(learning_rate, (EpochDecay(), Plateau()))
-    if name == "plateau-training":
-        return Schedule(learning_rate, (Plateau(monitor="loss"),))
-    if name == "decay":
-        return Schedule(learning_rate, (EpochDecay(),))
-    if name == "decay-plateau-training":
-        return Schedule(learning_rate, (EpochDecay(), Plateau(monitor="loss")))
-    if name == "cosine":
-        return Schedule(CosineDecay(learning_rate, steps_per_epoch * epochs))
+    makers: dict[str, Callable[[], Schedule]] = {
+        "constant": lambda: Schedule(learning_rate),
+        "divided": lambda: Schedule(DividedEvery(learning_rate)),
+        "divided-5-epochs": lambda: Schedule(DividedEvery(learning_rate, every=5 * steps_per_epoch, lowest=0.0)),
+        "computed": lambda: Schedule(computed_decay(learning_rate, steps_per_epoch, epochs)),
+        "plateau": lambda: Schedule(learning_rate, (Plateau(),)),
+        "plateau-training": lambda: Schedule(learning_rate, (Plateau(monitor="loss"),)),
+        "decay": lambda: Schedule(learning_rate, (EpochDecay(),)),
+        "decay-plateau": lambda: Schedule(learning_rate, (EpochDecay(), Plateau())),
+        "decay-plateau-training": lambda: Schedule(learning_rate, (EpochDecay(), Plateau(monitor="loss"))),
+        "cosine": lambda: Schedule(CosineDecay(learning_rate, steps_per_epoch * epochs)),
+    }
+    if name in makers:
+        return makers[name]()
     hint = did_you_mean(name, SCHEDULES, 1, f"there are {', '.join(SCHEDULES)}.")
     raise ValueError(f"no schedule is known as {name!r}; {hint}")

@@ -27,7 +27,7 @@ from tfdfd.models.svm import with_svm
 from tfdfd.models.temporal import temporal, training_stages
 from tfdfd.training import TrainingError, pipeline_errors
 from tfdfd.training.bottlenecks import train_bottleneck
-from tfdfd.training.calibrate import finish
+from tfdfd.training.calibrate import LIMITS, finish
 from tfdfd.training.crop_set import TRAIN, VAL, ClipSet, CropSet, is_better
 from tfdfd.training.engine import Report, fit
 from tfdfd.training.history import write_history
@@ -246,10 +246,10 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
     for name, counts in clips.counts.items():
         report.note(f"{name}: " + ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items()))
     model = temporal(member.network, recipe.frames, **recipe.arguments)
-    history: list[dict[str, Any]]
-    best: int | None
-    stages: list[_Stage]
-    history, best, stages, first_rate = [], None, [], None
+    first_rate = None
+    history: list[dict[str, Any]] = []
+    best: int | None = None
+    stages: list[_Stage] = []
     for name, rate in training_stages(model):
         first_rate = first_rate or rate
         report.note(f"stage: {name}")
@@ -272,8 +272,7 @@ def _train_temporal(recipe: Recipe, crops: CropSet, run: RunFolder, report: Repo
         "calibration and thresholds chosen here",
         "limits": [
             f"Scores clips of {recipe.frames} equally spaced crops of a face in a video; no score for a photograph.",
-            "Not forensic proof.",
-            "The figures are of the split that epoch and threshold were chosen on.",
+            *LIMITS,
         ],
     }
     members = {member.name: member.facts}
@@ -310,7 +309,7 @@ class _Member:
 
 
 def _members(recipe: Recipe, size: int, networks: Sequence[str]) -> list[_Member]:
-    """Returns the recipe's members as `_Member`s, one of each of `networks` and in that order.
+    """Returns the recipe's members, one of each of `networks` and in that order.
 
     Raises:
         ValueError: members are missing, are other networks, or take images of another size than `size`.

@@ -182,7 +182,7 @@ def load_state(path: str | os.PathLike, variables: list[keras.Variable]) -> dict
             progress = json.loads((file.metadata() or {})[_STATE_KEY])
             arrays = [file.get_tensor(name) for name in sorted(file.keys())]  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise TrainingError(f"{path} is no saved state: {error}; remove it to start over.") from error
+        raise TrainingError(f"{path} is not a saved state: {error}; remove it to start over.") from error
     shapes, expected = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
     if shapes != expected:
         raise TrainingError(
@@ -227,7 +227,7 @@ def read_run(folder: str | os.PathLike) -> dict:
         Recipe.from_settings(run["recipe"])
         return run | {"result": run["result"], "data": run["data"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is no run of 'tfdfd train': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{file} is not a run of 'tfdfd train': {type(error).__name__}: {error}.") from error
 
 
 def finished_run(folder: str | os.PathLike) -> dict:
@@ -258,7 +258,7 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, str]]:
             return rows
         return [row | {"epoch": str(int(row["epoch"]) + 1)} for row in rows]
     except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{log} is no log of a training: {error}.") from error
+        raise ValueError(f"{log} is not a log of a training: {error}.") from error
 
 
 def _starts_at_zero(rows: Sequence[dict[str, Any]]) -> bool:

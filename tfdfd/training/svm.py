@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfdfd.text import optional_import
 from tfdfd.weights.svm_file import SvmArrays
 
 if TYPE_CHECKING:
@@ -43,15 +44,11 @@ def fit_svm(
         ValueError: an argument is invalid, the features do not predict the labels, or scikit-learn is not installed.
     """
     features, labels = _checked(features, labels)
-    try:
+    with optional_import("fitting an SVM needs scikit-learn", "train"):
         from sklearn.calibration import CalibratedClassifierCV
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import SVC
-    except ImportError as error:
-        raise ValueError(
-            "fitting an SVM needs scikit-learn, which is not installed: run pip install 'tfdfd[train]'."
-        ) from error
     scaler = StandardScaler().fit(features)
     split = StratifiedKFold if groups is None else StratifiedGroupKFold
     folds = list(split(FOLDS, shuffle=True, random_state=seed).split(features, labels, groups))

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tfdfd.text import optional_import
+
 if TYPE_CHECKING:
     from tfdfd.tuning.hypermodel import HyperModel, space
 
@@ -25,12 +27,8 @@ TUNERS = ("random", "bayesian", "hyperband", "grid")
 
 def need_keras_tuner() -> None:
     """Raises `ValueError` with the name of the extra if KerasTuner is not installed."""
-    try:
+    with optional_import("a hyperparameter search needs KerasTuner", "tune"):
         import keras_tuner  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "a hyperparameter search needs KerasTuner, which is not installed: run pip install 'tfdfd[tune]'."
-        ) from error
 
 
 def __getattr__(name: str) -> Any:

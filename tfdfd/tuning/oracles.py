@@ -165,7 +165,7 @@ class Accounting(_Oracle):
             return
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{self._file} is no state of a search: {type(error).__name__}: {error}. Restore a "
+                f"{self._file} is not a state of a search: {type(error).__name__}: {error}. Restore a "
                 "copy of it to resume, or give another folder to start over."
             ) from error
         # The queue is a stack.
@@ -292,10 +292,6 @@ class Chief:
     def serve(self, crew: Crew, ended: Callable[[], None]) -> None:
         """Serves until every trial is accounted for.
 
-        Args:
-            crew: workers of this machine.
-            ended: called after trials have ended.
-
         Raises:
             SearchError: workers cannot run trials, or the oracle failed.
         """
@@ -332,8 +328,8 @@ class Crew:
 
     def __init__(self, command: list[str], count: int, folder: Path, note: Callable[[str], None]):
         self._command, self._count, self._folder, self._note = command, count, Path(folder), note
-        self._workers: dict[str, subprocess.Popen]
-        self._workers, self._started, self._false_starts = {}, 0, 0
+        self._started, self._false_starts = 0, 0
+        self._workers: dict[str, subprocess.Popen] = {}
 
     @property
     def is_running(self) -> bool:

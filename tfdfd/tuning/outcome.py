@@ -19,6 +19,7 @@ from tfdfd.files import write_atomically
 from tfdfd.metrics import auc
 from tfdfd.metrics.intervals import LEVEL, bootstrap_interval
 from tfdfd.models import load
+from tfdfd.text import optional_import
 from tfdfd.training.crop_set import VAL, CropSet, score, videos_of
 from tfdfd.training.history import csv_text
 from tfdfd.training.recipe import Recipe
@@ -40,7 +41,7 @@ _NOTE = (
 )
 
 
-def write_table(search: Search, oracle: Accounting) -> list[dict]:
+def write_trials(search: Search, oracle: Accounting) -> list[dict]:
     """Writes `trials.csv` and TensorBoard's log of the trials so far; returns the rows in the order of the trials.
 
     A row has `trial`, `status` (COMPLETED, FAILED or RUNNING), the objective, `best_epoch`, `epochs`, `seconds`, the
@@ -61,11 +62,6 @@ def write_table(search: Search, oracle: Accounting) -> list[dict]:
 
 def write_best(search: Search, oracle: Accounting, command: str) -> dict | None:
     """Writes `best.json` for `tfdfd train --config`: the best trial's settings, and how they were found.
-
-    Args:
-        search: the search.
-        oracle: its oracle, at the end.
-        command: the user's command.
 
     Returns:
         The content of the file; None if no trial succeeded.
@@ -118,16 +114,12 @@ def settings_of(search: Search, recipe: Recipe, values: list[str]) -> dict:
 
 def _log_trial(folder: Path, trial_id: str, values: dict[str, Any], scores: dict[str, float], is_failed: bool) -> None:
     """Writes an ended trial to TensorBoard's HParams log, replacing an earlier log of it."""
-    try:
+    with optional_import("TensorBoard logs need tensorboard", "tune"):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api, api_pb2, summary
         from tensorboard.summary import Writer
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError as error:
-        raise ValueError(
-            "TensorBoard logs need tensorboard, which is not installed: run pip install 'tfdfd[tune]'."
-        ) from error
     partial = folder / f".{trial_id}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     status = api_pb2.STATUS_FAILURE if is_failed else api_pb2.STATUS_SUCCESS
@@ -165,13 +157,7 @@ def _row(search: Search, trial: Trial, is_ended: bool) -> dict[str, Any]:
 
 
 def score_of(search: Search, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Returns `objective`, `value`, `interval`, `level`, `val_crops` and `val_videos` of a finished training.
-
-    Args:
-        search: the search.
-        recipe: recipe of the training.
-        folder: its run folder.
-    """
+    """Returns `objective`, `value`, `interval`, `level`, `val_crops` and `val_videos` of a finished training."""
     result = finished_run(folder)["result"]
     entry = {
         "objective": search.objective,

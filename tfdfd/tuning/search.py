@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tfdfd.data.tables import FaceRow
-from tfdfd.files import WorkDir, locked_folder, read_description, refuse_other, write_atomically
+from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -266,7 +266,7 @@ def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
             return description
         return description | {"models": model_digests(Recipe.from_settings(description["recipe"]))}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{_FILE} is no search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{_FILE} is not a search of '{_COMMAND}': {type(error).__name__}: {error}.") from error
 
 
 def _runner(search: Search, reports: Any, train: Any) -> Callable[[str, dict[str, Any]], Any]:
@@ -282,10 +282,10 @@ class _Announcer:
         self._search, self._oracle, self._note, self._announced = search, oracle, note, set(oracle.end_order)
 
     def __call__(self) -> None:
-        from tfdfd.tuning.outcome import write_table
+        from tfdfd.tuning.outcome import write_trials
 
         objective = self._search.objective
-        for row in write_table(self._search, self._oracle):
+        for row in write_trials(self._search, self._oracle):
             if row["status"] != "RUNNING" and row["trial"] not in self._announced:
                 self._announced.add(row["trial"])
                 result = f"failed: {row['message']}" if "message" in row else f"{objective} {row[objective]:.4f}"
@@ -293,9 +293,9 @@ class _Announcer:
 
 
 def _results(search: Search, oracle: Accounting, command: str) -> Outcome:
-    from tfdfd.tuning.outcome import write_best, write_table
+    from tfdfd.tuning.outcome import write_best, write_trials
 
-    return write_table(search, oracle), write_best(search, oracle, command)
+    return write_trials(search, oracle), write_best(search, oracle, command)
 
 
 def run_trials(
@@ -349,8 +349,8 @@ def read_record(search: Search, trial_id: str) -> dict:
         return {"begun": 0, "epochs": 0, "failed": None}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{file} is no record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same command "
-            "to resume; the trained epochs are in the run folder of the trial."
+            f"{file} is not a record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same "
+            "command to resume; the trained epochs are in the run folder of the trial."
         ) from error
 
 
@@ -358,13 +358,6 @@ def run_trial(
     search: Search, trial_id: str, assignments: list[str], reports: Reports, train: Callable = train
 ) -> dict[str, float] | None:
     """Runs a trial, or resumes it from its run folder.
-
-    Args:
-        search: the search.
-        trial_id: name of the trial.
-        assignments: its values, as `KEY=VALUE`.
-        reports: makes the report of the training.
-        train: as `tfdfd.training.procedures.train`.
 
     Returns:
         The objective's value by name; None for a failed trial, whose record contains the error.
@@ -413,13 +406,10 @@ def _wait_for_lock(folder: Path) -> None:
     """Waits for a former worker that may still run the trial on another machine; its result counts."""
     while True:
         try:
-            lock = locked_folder(folder, _COMMAND)
+            with locked(folder, _COMMAND):
+                return
         except ValueError:
             time.sleep(2)
-            continue
-        if lock is not None:
-            os.close(lock)
-        return
 
 
 def _record_file(search: Search, trial_id: str) -> Path:

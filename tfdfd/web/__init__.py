@@ -22,7 +22,7 @@ from tfdfd.detect.evidence import SUPPORT
 from tfdfd.extract.extraction import MAX_CROPS
 from tfdfd.faces import MARGIN, detectors
 from tfdfd.faces.crop import MEASURES, MIN_AFFINITY
-from tfdfd.files import new_folder, read_regular, sha256, temporary_folder, user_cache, write_atomically
+from tfdfd.files import cache_folder, new_folder, read_regular, sha256, temporary_folder, write_atomically
 from tfdfd.html import environment
 from tfdfd.hub.sources import blocks_of
 from tfdfd.media import FRAMES, Limits
@@ -170,7 +170,7 @@ def _archive(package: Package, given: str | os.PathLike | None) -> bytes:
                 f"'npm pack {package.name}@{package.version}', or omit --runtime to download it."
             ) from error
         return _checked(package, data, str(path))
-    cached = user_cache() / "npm" / package.archive
+    cached = cache_folder() / "npm" / package.archive
     try:
         return _checked(package, read_regular(cached, package.bytes), str(cached))
     except (OSError, ValueError):

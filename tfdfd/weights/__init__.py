@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfdfd.files import read_regular, user_cache, write_atomically
+from tfdfd import files
+from tfdfd.files import read_regular, write_atomically
 from tfdfd.text import near_matches
 
 DEFAULT_MODEL = "tfdfd/efficientnet_lite0"
@@ -81,7 +82,7 @@ class WeightRecord:
         likelihood_ratios: one `{domain, kinds, n_real, n_fake, slope, offset, log10_bounds}` per validation domain,
             which holds for these kinds of inputs; the rest is of `tfdfd.metrics.calibration.fit_likelihood_ratio`.
         tested_range: `{measures}`: `[low, high]` of each of `tfdfd.faces.crop.MEASURES` in validation, where None
-            is no limit; None if it is not known.
+            means no limit; None if it is not known.
         layout: `safetensors` or `keras` (`.weights.h5`), of our own graph, or `mesonet` (the authors' Keras 2 file).
         input_shape: `(height, width, 3)` if the network was trained at another size than its own, else None.
         arguments: arguments of the network's builder that differ from its defaults.
@@ -356,9 +357,7 @@ def local_file(name: str) -> Path | None:
 
 def cache_folder() -> Path:
     """Returns `$TFDFD_CACHE`, or `tfdfd/weights` in the user's cache folder."""
-    if "TFDFD_CACHE" in os.environ:
-        return Path(os.environ["TFDFD_CACHE"])
-    return user_cache() / "weights"
+    return files.cache_folder("weights")
 
 
 def base_of(record: WeightRecord) -> dict:

@@ -145,10 +145,6 @@ class Graph(NamedTuple):
 def read_graph(data: bytes, where: str) -> Graph:
     """Returns initializers and integer matrix products of an ONNX file.
 
-    Args:
-        data: the file.
-        where: origin of the data, for errors.
-
     Raises:
         ValueError: the data are truncated, or not ONNX.
     """
@@ -157,9 +153,9 @@ def read_graph(data: bytes, where: str) -> Graph:
     try:
         graphs = _onnx_model().FromString(data).graph
     except DecodeError as error:
-        raise ValueError(f"{where} is no ONNX file that can be read: {error}.") from error
+        raise ValueError(f"{where} is not an ONNX file that can be read: {error}.") from error
     if len(graphs) != 1:
-        raise ValueError(f"{where} is no ONNX file that can be read: it has {len(graphs)} graphs; expected 1.")
+        raise ValueError(f"{where} is not an ONNX file that can be read: it has {len(graphs)} graphs; expected 1.")
     inputs = {node.name: list(node.input) for node in graphs[0].node if node.op_type == "MatMulInteger"}
     return Graph({tensor.name: tensor for tensor in graphs[0].initializer}, inputs)
 

@@ -215,7 +215,7 @@ def with_mask_head(model: keras.Model) -> tuple[keras.Model, int]:
     The head stands on a transformer's tokens, or on the last feature map of stride 16 or else the next larger stride.
 
     Raises:
-        ValueError: the network has no such map, or its pictures are no multiple of 16 pixels.
+        ValueError: the network has no such map, or its pictures are not a multiple of 16 pixels.
     """
     size = model.input_shape[1]
     if size is None or size % 16 or model.input_shape[2] != size:
@@ -256,11 +256,6 @@ def save_mask_head(arrays: dict[str, np.ndarray], weights: str | os.PathLike) ->
 def load_mask_head(model: keras.Model, weights: str | os.PathLike, name: str) -> keras.Model:
     """A network from images to the map of its mask head, `(batch, side, side, 1)` in [0, 1].
 
-    Args:
-        model: with the weights loaded.
-        weights: their file.
-        name: name of the model, for errors.
-
     Raises:
         ValueError: there is no mask head, or it belongs to other weights or another network.
     """
@@ -277,7 +272,7 @@ def load_mask_head(model: keras.Model, weights: str | os.PathLike, name: str) ->
     try:
         with safe_open(file, "numpy") as stored:
             digest = (stored.metadata() or {}).get(_WEIGHTS)
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 – is no mapping
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 – is not a mapping
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file: {error}.") from error
     if digest != sha256(weights):

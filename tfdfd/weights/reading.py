@@ -46,7 +46,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         stored = deserialize(read_regular(path, MAX_FILE_BYTES))
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no safetensors file ({error})") from error
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
     arrays = {}
     for name, about in stored:
         if about["dtype"] not in _TYPES:
@@ -73,7 +73,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no safetensors file ({error})") from error
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Opens a file that holds only groups and plain arrays of its own, without links.
 
     Raises:
-        ValueError: it is no HDF5 file, or holds something else; nothing was read then.
+        ValueError: it is not an HDF5 file, or holds something else; nothing was read then.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -151,7 +151,7 @@ def _check_storage(array: h5py.Dataset) -> None:
     kind = array.dtype
     is_bfloat16 = kind.kind == "V" and kind.itemsize == 2
     if array.shape is None or kind.subdtype or kind.fields or not (kind.kind in "fiub" or is_bfloat16):
-        raise _Refused(f"{array.name} has the type {kind}, which is no number")
+        raise _Refused(f"{array.name} has the type {kind}, which is not a number")
     if array.chunks and math.prod(array.chunks) > max(2 * array.size, _SMALL):
         raise _Refused(f"{array.name} of {array.size:,} numbers is stored in parts of {math.prod(array.chunks):,}")
 

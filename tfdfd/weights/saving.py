@@ -115,10 +115,6 @@ def compact(arrays: dict[str, np.ndarray], form: str) -> dict[str, np.ndarray]:
 def expand(stored: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Restores the arrays that `compact` stored, with float32 kernels.
 
-    Args:
-        stored: arrays by name.
-        where: origin of the arrays, for errors.
-
     Raises:
         ValueError: an int8 kernel has no scale, a scale has no kernel or another shape, or numbers are not finite.
     """

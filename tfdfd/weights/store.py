@@ -158,7 +158,7 @@ def _identify(path: Path) -> WeightRecord:
             return record
     if not path.name.endswith(DATA_SUFFIXES):
         raise ValueError(
-            f"{path} is no weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
+            f"{path} is not a weights file: expected {' or '.join(DATA_SUFFIXES)} (data only; models with code, "
             "pickles and .keras archives are not loaded)."
         )
     suffix = next(suffix for suffix in (".weights.h5", *DATA_SUFFIXES) if path.name.endswith(suffix))
@@ -168,12 +168,12 @@ def _identify(path: Path) -> WeightRecord:
             f"nothing is known of {path} (sha256 {own}): expected its model card at {card_path}, with model, polarity "
             "and threshold."
         )
-    record = WeightRecord.from_card(read_card(card_path))
+    record = WeightRecord.from_card(read_card_file(card_path))
     check_digest(path, record.sha256, f"the model card {card_path}")
     return record
 
 
-def read_card(path: Path) -> dict:
+def read_card_file(path: Path) -> dict:
     """A model card as it stands in its JSON file.
 
     Raises:
@@ -184,7 +184,7 @@ def read_card(path: Path) -> dict:
     except OSError as error:
         raise ValueError(f"the model card {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the model card {path} is no JSON: {error}") from error
+        raise ValueError(f"the model card {path} is not JSON: {error}") from error
     if not isinstance(card, dict) or not isinstance(card.get("weights", {}), dict):
         raise ValueError(f"the model card {path} must be an object, and its `weights`, too.")
     return card
@@ -243,12 +243,7 @@ _FOREIGN = {"imagenet": ("ImageNet features", NOT_STATED), "clip": ("the image t
 
 
 def inherit(role: str, record: WeightRecord) -> list[dict]:
-    """Returns the entries of `built_on` for weights: their own terms, then those they inherit.
-
-    Args:
-        role: one of `BEGUN_WITH`, `TAUGHT_BY` and `MEMBER`.
-        record: record of the weights.
-    """
+    """Returns the entries of `built_on` for weights: their own terms, then those they inherit."""
     card = record.card
     terms = {key: card[key] for key in _TERMS if card.get(key)}
     terms |= {"training_data": card.get("own_training_data", record.training_data)}

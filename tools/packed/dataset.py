@@ -18,8 +18,8 @@ from tools.packed.settings import Settings
 SIDE = 256
 # Shares of the blended pairs by data set, if all are present. Other sets have 0.1 each.
 SOURCE_SHARES = {"utk": 0.3, "ffpp": 0.32, "talking_heads": 0.14, "ffhq": 0.1, "voxceleb2": 0.08, "grid": 0.06}
-_ROW_COLUMNS = ("dataset", "video", "method", "source_id", "split", "label")
-_COLUMNS = {"numbers", "count", "crops", "lengths", "points", "sizes", "donors", *_ROW_COLUMNS}
+ROW_COLUMNS = ("dataset", "video", "method", "source_id", "split", "label")
+_COLUMNS = {"numbers", "count", "crops", "lengths", "points", "sizes", "donors", *ROW_COLUMNS}
 
 
 class Pack:
@@ -52,7 +52,7 @@ class Pack:
         order = np.argsort(numbers)
         columns = {
             name: np.concatenate([part[name] for part in parts])[order]
-            for name in (*_ROW_COLUMNS, "points", "sizes", "donors")
+            for name in (*ROW_COLUMNS, "points", "sizes", "donors")
         }
         self.dataset, self.video, self.method = columns["dataset"], columns["video"], columns["method"]
         self.source_id, self.split = columns["source_id"], columns["split"]

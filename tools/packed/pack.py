@@ -24,7 +24,7 @@ from tfdfd.data.crops import check_picture, crop_path, read_bytes
 from tfdfd.faces.mesh import FaceMesh
 from tfdfd.files import write_atomically
 from tfdfd.text import text_of_cell
-from tools.packed.dataset import SIDE
+from tools.packed.dataset import ROW_COLUMNS, SIDE
 from tools.packed.mesh_points import POINTS
 
 # Donors per genuine crop.
@@ -174,10 +174,7 @@ def _write(path, rows, crops, points, sizes, donors, most):
         parts[-1].append(number)
         size += len(crop)
     for part, numbers in enumerate(parts, 1):
-        columns = {
-            name: np.array([rows[number][name] for number in numbers])
-            for name in ("dataset", "video", "method", "source_id", "split", "label")
-        }
+        columns = {name: np.array([rows[number][name] for number in numbers]) for name in ROW_COLUMNS}
         buffer = io.BytesIO()
         np.savez(
             buffer,

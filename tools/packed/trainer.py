@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from tfdfd import metrics
 from tfdfd.files import write_atomically
 from tfdfd.models import build
 from tfdfd.weights.loading import with_mask_head
@@ -392,12 +393,11 @@ def load_teacher(run: str | os.PathLike, pack: Pack, on_device=None) -> Trainer:
 
 
 def auc(labels, scores) -> float:
-    """Area under the ROC curve, ties counted half; NaN where a class is missing."""
-    labels, scores = np.ravel(labels), np.ravel(scores).astype(np.float64)
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    fakes, reals = (labels == 1).sum(), (labels == 0).sum()
-    return float((ranks[labels == 1].sum() - fakes * (fakes + 1) / 2) / (fakes * reals)) if fakes * reals else np.nan
+    """`tfdfd.metrics.auc`; NaN where a class is missing."""
+    try:
+        return metrics.auc(np.ravel(labels), np.ravel(scores))
+    except metrics.MetricError:
+        return np.nan
 
 
 def by_video(videos, labels, scores):

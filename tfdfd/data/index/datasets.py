@@ -198,8 +198,8 @@ def index_celebdf(root: str | os.PathLike) -> IndexResult:
         raise wrong_layout(root, CELEBDF_COUNTS, "Celeb-DF v2", "Give the folder in which they lie.")
     listed = read_test_list(os.path.join(root, TEST_LIST)) if is_inside(root, TEST_LIST) else None
     there = {_key(file.path): file.path for file in tree.media if file.bytes and _columns(file.path, {})}
-    left_out: dict[str, list[str]]
-    rows, left_out = [], {NOT_IN_CELEBDF: []}
+    rows = []
+    left_out: dict[str, list[str]] = {NOT_IN_CELEBDF: []}
     for file in tree.media:
         columns = _columns(file.path, there)
         if columns is None:
@@ -339,13 +339,12 @@ def index_dfdc(root: str | os.PathLike) -> IndexResult:
     if not lists:
         hint = f"A part is a folder with videos and its {METADATA} or labels.csv; the preview has {PREVIEW}."
         raise wrong_layout(root, [f"dfdc_train_part_0/{METADATA}", "dfdc_train_part_0"], "DFDC", hint)
-    media: dict[str, dict[str, Any]]
-    left_out: dict[str, list[str]]
-    media, left_out = defaultdict(dict), {NO_LIST: [], NOT_LISTED: [], BROKEN_ENTRY: [], CONTRADICTED: []}
+    media: dict[str, dict[str, Any]] = defaultdict(dict)
+    left_out: dict[str, list[str]] = {NO_LIST: [], NOT_LISTED: [], BROKEN_ENTRY: [], CONTRADICTED: []}
     for file in tree.media:
         media[str(PurePosixPath(file.path).parent)][_name(file.path)] = file
-    entries: dict[tuple[str, str], _Entry]
-    entries, readable = {}, []
+    readable = []
+    entries: dict[tuple[str, str], _Entry] = {}
     for path in lists:
         try:
             listed = _read_list(root, path)

@@ -107,7 +107,7 @@ def index_folder(
         labels: class of folders by name, or by path from `root`, such as `{"ai": 1}`.
 
     Raises:
-        ValueError: no path has a class, a name in `labels` is no folder of files or contradicts another folder, an
+        ValueError: no path has a class, a name in `labels` is not a folder of files or contradicts another folder, an
             invalid `label`, or `source_pattern` is invalid, has no group or does not match a path.
     """
     if label not in (None, REAL, FAKE):
@@ -117,8 +117,8 @@ def index_folder(
     tree = walk(root)
     if labels:
         _refuse_unused(labels, tree.media)
-    left_out: dict[str, list[str]]
-    infos, left_out = [], {BOTH: [], NEITHER: []}
+    infos = []
+    left_out: dict[str, list[str]] = {BOTH: [], NEITHER: []}
     for file in tree.media:
         info = _read_path(file, label, labels)
         if len(info.labels) == 1:
@@ -324,9 +324,8 @@ def _only_series(infos: Iterable[_PathInfo]) -> frozenset[str]:
     A class with several such prefixes has videos of these names; a prefix with a number in it, or of DFDC's form, is
     the name of a video.
     """
-    by_class: dict[frozenset[int], Counter]
-    sizes: Counter
-    by_class, sizes = defaultdict(Counter), Counter()
+    by_class: dict[frozenset[int], Counter] = defaultdict(Counter)
+    sizes: Counter = Counter()
     for info in infos:
         if info.file.kind == "image":
             sizes.update(info.labels)
