@@ -264,6 +264,26 @@ def test_scoring_that_hangs_is_ended_with_its_file_and_started_again(app):
     app.ask("DELETE", "files")
 
 
+def test_verbose_tells_of_each_file_by_its_own_name(tmp_path):
+    with App(tmp_path, "-vv", "--frames", 2) as app:
+        for body, name in (((SAMPLES / "blended.mp4").read_bytes(), "talk\n1.mp4"), (b"no picture", "notes.txt")):
+            app.finished(app.upload(body, name)[1]["number"])
+        app.ask("DELETE", "files")
+        app.process.send_signal(signal.SIGTERM)
+        _, stderr = app.process.communicate(timeout=20)
+    lines = stderr.splitlines()
+    assert all(line.startswith("tfdfd.") for line in lines[1:]), stderr
+    for wanted in (
+        r"detect.detector: talk\\n1\.mp4: P\(fake\) 0\.\d+ is fake: ",
+        r"detect.detector: talk\\n1\.mp4: face 1, frame \d+ at ",
+        r"app.server: notes\.txt: 10 bytes uploaded; files before it: 0",
+        r"detect.detector: notes\.txt: None, not decoded, unsupported",
+        r"app.server: notes\.txt: deleted",
+    ):
+        assert any(re.match(f"tfdfd.{wanted}", line) for line in lines), (wanted, stderr)
+    assert str(tmp_path) not in stderr
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_signal_ends_everything(tmp_path, name):
     with App(tmp_path) as app, app.begin_upload():
