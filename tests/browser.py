@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--disable-site-isolation-trials", "--single-process", "--remote-debugging-port=0"),
 )
 
