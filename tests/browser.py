@@ -85,7 +85,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=240):
         """Waits until an expression is true."""
         deadline = time.monotonic() + seconds
         while not self.run(condition):

@@ -92,7 +92,7 @@ class App:
         """Names of all files in the session's folder."""
         return sorted(path.name for path in self.place.rglob("*") if path.is_file())
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=240):
         """The first state of which `condition` is true."""
         deadline = time.monotonic() + seconds
         while not condition(state := self.state()):
