@@ -119,7 +119,7 @@ def test_first_page_comes_before_the_model_and_needs_the_whole_address(app):
     status, headers, page = app.ask("GET")
     assert status == 200 and b"What the words mean" in page
     assert headers["Cache-Control"] == "no-store" and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert all(app.ask("GET", name)[0] == 200 for name in ("page.js", "page.css"))
+    assert all(app.ask("GET", name)[0] == 200 for name in ("page.js", "words.js", "page.css"))
     token = app.base.strip("/")
     assert len(token) >= 43
     for base in ("/", f"/{token[:-1]}/", f"/{token}x/", "/favicon.ico", "//"):
@@ -349,6 +349,7 @@ def test_a_person_drops_clips_in_a_browser(app, tmp_path):
         )
         assert "notes.txt unknown format" in texts[0] and "blended.mp4 fake" in texts[1] and "not proof" in texts[1]
         assert "genuine.mp4 real" in texts[2] and "does not prove" in texts[2]
+        assert "support for fake over real. A score like this is" in texts[1] and "Likelihood" not in texts[0]
         said = " ".join(browser.run("heard"))
         # A first frame's score is shown for less than a second on an idle machine, but announced before the verdict.
         assert "genuine.mp4: real, P(fake) 0." in said and re.search(r"P\(fake\) 0\.\d{3}, no verdict yet", said)
