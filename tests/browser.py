@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--disable-site-isolation-trials", "--single-process", "--remote-debugging-port=0"),
 )
 
@@ -85,7 +85,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=240):
         """Waits until an expression is true."""
         deadline = time.monotonic() + seconds
         while not self.run(condition):

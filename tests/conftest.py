@@ -111,15 +111,17 @@ def carried_hub_only(tmp_path, monkeypatch):
 def make_video():
     """A function that writes frames to a video file with PyAV."""
 
-    def write(path, frames, *, codec="libx264", container=None, rate=25):
+    def write(path, frames, *, codec="libx264", container=None, rate=25, pixels="yuv420p", aspect=None):
         import av
 
         with av.open(str(path), "w", format=container) as file:
             stream = file.add_stream(codec, rate=rate)
             stream.height, stream.width = frames[0].shape[:2]
-            stream.pix_fmt = "yuv420p"
-            for pixels in frames:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            stream.pix_fmt = pixels
+            if aspect is not None:
+                stream.codec_context.sample_aspect_ratio = aspect
+            for picture in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 file.mux(stream.encode(frame))
             file.mux(stream.encode())
         return path

@@ -92,7 +92,7 @@ class App:
         """Names of all files in the session's folder."""
         return sorted(path.name for path in self.place.rglob("*") if path.is_file())
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=240):
         """The first state of which `condition` is true."""
         deadline = time.monotonic() + seconds
         while not condition(state := self.state()):
@@ -119,7 +119,7 @@ def test_first_page_comes_before_the_model_and_needs_the_whole_address(app):
     status, headers, page = app.ask("GET")
     assert status == 200 and b"What the words mean" in page
     assert headers["Cache-Control"] == "no-store" and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert all(app.ask("GET", name)[0] == 200 for name in ("page.js", "page.css"))
+    assert all(app.ask("GET", name)[0] == 200 for name in ("page.js", "words.js", "page.css"))
     token = app.base.strip("/")
     assert len(token) >= 43
     for base in ("/", f"/{token[:-1]}/", f"/{token}x/", "/favicon.ico", "//"):
@@ -264,6 +264,26 @@ def test_scoring_that_hangs_is_ended_with_its_file_and_started_again(app):
     app.ask("DELETE", "files")
 
 
+def test_verbose_tells_of_each_file_by_its_own_name(tmp_path):
+    with App(tmp_path, "-vv", "--frames", 2) as app:
+        for body, name in (((SAMPLES / "blended.mp4").read_bytes(), "talk\n1.mp4"), (b"no picture", "notes.txt")):
+            app.finished(app.upload(body, name)[1]["number"])
+        app.ask("DELETE", "files")
+        app.process.send_signal(signal.SIGTERM)
+        _, stderr = app.process.communicate(timeout=20)
+    lines = stderr.splitlines()
+    assert all(line.startswith("tfdfd.") for line in lines[1:]), stderr
+    for wanted in (
+        r"detect.detector: talk\\n1\.mp4: P\(fake\) 0\.\d+ is fake: ",
+        r"detect.detector: talk\\n1\.mp4: face 1, frame \d+ at ",
+        r"app.server: notes\.txt: 10 bytes uploaded; files before it: 0",
+        r"detect.detector: notes\.txt: None, not decoded, unsupported",
+        r"app.server: notes\.txt: deleted",
+    ):
+        assert any(re.match(f"tfdfd.{wanted}", line) for line in lines), (wanted, stderr)
+    assert str(tmp_path) not in stderr
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_signal_ends_everything(tmp_path, name):
     with App(tmp_path) as app, app.begin_upload():
@@ -329,6 +349,7 @@ def test_a_person_drops_clips_in_a_browser(app, tmp_path):
         )
         assert "notes.txt unknown format" in texts[0] and "blended.mp4 fake" in texts[1] and "not proof" in texts[1]
         assert "genuine.mp4 real" in texts[2] and "does not prove" in texts[2]
+        assert "support for fake over real. A score like this is" in texts[1] and "Likelihood" not in texts[0]
         said = " ".join(browser.run("heard"))
         # A first frame's score is shown for less than a second on an idle machine, but announced before the verdict.
         assert "genuine.mp4: real, P(fake) 0." in said and re.search(r"P\(fake\) 0\.\d{3}, no verdict yet", said)

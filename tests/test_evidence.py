@@ -1,5 +1,8 @@
 """Likelihood ratios of scores, their bounds and words, and the range that a model was tested in."""
 
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -185,3 +188,36 @@ def test_the_default_model_has_these_figures_within_what_its_scores_support():
     assert max(card["tested_range_shares"]["outside"].values()) <= 0.02
     for scored in card["likelihood_ratio_scores"]:
         assert scored["cllr_min"] < scored["cllr"] < 1
+
+
+def test_each_heading_of_the_self_assessment_has_the_figures_of_the_card_or_says_not_measured():
+    text = (Path(__file__).parent.parent / "docs" / "assessment.md").read_text("utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["heading", "what there is", "measured", "what is missing"] and len(rows) == 9
+    for heading, _, measured, _ in rows[1:]:
+        assert re.search(r"\d", measured) or "not measured" in measured, heading
+    card = list_records()[DEFAULT_MODEL].card
+    domains = {one["set"]: one for one in card["domains"]}
+    stated = [
+        "AUC " + shown(domains["ffpp: by video"], "auc"),
+        f"fake {domains['ffpp: by video']['real_called_fake']:.3f}",
+        f"fake {domains['ffpp: by video']['fake_called_fake']:.3f}",
+        "swapped: AUC " + shown(domains["swapped: all"], "auc"),
+        "CRF 40: AUC " + shown(domains["degraded: H.264, CRF 40"], "auc"),
+        "CRF 32: " + shown(domains["degraded: H.264, CRF 32"], "auc"),
+        "sigma 2: " + shown(domains["degraded: Gaussian blur, sigma 2"], "auc"),
+        "Cllr " + shown(card["likelihood_ratio_scores"][0], "cllr"),
+    ]
+    for group in card["false_positives"]:
+        if group["by"] == "photographs by sex":
+            word = {"female": "women", "male": "men"}[group["group"]]
+            stated.append(f"{word} {shown(group, 'fpr')} of {group['n_real']}")
+    for kind, words in (("age", "ages"), ("skin group", "skin groups")):
+        rates = [group["fpr"] for group in card["false_positives"] if group["by"] == f"photographs by {kind}"]
+        stated.append(f"{words} {min(rates):.3f} to {max(rates):.3f}")
+    assert [one for one in stated if one not in text] == []
+
+
+def shown(figures, name):
+    low, high = figures[f"{name}_ci95"]
+    return f"{figures[name]:.3f} [{low:.3f}, {high:.3f}]"

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -205,8 +207,8 @@ const asked = {
     pixels.sampleBox(picture(image), box, size, out, 0);
     return Uint8Array.from(out);
   },
-  yuv: ({bytes, layout, width, height, matrix, full}) =>
-    pixels.fromYuv420(new Uint8Array(Buffer.from(bytes, "base64")), layout, width, height, matrix, full).data,
+  yuv: ({bytes, layout, width, height, format, matrix, full}) =>
+    pixels.fromYuv(new Uint8Array(Buffer.from(bytes, "base64")), layout, width, height, format, matrix, full).data,
   turn: ({image, degrees, flip}) => pixels.turn(picture(image), degrees, flip).data,
   measure: ({image, crop, box, landmarks}) => faces.measureFace(picture(image), {box, landmarks}, picture(crop), 1.3),
   spans: ({length, side, overlap}) => search.spans(length, side, overlap),
@@ -300,35 +302,42 @@ def test_pixels_are_those_of_opencv(ask_node):
     for degrees, flip in ((90, False), (180, True), (270, True), (0, True)):
         value = np.rot90(image, -degrees // 90)
         add(value[:, ::-1] if flip else value, what="turn", image=packed(image), degrees=degrees, flip=flip)
+    # OpenCV enlarges by cubic splines in float32 on x86, and in fixed point elsewhere.
+    off_rate = 1e-4 if platform.machine() in ("x86_64", "AMD64") else 0.05
     for question, found, value, most in zip(questions, ask_node(questions), expected, tolerances, strict=True):
-        assert found.shape == value.shape and np.abs(found.astype(int) - value).max() <= most, question["what"]
+        off = np.abs(found.astype(int) - value)
+        assert found.shape == value.shape and off.max() <= most and (off > 0).mean() <= off_rate, question["what"]
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
-def test_colors_of_a_video_are_those_of_swscale(ask_node, matrix):
+@pytest.mark.parametrize(
+    ("pixels", "size"), [("I420", (96, 64)), ("I420", (95, 64)), ("I422", (95, 64)), ("I444", (95, 63))], ids=str
+)
+def test_colors_of_a_video_are_those_of_swscale(ask_node, pixels, size, matrix):
     import av
     from av.video.reformatter import Interpolation, VideoReformatter
 
-    planes = [
-        np.random.default_rng(i).integers(0, 256, size, np.uint8)
-        for i, size in enumerate(((64, 96), (32, 48), (32, 48)))
-    ]
+    width, height = size
     questions, expected = [], []
     for full in (False, True):
-        frame = av.VideoFrame.from_ndarray(
-            np.concatenate([plane.ravel() for plane in planes]).reshape(96, 96), "yuv420p"
-        )
+        frame = av.VideoFrame(width, height, f"yuv{pixels.removeprefix('I')}p")
+        planes = []
+        for i, plane in enumerate(frame.planes):
+            values = np.random.default_rng(i).integers(0, 256, (plane.height, plane.line_size), np.uint8)
+            plane.update(values.tobytes())
+            planes.append(values)
         frame.colorspace, frame.color_range = {"bt709": 1, "smpte170m": 6}[matrix], 2 if full else 1
         picture = VideoReformatter().reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1)
         expected.append(picture.to_ndarray()[..., ::-1].ravel())
+        starts = np.cumsum([0, *(plane.size for plane in planes)]).tolist()
+        layout = [{"offset": at, "stride": plane.shape[1]} for at, plane in zip(starts, planes, strict=False)]
         data = b"".join(plane.tobytes() for plane in planes)
-        layout = [{"offset": 0, "stride": 96}, {"offset": 6144, "stride": 48}, {"offset": 7680, "stride": 48}]
-        planar = {"bytes": base64.b64encode(data).decode(), "layout": layout, "width": 96, "height": 64}
-        questions.append({"what": "yuv", **planar, "matrix": matrix, "full": full})
+        asked = {"what": "yuv", "width": width, "height": height, "format": pixels, "matrix": matrix, "full": full}
+        questions.append(asked | {"bytes": base64.b64encode(data).decode(), "layout": layout})
         # The same, with U and V interleaved.
         data = planes[0].tobytes() + np.stack(planes[1:], -1).tobytes()
-        interleaved = {"bytes": base64.b64encode(data).decode(), "layout": [layout[0], {"offset": 6144, "stride": 96}]}
-        questions.append(questions[-1] | interleaved)
+        layout = [layout[0], {"offset": starts[1], "stride": 2 * planes[1].shape[1]}]
+        questions.append(asked | {"bytes": base64.b64encode(data).decode(), "layout": layout})
     # The arithmetic is that of swscale's code for x86.
     most = 0 if platform.machine() in ("x86_64", "AMD64") else 3
     for i, found in enumerate(ask_node(questions)):
@@ -492,7 +501,8 @@ LIMITED = """
 """
 
 
-def test_a_browser_scores_as_detect_does(tmp_path, astronaut, run_tfdfd):
+def test_a_browser_scores_as_detect_does(tmp_path, astronaut, make_video, run_tfdfd):
+    import av
     import jsonschema
 
     with Browser() as browser:
@@ -502,6 +512,11 @@ def test_a_browser_scores_as_detect_does(tmp_path, astronaut, run_tfdfd):
         media.mkdir()
         for name in ("genuine.mp4", "blended.mp4"):
             shutil.copy(SAMPLES / name, media)
+        with av.open(str(SAMPLES / "blended.mp4")) as sample:
+            frames = [frame.to_ndarray(format="rgb24") for frame in itertools.islice(sample.decode(video=0), 8)]
+        low = [cv2.resize(frame, (480, 440), interpolation=cv2.INTER_AREA) for frame in frames]
+        make_video(media / "tall.mp4", low, pixels="yuv444p", aspect=Fraction(11, 12))
+        make_video(media / "ten_bits.mp4", frames[:2], pixels="yuv420p10le")
         picture = astronaut[..., ::-1]
         cv2.imwrite(str(media / "a <b>'q'.png"), picture)
         cv2.imwrite(str(media / "b.jpg"), cv2.resize(picture, (1500, 1500)), [cv2.IMWRITE_JPEG_QUALITY, 90])
@@ -548,7 +563,11 @@ def test_a_browser_scores_as_detect_does(tmp_path, astronaut, run_tfdfd):
             assert (found["status"], found["verdict"]) == (value["status"], None), found
             continue
         # Pixels are equal; the sums of the detector's networks are not, which moves the crop of a frame now and then.
-        assert found["fake_probability"] == pytest.approx(value["fake_probability"], abs=1e-3)
+        # Where pixels are not equal, the page says so.
+        converted = found["path"] == "ten_bits.mp4"
+        assert converted == ("the browser converted the colors" in found.get("message", ""))
+        most = 0.02 if converted else 5e-3 if found["path"] == "tall.mp4" else 1e-3
+        assert found["fake_probability"] == pytest.approx(value["fake_probability"], abs=most)
         for name in ("verdict", "frames_requested", "frames_scored", "faces_judged", "correction", "duration_s"):
             assert found[name] == value[name], name
         assert found["threshold"] == pytest.approx(value["threshold"], abs=1e-6)
@@ -556,6 +575,11 @@ def test_a_browser_scores_as_detect_does(tmp_path, astronaut, run_tfdfd):
             assert [(one["index"], one["time_s"]) for one in face["frames"]] == [
                 (one["index"], one["time_s"]) for one in other["frames"]
             ]
-            boxes = [[one["box"] for one in track["frames"]] for track in (face, other)]
-            assert np.abs(np.subtract(*boxes)).max() <= 2
+            boxes, scores = (
+                np.array([[one[name] for one in track["frames"]] for track in (face, other)])
+                for name in ("box", "fake_probability")
+            )
+            if not converted:
+                assert np.abs(np.subtract(*boxes)).max() <= 2
+                assert len(boxes[0]) < 5 or np.median(np.abs(np.subtract(*scores))) < 1e-5
     assert expected == {}

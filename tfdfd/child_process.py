@@ -105,13 +105,15 @@ class Channel:
 
     def __init__(self, receive: Callable[[dict], None] | None = None) -> None:
         self._file: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        self._lock = threading.Lock()
         os.dup2(2, 1)
         threading.Thread(target=_follow_parent, args=(receive,), daemon=True).start()
 
     def send(self, **message: object) -> None:
-        """Writes one message, which must be JSON."""
-        self._file.write(json.dumps(message) + "\n")
-        self._file.flush()
+        """Writes one message, which must be JSON; may be called from any thread."""
+        with self._lock:
+            self._file.write(json.dumps(message) + "\n")
+            self._file.flush()
 
 
 def _follow_parent(receive: Callable[[dict], None] | None) -> None:

@@ -1,4 +1,4 @@
-import {$, MEANING, STATUS, add, bytes, count, onFiles, score} from "./words.js";
+import {$, MEANING, STATUS, add, bytes, count, likelihood, onFiles, score} from "./words.js";
 
 // Addresses are relative to the page's own, which contains the token.
 const PENDING = ["uploading", "waiting", "scoring"];
@@ -32,6 +32,7 @@ function item(file) {
   view.bar = add(li, "progress", {max: 1});
   view.bar.setAttribute("aria-label", `Progress of ${file.name}`);
   view.meaning = add(li, "p");
+  view.ratio = add(li, "p");
   view.detail = add(li, "p", {className: "soft"});
   const links = add(li, "p", {className: "links"});
   const address = `files/${file.number}`;
@@ -62,6 +63,7 @@ function update(view, file, ahead) {
   set(view.badge, "hidden", !result);
   set(view.text, "textContent", verdict ? `P(fake) ${score(result.fake_probability)}` : words[file.state]);
   set(view.meaning, "textContent", verdict ? MEANING[verdict] : "");
+  set(view.ratio, "textContent", verdict && result.likelihood_ratio ? likelihood(result.likelihood_ratio) : "");
   let detail = file.message || (result && result.message) || "";
   if (verdict) {
     const frames = result.kind === "video" ? `, ${result.frames_scored} of ${count(result.frames_requested, "frame")}` : "";

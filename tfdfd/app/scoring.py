@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -35,14 +36,16 @@ class ScoringProcess:
         options: arguments of `Detector`.
         receive: called in the event loop with each message. They are `ready` with `notes`; `first` with `id`, `time_s`
             and `fake_probability`, before the result of a video; `result` with `id`, `document` (the JSON of
-            `tfdfd detect`) and `page`; `failed` with `id`; `fatal` with `usage`, if the detector cannot be made; and in
-            the end `ended` with the reason.
+            `tfdfd detect`) and `page`; `failed` with `id`; `fatal` with `usage`, if the detector cannot be made; `log`
+            with `level` and `text`, for each record of a logger of the package at the level of this process; and in the
+            end `ended` with the reason.
     """
 
     def __init__(self, options: dict[str, Any], receive: Callable[[dict], None]):
         self._receive, self._loop = receive, asyncio.get_running_loop()
         limits = options["limits"].to_dict()
-        self._process = PythonProcess(_CODE, json.dumps({**options, "limits": limits}))
+        level = logging.getLogger("tfdfd").getEffectiveLevel()
+        self._process = PythonProcess(_CODE, json.dumps({**options, "limits": limits}), str(level))
         self._thread = threading.Thread(target=self._follow, name="scoring")
         self._thread.start()
 
@@ -77,6 +80,17 @@ class ScoringProcess:
         self._loop.call_soon_threadsafe(self._receive, {"ended": f"{reason}: {last}" if last else reason})
 
 
+class _Sent(logging.Handler):
+    """Sends each record to the parent."""
+
+    def __init__(self, channel: Channel):
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(log=record.name, level=record.levelno, text=record.getMessage())
+
+
 def main() -> None:
     """Entry point of the process: makes the detector, runs it once, and scores the files that the parent names."""
     for name in (signal.SIGINT, signal.SIGHUP):  # of the terminal; the parent decides on the end
@@ -94,6 +108,9 @@ def main() -> None:
             detector.close()  # ends the decoding, and with it the work on the file
 
     channel = Channel(receive)
+    logger = logging.getLogger("tfdfd")
+    logger.setLevel(int(sys.argv[2]))
+    logger.addHandler(_Sent(channel))
     try:
         from tfdfd.detect.detector import Detector
         from tfdfd.report.pictures import VIEWS, sizes_for

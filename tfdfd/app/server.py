@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import re
 import secrets
 import signal
@@ -37,6 +38,8 @@ from tfdfd.serve import (
 )
 from tfdfd.serve.http_server import HttpServer, refusal_reason
 from tfdfd.text import escape_control_chars
+
+_log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _HOSTS = frozenset({HOST, "localhost", "::1"})
@@ -237,7 +240,12 @@ class App:
             self._scoring.kill()
 
     def _receive(self, message: dict) -> None:
-        if "ready" in message:
+        if "log" in message:
+            text = message["text"]
+            if self._current is not None:  # scoring knows the file by its random name alone
+                text = text.replace(str(self._current.media), self._current.name)
+            logging.getLogger(message["log"]).log(message["level"], "%s", text)
+        elif "ready" in message:
             self._notes = message["notes"]
             self._ready.set()
         elif "fatal" in message:
@@ -269,6 +277,7 @@ class App:
         """Deletes a file in any state, at once."""
         self._files.pop(file.number, None)
         file.remove()
+        _log.info("%s: deleted", file.name)
         if file.number in self._uploads:
             self._uploads[file.number].cancel()
         if file is self._current and self._scoring is not None:
@@ -303,6 +312,7 @@ class App:
         finally:
             del self._uploads[file.number]
         file.size, file.state = file.received, WAITING
+        _log.info("%s: %d bytes uploaded; files before it: %d", file.name, file.size, len(pending))
         self._queue.put_nowait(file)
         return file
 

@@ -14,6 +14,15 @@ export const bytes = (n) => n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : n < 1e9 ? `${
 export const score = (p) => p >= 0.9995 ? "> 0.999" : p < 0.0005 ? "< 0.001" : p.toFixed(3);
 export const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
+// A likelihood ratio of the JSON of detect, as a sentence.
+export function likelihood({value, support, reason}) {
+  if (value === null) return `Likelihood ratio: not known: ${reason}.`;
+  const text = (number) => String(Number(number.toPrecision(3))), times = text(value >= 1 ? value : 1 / value);
+  const of = value >= 1 ? "a fake as for a genuine face" : "a genuine face as for a fake";
+  return `Likelihood ratio ${text(value)}: ${support}. A score like this is ${times} times as probable for ${of} of the ` +
+    "validation data. This is no probability that the file is fake, which depends on everything else that is known about it.";
+}
+
 export const $ = (id) => document.getElementById(id);
 
 export function add(parent, tag, properties = {}) {

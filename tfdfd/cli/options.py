@@ -54,17 +54,16 @@ def size(text: str) -> int:
     return int(float(match[1]) * base ** " kmg".index(match[2].lower() or " "))
 
 
-def add_quiet(parser: argparse.ArgumentParser, verbose: bool = True) -> None:
+def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Adds `--quiet` and `--verbose`."""
     parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
-    if verbose:
-        parser.add_argument(
-            "-v",
-            "--verbose",
-            action="count",
-            default=0,
-            help="show on standard error what is decided and why, and the seconds of each stage; -vv: details",
-        )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="show on standard error what is decided and why, and the seconds of each stage; -vv: details",
+    )
 
 
 def add_engine(parser: argparse._ActionsContainer, seen: str) -> None:
@@ -131,7 +130,7 @@ def check_at_least(arguments: argparse.Namespace, option: str, least: int) -> No
         raise ValueError(f"--{option.replace('_', '-')} must be at least {least}; received {value}.")
 
 
-def add_detection(parser: argparse.ArgumentParser, frames: str, verbose: bool = True) -> None:
+def add_detection(parser: argparse.ArgumentParser, frames: str) -> None:
     """Adds the options of verbs that detect faces and score them: model, detector, frames, runtime, workers."""
     parser.add_argument(
         "--model",
@@ -161,7 +160,7 @@ def add_detection(parser: argparse.ArgumentParser, frames: str, verbose: bool = 
         help="seal the decoding processes against files, network and other processes; auto: where the kernel can; "
         "require: refuse to decode without",
     )
-    add_quiet(parser, verbose)
+    add_quiet(parser)
     add_limits(parser)
 
 

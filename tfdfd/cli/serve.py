@@ -188,7 +188,7 @@ Exit code: 0 stopped as asked; 1 the port or the temporary folder was not availa
 
 def add_app_arguments(parser: Parser) -> None:
     parser.description = _APP
-    add_detection(parser, "equally spaced frames of a video", verbose=False)
+    add_detection(parser, "equally spaced frames of a video")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port of the page (default: any)")
     page = parser.add_argument_group("limits of the page (--max-bytes holds for each upload, too)")
     page.add_argument("--max-queue", type=int, metavar="N", help="files uploading or waiting (default: 20)")

@@ -4,6 +4,8 @@ import {openMedia, MediaError} from "./media.js";
 import {judge} from "./verdict.js";
 
 const MOST_WORKERS = 4;
+const CONVERTED = "the browser converted the colors of this kind of video (such as 10 bits a value), so P(fake) may differ by some " +
+  "thousandths from that of tfdfd detect";
 
 async function fetchFile({path, sha256, bytes}) {
   // Asks again, so that the cache of the browser does not mix an earlier site with this one.
@@ -68,6 +70,7 @@ export class Detector {
         const size = scale === 1 ? "" : ` (searched at ${Math.round(100 * Math.max(scale, 0.01))}% of its size)`;
         throw new MediaError("no_face", `no face was found in ${where}${size}`);
       }
+      if (media.converted) notes.push(CONVERTED);
       if (frames.some((frame) => frame.crowded)) notes.push("only the strongest faces of a crowded frame were kept");
       return judge({
         path: file.name, kind: media.kind, frames, requested: media.requested, duration_s: media.duration_s,
@@ -99,6 +102,7 @@ export class Detector {
         if (done) break;
         if (!this.idle.length) await next();
         const worker = this.idle.pop();
+        media.converted ||= frame.converted;
         const message = {frame: {...frame, still: media.kind === "image"}};
         const work = ask(worker, message, [(frame.rgba || frame.yuv).buffer]).then(({scored}) => {
           if (isOver) return;

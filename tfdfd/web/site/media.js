@@ -1,6 +1,6 @@
 // Files of the visitor to frames: pictures by the browser's own decoder, videos by WebCodecs, sampled as detect does.
 // No file leaves the page. A frame is {index, time_s, width, height}, its size in square pixels if those are not
-// (`stretched`), and either `rgba` or 4:2:0 `yuv` with its layout.
+// (`stretched`), and either `rgba`, which the browser may have `converted`, or `yuv` with its format and layout.
 import {ALL_FORMATS, BlobSource, EncodedPacketSink, Input, VideoSampleSink} from "./runtime/mediabunny.js";
 import {round} from "./pixels.js";
 
@@ -14,6 +14,8 @@ export class MediaError extends Error {
 const HEAD = 32;
 const NO_PICTURE = "the image is damaged or of a kind that this browser cannot decode; try it as JPEG or PNG";
 const PICTURES = ["avif", "avis", "heic", "heix", "mif1", "msf1"];
+// Formats of video frames that are converted as detect does; without an even height, swscale has another way.
+const EXACT = ["I420", "NV12", "I422", "I444"];
 // Pixels within 1 % of square count as square.
 const SQUARE = 0.01;
 
@@ -172,12 +174,13 @@ async function pixelsOf(frame, square) {
   const aspect = square.width / square.height * height / width;
   const stretched = Math.abs(aspect - 1) > SQUARE &&
     (aspect > 1 ? {width: round(width * aspect), height} : {width, height: round(height / aspect)});
-  if (frame.format === "I420" || frame.format === "NV12") {
+  const {format, colorSpace: {matrix, fullRange}} = frame;
+  if (EXACT.includes(format) && (format === "I444" || height % 2 === 0)) {
     const yuv = new Uint8Array(frame.allocationSize()), layout = await frame.copyTo(yuv);
-    return {width, height, stretched, yuv, layout, matrix: frame.colorSpace.matrix, fullRange: Boolean(frame.colorSpace.fullRange)};
+    return {width, height, stretched, yuv, layout, format, matrix, fullRange: Boolean(fullRange)};
   }
-  // Other formats: the browser's own conversion.
+  // Others, such as 10 bits a value: the browser's own conversion, which differs.
   const context = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
   context.drawImage(frame, 0, 0, width, height);
-  return {width, height, stretched, rgba: context.getImageData(0, 0, width, height).data};
+  return {width, height, stretched, converted: true, rgba: context.getImageData(0, 0, width, height).data};
 }

@@ -1,7 +1,7 @@
 // The page: files that a person adds, their progress, pictures, outcomes and JSON. Nothing of them is sent or stored.
 import {Detector} from "./detect.js";
 import {verdictOf, numberText} from "./verdict.js";
-import {$, MEANING, STATUS, add, bytes, count, onFiles, score} from "./words.js";
+import {$, MEANING, STATUS, add, bytes, count, likelihood, onFiles, score} from "./words.js";
 
 const MOST_FILES = 50, MOST_VIEWS = 32, OPEN_VIEWS = 4;
 const waiting = [];
@@ -135,14 +135,6 @@ function rule({faces_judged: judged, threshold, inconclusive_band: band, correct
     ? `Scores above ${numberText(band[1])} point to fake, scores below ${numberText(band[0])} to real; in between it is too close to call.`
     : `Scores from ${numberText(threshold)} up point to fake, scores below it to real.`;
   return correction === "none" ? limits : `${limits} ${judged} faces decide, and the limit is the one for ${judged} faces.`;
-}
-
-function likelihood({value, support, reason}) {
-  if (value === null) return `Likelihood ratio: not known: ${reason}.`;
-  const times = numberText(value >= 1 ? value : 1 / value);
-  const of = value >= 1 ? "a fake as for a genuine face" : "a genuine face as for a fake";
-  return `Likelihood ratio ${numberText(value)}: ${support}. A score like this is ${times} times as probable for ${of} of the ` +
-    "validation data. This is no probability that the file is fake, which depends on everything else that is known about it.";
 }
 
 function range({status}) {

@@ -115,27 +115,23 @@ function linearShares(length, parts) {
   return {at, near, far};
 }
 
-// INTER_CUBIC, for enlarging; where OpenCV adds in float32, a value may differ by 1.
+// INTER_CUBIC, for enlarging, in float32 as OpenCV adds on x86; one value of some 100,000 may differ by 1.
 export function resizeCubic(image, width, height) {
   if (width === image.width && height === image.height) return image;
   const {data} = image, columns = cubicShares(image.width, width), rows = cubicShares(image.height, height);
-  const lines = new Float64Array(3 * width * image.height), out = new Uint8Array(3 * width * height);
-  for (let y = 0, to = 0; y < image.height; y++) {
+  const lines = new Float32Array(3 * width * image.height), out = new Uint8Array(3 * width * height);
+  const sum = ([a, b, c, d], at, from) => Math.fround(Math.fround(Math.fround(Math.fround(from(at[0]) * a) +
+    Math.fround(from(at[1]) * b)) + Math.fround(from(at[2]) * c)) + Math.fround(from(at[3]) * d));
+  let to = 0;
+  for (let y = 0; y < image.height; y++) {
+    const start = 3 * y * image.width;
     for (const {at, shares} of columns) {
-      for (let c = 0; c < 3; c++) {
-        let sum = 0;
-        for (let k = 0; k < 4; k++) sum += data[3 * (y * image.width + at[k]) + c] * shares[k];
-        lines[to++] = sum;
-      }
+      for (let c = 0; c < 3; c++) lines[to++] = sum(shares, at, (x) => data[start + 3 * x + c]);
     }
   }
-  let to = 0;
+  to = 0;
   for (const {at, shares} of rows) {
-    for (let i = 0; i < 3 * width; i++) {
-      let sum = 0;
-      for (let k = 0; k < 4; k++) sum += lines[3 * width * at[k] + i] * shares[k];
-      out[to++] = clip(round(sum / 4194304));
-    }
+    for (let i = 0; i < 3 * width; i++) out[to++] = clip(round(sum(shares, at, (y) => lines[3 * width * y + i])));
   }
   return {data: out, width, height};
 }
@@ -143,15 +139,13 @@ export function resizeCubic(image, width, height) {
 function cubicShares(length, parts) {
   const A = -0.75;
   return Array.from({length: parts}, (_, i) => {
-    const position = Math.fround((i + 0.5) * (length / parts) - 0.5), start = Math.floor(position);
-    const x = Math.fround(position - start);
+    const position = (i + 0.5) * (length / parts) - 0.5, start = Math.floor(position), x = position - start;
     const shares = [
       ((A * (x + 1) - 5 * A) * (x + 1) + 8 * A) * (x + 1) - 4 * A, ((A + 2) * x - (A + 3)) * x * x + 1,
       ((A + 2) * (1 - x) - (A + 3)) * (1 - x) * (1 - x) + 1,
     ];
     shares.push(1 - shares[0] - shares[1] - shares[2]);
-    const at = [-1, 0, 1, 2].map((k) => Math.min(Math.max(start + k, 0), length - 1));
-    return {at, shares: shares.map((share) => round(share * 2048))};
+    return {at: [-1, 0, 1, 2].map((k) => Math.min(Math.max(start + k, 0), length - 1)), shares: shares.map(Math.fround)};
   });
 }
 
@@ -245,25 +239,34 @@ const MATRICES = {
   bt470bg: [104597, 132201, 25675, 53279], "bt2020-ncl": [110013, 140363, 12277, 42626],
 };
 
-// 8-bit YUV 4:2:0 as swscale converts it without scaling, in the 16-bit arithmetic of its SIMD code: a color sample
-// holds for four pixels. `layout` has {offset, stride} of Y, U and V, or of Y and interleaved UV.
-export function fromYuv420(bytes, layout, width, height, matrix, fullRange) {
+// 8-bit YUV as swscale converts it without scaling. 4:2:0 and 4:2:2: in the 16-bit arithmetic of its SIMD code, where a
+// color sample holds for its pixels; 4:4:4: in 32 bits, which overflow for the brightest of impossible colors.
+// `format` is I420, NV12, I422 or I444; `layout` has {offset, stride} of Y, U and V, or of Y and interleaved UV.
+export function fromYuv(bytes, layout, width, height, format, matrix, fullRange) {
   const [vr, ub, ug, vg] = (MATRICES[matrix] || MATRICES.smpte170m).map((c) => fullRange ? Math.trunc(c * 224 / 255) : c);
   const scaled = (c) => (c + 4) >> 3; // from 16 to 13 bits
-  const luma = scaled(fullRange ? 65536 : Math.trunc(65536 * 255 / 219)), black = fullRange ? 0 : 128;
+  const luma = scaled(fullRange ? 65536 : Math.trunc(65536 * 255 / 219)), black = fullRange ? 0 : 16;
   const toR = scaled(vr), toB = scaled(ub), uToG = scaled(-ug), vToG = scaled(-vg);
-  const [y, u, v] = layout, step = v ? 1 : 2;
+  const [y, u, v] = layout, step = v ? 1 : 2, isFull = format === "I444";
+  const across = isFull ? 0 : 1, down = isFull || format === "I422" ? 0 : 1;
   const data = new Uint8Array(3 * width * height);
+  const top = (value) => value < 0 ? 0 : value > 0x3fffffff ? 255 : value >> 22;
   for (let row = 0, to = 0; row < height; row++) {
-    const ofY = y.offset + row * y.stride, half = row >> 1;
-    const ofU = u.offset + half * u.stride, ofV = v ? v.offset + half * v.stride : ofU + 1;
+    const ofY = y.offset + row * y.stride, line = row >> down;
+    const ofU = u.offset + line * u.stride, ofV = v ? v.offset + line * v.stride : ofU + 1;
     for (let column = 0; column < width; column++) {
-      const at = step * (column >> 1);
-      const light = (((bytes[ofY + column] << 3) - black) * luma) >> 16;
-      const blue = (bytes[ofU + at] - 128) << 3, red = (bytes[ofV + at] - 128) << 3;
-      data[to++] = clip(light + ((red * toR) >> 16));
-      data[to++] = clip(light + ((blue * uToG) >> 16) + ((red * vToG) >> 16));
-      data[to++] = clip(light + ((blue * toB) >> 16));
+      const at = step * (column >> across), blue = bytes[ofU + at] - 128, red = bytes[ofV + at] - 128;
+      if (isFull) {
+        const light = ((bytes[ofY + column] - black) * luma << 9) + 0x200000;
+        data[to++] = top((light + red * 512 * toR) | 0);
+        data[to++] = top((light + blue * 512 * uToG + red * 512 * vToG) | 0);
+        data[to++] = top((light + blue * 512 * toB) | 0);
+      } else {
+        const light = ((bytes[ofY + column] - black) * 8 * luma) >> 16;
+        data[to++] = clip(light + ((red * 8 * toR) >> 16));
+        data[to++] = clip(light + ((blue * 8 * uToG) >> 16) + ((red * 8 * vToG) >> 16));
+        data[to++] = clip(light + ((blue * 8 * toB) >> 16));
+      }
     }
   }
   return {data, width, height};

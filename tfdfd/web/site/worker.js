@@ -2,7 +2,7 @@
 // such workers need no cross-origin isolation, unlike the threads of WebAssembly.
 import {appearance, cropFace, measureFace} from "./faces.js";
 import {detectFaces} from "./mtcnn.js";
-import {fromRgba, fromYuv420, resizeArea, resizeCubic, round, turn} from "./pixels.js";
+import {fromRgba, fromYuv, resizeArea, resizeCubic, round, turn} from "./pixels.js";
 import {searchFrame, searchStill} from "./search.js";
 import * as ort from "./runtime/ort.js";
 
@@ -56,8 +56,8 @@ async function score(frame) {
   };
 }
 
-function pixelsOf({width, height, stretched, rgba, yuv, layout, matrix, fullRange, rotation = 0, flip = false}) {
-  const image = rgba ? fromRgba(rgba, width, height) : fromYuv420(yuv, layout, width, height, matrix, fullRange);
+function pixelsOf({width, height, stretched, rgba, yuv, layout, format, matrix, fullRange, rotation = 0, flip = false}) {
+  const image = rgba ? fromRgba(rgba, width, height) : fromYuv(yuv, layout, width, height, format, matrix, fullRange);
   return turn(stretched ? resizeCubic(image, stretched.width, stretched.height) : image, rotation, flip);
 }
 
