@@ -38,6 +38,9 @@ TIMES = 20
 KILLED = ("tune", "prune", "evaluate", "pull", "detect")
 # Keys and columns that differ between two undisturbed runs.
 VARYING = {"seconds", "elapsed_s", "hardware", "started", "date", "wall_s", "command", "output", "duration_s"}
+_TIMES = re.compile(
+    r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+)
 LITTER = 15  # seconds in which the processes that a killed command started must end
 
 
@@ -155,9 +158,7 @@ def _digest(file: Path, place: str) -> str:
                     for row in csv.DictReader(io.StringIO(text))
                 ]
             )
-        data = re.sub(r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?", "TIME", text).encode(
-            "utf-8", "surrogateescape"
-        )
+        data = _TIMES.sub("TIME", text).encode("utf-8", "surrogateescape")
     return hashlib.sha256(data).hexdigest()
 
 
