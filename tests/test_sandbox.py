@@ -17,7 +17,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tfdfd.extract import pool, sandbox, worker
+from tfdfd.child_process import oom_kills
+from tfdfd.extract import pool, worker
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.media import Limits, MediaError
@@ -157,10 +158,10 @@ def test_a_crash_is_the_outcome_of_its_input_only(endless, pictures, children, m
 
 
 def test_processes_killed_for_lack_of_memory_are_counted(monkeypatch):
-    assert sandbox.oom_kills() >= 0
+    assert oom_kills() >= 0
     for text, count in (("pgfault 7\noom_kill 12\noom_kill_disable 3\n", 12), ("pgfault 7\n", 0)):
         monkeypatch.setattr("builtins.open", lambda *_, text=text, **__: io.StringIO(text))
-        found = sandbox.oom_kills()
+        found = oom_kills()
         monkeypatch.undo()
         assert found == count
 

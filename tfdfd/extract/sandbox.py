@@ -7,7 +7,6 @@ handed, computes, and writes its responses.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
@@ -65,16 +64,6 @@ def restrict_resources(limits: Limits) -> None:
         hard = resource.getrlimit(kind)[1]
         most = int(most) if hard == resource.RLIM_INFINITY else min(int(most), hard)
         resource.setrlimit(kind, (most, most))
-
-
-def oom_kills() -> int:
-    """The number of processes that the system has killed for lack of memory; always 0 where it does not count them.
-
-    Linux counts a process before it ends it, one in a control group, too.
-    """
-    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
-        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
-    return 0
 
 
 def leave_network(sandbox: str) -> None:
