@@ -110,7 +110,10 @@ def make_inputs(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "large_weights").symlink_to(ROOT / "large_weights")
     (folder / "package").mkdir()
     (folder / "package" / "tfdfd").symlink_to(ROOT / "tfdfd")
-    shutil.copytree(folder / "media", folder / "stills", ignore=shutil.ignore_patterns("*.mp4"))
+    for number in range(24):  # sources and looks of their own, for three splits
+        picture = folder / "stills" / ("real", "fake")[number % 2] / f"still{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), cv2.resize(random.integers(0, 256, (8, 8, 3), dtype=np.uint8), (96, 96)))
     space = {"learning_rate": {"min": 1e-4, "max": 1e-2, "scale": "log"}}
     (folder / "space.json").write_text(json.dumps({"network": "meso4", "recipe": "s1-meso4", "search": space}))
     world = World(folder, folder)
