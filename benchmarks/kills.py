@@ -38,6 +38,10 @@ TIMES = 20
 KILLED = ("tune", "prune", "evaluate", "pull", "detect")
 # Keys and columns that differ between two undisturbed runs.
 VARYING = {"seconds", "elapsed_s", "hardware", "started", "date", "wall_s", "command", "output", "duration_s"}
+VARYING |= {"begun", "oom_kills", "oom_deaths"}  # how often a trial of a search was started
+_TIMES = re.compile(
+    r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+)
 LITTER = 15  # seconds in which the processes that a killed command started must end
 
 
@@ -65,9 +69,10 @@ VERBS = {
     "blend": "data blend {i}/real -o {o}/blended --size 64",
     "preview": "data preview {i}/real -o {o}/sheet.png --count 2",
     "train": "train s1-meso4 --data {i}/faces -o {o}/run --quick",
-    "tune": "tune {i}/space.json --data {i}/faces -o {o}/search --quick --max-trials 3 --seed 3 --set epochs=3",
+    "tune": "tune {i}/space.json --data {i}/faces -o {o}/search --quick --max-trials 2 --seed 3 --set epochs=2 "
+    "--set augment=none",
     "prune": "prune {i}/run --data {i}/faces -o {o}/pruned --epochs 3 --set batch_size=16",
-    "finetune": "finetune {i}/media/real {i}/media/fake -o {o}/tuned --model {i}/run --detector none --quick",
+    "finetune": "finetune {i}/stills/real {i}/stills/fake -o {o}/tuned --model {i}/run --detector none --quick",
     "evaluate": "evaluate {i}/run --data {i}/faces -o {o}/report --split val --resamples 100",
     "explain": "explain {i}/media/real/0.png --model {i}/run --detector none --method gradcam -o {o}/page.html",
     "export": "export {i}/run -o {o}/exported",
@@ -105,7 +110,11 @@ def make_inputs(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "large_weights").symlink_to(ROOT / "large_weights")
     (folder / "package").mkdir()
     (folder / "package" / "tfdfd").symlink_to(ROOT / "tfdfd")
-    space = {"learning_rate": {"min": 1e-4, "max": 1e-2, "scale": "log"}, "augment": {"choices": [None, "s1"]}}
+    for number in range(24):  # sources and looks of their own, for three splits
+        picture = folder / "stills" / ("real", "fake")[number % 2] / f"still{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), cv2.resize(random.integers(0, 256, (8, 8, 3), dtype=np.uint8), (96, 96)))
+    space = {"learning_rate": {"min": 1e-4, "max": 1e-2, "scale": "log"}}
     (folder / "space.json").write_text(json.dumps({"network": "meso4", "recipe": "s1-meso4", "search": space}))
     world = World(folder, folder)
     made = ["index folder {i}/media -o {o}/index.csv"]
@@ -155,9 +164,7 @@ def _digest(file: Path, out: str) -> str:
                     for row in csv.DictReader(io.StringIO(text))
                 ]
             )
-        data = re.sub(r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?", "TIME", text).encode(
-            "utf-8", "surrogateescape"
-        )
+        data = _TIMES.sub("TIME", text).encode("utf-8", "surrogateescape")
     return hashlib.sha256(data).hexdigest()
 
 

@@ -67,9 +67,11 @@ MAY_IMPORT = {
         "training",
         "version",
     },
-    "tuning": {"data", "files", "metrics", "models", "recipes", "text", "training", "version", "weights"},
+    "tuning": {
+        *("child_process", "data", "files", "metrics", "models", "recipes", "text", "training", "version", "weights"),
+    },
     "cost": {"files", "log_lines", "models", "runtime", "weights"},
-    "extract": {"faces", "media"},
+    "extract": {"child_process", "faces", "media"},
     "remote": {"runtime", "weights"},
     "detect": {
         "extract",

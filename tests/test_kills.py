@@ -59,11 +59,11 @@ def test_litter_losses_and_other_bytes_are_faults(tmp_path):
     whole.out.mkdir()
     (whole.out / "a.json").write_text('{"score": 1, "elapsed_s": 2.0}')
     (whole.out / "b.bin").write_bytes(b"whole")
-    (whole.out / "c.html").write_text("Seconds: 1.0, made in 2 s")
+    (whole.out / "c.html").write_text("Seconds: 1.0, made in 2 s at 2026-11-27T17:44:54Z")
     shutil.copytree(whole.out, tmp_path / "now")
     now = kills.World(tmp_path, tmp_path / "now")
     (now.out / "a.json").write_text('{"score": 1, "elapsed_s": 3.5}')
-    (now.out / "c.html").write_text("Seconds: 1.5, made in 31 s")
+    (now.out / "c.html").write_text("Seconds: 1.5, made in 31 s at 2026-11-28T01:02:03.5Z")
     assert kills.differences(kills.contents(whole), kills.contents(now)) == []
     (now.out / "a.json").write_text('{"score": 2, "elapsed_s": 2.0}')
     (now.out / "b.bin").unlink()

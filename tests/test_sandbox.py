@@ -1,6 +1,8 @@
 """The decoding processes: nothing that happens in one stops another input, outlives its limits or leaves a trace."""
 
 import contextlib
+import io
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tfdfd.child_process import oom_kills
 from tfdfd.extract import pool, worker
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.extract.pool import FaceExtractor
@@ -124,7 +127,7 @@ def test_work_begins_before_the_first_outcome_is_asked_for(endless, children):
         (child,) = children()
         until(lambda: has_open(child, endless))
         child.kill()
-        assert statuses(outcomes) == ["too_large"]  # what the system kills, it kills for its memory
+        assert statuses(outcomes) == ["decode_error"]
 
 
 @pytest.mark.parametrize(
@@ -132,10 +135,15 @@ def test_work_begins_before_the_first_outcome_is_asked_for(endless, children):
     [
         (signal.SIGSEGV, "decode_error", "SIGSEGV"),
         (signal.SIGABRT, "decode_error", "SIGABRT"),
-        (signal.SIGKILL, "too_large", "memory"),
+        (signal.SIGKILL, "decode_error", "killed from outside"),
+        ("out of memory", "too_large", "ran out of memory"),
     ],
 )
-def test_a_crash_is_the_outcome_of_its_input_only(endless, pictures, children, end, status, word):
+def test_a_crash_is_the_outcome_of_its_input_only(endless, pictures, children, monkeypatch, end, status, word):
+    if end == "out of memory":  # as the kernel counts
+        counts = itertools.count()
+        monkeypatch.setattr(pool, "oom_kills", lambda: next(counts))
+        end = signal.SIGKILL
     first, *others = pictures(3)
     with FaceExtractor("haar", workers=1) as extractor:
         outcomes = extractor.extract([first, Input(str(endless)), *others], Request())
@@ -147,6 +155,15 @@ def test_a_crash_is_the_outcome_of_its_input_only(endless, pictures, children, e
         assert (crashed.path, crashed.status) == (str(endless), status)
         assert word in crashed.message
         assert statuses(rest) == ["no_face", "no_face"]
+
+
+def test_processes_killed_for_lack_of_memory_are_counted(monkeypatch):
+    assert oom_kills() >= 0
+    for text, count in (("pgfault 7\noom_kill 12\noom_kill_disable 3\n", 12), ("pgfault 7\n", 0)):
+        monkeypatch.setattr("builtins.open", lambda *_, text=text, **__: io.StringIO(text))
+        found = oom_kills()
+        monkeypatch.undo()
+        assert found == count
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="os.waitid")

@@ -19,6 +19,7 @@ import pytest
 from keras_tuner.engine.trial import Trial
 
 from tests.made_faces import make_faces
+from tfdfd.child_process import oom_kills
 from tfdfd.training import TrainingError
 from tfdfd.tuning import TUNERS, oracles, outcome
 from tfdfd.tuning.hypermodel import assignments
@@ -27,6 +28,7 @@ from tfdfd.tuning.search import (
     ALONE,
     CHIEF,
     MOST_DEATHS,
+    MOST_OOM_DEATHS,
     WORKER,
     make_search,
     read_record,
@@ -312,13 +314,15 @@ def test_a_full_disk_ends_the_search_and_fails_no_trial(faces, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         run_alone(search, "", Silent, print, fails(["1"], OSError(28, "No space left on device")))
     assert read_record(search, "1") | {"assignments": []} == {
-        "assignments": [], "begun": 0, "epochs": 0, "failed": None,
+        "assignments": [], "begun": 0, "epochs": 0, "oom_kills": oom_kills(), "oom_deaths": 0, "failed": None,
     }  # fmt: skip
     rows, _ = run_alone(search, "", Silent, print)
     assert [row["status"] for row in rows] == ["COMPLETED"] * 2
 
 
-def test_a_trial_that_always_ends_its_process_fails_in_the_end(faces, tmp_path):
+@pytest.mark.parametrize("is_memory", [False, True])
+def test_a_trial_that_always_ends_its_process_fails_in_the_end(faces, tmp_path, monkeypatch, is_memory):
+    """Early if the system kills it for lack of memory; the command may be killed twenty times for other reasons."""
     search = search_in(tmp_path / "search", faces)
     (search.folder / "trials").mkdir()
     values = ["learning_rate=0.001"]
@@ -329,14 +333,19 @@ def test_a_trial_that_always_ends_its_process_fails_in_the_end(faces, tmp_path):
     def dies(*arguments):
         raise Killed
 
-    for deaths in range(MOST_DEATHS):
+    kills = 7
+    monkeypatch.setattr("tfdfd.tuning.search.oom_kills", lambda: kills)
+    for deaths in range(MOST_OOM_DEATHS if is_memory else MOST_DEATHS):
+        kills += is_memory
         with pytest.raises(Killed):
             run_trial(search, "0", values, Silent, dies)
         # A process that is killed undoes nothing.
         record = search.folder / "trials" / "0.json"
         record.write_text(json.dumps(read_record(search, "0") | {"begun": deaths + 1}))
+    kills += is_memory
     assert run_trial(search, "0", values, Silent, dies) is None
-    assert "died 3 times after 0 epochs" in read_record(search, "0")["failed"]["error"]
+    words = "3 times after 0 epochs for lack of memory" if is_memory else "died 30 times after 0 epochs"
+    assert words in read_record(search, "0")["failed"]["error"]
 
 
 def test_a_training_without_a_score_fails(faces, tmp_path):

@@ -1,4 +1,4 @@
-"""Python child processes of the package: one starter, and JSON lines as their way of communicating.
+"""Python child processes of the package: one starter, JSON lines as their way of communicating, and why one ended.
 
 A child runs this package's code from the parent's import path, writes messages on standard output, may be sent messages
 on standard input, and ends with its parent, whose end closes the child's standard input.
@@ -26,6 +26,16 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
 def python_command(code: str, *arguments: str) -> list[str]:
     """The command that runs code of this package; `sys` is imported there, and `sys.argv[1:]` holds `arguments`."""
     return [sys.executable, "-c", _BOOT + code, json.dumps(sys.path), *arguments]
+
+
+def oom_kills() -> int:
+    """The number of processes that the system has killed for lack of memory; always 0 where it does not count them.
+
+    Linux counts a process before it ends it, one in a control group, too.
+    """
+    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    return 0
 
 
 class PythonProcess:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tfdfd.child_process import oom_kills
 from tfdfd.extract import worker
 from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.sandbox import AUTO, check_sandbox, worker_environment
@@ -238,6 +239,7 @@ class _Process:
         self._popen: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._served = 0
+        self._oom_kills = 0  # before the present input
         self.sandbox_note: str | None = None
         self._start()
 
@@ -249,6 +251,7 @@ class _Process:
             self._start()
         self._await_ready()
         self._served += 1
+        self._oom_kills = oom_kills()
         deadline = time.monotonic() + self._limits.max_seconds
         try:
             self._send(asdict(request), descriptor)
@@ -377,7 +380,9 @@ class _Process:
             self.stop()
             return "decode_error", "the decoding process stopped answering on this file"
         self.stop()
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return "too_large", "the system ran out of memory and killed the decoding process"
         if code == -signal.SIGKILL:
-            return "too_large", "the decoding process was killed, most likely for its memory"
+            return "decode_error", "the decoding process was killed from outside (SIGKILL)"
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return "decode_error", f"the decoder crashed on this file ({name}); the crash stayed in its own process"

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdfd.child_process import python_command
+from tfdfd.child_process import oom_kills, python_command
 from tfdfd.extract import sandbox
 from tfdfd.media import Limits
 from tfdfd.publishing import MAX_PIXELS
@@ -221,6 +221,7 @@ class _Worker:
 
     def __init__(self, command: list[str]):
         self.pictures, self._killed = 0, False
+        self._oom_kills = oom_kills()
         self.socket, theirs = socket.socketpair()
         self.socket.setblocking(False)
         with theirs:
@@ -267,7 +268,9 @@ class _Worker:
             if code == -signal.SIGKILL:
                 if self._killed:
                     return ServingError(UNAVAILABLE, "the server is stopping.")
-                return ServingError(RESOURCE_EXHAUSTED, "the decoder was killed, most likely for its memory.")
+                if oom_kills() > self._oom_kills:
+                    return ServingError(RESOURCE_EXHAUSTED, "the system ran out of memory and killed the decoder.")
+                return ServingError(UNAVAILABLE, "the decoder was killed from outside (SIGKILL); try again.")
         return ServingError(INVALID_ARGUMENT, "image_bytes holds a picture on which the decoder crashed.")
 
     def kill(self) -> None:

@@ -148,8 +148,9 @@ class Accounting(_Oracle):
 
     def save(self) -> None:
         """Writes the whole state to one file, atomically."""
-        trials = [trial.get_state() for trial in self.trials.values()]
-        write_atomically(self._file, json.dumps(self.get_state() | {"trials": trials}))
+        state = self.get_state() | {"trials": [trial.get_state() for trial in self.trials.values()]}
+        state["tried_so_far"] = sorted(state["tried_so_far"])  # a set: its order differs between processes
+        write_atomically(self._file, json.dumps(state))
 
     def reload(self) -> None:
         """Restores the state from the file, if it exists. Trials that were running are queued again.

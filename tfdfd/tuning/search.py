@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from tfdfd.child_process import oom_kills
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
 from tfdfd.training.crop_set import VAL, CropSet
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
 SCHEMA = 1
 VIDEO_AUC, CROP_AUC = "val_video_auc", "val_auc"
 ALONE, CHIEF, WORKER = "alone", "chief", "worker"
-# A trial whose process dies this often without completing an epoch (usually for lack of memory) is not started again.
-MOST_DEATHS = 3
+# A trial is not started again if so many of its processes died without completing an epoch: those that the system
+# killed for lack of memory, and all of them, which a person or a scheduler may have killed.
+MOST_OOM_DEATHS, MOST_DEATHS = 3, 30
 _FILE, _HOLDS, _COMMAND = "search.json", "search", "tfdfd tune"
 # Not compared: paths of data and models, and the user's notation of what the recipe contains.
 _PLACES = (*PLACES, "data", "digests.folder", "changed", "space.fixed")
+_NO_RECORD: dict[str, Any] = {"begun": 0, "epochs": 0, "oom_kills": 0, "oom_deaths": 0, "failed": None}
 # Seconds that a worker waits for a chief that is started after it.
 _WAIT_FOR_CHIEF = 300.0
 # Makes the report of one training.
@@ -333,7 +336,10 @@ def trial_folder(search: Search, trial_id: str) -> Path:
 
 
 def read_record(search: Search, trial_id: str) -> dict:
-    """Returns the record of a trial: `begun` (starts since its last epoch), `epochs` (at that time) and `failed`.
+    """Returns the record of a trial.
+
+    It holds `epochs`, and of the starts since the last of them the number (`begun`) and those that ended for lack of
+    memory (`oom_deaths`); `oom_kills` of the system at the last start; and `failed`.
 
     Raises:
         ValueError: the record is damaged.
@@ -342,11 +348,13 @@ def read_record(search: Search, trial_id: str) -> dict:
     try:
         record = json.loads(file.read_bytes())
         numbers, failed = [record["begun"], record["epochs"]], record["failed"]
+        # Earlier versions did not write these.
+        numbers += [record.setdefault(name, 0) for name in ("oom_kills", "oom_deaths")]
         if not all(isinstance(number, int) for number in numbers) or not (failed is None or failed["error"]):
             raise ValueError(f"received {record}")
         return record
     except FileNotFoundError:
-        return {"begun": 0, "epochs": 0, "failed": None}
+        return dict(_NO_RECORD)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is not a record of a trial: {type(error).__name__}: {error}. Remove it, then repeat the same "
@@ -368,15 +376,20 @@ def run_trial(
     folder = trial_folder(search, trial_id)
     _wait_for_lock(folder)
     record, epochs = read_record(search, trial_id), len(read_log(folder))
-    starts = record["begun"] + 1 if record["epochs"] == epochs else 1
-    known = {"assignments": assignments, "epochs": epochs}
+    if record["epochs"] != epochs:
+        record = _NO_RECORD
+    starts, kills = record["begun"] + 1, oom_kills()
+    lacked = record["oom_deaths"] + (record["begun"] > 0 and kills > record["oom_kills"])
+    known = {"assignments": assignments, "epochs": epochs, "oom_kills": kills, "oom_deaths": lacked}
     _write_record(search, trial_id, known | {"begun": starts, "failed": None})
     try:
-        if starts > MOST_DEATHS:
+        if lacked >= MOST_OOM_DEATHS:
             raise NoScoreError(
-                f"the process that ran it died {MOST_DEATHS} times after {epochs} epochs; the system may have lacked "
-                "memory: vary batch_size less, or start fewer workers."
+                f"the system killed the process that ran it {lacked} times after {epochs} epochs for lack of memory: "
+                "vary batch_size less, or start fewer workers."
             )
+        if starts > MOST_DEATHS:
+            raise NoScoreError(f"the process that ran it died {MOST_DEATHS} times after {epochs} epochs.")
         with reports() as report:
             result = train(search.recipe.changed(assignments), search.data, folder, report, search.allow_leaks)
         return {search.objective: _score(result, search.objective)}
