@@ -73,7 +73,7 @@ def test_ssd_files_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"needs its \.pbtxt file.*found 0"):
         build_detector("ssd", graph=graph)
     (tmp_path / "face.pbtxt").write_text("no graph either")
-    with pytest.raises(ValueError, match="no graph that OpenCV reads"):
+    with pytest.raises(ValueError, match="not a graph that OpenCV reads"):
         build_detector("ssd", graph=graph)
 
 

@@ -155,8 +155,8 @@ def test_a_crop_that_is_not_its_tables_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("file,label\n", "no table of landmarks: its columns are"),
-        ("", "no table of landmarks"),
+        ("file,label\n", "not a table of landmarks: its columns are"),
+        ("", "not a table of landmarks"),
         ("file,sha256,status,score,box,points\na,,well,,,\nb,,no_face,,,\n", "row 2: status 'well'"),
         ("file,sha256,status,score,box,points\na,0,ok,1,1 2 3 4,1 2\nb,,no_face,,,\n", "2 of points"),
     ],

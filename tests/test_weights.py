@@ -246,7 +246,7 @@ def test_absent_weights_say_what_to_do(cache, name, message):
 def test_only_data_formats(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"\x80\x04")
-    with pytest.raises(ValueError, match=r"no weights file: expected .h5 or .safetensors"):
+    with pytest.raises(ValueError, match=r"not a weights file: expected .h5 or .safetensors"):
         store.locate(path)
 
 
@@ -257,7 +257,7 @@ def test_unknown_file_needs_its_card(toy):
     toy_card(path)
     assert store.locate(path)[0].handle == "tfdfd/meso4.toy"
     path.with_name("toy.json").write_text("{")
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="not JSON"):
         store.locate(path)
     path.with_name("toy.json").write_text("{}")
     with pytest.raises(ValueError, match="lacks handle, model"):
