@@ -464,12 +464,10 @@ def _shares(verdicts, sources):
         hits = [float(each == verdict) for each in verdicts]
         result[verdict] = round(float(np.mean(hits)), _DIGITS)
         if verdict != REAL_VERDICT:
-            result[f"{verdict}_ci95"] = _interval(_mean, [REAL] * len(hits), hits, sources)
+            result[f"{verdict}_ci95"] = _interval(
+                lambda _, values: float(np.mean(values)), [REAL] * len(hits), hits, sources
+            )
     return result | {FAILED: verdicts.count(FAILED)}
-
-
-def _mean(labels, values):
-    return float(np.mean(values))
 
 
 def _interval(metric, labels, scores, sources):

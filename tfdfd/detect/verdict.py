@@ -53,7 +53,7 @@ def choose_deciding(tracks: list[FaceTrack], sampled: list[int], detector: str) 
     Returns:
         A note on the tracks that do not decide, or None.
     """
-    sides = [_side(track) for track in tracks]
+    sides = [float(np.median([min(frame.box[2:]) for frame in track.frames])) for track in tracks]
     for track, side in zip(tracks, sides, strict=True):
         bystander = side < BYSTANDER_SIDE and side < BYSTANDER_SHARE * max(sides)
         track.left_out = SMALL if side < MIN_SIDE or bystander else None
@@ -76,10 +76,6 @@ def _doubt(track: FaceTrack, sampled: Sequence[int], detector: str, main: bool) 
     between = sum(first <= index <= last for index in sampled)
     often = len(track.frames) > 1 and len(track.frames) >= MIN_PRESENCE * between
     return None if often else PASSING
-
-
-def _side(track: FaceTrack) -> float:
-    return float(np.median([min(frame.box[2:]) for frame in track.frames]))
 
 
 def _confidence(track: FaceTrack) -> float | None:

@@ -65,7 +65,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     recipe, settings, how = _trained(options.run, options.size)
     how |= {"dtype": options.dtype}
-    model = build(recipe.network, options.base, _shape(recipe.size), **settings)
+    shape = (recipe.size, recipe.size, 3) if recipe.size else None
+    model = build(recipe.network, options.base, shape, **settings)
     weights = options.run / WEIGHTS
     if options.base:
         trained = read_safetensors(weights).keys()
@@ -206,10 +207,6 @@ def _trained(folder, size):
 def _without_freeze(arguments):
     """A builder's arguments without the one that concerns training alone."""
     return {key: value for key, value in arguments.items() if key != "freeze"}
-
-
-def _shape(size):
-    return (size, size, 3) if size else None
 
 
 if __name__ == "__main__":
