@@ -58,7 +58,7 @@ def clips(work: Path, count: int, rounds: int, before: Path | None) -> list[tupl
         for name, (code, command) in ways.items():
             shutil.rmtree(out, ignore_errors=True)
             best[name] = min(best[name], _cost(code, command))
-    rows = [
+    rows: list[tuple] = [
         (f"{name}: processor seconds a clip; seconds", f"{used / count:.3f}; {seconds / count:.3f}", "-", None)
         for name, (used, seconds) in best.items()
     ]
@@ -87,8 +87,8 @@ def page(work: Path) -> list[tuple]:
     """Seconds from the start of `tfdfd app` to its first page, and from an upload to a warm one to its first score."""
     environment = os.environ | {"TMPDIR": str(work), "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
-    silent = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    app: subprocess.Popen[str] = subprocess.Popen([*TFDFD, "app"], env=environment, **silent)  # type: ignore[call-overload]
+    command = [*TFDFD, "app"]
+    app = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         address = urlsplit(app.stdout.readline().removeprefix("page: ").strip())  # type: ignore[union-attr]
 
