@@ -378,7 +378,7 @@ def run_trial(
         The objective's value by name; None for a failed trial, whose record contains the error.
 
     Raises:
-        OSError: the disk is full or missing, so that other trials would fail, too.
+        OSError, TrainingError: the disk is full or missing, so that other trials would fail, too.
     """
     folder = trial_folder(search, trial_id)
     _wait_for_lock(folder)
@@ -401,7 +401,7 @@ def run_trial(
             result = train(search.recipe.changed(assignments), search.data, folder, report, search.allow_leaks)
         return {search.objective: _score(result, search.objective)}
     except Exception as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
             _write_record(search, trial_id, known | {"begun": starts - 1, "failed": None})
             raise
         failed = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
