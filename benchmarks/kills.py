@@ -147,14 +147,17 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _digest(file: Path, place: str) -> str:
-    if file.parent.name == "variables" or file.name == "fingerprint.pb":
-        return str(file.stat().st_size)  # TensorFlow writes the same variables in other bytes each time
+    # TensorFlow writes the same variables in other bytes each time, and their hashes as numbers of several lengths.
+    if file.parent.name == "variables":
+        return str(file.stat().st_size)
+    if file.name == "fingerprint.pb":
+        return "fingerprint"
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
         text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
-        if file.name.endswith(("model_card.json", "manifest.json", "record.json", ".html")):
-            # Of SavedModels, and of records, which name their folder.
-            text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
+        if file.name.endswith(("model_card.json", "manifest.json", "record.json", "seen.json", ".html")):
+            # Of SavedModels, of records, which name their folder, and of sources, which are those of their folder.
+            text = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{32})\b", "DIGEST", text)
         if file.suffix == ".json":
             text = json.dumps(_steady(json.loads(text)), sort_keys=True)
         elif file.suffix == ".csv":
