@@ -38,7 +38,6 @@ TIMES = 20
 KILLED = ("tune", "prune", "evaluate", "pull", "detect")
 # Keys and columns that differ between two undisturbed runs.
 VARYING = {"seconds", "elapsed_s", "hardware", "started", "date", "wall_s", "command", "output", "duration_s"}
-VARYING |= {"begun", "oom_kills", "oom_deaths"}  # how often a trial of a search was started
 _TIMES = re.compile(
     r"\d+(\.\d+)? (ms|s|seconds|minutes)\b|Seconds: \d+(\.\d+)?|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 )
@@ -146,17 +145,24 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not varying & set(path.parts))
 
 
-def _digest(file: Path, out: str) -> str:
-    if file.parent.name == "variables" or file.name == "fingerprint.pb":
-        return str(file.stat().st_size)  # TensorFlow writes the same variables in other bytes each time
+def _digest(file: Path, place: str) -> str:
+    # TensorFlow writes the same variables in other bytes each time, and their hashes as numbers of several lengths.
+    if file.parent.name == "variables":
+        return str(file.stat().st_size)
+    if file.name == "fingerprint.pb":
+        return "fingerprint"
     data = file.read_bytes()
     if file.suffix in (".json", ".jsonl", ".csv", ".html", ".md"):
-        text = data.decode("utf-8", "surrogateescape").replace(out, "OUT")
-        if file.name.endswith(("model_card.json", "manifest.json", "record.json", ".html")):
-            # Of SavedModels, and of records, which name their folder.
-            text = re.sub(r"\b[0-9a-f]{64}\b", "DIGEST", text)
+        text = data.decode("utf-8", "surrogateescape").replace(place, "OUT")
+        if file.name.endswith(("model_card.json", "manifest.json", "record.json", "seen.json", ".html")):
+            # Of SavedModels, of records, which name their folder, and of sources, which are those of their folder.
+            text = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{32})\b", "DIGEST", text)
+            text = re.sub(r'(fingerprint\.pb"[^}]*?"bytes": )\d+', r"\g<1>0", text)
         if file.suffix == ".json":
-            text = json.dumps(_steady(json.loads(text)), sort_keys=True)
+            value = json.loads(text)
+            if file.parent.name == "trials":  # of a search: what else is in it counts the starts of a trial
+                value = {name: value[name] for name in ("assignments", "failed")}
+            text = json.dumps(_steady(value), sort_keys=True)
         elif file.suffix == ".csv":
             text = repr(
                 [

@@ -90,3 +90,14 @@ def test_the_threat_model_has_every_verb_and_says_what_is_not_promised():
     assert all(len(row) == 5 and all(cell.strip() for cell in row) for row in rows)
     missing = set(VERBS) - set(re.findall(r"`([a-z-]+)`", model))
     assert not missing, f"SECURITY.md does not say what {missing} may be given"
+
+
+def test_the_security_page_names_tests_that_are_there():
+    section = (ROOT / "docs/security.md").read_text("utf-8").split("\n## Tests\n")[1]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 16
+    for row in rows:
+        for file, words in re.findall(r"`(\w+\.py)`(?: \((.+?)\))?", row):
+            text = (ROOT / "tests" / file).read_text("utf-8")
+            for word in re.findall(r"`(\w+)`", words):
+                assert re.search(rf"^def test_\w*{word}", text, re.MULTILINE), f"{file} has no test of {word!r}"

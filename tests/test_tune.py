@@ -311,8 +311,12 @@ def test_a_file_of_published_weights_is_no_setting_for_others(faces, tmp_path, k
 
 def test_a_full_disk_ends_the_search_and_fails_no_trial(faces, tmp_path):
     search = search_in(tmp_path / "search", faces, max_trials=2)
-    with pytest.raises(OSError, match="No space left"):
-        run_alone(search, "", Silent, print, fails(["1"], OSError(28, "No space left on device")))
+    full = OSError(28, "No space left on device")
+    wrapped = TrainingError(f"state.safetensors could not be written: {full}")
+    wrapped.__cause__ = full
+    for error in (full, wrapped):
+        with pytest.raises(type(error), match="No space left"):
+            run_alone(search, "", Silent, print, fails(["1"], error))
     assert read_record(search, "1") | {"assignments": []} == {
         "assignments": [], "begun": 0, "epochs": 0, "oom_kills": oom_kills(), "oom_deaths": 0, "failed": None,
     }  # fmt: skip

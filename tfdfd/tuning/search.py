@@ -27,6 +27,7 @@ import keras
 from tfdfd.child_process import oom_kills
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
+from tfdfd.training import TrainingError
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
 from tfdfd.training.procedures import train
@@ -371,7 +372,7 @@ def run_trial(
         The objective's value by name; None for a failed trial, whose record contains the error.
 
     Raises:
-        OSError: the disk is full or missing, so that other trials would fail, too.
+        OSError, TrainingError: the disk is full or missing, so that other trials would fail, too.
     """
     folder = trial_folder(search, trial_id)
     _wait_for_lock(folder)
@@ -394,7 +395,8 @@ def run_trial(
             result = train(search.recipe.changed(assignments), search.data, folder, report, search.allow_leaks)
         return {search.objective: _score(result, search.objective)}
     except Exception as error:
-        if isinstance(error, OSError):
+        # The training names the file and what to do in an error of its own.
+        if isinstance(error.__cause__ if isinstance(error, TrainingError) else error, OSError):
             _write_record(search, trial_id, known | {"begun": starts - 1, "failed": None})
             raise
         failed = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
