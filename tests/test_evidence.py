@@ -139,6 +139,9 @@ def test_a_verdict_that_rests_on_a_face_outside_the_tested_range_is_inconclusive
     found.tested_range, found.likelihood_ratio = tested, evidence.likelihood_ratio(unknown, "video", 0.9, 1)
     page = render_report([found], {"threshold": 0.5})
     assert "outside the tested range" in page and "Likelihood ratio" in page and "not known: the model card" in page
+    for value, words in ((1, "is as probable for a fake as"), (0.25, "is 4 times as probable for a genuine face as")):
+        found.likelihood_ratio = {"value": value, "support": "", "domains": []}
+        assert f"A score like this {words}" in render_report([found], {"threshold": 0.5})
 
 
 def test_measures_follow_what_they_measure():

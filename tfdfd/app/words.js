@@ -19,7 +19,8 @@ export function likelihood({value, support, reason}) {
   if (value === null) return `Likelihood ratio: not known: ${reason}.`;
   const text = (number) => String(Number(number.toPrecision(3))), times = text(value >= 1 ? value : 1 / value);
   const of = value >= 1 ? "a fake as for a genuine face" : "a genuine face as for a fake";
-  return `Likelihood ratio ${text(value)}: ${support}. A score like this is ${times} times as probable for ${of} of the ` +
+  const more = times === "1" ? "" : `${times} times `;
+  return `Likelihood ratio ${text(value)}: ${support}. A score like this is ${more}as probable for ${of} of the ` +
     "validation data. This is no probability that the file is fake, which depends on everything else that is known about it.";
 }
 
