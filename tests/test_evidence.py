@@ -13,7 +13,7 @@ from tfdfd.detect.verdict import rule_for
 from tfdfd.faces.crop import MEASURES, measure_face
 from tfdfd.metrics import calibration
 from tfdfd.report.page import render_report
-from tfdfd.weights import DEFAULT_MODEL, WeightRecord, list_records
+from tfdfd.weights import ALIASES, DEFAULT_MODEL, WeightRecord, list_records
 
 CARD = {
     "handle": "tfdfd/toy", "model": "meso4", "file": "toy.safetensors", "sha256": "0" * 64, "bytes": 1, "licence": "x",
@@ -180,8 +180,9 @@ def test_groups_come_from_the_names_of_utkface_with_exact_intervals():
     assert row["fpr_ci95"] == [0.0001, 0.0119] and _share("sex", "male", ["real"] * 20)["fpr_ci95"] == [0.0, 0.1684]
 
 
-def test_the_default_model_has_these_figures_within_what_its_scores_support():
-    record = list_records()[DEFAULT_MODEL]
+@pytest.mark.parametrize("handle", [DEFAULT_MODEL, ALIASES["fast"]])
+def test_a_card_has_these_figures_within_what_its_scores_support(handle):
+    record = list_records()[handle]
     assert {kind for one in record.likelihood_ratios for kind in one["kinds"]} == {"image", "video"}
     for one in record.likelihood_ratios:
         low, high = one["log10_bounds"]
@@ -191,6 +192,8 @@ def test_the_default_model_has_these_figures_within_what_its_scores_support():
     assert max(card["tested_range_shares"]["outside"].values()) <= 0.02
     for scored in card["likelihood_ratio_scores"]:
         assert scored["cllr_min"] < scored["cllr"] < 1
+    kinds = {group["by"] for group in card["false_positives"]}
+    assert kinds == {"data set", *(f"photographs by {one}" for one in ("age", "sex", "skin group"))}
 
 
 def test_each_heading_of_the_self_assessment_has_the_figures_of_the_card_or_says_not_measured():
