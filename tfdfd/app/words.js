@@ -21,7 +21,7 @@ export function likelihood({value, support, reason}) {
   const of = value >= 1 ? "a fake as for a genuine face" : "a genuine face as for a fake";
   const more = times === "1" ? "" : `${times} times `;
   return `Likelihood ratio ${text(value)}: ${support}. A score like this is ${more}as probable for ${of} of the ` +
-    "validation data. This is no probability that the file is fake, which depends on everything else that is known about it.";
+    "validation data. This is not the probability that the file is fake, which depends on everything else that is known about it.";
 }
 
 export const $ = (id) => document.getElementById(id);
