@@ -1,6 +1,6 @@
 """`tfdfd detect` on a folder of short clips, and the first answers of `tfdfd app`.
 
-    python -m benchmarks.many [--clips N] [--rounds N] [--before CHECKOUT]
+    python -m benchmarks.many [--clips N] [--rounds N] [--model HANDLE] [--before CHECKOUT]
 
 The clips are copies of the samples. Ways alternate, and the round with the fewest processor seconds counts: those of
 the command and its decoding processes, which other work on the machine disturbs less than its time. CHECKOUT is a
@@ -34,22 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", metavar="HANDLE", help="model of all clips (default: that of each code)")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="folder with earlier code to compare with")
     arguments = parser.parse_args(argv)
     print(f"{hardware()}; {arguments.clips} clips of 4 s, {arguments.rounds} rounds\n")
     with tempfile.TemporaryDirectory() as folder:
-        rows = clips(Path(folder), arguments.clips, arguments.rounds, arguments.before)
+        rows = clips(Path(folder), arguments.clips, arguments.rounds, arguments.model, arguments.before)
         rows += page(Path(folder))
     return print_bounds(("what", "value", "bound"), rows)
 
 
-def clips(work: Path, count: int, rounds: int, before: Path | None) -> list[tuple]:
+def clips(work: Path, count: int, rounds: int, model: str | None, before: Path | None) -> list[tuple]:
     """Processor seconds per clip with and without `-o`, and with the earlier code."""
     folder, out = work / "clips", work / "out"
     folder.mkdir()
     for number in range(count):
         shutil.copy(SAMPLES[number % len(SAMPLES)], folder / f"{number:04d}.mp4")
-    detect = [*TFDFD, "detect", str(folder), "--quiet"]
+    detect = [*TFDFD, "detect", str(folder), "--quiet", *(["--model", model] if model else [])]
     ways = {"detect": (ROOT, detect), "detect -o": (ROOT, [*detect, "-o", str(out)])}
     if before:
         ways["detect, before"] = (before.resolve(), detect)
