@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from benchmarks.peers import session
-from benchmarks.peers.__main__ import EITHER, REFUSE, USE, judge, missing, row
+from benchmarks.peers.__main__ import EITHER, REFUSE, USE, class_of_answer, missing, row
 from benchmarks.peers.adapters import PEERS
 from benchmarks.peers.scores import fitted
 from benchmarks.peers.session import ANSWER, CRASH, ERROR, GARBAGE, HANG, Session, install
@@ -145,7 +145,7 @@ def test_a_failed_installation_says_why(tmp_path):
     ],
 )
 def test_a_broken_file_is_judged_by_what_it_deserves(answer, deserves, verdict):
-    assert judge(answer | {"deserves": deserves}) == verdict
+    assert class_of_answer(answer | {"deserves": deserves}) == verdict
 
 
 def test_a_main_face_without_a_partner_is_missing():
