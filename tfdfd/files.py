@@ -177,7 +177,11 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
         OSError: see `open_regular`.
     """
     with open_regular(path, most) as file:
-        data = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        # Asking for `most` would reserve as much memory for each small file.
+        data = file.read(size + 1)
+        if len(data) > size:
+            data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it grew beyond the {most:,} bytes that are read", str(path))
     return data
