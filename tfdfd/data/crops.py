@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -91,11 +90,12 @@ def crop_path(root: str | os.PathLike, file: str) -> str:
         ValueError: an absolute path, "..", or a link leads elsewhere.
     """
     path = os.path.join(root, file)
-    folder, name = os.path.split(path)
-    is_plain = name not in ("", os.curdir, os.pardir) and not os.path.islink(path)
-    target = _resolved(folder) + name if is_plain else os.path.realpath(path)
-    if target.startswith(_resolved(root)) or any(target.startswith(_resolved(other)) for other in other_folders()):
+    if _stays_below(root, file):
         return path
+    target = os.path.realpath(path)
+    for folder in (os.fspath(root), *other_folders()):
+        if target.startswith(os.path.join(os.path.realpath(folder), "")):
+            return path
     raise ValueError(
         f"{printable_path(file)!r} of the table in {printable_path(root)} leads out of that folder, to "
         f"{printable_path(target)}; it was not read. Copy the crop into the folder, or, if you trust the table, name "
@@ -103,14 +103,12 @@ def crop_path(root: str | os.PathLike, file: str) -> str:
     )
 
 
-def _resolved(folder: str | os.PathLike) -> str:
-    """The folder without links, with a separator at its end."""
-    return _resolved_absolute(os.path.join(os.getcwd(), folder))
-
-
-@lru_cache(maxsize=4096)
-def _resolved_absolute(folder: str) -> str:
-    return os.path.join(os.path.realpath(folder), "")
+def _stays_below(root: str | os.PathLike, file: str) -> bool:
+    """Whether a path is seen to stay in the folder without resolving both: relative, without ".." and links."""
+    if os.sep != "/" or os.path.isabs(file) or os.pardir in file or os.path.basename(file) in ("", os.curdir):
+        return False
+    ends = [end for end, letter in enumerate(file) if letter == "/"]
+    return not any(os.path.islink(os.path.join(root, file[:end])) for end in (*ends, len(file)))
 
 
 def faces_of(source: str | os.PathLike | Faces, split: str | None = None) -> Faces:
