@@ -240,6 +240,32 @@ def test_pictures_are_equal_where_the_mask_is_zero_and_differ_where_it_is_not(bl
     assert max(real.max(), fake.max()) <= 1
 
 
+def test_a_band_of_low_frequencies_is_blended_apart():
+    checks = np.indices((SIDE, SIDE)).sum(axis=0) % 2 - 0.5
+    difference = jnp.asarray(np.repeat(0.2 + 0.1 * checks[..., None], 3, axis=-1), jnp.float32)
+    mask = jnp.zeros((SIDE, SIDE, 1)).at[64:192, 64:192].set(1.0)
+    draws = jax.random.uniform(jax.random.key(0), (16, 64))
+    changes = np.asarray(jax.jit(jax.vmap(lambda each: blending.change_by_band(difference, mask, each)))(draws))
+    wide = np.abs(changes[:, :63]).max(axis=(1, 2, 3)) > 1e-4
+    assert 4 <= wide.sum() <= 12
+    middle = changes[:, 112:144, 112:144]
+    # The color changes as far as it is the source's over a wide seam, the texture in any case.
+    np.testing.assert_allclose(middle[~wide].mean(axis=(1, 2, 3)), 0, atol=0.01)
+    assert middle[wide].mean(axis=(1, 2, 3)).min() > 0.1
+    np.testing.assert_allclose(np.diff(middle, axis=2).std(axis=(1, 2, 3)), 0.1, rtol=0.05)
+
+
+def test_without_bands_a_batch_is_what_it_was(pack):
+    on_device = [jnp.asarray(each) for each in (pack.canvases, pack.points, pack.sizes)]
+    rows = [jnp.asarray(each) for each in Sampler(pack, Settings("meso4", pairs=1, blends=4))(0)]
+    batches = [
+        np.asarray(blending.batch_of_pairs(*on_device, *rows, key=jax.random.key(0), out=64, grid=2, banded=share)[0])
+        for share in (0.0, 1.0)
+    ]
+    np.testing.assert_array_equal(batches[0][:6], batches[1][:6])
+    assert (batches[0][6:] != batches[1][6:]).any(axis=(1, 2, 3)).all()
+
+
 def test_masks_lie_on_the_face(pack, blends):
     low, high = pack.points[0].min(axis=0), pack.points[0].max(axis=0)
     rows, columns = np.nonzero(blends[2].max(axis=(0, 3)) > 0.5)
@@ -345,6 +371,7 @@ def test_settings_are_parsed():
         ("swapped=1.5", "swapped is 1.5; expected a number from 0 to 1"),
         ("learning_rate=NaN", "learning_rate is nan"),
         ("size=100", "size is 100; expected a multiple of 16"),
+        ("engine=tensorflow", "engine is 'tensorflow'; expected jax or torch"),
     ],
 )
 def test_wrong_settings_are_refused(assignment, message):
@@ -522,6 +549,137 @@ def test_the_weights_are_the_averaged_ones(runs, packed):
     assert arrays.keys() == named_weights(build("meso4", input_shape=(64, 64, 3))).keys()
     averaged = [value for name, value in state(folder).items() if name.startswith("ema")]
     assert all(any(np.array_equal(array, value) for value in averaged) for array in arrays.values())
+
+
+# The engine `torch`: the same networks and the same steps.
+
+NETWORKS = "mobilenet_v3", "efficientnet_lite0", "meso_inception4"
+
+# One process computes each network by Keras on JAX and by PyTorch.
+COMPARISON = """
+import json, sys
+import jax, jax.numpy as jnp, keras, numpy as np, torch
+from tfdfd.models import build
+from tfdfd.weights.loading import with_mask_head
+from tools.packed.torch_network import TorchNetwork
+
+def compare(name):
+    keras.utils.set_random_seed(0)
+    network, _ = with_mask_head(build(name, input_shape=(64, 64, 3)))
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(0.1 * np.arange(layer.moving_mean.shape[0]) / layer.moving_mean.shape[0])
+    variables = network.trainable_variables, network.non_trainable_variables
+    trained, other = ([each.value for each in part] for part in variables)
+    pictures = jnp.asarray(np.random.default_rng(0).random((8, 64, 64, 3), np.float32))
+
+    def loss(trained):
+        (fake, mask), after = network.stateless_call(trained, other, pictures, training=True)
+        return jnp.log(fake).mean() + jnp.square(mask).mean(), (fake, mask, after)
+
+    (_, (fake, mask, after)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
+    ours = TorchNetwork(network, torch.float32)
+    leaves = [torch.from_numpy(np.array(value)).requires_grad_() for value in trained]
+    others = [torch.from_numpy(np.array(value)) for value in other]
+    (our_fake, our_mask), our_after = ours(leaves, others, torch.from_dlpack(pictures), True)
+    (our_fake.log().mean() + our_mask.square().mean()).backward()
+    resting = ours(leaves, others, torch.from_dlpack(pictures), False)[0][0]
+    expected = network.stateless_call(trained, other, pictures, training=False)[0][0]
+    norms = [float(jnp.linalg.norm(each)) for each in gradients]
+    counts = [
+        float(np.vdot(g, leaf.grad.numpy()) / (np.linalg.norm(g) * np.linalg.norm(leaf.grad.numpy())))
+        for g, leaf, norm in zip(gradients, leaves, norms) if norm > 1e-3 * max(norms)
+    ]
+    apart = lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b.detach())).max())
+    return {
+        "outputs": max(apart(fake, our_fake), apart(mask, our_mask), apart(expected, resting)),
+        "statistics": max(apart(a, b) for a, b in zip(after, our_after) if a.dtype == np.float32),
+        "moved": max(apart(a, b) for a, b in zip(other, our_after) if a.dtype == np.float32),
+        "least_cosine": min(counts), "compared": len(counts), "variables": len(leaves),
+    }
+
+print(json.dumps({name: compare(name) for name in sys.argv[1:]}))
+"""
+
+
+def needs_torch():
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'tfdfd[bench]'")
+
+
+def succeeded(reply):
+    assert reply.returncode == 0, reply.stderr
+    return reply
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    needs_torch()
+    return json.loads(succeeded(child("-c", COMPARISON, *NETWORKS)).stdout)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_computes_what_keras_does(comparison, name):
+    result = comparison[name]
+    assert result["outputs"] < 1e-4
+    assert result["statistics"] < 1e-4
+    assert result["moved"] > 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_are_those_of_keras(comparison, name):
+    result = comparison[name]
+    assert result["least_cosine"] > 0.999
+    assert result["compared"] > result["variables"] / 3
+
+
+def run(packed, folder, *more):
+    succeeded(train(packed, folder, *more))
+    return state(folder)
+
+
+STEPS = """
+import json, sys
+import keras, numpy as np
+from tools.packed.dataset import Pack
+from tools.packed.settings import Settings
+from tools.packed.trainer import Trainer
+
+settings, *packs = sys.argv[1:]
+trainers = [Trainer(Pack(packs), Settings(**json.loads(settings), engine=engine)) for engine in ("jax", "torch")]
+for trainer in trainers:
+    for layer in trainer.both._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    for _ in range(3):
+        trainer.advance()
+on_jax, on_torch = (trainer._state() for trainer in trainers)
+print(json.dumps({
+    name: max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(values, on_torch[name], strict=True))
+    for name, values in on_jax.items()
+}))
+"""
+
+
+def test_steps_are_those_of_jax(packed):
+    """Without dropout, for which the engines draw other numbers."""
+    needs_torch()
+    reply = succeeded(child("-c", STEPS, json.dumps(SETTINGS | {"network": "meso4"}), *packed))
+    apart = json.loads(reply.stdout)
+    assert apart.keys() >= {"trained", "other", "first", "second", "ema", "ema_others"}
+    assert max(apart.values()) < 1e-4
+
+
+def test_a_stopped_training_ends_with_the_same_weights(packed, tmp_path):
+    needs_torch()
+    straight = run(packed, tmp_path / "straight", "--set", "engine=torch")
+    stopped = run(packed, tmp_path / "stopped", "--set", "engine=torch", "--seconds", "0")
+    assert stopped["step"] == 1
+    resumed = run(packed, tmp_path / "stopped", "--set", "engine=torch")
+    assert straight.keys() == resumed.keys()
+    for name, value in straight.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
 
 
 def refused(reply, message):

@@ -2,7 +2,8 @@
 
     python -m tools.train_packed PACK.npz [PACK-2.npz …] NETWORK -o RUN --set weights=imagenet:FILE --set steps=4000
 
-Packs are made by `python -m tools.packed.pack`. Nothing besides NumPy, Pillow, safetensors, Keras and JAX is needed.
+Packs are made by `python -m tools.packed.pack`. Nothing besides NumPy, Pillow, safetensors, Keras and JAX is needed. On
+a CPU, `--set engine=torch` computes the network with PyTorch, many times as fast.
 
 A batch holds pairs of a genuine face and a real deepfake of the same target video, methods in equal shares, and pairs
 of a genuine face and a blend of it, sources in fixed shares. Blending and degradation run on the device. The moving

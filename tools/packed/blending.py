@@ -94,7 +94,7 @@ def align(points, onto):
     return matrix, target - center @ matrix
 
 
-def blend(image, points, size, donor, donor_points, donor_size, swapped, draws):
+def blend(image, points, size, donor, donor_points, donor_size, swapped, draws, banded=0.0):
     """A real and a fake picture of one genuine crop, and the mask of what was blended in.
 
     Args:
@@ -102,6 +102,7 @@ def blend(image, points, size, donor, donor_points, donor_size, swapped, draws):
         donor, donor_points, donor_size: another person's crop.
         swapped: whether the donor's face is blended in; else an altered copy of the crop's own.
         draws: uniform numbers.
+        banded: see `batch_of_pairs`.
 
     Returns:
         `(SIDE, SIDE, 3)` twice and `(SIDE, SIDE, 1)`. Where the mask is 0, both pictures are equal.
@@ -137,7 +138,23 @@ def blend(image, points, size, donor, donor_points, donor_size, swapped, draws):
     source = jnp.where(chance(parts[13], 0.2), jpeg(source, uniform(parts[14], 25, 95)), source)
     ratio = jnp.array(_RATIOS)[choice(parts[15], [1 / len(_RATIOS)] * len(_RATIOS))]
     mask = (mask * ratio)[..., None]
-    return target, jnp.clip(mask * source + (1 - mask) * target, 0, 1), mask
+    change = mask * (source - target)
+    if banded:
+        change = jnp.where(chance(parts[15][1:], banded), change_by_band(source - target, mask, parts[15][2:]), change)
+    return target, jnp.clip(target + change, 0, 1), mask
+
+
+def change_by_band(difference, mask, draws):
+    """What blending adds to a target if low frequencies are blended apart from the others.
+
+    Half of the time they pass over a wide seam (a pyramid of two levels; Burt and Adelson, 1983), else they stay the
+    target's, as in the gradient domain (Pérez et al., 2003).
+    """
+    parts = split(draws, 2)
+    matrix = blurring(jnp.exp(uniform(parts[0], jnp.log(2.0), jnp.log(24.0))), SIDE)
+    low = both_axes(matrix, matrix, difference)
+    wide = jnp.where(chance(parts[1], 0.5), both_axes(matrix, matrix, mask), 0.0)
+    return mask * (difference - low) + wide * low
 
 
 def match_colors(source, target, mask):
@@ -224,13 +241,14 @@ def labeled_pair(real, fake, draws, noise, out):
     return degrade(jnp.clip(jnp.stack(images), 0, 1), parts[1], noise)
 
 
-def blended_pair(crop, donor, swapped, draws, noise, out, grid):
+def blended_pair(crop, donor, swapped, draws, noise, out, grid, banded=0.0):
     """Pictures `(2, out, out, 3)` of a genuine crop and of a blend of it, and the blend's mask, `(grid, grid)`.
 
-    Window, mirroring and degradation are shared. Both crops are `(canvas, points, size)`.
+    Window, mirroring and degradation are shared. Both crops are `(canvas, points, size)`; for `banded` see
+    `batch_of_pairs`.
     """
     blend_draws, rest = split(draws, 2)
-    *images, mask = blend(*crop, *donor, swapped, blend_draws)
+    *images, mask = blend(*crop, *donor, swapped, blend_draws, banded)
     parts = split(rest, 3)
     _, points, size = crop
     rows, columns = crop_matrices(*framing(points, size, parts[0]), size, out)
@@ -241,8 +259,8 @@ def blended_pair(crop, donor, swapped, draws, noise, out, grid):
     return degrade(jnp.clip(images, 0, 1), parts[2], noise), mask
 
 
-@partial(jax.jit, static_argnames=("out", "grid"))
-def batch_of_pairs(canvases, points, sizes, reals, fakes, blended, donors, swapped, key, out, grid):
+@partial(jax.jit, static_argnames=("out", "grid", "banded"))
+def batch_of_pairs(canvases, points, sizes, reals, fakes, blended, donors, swapped, key, out, grid, banded=0.0):
     """A batch of labeled pairs, and of genuine faces with blends of them.
 
     Args:
@@ -255,6 +273,7 @@ def batch_of_pairs(canvases, points, sizes, reals, fakes, blended, donors, swapp
         key: JAX key of all draws.
         out: side of the pictures, a multiple of 16.
         grid: side of the masks, a divisor of `out`.
+        banded: share of the blends whose low frequencies are blended apart from the others.
 
     Returns:
         Pictures `(2 (a + b), out, out, 3)`: reals, fakes, genuine faces, blends; masks of what was blended in,
@@ -273,7 +292,9 @@ def batch_of_pairs(canvases, points, sizes, reals, fakes, blended, donors, swapp
         reals, fakes, draws[:a], noise[:a]
     )
     blends, masks = jax.vmap(
-        lambda index, donor, swap, draws, noise: blended_pair(crop(index), crop(donor), swap, draws, noise, out, grid)
+        lambda index, donor, swap, draws, noise: blended_pair(
+            crop(index), crop(donor), swap, draws, noise, out, grid, banded
+        )
     )(blended, donors, swapped, draws[a:], noise[a:])
     pictures = jnp.concatenate([pairs[:, 0], pairs[:, 1], blends[:, 0], blends[:, 1]])
     masks = jnp.concatenate([jnp.zeros((2 * a, grid, grid)), jnp.zeros_like(masks), masks])

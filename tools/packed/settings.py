@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 
 from tfdfd.text import near_matches
 
+ENGINES = "jax", "torch"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -30,7 +32,9 @@ class Settings:
         mask_weight: weight of the mask loss; the label loss has 1.
         teacher_weight: share of the teacher's scores in the targets; the labels have the rest.
         without: methods of labeled fakes that are left out of training.
+        banded: share of the blends whose low frequencies are blended apart from the others.
         precision: Keras dtype policy.
+        engine: what computes the network: `jax`, or `torch`, which is many times as fast on CPUs.
         seed: seed of everything random.
 
     Raises:
@@ -53,7 +57,9 @@ class Settings:
     mask_weight: float = 0.3
     teacher_weight: float = 0.5
     without: tuple[str, ...] = ()
+    banded: float = 0.0
     precision: str = "mixed_bfloat16"
+    engine: str = "jax"
     seed: int = 0
 
     def __post_init__(self):
@@ -65,11 +71,13 @@ class Settings:
             _check(self, name, int, least)
         for name, most in (
             ("learning_rate", None), ("weight_decay", None), ("mask_weight", None), ("warm_up", 1), ("ema", 1),
-            ("smoothing", 0.5), ("swapped", 1), ("teacher_weight", 1),
+            ("smoothing", 0.5), ("swapped", 1), ("banded", 1), ("teacher_weight", 1),
         ):  # fmt: skip
             _check(self, name, (int, float), 0, most)
         for name in ("network", "precision"):
             _check(self, name, str)
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}; expected {' or '.join(ENGINES)}.")
 
     def plain(self) -> dict:
         """The settings as JSON holds them."""

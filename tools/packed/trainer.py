@@ -1,4 +1,4 @@
-"""Training of one network on packed crops, on JAX."""
+"""Training of one network on packed crops, on JAX, or with pictures from JAX and the network on PyTorch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -45,7 +46,7 @@ class Trainer:
         on_device: `(canvases, points, sizes)` of the pack as JAX arrays, to share them; None puts them on the device.
 
     Attributes:
-        model: the network. After the first step its own weights are unusable until `assign`.
+        model: the network. It keeps its initial weights until `assign`.
         both: the network with its mask head.
         size: side of the pictures.
         grid: side of the masks.
@@ -73,18 +74,32 @@ class Trainer:
         if teacher is not None and teacher.size != self.size:
             raise ValueError(f"the teacher takes pictures of {teacher.size} pixels, the network of {self.size}.")
         self.on_device = on_device or tuple(map(jnp.asarray, (pack.canvases, pack.points, pack.sizes)))
-        self.trained = [variable.value for variable in self.both.trainable_variables]
-        self.other = [variable.value for variable in self.both.non_trainable_variables]
+        self.trained, self.other = (
+            [variable.value for variable in variables]
+            for variables in (self.both.trainable_variables, self.both.non_trainable_variables)
+        )
         self._averaged_others = [
             i for i, v in enumerate(self.both.non_trainable_variables) if "moving_" in v.path.rpartition("/")[2]
         ]
-        self.moments = tuple([jnp.zeros_like(value) for value in self.trained] for _ in range(2))
-        self.ema = [jnp.array(value) for value in self.trained]
-        self.ema_others = [jnp.array(self.other[i]) for i in self._averaged_others]
-        self.step, self.log = 0, []
         self._decayed = [len(value.shape) > 1 for value in self.trained]
-        self._update = jax.jit(self._update_weights, donate_argnums=(0, 1, 2, 3, 4))
-        self._score = jax.jit(lambda trained, other, x: self.both.stateless_call(trained, other, x, training=False)[0])
+        if settings.engine == "torch":
+            engine = _torch_step(self.both, settings, self._averaged_others)
+            self._array, self._update, self._score = engine.array, engine.update, engine.score
+        else:
+            self._array = jnp.array
+            self._update = jax.jit(self._update_weights, donate_argnums=(0, 1, 2, 3, 4))
+            self._score = jax.jit(
+                lambda trained, other, x: self.both.stateless_call(trained, other, x, training=False)[0]
+            )
+        self.trained, self.other, self.ema = (
+            [self._array(value) for value in values] for values in (self.trained, self.other, self.trained)
+        )
+        self.ema_others = [self._array(self.other[i]) for i in self._averaged_others]
+        self.moments = tuple(
+            [self._array(np.zeros(value.shape, np.float32)) for value in self.trained] for _ in range(2)
+        )
+        self.step, self.log = 0, []
+        self._next = None, (None, None, None)
 
     @property
     def labels(self) -> np.ndarray:
@@ -98,7 +113,10 @@ class Trainer:
         return self._pictures(self.sampler(step), key)
 
     def _pictures(self, rows, key):
-        return blending.batch_of_pairs(*self.on_device, *map(jnp.asarray, rows), key=key, out=self.size, grid=self.grid)
+        return blending.batch_of_pairs(
+            *self.on_device, *map(jnp.asarray, rows), key=key, out=self.size, grid=self.grid,
+            banded=self.settings.banded,
+        )  # fmt: skip
 
     def targets(self, pictures):
         """What P(fake) of a batch is trained towards: smoothed labels, mixed with the teacher's scores."""
@@ -106,7 +124,7 @@ class Trainer:
         targets = jnp.asarray(self.labels) * (1 - 2 * smoothing) + smoothing
         if self.teacher is None:
             return targets
-        return share * self.teacher.score(pictures) + (1 - share) * targets
+        return jnp.asarray(share * self.teacher.score(pictures) + (1 - share) * targets)
 
     def loss(self, trained, other, pictures, masks, known, targets):
         """Binary cross-entropy of labels plus that of known masks.
@@ -153,7 +171,11 @@ class Trainer:
 
     def advance(self):
         """Does one step. Returns the loss of the labels and P(fake) of the batch, on the device."""
-        pictures, masks, known = self.batch(self.step)
+        made, (pictures, masks, known) = self._next
+        if made != self.step:
+            pictures, masks, known = self.batch(self.step)
+        # JAX makes the next batch while the weights are updated.
+        self._next = self.step + 1, self.batch(self.step + 1)
         *state, loss, fake = self._update(
             self.trained, self.other, self.moments, self.ema, self.ema_others,
             pictures, masks, known, self.targets(pictures), jnp.float32(self.step), jnp.float32(self.rate(self.step)),
@@ -170,8 +192,8 @@ class Trainer:
         return self.ema, other
 
     def score(self, pictures):
-        """P(fake) of pictures by the averaged weights, float32 `(n,)`, on the device."""
-        return self._score(*self.averaged(), pictures)[0][:, 0].astype(jnp.float32)
+        """P(fake) of pictures by the averaged weights, float32 `(n,)`."""
+        return self._score(*self.averaged(), pictures)[0][:, 0].astype("float32")
 
     def run(
         self, folder: str | os.PathLike | None = None, seconds: float | None = None, report: Callable = print
@@ -254,7 +276,9 @@ class Trainer:
 
     def _load(self, file, state):
         now, before = self.settings.plain(), json.loads(str(state["settings"]))
-        changed = [name for name in now if before.get(name) != now[name]]
+        # Older states lack the settings that came later, and were made with their defaults.
+        usual = {each.name: each.default for each in fields(Settings)}
+        changed = [name for name in now if before.get(name, usual[name]) != now[name]]
         identity = self._identity()
         # Older states do not name the pack and the teacher.
         changed += [name for name in ("pack", "teacher") if name in state and str(state[name]) != identity[name]]
@@ -269,7 +293,7 @@ class Trainer:
     def _take(self, file, state):
         parts = {}
         for name, values in self._state().items():
-            parts[name] = [jnp.asarray(state[f"{name}/{i}"]) for i in range(len(values)) if f"{name}/{i}" in state]
+            parts[name] = [self._array(state[f"{name}/{i}"]) for i in range(len(values)) if f"{name}/{i}" in state]
             if [value.shape for value in parts[name]] != [value.shape for value in values]:
                 raise ValueError(f"{file} does not fit {self.settings.network}: {name} has other arrays.")
         self.trained, self.moments = parts["trained"], (parts["first"], parts["second"])
@@ -309,7 +333,7 @@ class Trainer:
             (self.both.trainable_variables, self.both.non_trainable_variables), self.averaged(), strict=True
         ):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
+                variable.assign(np.asarray(value))
         return self.model
 
     def evaluate(self, report: Callable = print) -> dict[str, float]:
@@ -404,6 +428,16 @@ def by_video(videos, labels, scores):
     """Labels and mean scores of videos."""
     names, first, places = np.unique(videos, return_index=True, return_inverse=True)
     return labels[first], np.bincount(places, scores, len(names)) / np.bincount(places, minlength=len(names))
+
+
+def _torch_step(network, settings, averaged_others):
+    try:
+        from tools.packed.torch_network import TorchStep
+    except ImportError as error:
+        raise ValueError(
+            f"engine=torch needs PyTorch, which cannot be imported ({error}): pip install torch."
+        ) from error
+    return TorchStep(network, settings, averaged_others)
 
 
 def _read_state(file):
