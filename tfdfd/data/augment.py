@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from tfdfd.data.degrade import blur, compress_jpeg, to_uint8
+from tfdfd.data.degrade import blur, compress_jpeg
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 GRAY = 0.5
@@ -90,20 +90,22 @@ def mirror(image: np.ndarray) -> np.ndarray:
 
 def brighten(image: np.ndarray, delta: float) -> np.ndarray:
     """Adds `delta` to all values."""
-    return np.clip(image + np.float32(delta), 0, 1)
+    return _clip(image + np.float32(delta))
 
 
 def change_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies the distance to each channel's mean."""
     mean = np.array(cv2.mean(image)[:3])
     matrix = np.column_stack([factor * np.eye(3), (1 - factor) * mean])
-    return np.clip(cv2.transform(image, matrix), 0, 1)
+    return _clip(cv2.transform(image, matrix))
 
 
 def saturate(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies the saturation (HSV)."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 1] = np.minimum(hsv[..., 1] * np.float32(factor), 1)
+    saturation = hsv[..., 1]
+    saturation *= np.float32(factor)
+    np.minimum(saturation, 1, out=saturation)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
@@ -111,7 +113,7 @@ def shift_hue(image: np.ndarray, turn: float | np.floating) -> np.ndarray:
     """Shifts hues by a share of the color circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] += np.float32(360 * (turn % 1))  # type: ignore[arg-type]  # OpenCV wraps hues above 360, but not below 0
-    return np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1)
+    return _clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
 def blur_with_kernel(image: np.ndarray, size: int) -> np.ndarray:
@@ -124,7 +126,7 @@ def lose_resolution(image: np.ndarray, scale: float) -> np.ndarray:
     height, width = image.shape[:2]
     small = _shrink_rows(image, max(round(scale * height), 1))
     small = cv2.transpose(_shrink_rows(cv2.transpose(small), max(round(scale * width), 1)))
-    return np.clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    return _clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def add_float_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -132,19 +134,20 @@ def add_float_noise(image: np.ndarray, deviation: float, rng: np.random.Generato
     noise = rng.standard_normal(image.shape, np.float32)
     noise *= np.float32(deviation)
     noise += image
-    return np.clip(noise, 0, 1, out=noise)
+    return _clip(noise)
 
 
 def compress(image: np.ndarray, quality: int) -> np.ndarray:
     """Encodes and decodes as JPEG at a quality from 1 to 100."""
-    return compress_jpeg(to_uint8(image * 255), int(quality)).astype(np.float32) / np.float32(255)
+    compressed = compress_jpeg(cv2.convertScaleAbs(image, alpha=255), int(quality)).astype(np.float32)
+    return np.divide(compressed, np.float32(255), out=compressed)
 
 
 def rotate(image: np.ndarray, degrees: float, zoom: float = 1.0) -> np.ndarray:
     """Rotates counterclockwise and scales about the center; uncovered pixels are black."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, zoom)
-    return np.clip(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR), 0, 1)
+    return _clip(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR))
 
 
 def rotate_nearest(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -195,6 +198,11 @@ def erase_gray(image: np.ndarray, top: float, left: float, sizes: list[tuple[flo
             image[y : y + rows, x : x + columns] = GRAY
             return image
     return image
+
+
+def _clip(image: np.ndarray) -> np.ndarray:
+    """Clips to [0, 1] in place: an array of its own would take as long to allocate as to compute."""
+    return np.clip(image, 0, 1, out=image)
 
 
 def _shrink_rows(image: np.ndarray, count: int) -> np.ndarray:

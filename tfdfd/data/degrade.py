@@ -40,7 +40,7 @@ def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     written, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not written:
         raise ValueError(f"image {image.shape} could not be encoded as JPEG of quality {quality}")
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 
 def blur(image: np.ndarray, sigma: float, size: int = 0) -> np.ndarray:
