@@ -93,14 +93,14 @@ def test_a_set_gives_no_file_but_its_own_pictures(faces, run_tfdfd, kind, verb):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_for_training_and_evaluation_are_as_strict(faces, kind):
     """`train`, `evaluate`, `blend` and `explain` read crops by these functions."""
+    from tfdfd.data.crops import read_pixels
     from tfdfd.evaluation.sets import EvalSet
-    from tfdfd.pipelines.datasets import read_crop
 
     reason = outside(faces, kind)
     rows = tuple(read_table(faces / "faces.csv", FaceRow))
     with pytest.raises((ValueError, OSError), match=reason):
         faces_of(faces)
-        read_crop(Faces(faces, rows).path(0))
+        read_pixels(Faces(faces, rows).path(0))
     with pytest.raises((ValueError, OSError), match=reason):
         data = Faces(faces, rows).read(0)
         decode_pixels(data, "crop")

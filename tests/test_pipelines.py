@@ -126,9 +126,9 @@ def test_the_cache_changes_speed_only(folder, monkeypatch):
         opened[path] += 1
         return read(path)
 
-    from tfdfd.pipelines.datasets import read_crop as read
+    from tfdfd.pipelines.datasets import read_pixels as read
 
-    monkeypatch.setattr("tfdfd.pipelines.datasets.read_crop", counted)
+    monkeypatch.setattr("tfdfd.pipelines.datasets.read_pixels", counted)
     plain, cached = (train_pipeline(folder, SIDE, 50, split=None, cache=cache) for cache in (False, True))
     assert [seen(cached) for _ in range(3)] == [seen(plain) for _ in range(3)]
     assert set(opened.values()) == {4} and len(opened) == 320
@@ -396,9 +396,9 @@ def test_a_stopped_training_goes_on_in_the_middle_of_an_epoch(folder, monkeypatc
         opened[path] += 1
         return read(path)
 
-    from tfdfd.pipelines.datasets import read_crop as read
+    from tfdfd.pipelines.datasets import read_pixels as read
 
-    monkeypatch.setattr("tfdfd.pipelines.datasets.read_crop", counted)
+    monkeypatch.setattr("tfdfd.pipelines.datasets.read_pixels", counted)
     later = train_pipeline(folder, SIDE, 32, split=None, seed=3, first_epoch=epoch, first_batch=batch)
     assert len(later) == 10 and later.cardinality() == 10
     assert seen(later) == epochs[epoch][batch:]

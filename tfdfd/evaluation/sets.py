@@ -30,7 +30,7 @@ from tfdfd.data.tables import REAL, FaceRow, IndexRow, read_table, video_of
 from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
 from tfdfd.pipelines import is_packed, open_shards, read_records
-from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline, read_crop
+from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline
 
 STATUS_TABLE = "status.csv"
 _FOLDER = "folder"
@@ -411,7 +411,7 @@ def _file_status(paths: Iterable[str]) -> str | None:
         if not os.path.isfile(path):
             return "not_found"
         try:
-            read_crop(path)
+            read_pixels(path)
         except ValueError:
             return "decode_error"
     return None

@@ -18,17 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfdfd.data.augment import CropAugmenter
-from tfdfd.data.crops import Faces, check_picture, faces_of, read_bytes
+from tfdfd.data.crops import Faces, decode_pixels, faces_of, read_pixels
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
 from tfdfd.pipelines import is_packed, open_shards, shuffled_records
-from tfdfd.text import printable_path
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
 Source = str | os.PathLike | Faces
-_JPEG = b"\xff\xd8"
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
@@ -284,33 +282,6 @@ def blended_eval(
     return _batch_once(elements.unbatch(), 2 * len(pairs), batch_size, pad, named)
 
 
-def read_crop(path: str) -> np.ndarray:
-    """Reads and decodes one file: RGB uint8 `(height, width, 3)`.
-
-    Raises:
-        ValueError: it cannot be read or decoded; names the file.
-    """
-    return decode_crop(read_bytes(path), path)
-
-
-def decode_crop(data: bytes, name: str) -> np.ndarray:
-    """Decodes a PNG or JPEG: RGB uint8 `(height, width, 3)`, to the same pixels as OpenCV does for `tfdfd detect`.
-
-    Raises:
-        ValueError: another format, too many pixels, or truncated data; names `name`.
-    """
-    check_picture(data, name)
-    try:
-        if data[:2] == _JPEG:
-            # TensorFlow's default is the fast transform, which is off by up to 15 of 255.
-            return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-        return tf.io.decode_png(data, channels=3).numpy()
-    except tf.errors.OpError as error:
-        raise ValueError(
-            f"{printable_path(name)} ({len(data):,} bytes) cannot be decoded as PNG or JPEG: {error.message}"
-        ) from error
-
-
 def to_network(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """uint8 `(height, width, 3)` to float32 in [0, 1] of `size`, resized as `tfdfd detect` resizes its crops."""
     shape = tf.shape(image)[:2]
@@ -405,7 +376,7 @@ def _strings(names: Callable[..., Any], position: tf.Tensor, shape: tuple[int, .
 def _from_files(positions: tf.data.Dataset, faces: Faces, cache: bool, named: bool) -> tf.data.Dataset:
     """Elements of the crops at `positions` (int64, or pairs of one and its turn), decoded in parallel, in this order.
 
-    Decoding is a Python call per crop: only so can an error name its file. TensorFlow lets other threads run meanwhile.
+    Decoding is a Python call per crop: only so can an error name its file. Other threads run meanwhile.
     """
     labels = tf.constant([row.label for row in faces.rows], tf.int64)
     kept: dict[int, np.ndarray] = {}
@@ -413,7 +384,7 @@ def _from_files(positions: tf.data.Dataset, faces: Faces, cache: bool, named: bo
     def pixels(position: Any) -> np.ndarray:
         image = kept.get(position.item())
         if image is None:
-            image = read_crop(faces.path(position))
+            image = read_pixels(faces.path(position))
             if cache:
                 kept[position.item()] = image
         return image
@@ -438,7 +409,7 @@ def _from_records(records: tf.data.Dataset) -> tf.data.Dataset:
     features["label"] = tf.io.FixedLenFeature((), tf.int64)
 
     def pixels(data: bytes, path: bytes) -> np.ndarray:
-        return decode_crop(data, os.fsdecode(path))
+        return decode_pixels(data, os.fsdecode(path))
 
     def load(record: tf.Tensor, turn: Any = None) -> dict[str, tf.Tensor]:
         element = tf.io.parse_single_example(record, features)
