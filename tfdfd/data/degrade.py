@@ -27,7 +27,8 @@ LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
     """Values rounded and clipped to 0 to 255, as uint8."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded = np.rint(values)
+    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
 
 
 def map_levels(image: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -261,8 +261,9 @@ def _blend(source: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarr
     x, y, width, height = cv2.boundingRect(np.uint8(mask > 0))  # type: ignore[call-overload]
     part = np.s_[y : y + height, x : x + width]
     weight = mask[part][..., None]
-    mixed = weight * source[part] + (1 - weight) * target[part]
-    fake[part] = np.where(weight > 0, to_uint8(mixed), target[part])
+    mixed = weight * source[part]
+    mixed += (1 - weight) * target[part]
+    fake[part] = to_uint8(mixed)
     return fake
 
 
