@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from tools.packed.dataset import SIDE
 from tools.packed.mesh_points import REGION_SHARES, REGIONS
 from tools.packed.pixels import (
-    blur,
     blurring,
     both_axes,
     chance,
@@ -48,10 +47,14 @@ def alter_appearance(image, draws):
     kind = choice(parts[1], [0.3, 0.4, 0.15, 0.15])
     amount = uniform(parts[2], 0.2, 1.2)
     scale = uniform(parts[3], 0.25, 0.8)
-    sharp = jnp.clip(image + amount * (image - blur(image, 1.0)), 0, 1)
-    small = both_axes(shrinking(scale, SIDE), shrinking(scale, SIDE), image)
-    soft = blur(image, uniform(parts[4], 0.4, 1.6))
-    return jnp.select([kind == 0, kind == 1, kind == 2], [sharp, small, soft], image)
+    matrix = jnp.select(
+        [kind == 0, kind == 1],
+        [blurring(1.0, SIDE), shrinking(scale, SIDE)],
+        blurring(uniform(parts[4], 0.4, 1.6), SIDE),
+    )
+    smooth = both_axes(matrix, matrix, image)
+    sharp = jnp.clip(image + amount * (image - smooth), 0, 1)
+    return jnp.select([kind == 0, kind <= 2], [sharp, smooth], image)
 
 
 def face_mask(points, draws):

@@ -99,11 +99,6 @@ def both_axes(rows, columns, image):
     return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision="high")
 
 
-def blur(image, sigma):
-    """An image after a Gaussian blur; `sigma` in pixels."""
-    return both_axes(*(blurring(sigma, n) for n in image.shape[:2]), image)
-
-
 def jpeg(image, quality, shift=(0, 0)):
     """An image after JPEG compression with 4:2:0 chroma subsampling.
 
