@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import zlib
 
 import cv2
 import h5py
@@ -388,7 +389,13 @@ def spoil(path, kind):
             raw.write_bytes(values.tobytes())
             group.create_dataset(short, shape, dtype, external=[(str(raw), 0, h5py.h5f.UNLIMITED)])
         elif kind == "compressed":
-            group.create_dataset(short, data=values, compression="gzip")
+            group.create_dataset(short, data=values, compression="lzf")
+        elif kind == "bomb":
+            array = group.create_dataset(short, shape, dtype, compression="gzip", chunks=shape)
+            array.id.write_direct_chunk((0,) * len(shape), zlib.compress(bytes(64 << 20), 9))
+        elif kind == "damaged gzip":
+            array = group.create_dataset(short, shape, dtype, compression="gzip", chunks=shape)
+            array.id.write_direct_chunk((0,) * len(shape), b"no gzip")
         elif kind == "swollen":  # takes no room in the file: nothing was written
             group.create_dataset(short, (60_000, 60_000), dtype)
         elif kind == "large parts":
@@ -401,15 +408,16 @@ def spoil(path, kind):
     return {
         "external link": "soft or external link", "soft link": "soft or external link", "hard link": "several names",
         "loop": "several names", "virtual": "virtual array", "external storage": "stored in another file",
-        "compressed": "is compressed", "swollen": r"shapes? .?\(60000, 60000\)",
+        "compressed": "is compressed otherwise than with gzip", "bomb": "part that unpacks to another size",
+        "damaged gzip": "is damaged", "swollen": r"shapes? .?\(60000, 60000\)",
         "large parts": "is stored in parts of", "texts": "which is not a number", "names": "or one that is not plain",
     }[kind]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["external link", "soft link", "hard link", "loop", "virtual", "external storage", "compressed", "swollen",
-     "large parts", "texts", "names"],
+    ["external link", "soft link", "hard link", "loop", "virtual", "external storage", "compressed", "bomb",
+     "damaged gzip", "swollen", "large parts", "texts", "names"],
 )  # fmt: skip
 @pytest.mark.parametrize("layout", ["keras", "authors"])
 def test_hdf5_of_other_files_or_sizes_is_refused_before_it_is_read(toy, layout, kind, monkeypatch):
@@ -424,6 +432,43 @@ def test_hdf5_of_other_files_or_sizes_is_refused_before_it_is_read(toy, layout, 
     with pytest.raises(ValueError, match=reason):
         load_weights(model, record if layout == "keras" else find_record("tfdfd/meso4.df"), path)
     assert not reads
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_gzip_is_read(toy, shuffle):
+    """As in files that others made smaller; noise is stored without gzip, where it does not pay."""
+    model, path = toy
+    with h5py.File(path, "r+") as file:
+        arrays = []
+        file.visititems(lambda name, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        for array in [each for each in arrays if each.shape]:
+            name, values = array.name, array[()]
+            del file[name]
+            file.create_dataset(name, data=values, compression="gzip", shuffle=shuffle)
+    expected = model.get_weights()
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape))
+    load_weights(model, WeightRecord.from_card(json.loads(toy_card(path).with_name("toy.json").read_text())), path)
+    for result, value in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(result, value)
+
+
+@pytest.mark.parametrize(
+    ("network", "file", "arguments"),
+    [
+        ("mobilenet_v1", "mobilenet_v1_1.0_no_top.weights.h5", {"alpha": 1.0}),
+        ("mobilenet_v2", "mobilenet_v2_no_top.weights.h5", {}),
+        ("mobilenet_v3", "mobilenet_v3_small.weights.h5", {}),
+        ("efficientnet_lite0", "efficientnet_lite0_no_top.safetensors", {}),
+    ],
+)
+def test_imagenet_files_of_others_are_loaded(data, network, file, arguments):
+    path = data / "imagenet_more" / file
+    if not path.is_file():
+        pytest.skip(f"there is no {path}")
+    weights = [build(network, f"imagenet:{path}", **arguments).get_weights() for _ in range(2)]
+    equal = [np.array_equal(*each) for each in zip(*weights, strict=True)]
+    assert sum(equal) >= len(equal) - 2, "random weights differ, and those of the last layer are random"
 
 
 def test_sizes_of_safetensors_are_compared_before_they_are_read(toy, monkeypatch):

@@ -1,13 +1,15 @@
 """Weights files from others, safetensors and HDF5, checked before any array in them is read.
 
 HDF5 can follow links to other files, compose arrays of other files' arrays, and unpack a few bytes to gigabytes.
-Weights need none of that, and Keras writes none of it (compare CVE-2026-1669 and CVE-2026-0897).
+Weights need none of that, and Keras writes none of it (compare CVE-2026-1669 and CVE-2026-0897). Files that others made
+smaller with gzip are read if each part unpacks to its own size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ _SMALL = 1024
 # Groups of a saved model whose arrays are not weights; they are not read.
 _NOT_WEIGHTS = ("optimizer", "optimizer_weights")
 _NAMES = ("layer_names", "weight_names")
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -91,7 +94,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except (OSError, KeyError, RuntimeError, TypeError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be read as HDF5 weights: {error}") from error
     except _Refused as error:
-        raise ValueError(f"{path} was not read: {error}; expected plain arrays, as save_weights writes them.") from None
+        raise ValueError(f"{path} was not read: {error}; expected arrays as save_weights writes them.") from None
 
 
 class _Refused(Exception):
@@ -146,14 +149,40 @@ def _check_storage(array: h5py.Dataset) -> None:
         raise _Refused(f"{array.name} is a virtual array of other arrays")
     if settings.get_layout() != h5py.h5d.CHUNKED and settings.get_external_count():
         raise _Refused(f"{array.name} is stored in another file")
-    if settings.get_nfilters():
-        raise _Refused(f"{array.name} is compressed")
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    if set(filters) - _FILTERS:
+        raise _Refused(f"{array.name} is compressed otherwise than with gzip")
     kind = array.dtype
     is_bfloat16 = kind.kind == "V" and kind.itemsize == 2
     if array.shape is None or kind.subdtype or kind.fields or not (kind.kind in "fiub" or is_bfloat16):
         raise _Refused(f"{array.name} has the type {kind}, which is not a number")
     if array.chunks and math.prod(array.chunks) > max(2 * array.size, _SMALL):
         raise _Refused(f"{array.name} of {array.size:,} numbers is stored in parts of {math.prod(array.chunks):,}")
+    if h5py.h5z.FILTER_DEFLATE in filters:
+        _check_parts(array, filters.index(h5py.h5z.FILTER_DEFLATE))
+
+
+def _check_parts(array: h5py.Dataset, place: int) -> None:
+    """Refuses an array with a part that gzip unpacks to another size: HDF5 unpacks whatever there is.
+
+    Args:
+        array: the array.
+        place: place of gzip among its filters; parts that it cannot make smaller are stored without.
+    """
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    for number in range(array.id.get_num_chunks()):
+        part = array.id.get_chunk_info(number)
+        if part.filter_mask >> place & 1:
+            fits = part.size == size
+        elif fits := part.size <= 2 * size + _SMALL:
+            inflater = zlib.decompressobj()
+            try:
+                content = inflater.decompress(array.id.read_direct_chunk(part.chunk_offset)[1], size + 1)
+            except zlib.error as error:
+                raise _Refused(f"{array.name} is damaged ({error})") from error
+            fits = inflater.eof and len(content) == size
+        if not fits:
+            raise _Refused(f"{array.name} has a part that unpacks to another size than its {size:,} bytes")
 
 
 def check_arrays(path: Path, name: str, shapes: Iterable[Sequence[int]]) -> None:
