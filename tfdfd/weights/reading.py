@@ -149,9 +149,12 @@ def _check_storage(array: h5py.Dataset) -> None:
         raise _Refused(f"{array.name} is a virtual array of other arrays")
     if settings.get_layout() != h5py.h5d.CHUNKED and settings.get_external_count():
         raise _Refused(f"{array.name} is stored in another file")
-    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
-    if set(filters) - _FILTERS:
-        raise _Refused(f"{array.name} is compressed otherwise than with gzip")
+    filters = []
+    for number in range(settings.get_nfilters()):
+        code, _, values, _ = settings.get_filter(number)
+        if code not in _FILTERS or (code == h5py.h5z.FILTER_SHUFFLE and values != (array.dtype.itemsize,)):
+            raise _Refused(f"{array.name} is compressed otherwise than with gzip")
+        filters.append(code)
     kind = array.dtype
     is_bfloat16 = kind.kind == "V" and kind.itemsize == 2
     if array.shape is None or kind.subdtype or kind.fields or not (kind.kind in "fiub" or is_bfloat16):
