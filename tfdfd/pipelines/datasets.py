@@ -28,8 +28,6 @@ NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
 Source = str | os.PathLike | Faces
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-
-
 # Options of glibc's mallopt. Smaller arrays are taken from memory that has been freed, of which this much is kept.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST_REUSED, _MOST_KEPT = 2**25, 2**27

@@ -251,9 +251,7 @@ class TorchStep:
     def update(self, trained, other, moments, ema, ema_others, pictures, masks, known, targets, step, rate):
         """See `Trainer._update_weights`; all values are tensors, or arrays that become some."""
         settings = self._settings
-        pictures, masks, known, targets = (
-            torch.from_dlpack(each) for each in (pictures, masks, known, targets)
-        )  # fmt: skip
+        pictures, masks, known, targets = map(torch.from_dlpack, (pictures, masks, known, targets))
         count = int(step) + 1
         torch.manual_seed(settings.seed * 1_000_003 + int(step))
         leaves = [value.detach().requires_grad_() for value in trained]
@@ -278,15 +276,8 @@ class TorchStep:
             ema = torch._foreach_lerp(ema, updated, 1 - decay)
             if ema_others:
                 ema_others = torch._foreach_lerp(ema_others, [other[i] for i in self._averaged_others], 1 - decay)
-        return (
-            updated,
-            other,
-            (list(first), list(second)),
-            list(ema),
-            list(ema_others),
-            label_loss.item(),
-            fake.detach(),
-        )
+        moments = list(first), list(second)
+        return updated, other, moments, list(ema), list(ema_others), label_loss.item(), fake.detach()
 
     def score(self, trained, other, pictures):
         """The network's outputs on pictures, a NumPy or JAX array."""
