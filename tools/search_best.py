@@ -34,8 +34,8 @@ SETTINGS = ("data=crops", "order=balanced")
 BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
     "meso4": (8, 6, 2000, ("size=128",)),
     "meso_inception4": (8, 6, 1500, ("size=128",)),
-    "mobilenet_v1": (8, 4, 1000, ("size=128", "arguments.alpha=0.5")),
-    "mobilenet_v3": (8, 4, 1000, ("size=128",)),
+    "mobilenet_v1": (6, 8, 4100, ("size=160", "arguments.alpha=0.5")),
+    "mobilenet_v3": (6, 8, 4100, ("size=160", "norm_momentum=0.9")),
     "efficientnet_lite0": (6, 3, 1000, ("size=128",)),
     "reseption_v1": (6, 4, 600, ("size=128", "weights=tfdfd/reseption_v1")),
 }
