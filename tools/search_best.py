@@ -108,6 +108,8 @@ def search(network: str, data: str, folder: Path, weights: tuple[str, ...] = (),
     command = ["tune", network, "--data", data, "-o", str(folder / network), "--max-trials", str(trials)]
     command += ["--seed", str(SEED), *(word for setting in settings for word in ("--set", setting))]
     code = tfdfd(command)
+    if code >= 128:  # stopped by a signal
+        raise SystemExit(code)
     if code not in (0, 3):  # 3: some trials failed, and are listed
         raise RuntimeError(f"'{shlex.join(['tfdfd', *command])}' ended with {code}.")
     own_search = make_search(
