@@ -106,7 +106,7 @@ def decoding(models, crops, arguments):
 
 def throughput(server, folder, crops, arguments):
     """Rows on the best of both ways, and the rate that the server reached."""
-    own, price, served, spent = {}, {}, [], []
+    own, price, served, spent, waits = {}, {}, [], [], []
     for _ in range(arguments.rounds):
         words = str(folder), str(crops), arguments.seconds / len(SIZES), list(SIZES)
         seen = json.loads(in_child("benchmarks.serving", "in_process", *words))
@@ -118,6 +118,7 @@ def throughput(server, folder, crops, arguments):
         check(seen)
         served.append(len(seen["times"]) / seen["seconds"])
         spent.append((server.processor_s() - before) / len(seen["times"]))
+        waits.append(np.percentile(seen["times"], (50, 99)))
     size, best = max(own.items(), key=lambda pair: pair[1])
     rate = max(served)
     text = f"{1000 * min(spent):.2f} ms, in process {1000 * price[size]:.2f} ms"
@@ -126,6 +127,7 @@ def throughput(server, folder, crops, arguments):
         ("served, 16 clients", f"{rate:.0f}/s (rounds {', '.join(f'{value:.0f}' for value in served)})", "-", None),
         ("processor time of the server a crop", text, "-", None),
         (f"served / in process at batch {size}", f"{rate / best:.2f}", ">= 0.95", rate >= 0.95 * best),
+        percentiles("latency of 16 clients", waits),
     ]
     return rows, rate
 
@@ -137,10 +139,15 @@ def latency(server, crops, rate, arguments):
         seen = clients(server, crops, "open", "--rate", rate, "--seconds", arguments.seconds)
         check(seen)
         rounds.append(np.percentile(seen["times"], (50, 99)))
+    return [percentiles(f"latency at {rate:.0f}/s, open loop", rounds)]
+
+
+def percentiles(what, rounds):
+    """The row on median and 99th percentile of the round in which they are closest."""
     middle, high = min(rounds, key=lambda round: round[1] / round[0])
     text = f"p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms"
     text += f" (rounds {', '.join(f'{1000 * high:.0f}/{1000 * middle:.0f}' for middle, high in rounds)})"
-    return [(f"latency at {rate:.0f}/s, open loop", text, "p99 <= 2.5 x p50", high <= 2.5 * middle)]
+    return what, text, "p99 <= 2.5 x p50", high <= 2.5 * middle
 
 
 def swap(server, models, crops, rate, seconds):
