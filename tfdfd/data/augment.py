@@ -103,9 +103,7 @@ def change_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 def saturate(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies the saturation (HSV)."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    saturation = hsv[..., 1]
-    saturation *= np.float32(factor)
-    np.minimum(saturation, 1, out=saturation)
+    np.minimum(hsv[..., 1] * np.float32(factor), 1, out=hsv[..., 1])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 

@@ -303,8 +303,7 @@ def keep_freed_memory() -> None:
     By default, an operation on a crop takes fresh memory for its result and gives it back: clearing its pages takes as
     long as all the arithmetic of an augmentation.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "mallopt"):
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(_MMAP_THRESHOLD, _MOST_REUSED)
         library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
 

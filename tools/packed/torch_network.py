@@ -298,12 +298,10 @@ def reuse_freed_memory() -> None:
     By default, each map of a batch is new memory of the kernel's, whose pages are cleared at first touch: a third of a
     training step's time.
     """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            library.mallopt(_MMAP_MAX, 0)
-            library.mallopt(_TRIM_THRESHOLD, -1)
-            library.mallopt(_TOP_PAD, 1 << 28)
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, -1)
+        library.mallopt(_TOP_PAD, 1 << 28)
 
 
 # Of malloc.h. No array is mapped by itself, and nothing is trimmed.
