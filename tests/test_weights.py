@@ -436,7 +436,7 @@ def test_hdf5_of_other_files_or_sizes_is_refused_before_it_is_read(toy, layout, 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_gzip_is_read(toy, shuffle):
-    """As in files that others made smaller; noise is stored without gzip, where it does not pay."""
+    """As in files that others made smaller."""
     model, path = toy
     with h5py.File(path, "r+") as file:
         arrays = []

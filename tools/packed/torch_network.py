@@ -8,6 +8,7 @@ walks its graph. Maps are `(batch, channels, height, width)` tensors whose memor
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 
 import keras
@@ -199,13 +200,6 @@ def _relu(layer, x, state):
     return F.relu(x) if layer.max_value is None else F.hardtanh(x, 0.0, float(layer.max_value))
 
 
-def _product(x):
-    result = x[0]
-    for each in x[1:]:
-        result = result * each
-    return result
-
-
 # Each takes a layer, its input and the variables.
 _LAYERS = {
     "Activation": lambda layer, x, state: _activated(layer, x),
@@ -221,7 +215,7 @@ _LAYERS = {
     "Identity": lambda layer, x, state: x,
     "LeakyReLU": lambda layer, x, state: F.leaky_relu(x, layer.negative_slope),
     "MaxPooling2D": _max_pool,
-    "Multiply": lambda layer, x, state: _product(x),
+    "Multiply": lambda layer, x, state: math.prod(x),
     "ReLU": _relu,
     "Rescaling": lambda layer, x, state: x * layer.scale + layer.offset,
     "ZeroPadding2D": lambda layer, x, state: F.pad(x, (*layer.padding[1], *layer.padding[0])),

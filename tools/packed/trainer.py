@@ -74,14 +74,10 @@ class Trainer:
         if teacher is not None and teacher.size != self.size:
             raise ValueError(f"the teacher takes pictures of {teacher.size} pixels, the network of {self.size}.")
         self.on_device = on_device or tuple(map(jnp.asarray, (pack.canvases, pack.points, pack.sizes)))
-        self.trained, self.other = (
-            [variable.value for variable in variables]
-            for variables in (self.both.trainable_variables, self.both.non_trainable_variables)
-        )
         self._averaged_others = [
             i for i, v in enumerate(self.both.non_trainable_variables) if "moving_" in v.path.rpartition("/")[2]
         ]
-        self._decayed = [len(value.shape) > 1 for value in self.trained]
+        self._decayed = [len(variable.shape) > 1 for variable in self.both.trainable_variables]
         if settings.engine == "torch":
             engine = _torch_step(self.both, settings, self._averaged_others)
             self._array, self._update, self._score = engine.array, engine.update, engine.score
@@ -91,8 +87,9 @@ class Trainer:
             self._score = jax.jit(
                 lambda trained, other, x: self.both.stateless_call(trained, other, x, training=False)[0]
             )
+        trained, other = self.both.trainable_variables, self.both.non_trainable_variables
         self.trained, self.other, self.ema = (
-            [self._array(value) for value in values] for values in (self.trained, self.other, self.trained)
+            [self._array(variable.value) for variable in variables] for variables in (trained, other, trained)
         )
         self.ema_others = [self._array(self.other[i]) for i in self._averaged_others]
         self.moments = tuple(
