@@ -165,7 +165,10 @@ def cluster():
     """A cluster of a node without processors and those that a test adds."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # A lost node is given up after two missed answers; Ray's own settings take half a minute.
+    settings = {"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 2}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": settings}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
     gc.collect()  # what Ray left open is told of here, not in another test

@@ -32,12 +32,12 @@ SEED = 1
 # Labeled crops of both classes alike; a network's own: trials, epochs, crops of a split at most, and further settings.
 SETTINGS = ("data=crops", "order=balanced")
 BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
-    "meso4": (8, 6, 2000, ("size=128",)),
-    "meso_inception4": (8, 6, 1500, ("size=128",)),
-    "mobilenet_v1": (6, 8, 4100, ("size=160", "arguments.alpha=0.5")),
-    "mobilenet_v3": (6, 8, 4100, ("size=160", "norm_momentum=0.9")),
-    "efficientnet_lite0": (6, 3, 1000, ("size=128",)),
-    "reseption_v1": (6, 4, 600, ("size=128", "weights=tfdfd/reseption_v1")),
+    "mobilenet_v1": (6, 6, 4100, ("size=160", "arguments.alpha=0.5")),
+    "mobilenet_v3": (6, 6, 4100, ("size=160", "norm_momentum=0.9")),
+    "meso4": (6, 6, 4100, ("weights=tfdfd/meso4",)),
+    "meso_inception4": (6, 6, 4100, ("weights=tfdfd/meso_inception4",)),
+    "reseption_v1": (4, 3, 1500, ("size=128", "weights=tfdfd/reseption_v1")),
+    "efficientnet_lite0": (4, 3, 4100, ("size=128",)),
 }
 # ImageNet's weights that a recipe begins with, by file name.
 IMAGENET = {
@@ -60,6 +60,7 @@ def main(words: list[str]) -> int:
         help="folders of ImageNet's weights",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="SEARCHES")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes of a search on this machine")
     parser.add_argument("--target", type=Path, default=TARGET, metavar="DIR", help="default: tuning/best")
     parser.add_argument("--quick", action="store_true", help="two trials of one epoch of few crops, to try the command")
     options = parser.parse_args(words)
@@ -70,7 +71,7 @@ def main(words: list[str]) -> int:
         start = time.monotonic()
         try:
             weights = imagenet_weights(network, options.imagenet)
-            content = search(network, options.data, options.output, weights, options.quick)
+            content = search(network, options.data, options.output, weights, options.quick, options.workers)
         except (ValueError, OSError, RuntimeError) as error:
             sys.stderr.write(f"{network}: {error}\n")
             failed.append(network)
@@ -97,7 +98,14 @@ def imagenet_weights(network: str, folders: list[Path]) -> tuple[str, ...]:
     raise ValueError(f"{IMAGENET[network]} is in none of the folders of --imagenet.")
 
 
-def search(network: str, data: str, folder: Path, weights: tuple[str, ...] = (), quick: bool = False) -> dict[str, Any]:
+def search(
+    network: str,
+    data: str,
+    folder: Path,
+    weights: tuple[str, ...] = (),
+    quick: bool = False,
+    workers: int | None = None,
+) -> dict[str, Any]:
     """Returns the content of a file of `tuning/best/`.
 
     Raises:
@@ -107,6 +115,7 @@ def search(network: str, data: str, folder: Path, weights: tuple[str, ...] = (),
     settings = (*SETTINGS, f"epochs={epochs}", f"limit={limit}", *own, *weights)
     command = ["tune", network, "--data", data, "-o", str(folder / network), "--max-trials", str(trials)]
     command += ["--seed", str(SEED), *(word for setting in settings for word in ("--set", setting))]
+    command += [] if workers is None else ["--workers", str(workers)]
     code = tfdfd(command)
     if code >= 128:  # stopped by a signal
         raise SystemExit(code)
