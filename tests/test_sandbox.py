@@ -17,12 +17,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from tfdfd.child_process import oom_kills
 from tfdfd.extract import pool, worker
 from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces, Request
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.media import Limits, MediaError
 from tfdfd.media.inputs import Input, list_inputs
+from tfdfd.memory import oom_kills
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and resource limits of POSIX")
 

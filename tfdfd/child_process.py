@@ -28,16 +28,6 @@ def python_command(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", _BOOT + code, json.dumps(sys.path), *arguments]
 
 
-def oom_kills() -> int:
-    """The number of processes that the system has killed for lack of memory; always 0 where it does not count them.
-
-    Linux counts a process before it ends it, one in a control group, too.
-    """
-    with contextlib.suppress(OSError), open("/proc/vmstat", encoding="ascii") as file:
-        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
-    return 0
-
-
 class PythonProcess:
     """A child process; a context manager that kills it if it is still running at the end.
 

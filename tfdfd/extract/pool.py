@@ -19,13 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tfdfd.child_process import oom_kills
 from tfdfd.extract import worker
 from tfdfd.extract.extraction import Extraction, Request
 from tfdfd.extract.sandbox import AUTO, check_sandbox, worker_environment
 from tfdfd.media import Limits, MediaError, provenance
 from tfdfd.media.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from tfdfd.media.inputs import Input
+from tfdfd.memory import oom_kills
 
 START_SECONDS = 120
 DYING_SECONDS = 5

@@ -6,10 +6,8 @@ strings `path`, `method`, `video`; in training also of its `turn`, int64 `(epoch
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,15 +20,13 @@ from tfdfd.data.crops import Faces, decode_pixels, faces_of, read_pixels
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
+from tfdfd.memory import keep_freed_memory
 from tfdfd.pipelines import is_packed, open_shards, shuffled_records
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]
 Source = str | os.PathLike | Faces
 _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-# Options of glibc's mallopt. Smaller arrays are taken from memory that has been freed, of which this much is kept.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_MOST_REUSED, _MOST_KEPT = 2**25, 2**27
 
 
 def train_pipeline(
@@ -295,17 +291,6 @@ def to_network(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     pixels = tf.cond(tf.reduce_all(shape == tf.constant(size)), lambda: pixels, resized)
     return tf.clip_by_value(tf.ensure_shape(pixels, (*size, 3)), 0.0, 1.0)
-
-
-def keep_freed_memory() -> None:
-    """Makes the process keep 128 MiB of freed memory for the arrays to come, where its C library can be told (glibc).
-
-    By default, an operation on a crop takes fresh memory for its result and gives it back: clearing its pages takes as
-    long as all the arithmetic of an augmentation.
-    """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(_MMAP_THRESHOLD, _MOST_REUSED)
-        library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def _check_size(size: Size) -> tuple[int, int]:

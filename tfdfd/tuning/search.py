@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from tfdfd.child_process import oom_kills
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
+from tfdfd.memory import oom_kills
 from tfdfd.training import TrainingError
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report

@@ -7,14 +7,14 @@ walks its graph. Maps are `(batch, channels, height, width)` tensors whose memor
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 
 import keras
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from tfdfd.memory import keep_freed_memory
 
 _ACTIVATIONS = {
     "linear": lambda x: x, "relu": F.relu, "relu6": F.relu6, "sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid,
@@ -232,7 +232,7 @@ class TorchStep:
     """
 
     def __init__(self, network: keras.Model, settings, averaged_others: list[int]):
-        reuse_freed_memory()
+        keep_freed_memory(everything=True)
         dtype = torch.bfloat16 if settings.precision == "mixed_bfloat16" else torch.float32
         self._network, self._settings = TorchNetwork(network, dtype), settings
         self._averaged_others = averaged_others
@@ -284,19 +284,3 @@ def _cross_entropy(probability, targets):
     # PyTorch's own refuses targets that rounding put above 1.
     probability = probability.clamp(1e-6, 1 - 1e-6)
     return -(targets * probability.log() + (1 - targets) * (1 - probability).log())
-
-
-def reuse_freed_memory() -> None:
-    """Makes the C library keep freed memory for the next large array, where it can be told so.
-
-    By default, each map of a batch is new memory of the kernel's, whose pages are cleared at first touch: a third of a
-    training step's time.
-    """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(_MMAP_MAX, 0)
-        library.mallopt(_TRIM_THRESHOLD, -1)
-        library.mallopt(_TOP_PAD, 1 << 28)
-
-
-# Of malloc.h. No array is mapped by itself, and nothing is trimmed.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4

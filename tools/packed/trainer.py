@@ -172,7 +172,8 @@ class Trainer:
         if made != self.step:
             pictures, masks, known = self.batch(self.step)
         # JAX makes the next batch while the weights are updated.
-        self._next = self.step + 1, self.batch(self.step + 1)
+        if self.step + 1 < self.settings.steps:
+            self._next = self.step + 1, self.batch(self.step + 1)
         *state, loss, fake = self._update(
             self.trained, self.other, self.moments, self.ema, self.ema_others,
             pictures, masks, known, self.targets(pictures), jnp.float32(self.step), jnp.float32(self.rate(self.step)),
