@@ -17,9 +17,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from tfdfd.threads import map_in_threads
 
 PACKAGE = Path(__file__).parent
 # Temporary files of `temporary_beside`.
@@ -208,8 +209,8 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the disk is full or broken.
     """
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(_sync, [entry.path for entry in os.scandir(folder) if entry.is_file()]))
+    for _ in map_in_threads(_sync, [entry.path for entry in os.scandir(folder) if entry.is_file()], 8):
+        pass
     if os.name == "posix":  # Windows cannot flush folders
         _sync(folder, os.O_RDONLY)
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tfdfd.files import read_regular, sha256
 from tfdfd.media import Limits
 from tfdfd.media.formats import MAX_SCANS, picture_work
 from tfdfd.text import did_you_mean, printable_path
+from tfdfd.threads import map_in_threads
 
 TABLE = "faces.csv"
 # First frame that the program of S2's author takes of a video.
@@ -69,9 +69,8 @@ class Faces:
         if not missing:
             return self
         rows = list(self.rows)
-        with ThreadPoolExecutor() as pool:
-            for position, digest in zip(missing, pool.map(self._digest, missing), strict=True):
-                rows[position] = replace(rows[position], sha256=digest)
+        for position, digest in zip(missing, map_in_threads(self._digest, missing), strict=True):
+            rows[position] = replace(rows[position], sha256=digest)
         return Faces(self.root, tuple(rows))
 
     def _digest(self, position: int) -> str | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -29,6 +28,7 @@ from tfdfd.data.degrade import map_levels, resize_and_back, to_uint8
 from tfdfd.data.landmarks import FaceLandmarks
 from tfdfd.data.self_blending import check_image, face_outline
 from tfdfd.text import optional_import
+from tfdfd.threads import map_in_threads
 
 if TYPE_CHECKING:
     from tfdfd.data.tables import FaceRow
@@ -134,11 +134,12 @@ class Donors:
         self._index = {video: index for index, video in enumerate(crops)}
         self._crops = list(crops.values())
         self._first = np.array([numbers[0] for numbers in self._crops])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            features = pool.map(
-                lambda n: _appearance(read_pixels(faces.path(n)), landmarks[faces.rows[n].file].points), self._first
-            )
-            self._colors, self._detail = (np.stack(part) for part in zip(*features, strict=True))
+        features = map_in_threads(
+            lambda n: _appearance(read_pixels(faces.path(n)), landmarks[faces.rows[n].file].points),
+            self._first,
+            os.cpu_count(),
+        )
+        self._colors, self._detail = (np.stack(part) for part in zip(*features, strict=True))
 
     def donor(self, number: int, choice: int) -> int:
         """The number of the crop whose face goes into crop `number`.

@@ -18,7 +18,6 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -33,6 +32,7 @@ from tfdfd.files import read_regular
 from tfdfd.media import Limits
 from tfdfd.media.formats import MAX_SCANS, picture_work
 from tfdfd.text import plural
+from tfdfd.threads import map_in_threads
 
 FILE, PICTURE = "file", "picture"
 _COMPARED = 1 << 15  # pairs whose details are compared at once: 32 MB in float32, twice
@@ -145,19 +145,15 @@ def fingerprint_files(rows: Iterable, folder: str | os.PathLike, threads: int | 
     rows = list(rows)
     numbers, hashes, details, unread = [], [], [], []
     digests: list[str | None] = []
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for start in range(0, len(rows), 1024):  # or a million results would wait in memory
-            some = rows[start : start + 1024]
-            for row, (digest, picture, problem) in zip(
-                some, pool.map(lambda row: _fingerprint(row, folder), some), strict=True
-            ):
-                if picture is not None:
-                    numbers.append(len(digests))
-                    hashes.append(picture[0])
-                    details.append(picture[1])
-                if problem:
-                    unread.append(f"{name_of(row)}: {problem}")
-                digests.append(digest)
+    prints = map_in_threads(lambda row: _fingerprint(row, folder), rows, threads or os.cpu_count(), ahead=64)
+    for row, (digest, picture, problem) in zip(rows, prints, strict=True):
+        if picture is not None:
+            numbers.append(len(digests))
+            hashes.append(picture[0])
+            details.append(picture[1])
+        if problem:
+            unread.append(f"{name_of(row)}: {problem}")
+        digests.append(digest)
     return Fingerprints(
         digests,
         np.array(numbers, np.int64),

@@ -12,12 +12,10 @@ import importlib.metadata
 import importlib.util
 import itertools
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +28,7 @@ from tfdfd.data.orders import half_of
 from tfdfd.data.self_blending import self_blend, vary
 from tfdfd.data.tables import FAKE, REAL, FaceRow, write_table
 from tfdfd.files import WorkDir, sha256, write_atomically
+from tfdfd.threads import map_in_threads
 from tfdfd.version import __version__
 
 METHOD = "self-blended"
@@ -45,7 +44,6 @@ CRFS = (18, 23, 28, 34, 40)
 _SIDES = 80, 240
 # First words of the seeds, so that order, training pairs and fixed pairs draw independently.
 _ORDER, _TRAINING, _FIXED = range(3)
-_BLOCK = 64
 
 Landmarks = Mapping[str, FaceLandmarks] | str | os.PathLike | None
 
@@ -192,14 +190,7 @@ class BlendedPairs(_PairSet):
         numbers = itertools.count(first_epoch) if epochs is None else range(first_epoch, first_epoch + epochs)
         wanted = ((e, b) for e in numbers for b in range(first_batch if e == first_epoch else 0, last))
         threads = threads or os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:
-            upcoming: deque[Any] = deque()
-            for epoch, number in wanted:
-                upcoming.append(pool.submit(self.batch, epoch, number, batch_size))
-                if len(upcoming) > threads + 1:
-                    yield upcoming.popleft().result()
-            while upcoming:
-                yield upcoming.popleft().result()
+        yield from map_in_threads(lambda at: self.batch(*at, batch_size), wanted, threads, ahead=threads + 2)
 
     def batch(self, epoch: int, number: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `number` of an epoch, as `batches` yields it."""
@@ -361,13 +352,10 @@ def _write(
         for part in ("real", "fake"):
             (work.path / part).mkdir(exist_ok=True)
         written = []
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(rows), _BLOCK):
-                block = range(start, min(start + _BLOCK, len(rows)))
-                for two in pool.map(lambda number: _write_pair(work.path, number, rows[number], pair), block):
-                    written += [replace(row, box=(0, 0, pairs.size, pairs.size)) for row in two]
-                    if len(written) < 2 * len(rows):
-                        yield written[-2]
+        for two in map_in_threads(lambda number: _write_pair(work.path, number, rows[number], pair), range(len(rows))):
+            written += [replace(row, box=(0, 0, pairs.size, pairs.size)) for row in two]
+            if len(written) < 2 * len(rows):
+                yield written[-2]
         # The table is written before the last row is yielded: a caller that takes one row per pair has a complete set.
         write_table(work.path / TABLE, written, FaceRow)
         if written:

@@ -16,7 +16,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +28,7 @@ from tfdfd.data.crops import TABLE, Faces, decode_pixels, faces_of
 from tfdfd.data.tables import FaceRow, write_table
 from tfdfd.files import RUN, TEMPORARY, WorkDir, read_description, write_atomically
 from tfdfd.srm_kernels import DIVISORS, WHOLE
+from tfdfd.threads import map_in_threads
 from tfdfd.version import __version__
 
 SCHEMA = 1
@@ -145,13 +145,14 @@ class SrmSet:
             OSError: the folder cannot be written; finished files stay.
         """
         self._rows, self._clipped, self._total = [], 0, 0
-        with ThreadPoolExecutor(self._threads) as pool:
-            for start in range(0, len(self._names), BLOCK):
-                numbers = range(start, min(start + BLOCK, len(self._names)))
-                for number, (digest, clipped, total) in zip(numbers, pool.map(self._write, numbers), strict=True):
-                    self._rows.append(replace(self.faces.rows[number], file=self._names[number], sha256=digest))
-                    self._clipped += clipped
-                    self._total += total
+        numbers = range(len(self._names))
+        for number, (digest, clipped, total) in zip(
+            numbers, map_in_threads(self._write, numbers, self._threads), strict=True
+        ):
+            self._rows.append(replace(self.faces.rows[number], file=self._names[number], sha256=digest))
+            self._clipped += clipped
+            self._total += total
+            if len(self._rows) % BLOCK == 0 or number == numbers[-1]:
                 yield len(self._rows)
 
     def finish(self) -> dict:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tfdfd.faces.crop import resize_crop
 from tfdfd.metrics.scores import NO_FACE, OK, ScoreRow
 from tfdfd.pipelines import is_packed, open_shards, read_records
 from tfdfd.pipelines.datasets import clip_pipeline, eval_pipeline
+from tfdfd.threads import map_in_threads
 
 STATUS_TABLE = "status.csv"
 _FOLDER = "folder"
@@ -126,9 +127,8 @@ class EvalSet:
 
     def unreadable(self, numbers: Sequence[int]) -> dict[int, str]:
         """Status, `not_found` or `decode_error`, of those of these rows whose files cannot be read."""
-        with ThreadPoolExecutor() as pool:
-            statuses = pool.map(lambda number: _file_status(self._files(number)), numbers)
-            return {number: status for number, status in zip(numbers, statuses, strict=True) if status}
+        statuses = map_in_threads(lambda number: _file_status(self._files(number)), numbers)
+        return {number: status for number, status in zip(numbers, statuses, strict=True) if status}
 
     def pixels(self, file: str, method: str) -> np.ndarray:
         """A crop by file and method, as stored or as made: RGB uint8 `(height, width, 3)`.
@@ -270,13 +270,12 @@ class BlendedSet(EvalSet):
         return other
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(numbers), batch_size):
-                some = numbers[start : start + batch_size]
-                wanted = sorted({number // 2 for number in some})
-                pairs = dict(zip(wanted, pool.map(self._pair, wanted), strict=True))
-                pixels = np.stack([pairs[number // 2][number % 2] for number in some])
-                yield pixels.astype(np.float32) / np.float32(255)
+        for start in range(0, len(numbers), batch_size):
+            some = numbers[start : start + batch_size]
+            wanted = sorted({number // 2 for number in some})
+            pairs = dict(zip(wanted, map_in_threads(self._pair, wanted), strict=True))
+            pixels = np.stack([pairs[number // 2][number % 2] for number in some])
+            yield pixels.astype(np.float32) / np.float32(255)
 
     def picture(self, number: int) -> np.ndarray:
         return self._pair(number // 2)[number % 2]
@@ -464,11 +463,10 @@ class DegradedSet(EvalSet):
         return self._base.info() | {"condition": [self._condition, self._base.size, self._by_file]}
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(numbers), batch_size):
-                pictures = pool.map(self.picture, numbers[start : start + batch_size])
-                crops = np.stack([resize_crop(picture, self.size) for picture in pictures])
-                yield crops.astype(np.float32) / np.float32(255)
+        pictures = map_in_threads(lambda number: resize_crop(self.picture(number), self.size), numbers)
+        for start in range(0, len(numbers), batch_size):
+            crops = np.stack(list(itertools.islice(pictures, min(batch_size, len(numbers) - start))))
+            yield crops.astype(np.float32) / np.float32(255)
 
     def picture(self, number: int) -> np.ndarray:
         name = zlib.crc32(self._condition.encode())

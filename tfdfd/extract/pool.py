@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +24,7 @@ from tfdfd.media import Limits, MediaError, provenance
 from tfdfd.media.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from tfdfd.media.inputs import Input
 from tfdfd.memory import oom_kills
+from tfdfd.threads import map_in_threads
 
 START_SECONDS = 120
 DYING_SECONDS = 5
@@ -135,25 +134,8 @@ class FaceExtractor:
         with self._lock:
             self._libraries = _libraries_by_name(items)
         count = self.start(processes)
-        threads = ThreadPoolExecutor(count, thread_name_prefix="extract")
-        ahead = count + 2
-        waiting = collections.deque(threads.submit(work, item) for item in items[:ahead])
-
-        def outcomes() -> Iterator[_Result]:
-            try:
-                for item in items[ahead:]:
-                    yield waiting.popleft().result()
-                    waiting.append(threads.submit(work, item))
-                while waiting:
-                    yield waiting.popleft().result()
-            except BaseException:
-                # Interrupted, or abandoned by the caller: nobody waits for what is still being decoded.
-                self.close()
-                raise
-            finally:
-                threads.shutdown(wait=True, cancel_futures=True)
-
-        return outcomes()
+        # Interrupted, or abandoned by the caller: nobody waits for what is still being decoded.
+        return map_in_threads(work, items, count, ahead=count + 2, abandon=self.close)
 
     def extract_one(self, item: Input, request: Request) -> Extraction:
         """The outcome of one input; may be called from several threads.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tfdfd.hub.resolve import ResolvedModel, find, look_up
 from tfdfd.models import build, load
 from tfdfd.publishing.images import nan_where_invalid, resize_images
 from tfdfd.runtime.equality import check_equal, proof_crops
+from tfdfd.threads import map_in_threads
 from tfdfd.weights.store import CARD, locate, read_card_file
 
 _PROOFS = 2
@@ -94,8 +94,7 @@ def network_of(published: ResolvedModel) -> keras.Model:
     *clip, _, size, _ = model.input_shape[1:]
     crops = proof_crops(size, _PROOFS, *clip) / np.float32(255)
     # In a separate thread: a loaded model does not run in the scope of a distribution strategy, which is a thread's.
-    with ThreadPoolExecutor(1) as thread:
-        values, *answers = thread.submit(_published, published.folder, crops).result()
+    ((values, *answers),) = map_in_threads(lambda folder: _published(folder, crops), [published.folder], 1)
     shapes, expected = [value.shape for value in values], [tuple(variable.shape) for variable in model.variables]
     if shapes != expected:
         raise HubError(_other_network(published, f"{len(expected)} variables here, {len(shapes)} published"))
