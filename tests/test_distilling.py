@@ -169,11 +169,10 @@ def same_weights(one, other):
     "settings",
     [
         pytest.param(("ema=0.9", "optimizer=radam", "gradient_flow=true"), id="averaged"),
-        pytest.param(
-            ("precision=mixed_bfloat16", "augment=s1", "teacher_weight=0.5"), id="bfloat16", marks=pytest.mark.slow
-        ),
+        pytest.param(("precision=mixed_bfloat16", "augment=s1", "teacher_weight=0.5"), id="bfloat16"),
     ],
 )
+@pytest.mark.slow  # test_training kills the same engine
 def test_a_taught_run_that_was_killed_ends_with_the_same_bits(faces, teacher, tmp_path, settings):
     recipe = quick(*STUDENT, f"teacher={teacher}", *settings)
     run(recipe, faces, tmp_path / "whole")

@@ -23,6 +23,8 @@ meso4 meso_inception4 mobilenet_v1 mobilenet_v2 mobilenet_v3 mobilenet_v3_r1 mob
 srm_vgg16 resnet50v2 srm_resnet50v2 srm_mobilenet_v2 xception inception_v3 efficientnet_b5 resnet152 resnext101_32x8d
 efficientnet_lite0 reseption_v1 reseption_v2 reseption_ensemble clip_vit_b16 best_ensemble
 """
+# Their steps and files are tested where time does not matter; their counts, layers and scores here, too.
+LARGEST = {"resnet152", "resnext101_32x8d", "efficientnet_b5", "reseption_ensemble", "best_ensemble"}
 AUTOMATIC = re.compile(r"(conv2d|depthwise_conv2d|separable_conv2d|batch_normalization|dense|functional)(_\d+)?")
 
 
@@ -32,7 +34,10 @@ def named(request):
     return request.param, build(request.param)
 
 
-@pytest.fixture(scope="module", params=list_models())
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in LARGEST else ()) for name in list_models()],
+)
 def small(request):
     """The network at its smallest size, all of it trainable where it has that choice, without dropout."""
     keras.utils.set_random_seed(3)
@@ -157,9 +162,8 @@ def test_weights_and_whole_model_survive_a_round_trip(small, tmp_path):
 
 def _mixed():
     """One policy of the two for most networks, as the layers do not ask which it is; the largest are much as others."""
-    largest = {"resnet152", "resnext101_32x8d", "efficientnet_b5", "reseption_ensemble", "best_ensemble"}
     for name in list_models():
-        for policy, slow in (("mixed_float16", name != "meso4"), ("mixed_bfloat16", name in largest)):
+        for policy, slow in (("mixed_float16", name != "meso4"), ("mixed_bfloat16", name in LARGEST)):
             yield pytest.param(name, policy, marks=pytest.mark.slow if slow else ())
 
 

@@ -169,6 +169,7 @@ prune(*sys.argv[1:4], Report(), settings=["batch_size=16", "epochs=6"])
 """
 
 
+@pytest.mark.slow  # as one of test_kills
 def test_after_a_kill_the_same_command_comes_to_the_same_weights(pruned, trained, faces, run_tfdfd, tmp_path):
     folder = tmp_path / "killed"
     stopped = subprocess.run([sys.executable, "-c", KILLED, trained, faces, folder], capture_output=True, cwd=_ROOT)
