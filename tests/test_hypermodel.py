@@ -133,7 +133,7 @@ def test_best_settings_say_how_they_were_found(path):
     assert not [word for word in words if word.startswith("/")], "a path of one machine"
     score, objective = best["score"], best["score"]["objective"]
     completed = [trial[objective] for trial in best["trials"] if trial["status"] == "COMPLETED"]
-    assert len(best["trials"]) >= 6 and score["value"] == max(completed)
+    assert len(best["trials"]) >= 4 and score["value"] == max(completed)
     assert "the best of" in score["note"].lower() and best["data"]["rows_sha256"]
     figures = [score, *([best["recipe_default"]] if "recipe_default" in best else [])]
     for one in figures:
@@ -160,7 +160,7 @@ def test_best_settings_are_searched_beside_the_recipes_own(tmp_path, faces):
     assert first["budget"].startswith("2 trials of 1 epochs") and 0 <= default["value"] <= 1
     assert default["settings"]["learning_rate"] == find_recipe("sbi-meso4").learning_rate
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "searches").rglob("weights.safetensors")}
-    assert len(logs) == 3 and search_best.main(words) == 0
+    assert len(logs) == 2 and search_best.main(words) == 0
     again = json.loads((tmp_path / "meso4.json").read_text("utf-8"))
     assert again["trials"] == first["trials"] and again["recipe_default"] == default
     assert all(path.stat().st_mtime_ns == changed for path, changed in logs.items())

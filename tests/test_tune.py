@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import os
@@ -91,9 +92,10 @@ def oracle_in(folder, tuner="random", max_trials=None, seed=0):
     return make_oracle(tuner, space, "val_auc", max_trials or few, 9, seed, folder)
 
 
-def pretend(trial_id, values):
-    """A made-up training whose best learning rate is 1e-3."""
-    return {"val_auc": 1 - abs(math.log10(values["learning_rate"]) + 3) / 3 - 0.1 * values.get("arguments.dropout", 0)}
+def pretend(trial_id, values, best=1e-3):
+    """A made-up training with a best learning rate."""
+    off = abs(math.log10(values["learning_rate"] / best)) / 3
+    return {"val_auc": 1 - off - 0.1 * values.get("arguments.dropout", 0)}
 
 
 def told(oracle):
@@ -141,10 +143,27 @@ def test_a_search_that_was_stopped_tries_what_it_would_have_tried(tuner, tmp_pat
 
 def test_bayesian_search_finds_what_is_good(tmp_path):
     oracle = oracle_in(tmp_path, "bayesian", max_trials=7)
-    run_trials(None, oracle, "alone", pretend)
+    run_trials(None, oracle, "alone", functools.partial(pretend, best=3e-3))
     scores = [trial.score for trial in oracle.trials.values()]
     assert max(scores[:3]) < max(scores[3:])
     assert max(scores) > 0.97
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian"])
+def test_the_first_trial_has_the_recipes_own_values(tuner, tmp_path):
+    oracle = make_oracle(tuner, SPACE, "val_auc", 3, 9, 0, tmp_path)
+    run_trials(None, oracle, "alone", pretend)
+    first, *others = [trial.hyperparameters.values for trial in oracle.trials.values()]
+    assert first == {"learning_rate": 1e-3, "arguments.dropout": 0.5, "augment": "s1", "momentum": 0.9}
+    assert first not in others
+
+
+def test_a_value_of_the_recipe_outside_the_space_is_not_tried(tmp_path):
+    space = replace(SPACE, search=(Setting("learning_rate", low=2e-3, high=1e-2), Setting("momentum", choices=(0.8,))))
+    assert space.own_values() == {}
+    oracle = make_oracle("random", space, "val_auc", 1, 9, 0, tmp_path)
+    run_trials(None, oracle, "alone", pretend)
+    assert oracle.trials["0"].hyperparameters.values == {"learning_rate": 2e-3, "momentum": 0.8}
 
 
 def test_a_grid_is_gone_through_and_over(tmp_path):

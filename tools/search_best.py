@@ -1,12 +1,12 @@
-"""Searches the settings of `tuning/best/` with a small budget, beside each recipe's own settings under the same budget.
+"""Searches the settings of `tuning/best/` with a small budget, in which the first trial has the recipe's own settings.
 
     python -m tools.search_best --data ../shared/data/real_deepfakes -o SEARCHES \\
         --imagenet ../shared/data/imagenet ../shared/data/imagenet_more [NETWORK…]
 
-For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and trains the recipe with none of
-the searched settings changed in `SEARCHES/NETWORK-default`: same crops, epochs and seed. Writes
-`tuning/best/NETWORK.json`, the search's `best.json` with `budget` and `recipe_default`. The same command resumes after
-an interruption; what is finished is not repeated. A failed network does not stop the others.
+For each network (default: all of `BUDGETS`), runs `tfdfd tune` in `SEARCHES/NETWORK` and writes
+`tuning/best/NETWORK.json`, the search's `best.json` with `budget` and `recipe_default`, the score of the first trial.
+The same command resumes after an interruption; what is finished is not repeated. A failed network does not stop the
+others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tfdfd.cli.main import main as tfdfd
-from tfdfd.cli.output import TrainingProgress
 from tfdfd.files import write_atomically
-from tfdfd.training.procedures import train
 from tfdfd.tuning.outcome import BEST, score_of
-from tfdfd.tuning.search import make_search
+from tfdfd.tuning.search import make_search, trial_folder
 from tfdfd.tuning.search_space import read_space
 
 TARGET = Path(__file__).parents[1] / "tuning" / "best"
@@ -32,10 +30,10 @@ SEED = 1
 # Labeled crops of both classes alike; a network's own: trials, epochs, crops of a split at most, and further settings.
 SETTINGS = ("data=crops", "order=balanced")
 BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
-    "mobilenet_v1": (6, 6, 4100, ("size=160", "arguments.alpha=0.5")),
-    "mobilenet_v3": (6, 6, 4100, ("size=160", "norm_momentum=0.9")),
-    "meso4": (6, 6, 4100, ("weights=tfdfd/meso4",)),
-    "meso_inception4": (6, 6, 4100, ("weights=tfdfd/meso_inception4",)),
+    "mobilenet_v1": (5, 6, 4100, ("size=160", "arguments.alpha=0.5")),
+    "mobilenet_v3": (5, 6, 4100, ("size=160", "norm_momentum=0.9")),
+    "meso4": (5, 6, 4100, ("weights=tfdfd/meso4",)),
+    "meso_inception4": (5, 6, 4100, ("weights=tfdfd/meso_inception4",)),
     "reseption_v1": (4, 3, 1500, ("size=128", "weights=tfdfd/reseption_v1")),
     "efficientnet_lite0": (4, 3, 4100, ("size=128",)),
 }
@@ -124,13 +122,8 @@ def search(
     own_search = make_search(
         read_space(network), data, folder / network, max_trials=trials, seed=SEED, settings=settings
     )
-    default = folder / f"{network}-default"
-    with TrainingProgress() as report:
-        train(own_search.recipe, own_search.data, default, report)
     content = json.loads((folder / network / BEST).read_bytes())
-    keys = [setting.key for setting in own_search.space.search]
-    known = own_search.recipe.settings()
-    values = {key: known["arguments"].get(key[10:]) if key.startswith("arguments.") else known[key] for key in keys}
+    first = trial_folder(own_search, content["trials"][0]["trial"])
     budget = (
         f"{trials} trials of {epochs} epochs on at most {limit} crops of a split: a search for settings that learn "
     )
@@ -138,9 +131,9 @@ def search(
     return content | {
         "budget": budget,
         "recipe_default": {
-            **score_of(own_search, own_search.recipe, default),
-            "settings": values,
-            "note": "The recipe with none of the searched settings changed: same crops, epochs and seed. One training, "
+            **score_of(own_search, own_search.recipe, first),
+            "settings": own_search.space.own_values(),
+            "note": "The first trial, which has the recipe's own values of the searched settings. One training, "
             "against the best of several; intervals that overlap say that neither is better.",
         },
     }

@@ -256,6 +256,9 @@ machines, where SEARCH and SET have the same paths, join with the same command w
 variables KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT; the chief is the process whose id
 contains "chief". The chief does not authenticate workers: use it only on a network that you trust.
 
+The first trial of random and bayesian has the recipe's own settings, as far as the space holds them, so that a search
+with few trials does not end below them.
+
 hyperband trains from scratch in each round, with the epochs of that round, at most those of the recipe.
 
 Exit code: 0 every trial has a score; 1 none has, or the search could not go on; 3 some failed; 2 wrong usage."""

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import keras
 
 __all__ = [
-    "CLIPS", "COUNTS", "MODELS", "ModelSpec", "Network", "build", "clip_frames", "list_models", "load", "refuse_clips",
-    "spec",
+    "CLIPS", "COUNTS", "MODELS", "ModelSpec", "Network", "build", "clip_frames", "default_arguments", "list_models",
+    "load", "refuse_clips", "spec",
 ]  # fmt: skip
 
 # Counted from the graphs by `python -m tools.record`.
@@ -283,6 +284,21 @@ def _build_on_clip(
     return model
 
 
+def default_arguments(name: str) -> dict[str, Any]:
+    """The arguments of a network's builder that have defaults, such as `alpha` or `freeze`.
+
+    Raises:
+        ValueError: the network is unknown.
+    """
+    parameters = inspect.signature(_builder(_find(name))).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _builder(network: Network) -> Callable[..., keras.Model]:
+    module, function = network.builder.split(":")
+    return getattr(importlib.import_module(f"tfdfd.models.{module}"), function)
+
+
 def _build(name: str, input_shape: tuple[int, int, int] | None, arguments: dict[str, Any]) -> keras.Model:
     if name == CLIPS and "frame_network" in arguments:
         from tfdfd.models.temporal import build_temporal
@@ -292,8 +308,7 @@ def _build(name: str, input_shape: tuple[int, int, int] | None, arguments: dict[
     if input_shape is not None:
         arguments["input_shape"] = _checked(name, network, input_shape)
     support_vectors = arguments.pop("svm", None)
-    module, function = network.builder.split(":")
-    builder = getattr(importlib.import_module(f"tfdfd.models.{module}"), function)
+    builder = _builder(network)
     accepted = inspect.signature(builder).parameters
     for argument in arguments:
         if argument not in accepted:

@@ -207,15 +207,20 @@ class _TrainingCallback(keras.callbacks.Callback):
 
 
 def declare(hp: keras_tuner.HyperParameters, space: Space) -> keras_tuner.HyperParameters:
-    """Adds the settings of a space to KerasTuner's hyperparameters, and returns them."""
+    """Adds the settings of a space to KerasTuner's hyperparameters, and returns them.
+
+    Their defaults are the recipe's own values, where the space holds these.
+    """
+    own = space.own_values()
     for setting in space.search:
+        default = tuner_value(setting, own[setting.key]) if setting.key in own else None
         if setting.choices:
             values = [tuner_value(setting, choice) for choice in setting.choices]
-            hp.Choice(setting.key, values, ordered=not isinstance(values[0], str))
+            hp.Choice(setting.key, values, ordered=not isinstance(values[0], str), default=default)
         elif setting.is_integer:
-            hp.Int(setting.key, setting.low, setting.high, sampling=setting.scale)
+            hp.Int(setting.key, setting.low, setting.high, sampling=setting.scale, default=default)
         else:
-            hp.Float(setting.key, float(setting.low), float(setting.high), sampling=setting.scale)
+            hp.Float(setting.key, float(setting.low), float(setting.high), sampling=setting.scale, default=default)
     return hp
 
 

@@ -176,11 +176,22 @@ class Accounting(_Oracle):
         """Does nothing: `save` writes all trials."""
 
 
-class _Random(Accounting, keras_tuner.oracles.RandomSearchOracle):
+class _OwnFirst(Accounting):
+    """The first trial has the recipe's own values, which a search with few trials may not come near again."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if self.start_order:
+            return super().populate_space(trial_id)
+        values = {each.name: each.default for each in self.hyperparameters.space}
+        self._tried_so_far.add(self._compute_values_hash(values))
+        return {"status": RUNNING, "values": values}
+
+
+class _Random(_OwnFirst, keras_tuner.oracles.RandomSearchOracle):
     pass
 
 
-class _Bayesian(Accounting, keras_tuner.oracles.BayesianOptimizationOracle):
+class _Bayesian(_OwnFirst, keras_tuner.oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         self._random_state = np.random.RandomState((self.seed + 7919 * len(self.trials)) % 2**32)
         return super().populate_space(trial_id)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfdfd.models import list_models
+from tfdfd.models import default_arguments, list_models
 from tfdfd.recipes import find_recipe
 from tfdfd.text import did_you_mean
 from tfdfd.training.recipe import BLENDED, Recipe, assignment
@@ -61,6 +61,10 @@ class Setting:
             values = [round(value) for value in values]
         return tuple(dict.fromkeys([self.low, *values, self.high]))
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the choices or in the range."""
+        return value in self.choices if self.choices else _is_number(value) and self.low <= value <= self.high
+
     @property
     def is_integer(self) -> bool:
         """Whether the range has integer values."""
@@ -86,6 +90,14 @@ class Space:
     def base(self) -> Recipe:
         """Returns the recipe with the fixed settings."""
         return find_recipe(self.recipe).changed(list(self.fixed))
+
+    def own_values(self) -> dict[str, Any]:
+        """Returns the recipe's own value of each varied setting, by key, without those that the space does not hold."""
+        base = self.base()
+        known = base.settings() | {
+            f"arguments.{name}": value for name, value in (default_arguments(self.network) | base.arguments).items()
+        }
+        return {setting.key: known[setting.key] for setting in self.search if setting.holds(known[setting.key])}
 
     def prepared(
         self, settings: Iterable[str] = (), quick: bool = False, fixed: Iterable[str] = ()
