@@ -53,8 +53,6 @@ def pytest_collection_finish():
     """Half a million objects of the imports stay to the end: no search for garbage needs to go through them."""
     gc.collect()
     gc.freeze()
-    # Networks are many objects in few cycles, which are gone through after each file.
-    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.hookimpl(trylast=True)

@@ -143,8 +143,11 @@ def test_an_interrupt_of_all_processes_passes_for_no_crash(clips, whole, tmp_pat
     with subprocess.Popen(command(clips, folder), stderr=subprocess.PIPE, start_new_session=True) as process:
         while (line := process.stderr.readline()) and not line.startswith(b"["):
             pass
+        timer = threading.Timer(60, process.kill)
+        timer.start()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
         told = process.stderr.read()
+        timer.cancel()
         assert process.wait(30) == 130 and b"interrupted" in told and b"Traceback" not in told
     assert {record.status for record in _records(folder)} == {"ok"}
     assert subprocess.run(command(clips, folder), capture_output=True, timeout=60).returncode == 0

@@ -20,6 +20,7 @@ import functools
 import json
 import math
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -444,12 +445,15 @@ def work(search: Search, run: Callable) -> None:
 
 @contextlib.contextmanager
 def _heartbeat(chief: Any, trial_id: str) -> Iterator[None]:
-    has_ended = threading.Event()
+    # Not an event, whose lock an interrupt can leave taken.
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def beat() -> None:
         answered = time.monotonic()
         request = protos.get_service().GetTrialRequest(trial_id=trial_id)
-        while not has_ended.wait(HEARTBEAT):
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return ended.get(timeout=HEARTBEAT)
             try:
                 chief.stub.GetTrial(request, timeout=HEARTBEAT)
                 answered = time.monotonic()
@@ -465,7 +469,7 @@ def _heartbeat(chief: Any, trial_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        has_ended.set()
+        ended.put(None)
         thread.join()
 
 
