@@ -166,6 +166,11 @@ def test_a_value_of_the_recipe_outside_the_space_is_not_tried(tmp_path):
     assert oracle.trials["0"].hyperparameters.values == {"learning_rate": 2e-3, "momentum": 0.8}
 
 
+def test_an_argument_that_the_builder_does_not_take_has_no_value_of_the_recipe():
+    space = replace(SPACE, search=(Setting("arguments.dropuot", low=0.1, high=0.5), SPACE.search[0]))
+    assert space.own_values() == {"learning_rate": 1e-3}
+
+
 def test_a_grid_is_gone_through_and_over(tmp_path):
     oracle = oracle_in(tmp_path, "grid", max_trials=100)
     run_trials(None, oracle, "alone", pretend)

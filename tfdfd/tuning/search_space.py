@@ -97,7 +97,11 @@ class Space:
         known = base.settings() | {
             f"arguments.{name}": value for name, value in (default_arguments(self.network) | base.arguments).items()
         }
-        return {setting.key: known[setting.key] for setting in self.search if setting.holds(known[setting.key])}
+        return {
+            setting.key: known[setting.key]
+            for setting in self.search
+            if setting.key in known and setting.holds(known[setting.key])
+        }
 
     def prepared(
         self, settings: Iterable[str] = (), quick: bool = False, fixed: Iterable[str] = ()
