@@ -84,7 +84,7 @@ def _results(
     tasks: queue.SimpleQueue[Any],
     abandon: Callable[[], None] | None,
 ) -> Iterator[Any]:
-    deadline = None
+    is_whole = False
     try:
         while waiting:
             result, error = waiting.popleft().get()
@@ -93,16 +93,14 @@ def _results(
             yield result
             del result
             add(1)
-    except BaseException:
-        deadline = time.monotonic() + _PATIENCE
-        _dismiss(tasks, len(crew))
-        if abandon is not None:
-            abandon()
-        raise
+        is_whole = True
     finally:
         _dismiss(tasks, len(crew))
+        if abandon is not None and not is_whole:
+            abandon()
+        deadline = time.monotonic() + _PATIENCE
         for thread in crew:
-            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _dismiss(tasks: queue.SimpleQueue[Any], threads: int) -> None:

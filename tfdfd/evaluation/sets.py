@@ -270,10 +270,11 @@ class BlendedSet(EvalSet):
         return other
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(numbers), batch_size):
-            some = numbers[start : start + batch_size]
-            wanted = sorted({number // 2 for number in some})
-            pairs = dict(zip(wanted, map_in_threads(self._pair, wanted), strict=True))
+        batches = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+        wanted = [sorted({number // 2 for number in some}) for some in batches]
+        made = map_in_threads(self._pair, itertools.chain.from_iterable(wanted))
+        for some, theirs in zip(batches, wanted, strict=True):
+            pairs = {pair: next(made) for pair in theirs}
             pixels = np.stack([pairs[number // 2][number % 2] for number in some])
             yield pixels.astype(np.float32) / np.float32(255)
 

@@ -6,12 +6,12 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tfdfd.threads import map_in_threads
 from tools.packed.settings import Settings
 
 # Side of the canvases, and the longest side of a packed crop.
@@ -157,7 +157,8 @@ def _read(file):
 def _canvases(parts, count):
     canvases = np.zeros((count, SIDE, SIDE, 3), np.uint8)
 
-    def fill(part, number, end, length):
+    def fill(crop):
+        part, number, end, length = crop
         try:
             with Image.open(io.BytesIO(part["crops"][end - length : end].tobytes())) as image:
                 pixels = np.asarray(image.convert("RGB"))
@@ -166,8 +167,11 @@ def _canvases(parts, count):
         except Exception as error:
             raise ValueError(f"crop {number} in {part['file']} cannot be decoded: {error}.") from error
 
-    with ThreadPoolExecutor() as pool:
-        for part in parts:
-            columns = part["numbers"], np.cumsum(part["lengths"]), part["lengths"]
-            list(pool.map(fill, [part] * len(columns[0]), *columns))
+    crops = (
+        (part, *crop)
+        for part in parts
+        for crop in zip(part["numbers"], np.cumsum(part["lengths"]), part["lengths"], strict=True)
+    )
+    for _ in map_in_threads(fill, crops):
+        pass
     return canvases
