@@ -1,7 +1,5 @@
 """Every network of `list_models()` against its counts and records, which `python -m tools.record` makes."""
 
-import importlib
-import inspect
 import json
 import os
 import re
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.seeded import SHAPE, agrees, numbers, recorded, seeded
-from tfdfd.models import COUNTS, build, list_models, spec
+from tfdfd.models import COUNTS, build, default_arguments, list_models, spec
 from tfdfd.models.counting import learned, macs, total, trainable
 from tfdfd.weights.saving import named_weights
 
@@ -53,9 +51,7 @@ def build_small(name, **arguments):
 
 
 def unfrozen(name):
-    module, function = spec(name).builder.split(":")
-    builder = getattr(importlib.import_module(f"tfdfd.models.{module}"), function)
-    return {"freeze": "none"} if "freeze" in inspect.signature(builder).parameters else {}
+    return {"freeze": "none"} if "freeze" in default_arguments(name) else {}
 
 
 def images(model, count=2):

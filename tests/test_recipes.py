@@ -15,8 +15,8 @@ TRACED_FOR_LONG = {name for name in list_models() if spec(name).trainable > 1e5}
 TRACED = ("sbi-mobilenet-v2",)
 # One recipe of each of these networks runs with every test run, the others where time does not matter.
 LARGE = {name for name in list_models() if spec(name).params > 4e6}
-# None of these: test_models has a step down their gradients and their weights saved and loaded, and recipes of smaller
-# networks have the same settings.
+# None of these: test_models has, where time does not matter, a step down their gradients and their weights saved and
+# loaded, and recipes of smaller networks have the same settings.
 LARGEST = {"resnet152", "resnext101_32x8d", "efficientnet_b5"}
 RECIPES = {name: recipe for name, recipe in list_recipes().items() if recipe.procedure in ("fit", "svm")}
 
