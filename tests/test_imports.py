@@ -1,6 +1,9 @@
 """Who may import whom. Data flows one way; the picture here is the one in the README: change both together."""
 
 import ast
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +18,8 @@ MAY_IMPORT = {
     "html": set(),
     "log_lines": set(),
     "memory": set(),
-    "child_process": {"log_lines"},
+    "child_process": {"log_lines", "quick_start"},
+    "quick_start": set(),
     "text": set(),
     "threads": set(),
     "media": set(),
@@ -75,7 +79,7 @@ MAY_IMPORT = {
     "tuning": {
         *("data", "files", "memory", "metrics", "models", "recipes", "text", "training", "version", "weights"),
     },
-    "cost": {"files", "log_lines", "models", "runtime", "weights"},
+    "cost": {"files", "log_lines", "models", "quick_start", "runtime", "weights"},
     "extract": {"child_process", "faces", "media", "memory", "threads"},
     "remote": {"runtime", "weights"},
     "detect": {
@@ -117,6 +121,7 @@ MAY_IMPORT = {
         "pipelines",
         "pruning",
         "publishing",
+        "quick_start",
         "recipes",
         "remote",
         "report",
@@ -213,3 +218,24 @@ def test_networks_import_keras_and_numpy_only():
 def test_nothing_of_the_package_imports_tools_or_tests():
     roots = {name.split(".")[0] for path in modules() for name in imported(path)}
     assert not roots & {"tools", "tests", "benchmarks", "tuning"}
+
+
+def loaded_by(code):
+    """Names of the loaded modules after `code` in a new process that imports as a user's does."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": ""}
+    code += "\nimport json, sys; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_own_processes_import_tensorflow_without_what_it_does_not_need():
+    quickly = "from tfdfd.quick_start import import_quickly; import_quickly(); import tensorflow, keras"
+    loaded = loaded_by(quickly)
+    assert "keras.src.wrappers.fixes" in loaded
+    assert not loaded & {"sklearn", "matplotlib", "jax"}
+    assert {"sklearn", "matplotlib.pyplot"} <= loaded_by(f"{quickly}, sklearn, matplotlib.pyplot")
+
+
+def test_an_import_of_the_package_changes_no_import_of_others():
+    assert "sklearn.base" in loaded_by("import tfdfd, keras")

@@ -20,7 +20,10 @@ from tfdfd.log_lines import without_log_lines
 
 _END_OF_ERRORS = 4000
 # The whole import path is handed over, so the current folder does not decide which code runs.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from tfdfd.quick_start import import_quickly; import_quickly(); "
+)
 
 
 def python_command(code: str, *arguments: str) -> list[str]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.files import temporary_folder
 from tfdfd.log_lines import without_log_lines
 from tfdfd.models import build, spec
+from tfdfd.quick_start import import_quickly
 from tfdfd.runtime import RUNTIMES, TENSORFLOW, check_runtime
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def run_isolated(target: str, **arguments: Any) -> Any:
 
 def main(request: str) -> None:
     """Entry point of the new process: only the answer reaches its standard output."""
+    import_quickly()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)
         call = json.loads(request)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from tfdfd.cli import USAGE_ERROR, Parser
 from tfdfd.cli.output import standard_streams, verbose_log, warn
+from tfdfd.quick_start import import_quickly
 from tfdfd.version import __version__
 
 
@@ -82,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     # At its end, Python looks for garbage several times: more than a second where TensorFlow is loaded.
     atexit.register(gc.freeze)
+    if argv is None:  # the process is ours
+        import_quickly()
     with standard_streams() as reader_has_gone, _clean_ends():
         code, arguments = _run(argv)
         # Output that nobody read is lost, unless the result of the verb is a file.
