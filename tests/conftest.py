@@ -50,9 +50,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Half a million objects of the imports stay to the end: no search for garbage needs to go through them."""
+    """Half a million objects of the imports stay to the end: no search for garbage needs to go through them.
+
+    Nor are searches frequent: networks and graphs are many objects, and few of them garbage.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,6 +14,7 @@ from tfdfd.models import list_models
 MESO = ["--networks", "meso_inception4", "meso4", "--images", "8", "--batch", "3", "--rounds", "1"]
 
 
+@pytest.mark.slow  # test_models_cli measures networks by the same code
 def test_it_measures_each_network_in_one_run(run_tfdfd, tmp_path):
     target = tmp_path / "slim.json"
     code, stdout, stderr = run_tfdfd("benchmark", "slim", *MESO, "--json", target)

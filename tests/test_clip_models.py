@@ -113,6 +113,7 @@ def test_a_file_whose_output_means_real_is_turned(weights, local, tmp_path):
         assert detector.detect(SAMPLE).fake_probability == pytest.approx(1 - local.fake_probability, abs=1e-5)
 
 
+@pytest.mark.slow  # test_runtime has the networks of single crops
 def test_the_runtimes_agree(weights, local):
     pytest.importorskip("openvino", reason="pip install 'tfdfd[edge]'")
     with Detector(weights, "haar", frames=64, runtime="openvino") as detector:
@@ -207,6 +208,7 @@ def test_the_published_model_is_explicit_about_its_clips_and_answers_like_keras(
     assert whole.output_shape == (None, 1)
 
 
+@pytest.mark.slow  # a published model of clips and the servers have tests of their own
 def test_a_hub_and_a_server_give_the_json_of_the_weights_file(hub, local, model, monkeypatch):
     monkeypatch.setenv("TFDFD_HUB", str(hub))
     expected = without_time(local)

@@ -138,9 +138,7 @@ def assert_batches_are_the_rows(table, rows, label_of):
     assert seen == Counter({(row.split, row.file): 1 for row in rows})
 
 
-@pytest.mark.parametrize(
-    "dataset", [pytest.param(d, marks=() if d in ("ffpp", "folder") else pytest.mark.slow) for d in TREES]
-)
+@pytest.mark.parametrize("dataset", [pytest.param(d, marks=() if d == "ffpp" else pytest.mark.slow) for d in TREES])
 def test_generated_tree_of_a_thousand(dataset, tmp_path, clips, run_tfdfd):
     root = tmp_path / "root"
     labels = make_tree(root, dataset, clips)

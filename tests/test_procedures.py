@@ -126,6 +126,7 @@ def test_detect_takes_the_network_with_its_svm(svm_run, run_tfdfd, tmp_path):
     assert 0 <= told["results"][0]["fake_probability"] <= 1
 
 
+@pytest.mark.slow  # test_training kills a run in the same folder of work
 def test_an_svm_run_that_was_killed_ends_in_the_same_svm(svm_run, faces, tmp_path):
     kill(SVM, faces, tmp_path / "run", 12)
     train(SVM, faces, tmp_path / "run")
@@ -323,6 +324,7 @@ def test_clips_are_trained_in_two_stages_and_load_again(temporal_run, faces, fra
     assert result["best_epoch"] == best["epoch"]
 
 
+@pytest.mark.slow  # test_training kills a run in the same folder of work
 def test_a_training_on_clips_that_was_killed_ends_in_the_same_weights(temporal_run, frame_network, faces, tmp_path):
     recipe = temporal(frame_network)
     kill(recipe, faces, tmp_path / "run", 13)  # in the second stage, whose first step is the tenth

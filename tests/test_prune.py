@@ -187,6 +187,7 @@ def test_after_a_kill_the_same_command_comes_to_the_same_weights(pruned, trained
         np.testing.assert_array_equal(parts[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_of_four_and_eight_bits(trained, faces, run_tfdfd, tmp_path):
     folder = tmp_path / "sparse"
     words = ("prune", trained, "--data", faces, "-o", folder, "--2-4", "--steps", 6, "--int8", *QUICK)

@@ -132,7 +132,8 @@ def test_killed_workers_lose_nothing(clips, whole, tmp_path):
 
 
 @needs_ray
-@pytest.mark.parametrize("engines", [("ray", "local"), pytest.param(("local", "ray"), marks=pytest.mark.slow)])
+@pytest.mark.slow  # detect's test kills a worker of the same engine
+@pytest.mark.parametrize("engines", [("ray", "local"), ("local", "ray")])
 def test_a_killed_run_goes_on_with_the_other_engine(clips, whole, tmp_path, engines):
     with started(clips, tmp_path / "faces", "--engine", engines[0]) as process:
         await_videos(process, 4)
@@ -175,6 +176,7 @@ def cluster():
 
 
 @needs_ray
+@pytest.mark.slow  # it starts a cluster of two nodes
 def test_a_lost_node_of_a_cluster_loses_nothing(clips, whole, tmp_path, cluster):
     nodes = [add_node(cluster, 1) for _ in range(2)]
     with started(clips, tmp_path / "faces", "--engine", "ray", "--address", cluster.address) as process:

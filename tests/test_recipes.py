@@ -27,10 +27,12 @@ def _runs():
     large = {name for name, recipe in RECIPES.items() if recipe.network in LARGE}
     # Blended data is the same for all networks.
     blended = {name for name in RECIPES if name.startswith("sbi-")} - {"sbi-mobilenet-v1", "sbi-efficientnet-lite0"}
-    # Noise layers are in front of the same network, Reseption V2 is V1 with other branches, R2 and R3 are R1 with fewer
-    # blocks, and the others have the settings of a smaller network's recipe; test_models has a step of each network.
+    # Noise layers are in front of the same network, Reseption V2 is V1 with other branches, R1 to R3 are MobileNetV3
+    # with fewer blocks, and the others have the settings of a smaller network's recipe; test_models has a step of
+    # each network.
     alike = {"s4-resnet50v2", "s4-resnet50v2-srm", "s4-vgg16-srm", "s2-reseption-v2", "s2-inception-v3-sgdm"}
     alike |= {"s0-mobilenet-v3-r2", "s0-mobilenet-v3-r3", "s1-meso-inception4-5-epochs", "sbi-clip-vit-b16"}
+    alike |= {"s0-mobilenet-v3-r1", "s2-xception-sgdm", "s4-mobilenet-v2", "s4-vgg16"}
     slow = (large | blended) - quick | alike
     return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in RECIPES]
 

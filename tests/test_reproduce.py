@@ -321,6 +321,7 @@ def test_videos_are_indexed_cut_and_scored(tmp_path):
     assert by_word["mobilenet_v3: cycles saved"] == CANNOT
 
 
+@pytest.mark.slow  # test_recipes runs a recipe on noise
 def test_s4_trains_on_the_noise_of_one_kernel(faces, tmp_path):
     settings = ("weights=none", "size=64")
     request = Request("s4", (str(faces),), ("s4-mobilenet-v2-srm",), quick=True, settings=settings)

@@ -1,6 +1,8 @@
 """`detect -o`: results that survive every kind of stop, and the CSV table of results."""
 
 import csv
+import functools
+import gc
 import io
 import json
 import logging
@@ -344,8 +346,14 @@ def test_a_record_is_written_piece_by_piece_as_in_one_piece(tmp_path, toy_weight
     assert (tmp_path / "a.json").read_text("utf-8") == record_text(whole) and record["sha256"] == whole["sha256"]
 
 
-def test_records_and_pages_of_many_inputs_take_little_memory(tmp_path, toy_weights, monkeypatch):
+def collect_as_often_as_python_does(request):
+    request.addfinalizer(functools.partial(gc.set_threshold, *gc.get_threshold()))
+    gc.set_threshold(700, 10, 10)
+
+
+def test_records_and_pages_of_many_inputs_take_little_memory(tmp_path, toy_weights, monkeypatch, request):
     """The results of a folder are read one at a time; a page keeps those that it lists."""
+    collect_as_often_as_python_does(request)
     monkeypatch.setattr("tfdfd.detect.result_folder.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("tfdfd.report.page.LISTED", 10)
     monkeypatch.setattr("tfdfd.report.page.JSON_BYTES", 100_000)

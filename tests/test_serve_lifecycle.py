@@ -309,7 +309,11 @@ def broken(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "seconds", "why"), [("crash", 60, "it crashed the process"), ("hang", 2, "it did not load within 2 s")]
+    ("kind", "seconds", "why"),
+    [
+        ("crash", 60, "it crashed the process"),
+        pytest.param("hang", 2, "it did not load within 2 s", marks=pytest.mark.slow),
+    ],
 )
 def test_a_version_that_crashes_or_hangs_its_loader_is_quarantined(models, tmp_path, monkeypatch, kind, seconds, why):
     """The running version goes on, and is what a restart serves, without another try."""
@@ -366,6 +370,7 @@ def test_an_idle_server_ends_at_once(models):
     assert spent < 0.6 and took < 10
 
 
+@pytest.mark.slow  # as `python -m benchmarks.soak`, and each thing has a test of its own
 def test_a_soak_of_everything_at_once_fails_no_good_request(versions, tmp_path, monkeypatch):
     """Seconds of what `benchmarks.soak` does for ten minutes."""
     shutil.copytree(versions / "1", tmp_path / "model" / "1")

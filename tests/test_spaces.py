@@ -55,7 +55,10 @@ def test_each_end_of_each_range_is_a_recipe(network):
     assert all(size % 2 == 0 for size in batches)  # a real crop and its fake are in one batch
 
 
-@pytest.mark.parametrize("network", SEARCHED)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=pytest.mark.slow if spec(name).params > 3e7 else ()) for name in SEARCHED],
+)
 def test_the_builder_takes_the_ends(network):
     space = read_space(network)
     side = spec(network).min_size

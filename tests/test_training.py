@@ -187,6 +187,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_bits(faces, tmp_path, s
         ).read_bytes()
 
 
+@pytest.mark.slow  # test_optimizers and test_packed resume under JAX, too
 def test_jax_resumes_to_the_same_bits_and_shares_a_batch_between_devices(faces, tmp_path):
     recipe = quick("epochs=2")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
