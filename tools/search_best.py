@@ -32,8 +32,8 @@ SETTINGS = ("data=crops", "order=balanced")
 BUDGETS: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
     "mobilenet_v1": (6, 6, 4100, ("size=160", "arguments.alpha=0.5")),
     "mobilenet_v3": (6, 6, 4100, ("size=160", "norm_momentum=0.9")),
-    "meso4": (6, 6, 4100, ("weights=tfdfd/meso4",)),
-    "meso_inception4": (6, 6, 4100, ("weights=tfdfd/meso_inception4",)),
+    "meso4": (6, 4, 4100, ("weights=tfdfd/meso4",)),
+    "meso_inception4": (6, 4, 4100, ("weights=tfdfd/meso_inception4",)),
     "reseption_v1": (6, 3, 1500, ("size=128", "weights=tfdfd/reseption_v1")),
     "efficientnet_lite0": (6, 3, 4100, ("size=128",)),
 }
