@@ -381,6 +381,11 @@ def test_real_crops(data):
     assert sorted(trained.mean((1, 2, 3)).tolist()) == pytest.approx(sorted(images.mean((1, 2, 3)).tolist()))
 
 
+@pytest.mark.parametrize("build", [train_pipeline, eval_pipeline])
+def test_the_end_of_an_epoch_does_not_wait_for_tensorflows_tuning(folder, build):
+    assert build(folder, SIDE, 32, split=None).options().autotune.enabled is False
+
+
 def test_shuffled_is_the_order_unless_told(folder):
     rows = faces_of(folder).rows
     assert sorted(shuffled(rows, 32, 0)(0).tolist()) == list(range(320))

@@ -446,6 +446,11 @@ def _known_length(
 
     Where only the first epoch is partial, the length is still a whole epoch's; nothing may follow this call then.
     """
+    # All cores work from the first batch on. TensorFlow's search for a better number, now and then, lets the end of an
+    # epoch wait for its next look, which is after as long as the epoch took.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
     if one_epoch:
         batches, first_batch = batches - first_batch, 0
     if not first_batch:
