@@ -140,9 +140,6 @@ def test_numbers_stay_as_they_are(tmp_path):
     assert read_table(tmp_path / "faces.csv", FaceRow) == [row]
 
 
-# What a terminal shows -----------------------------------------------------------------------------------------------
-
-
 def test_no_message_forges_a_line(run_tfdfd, monkeypatch, tmp_path):
     """Messages of workers, servers and files reach the answer, the notes and the errors."""
     from tfdfd.detect import detector as module

@@ -59,9 +59,6 @@ def test_a_carried_card_says_everything(path):
     assert {"crops/dfdc", "crops/ffpp", "videos"} < sets and any("test split" in name for name in sets)
 
 
-# Conditions ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def face(astronaut):
     return np.ascontiguousarray(astronaut[50:171, 160:281])
@@ -83,9 +80,6 @@ def test_conditions_of_a_kind_stand_in_the_order_of_their_strength(kind, face):
     changed = [make(face, np.random.default_rng(3)) for name, make in CONDITIONS.items() if kind in name]
     apart = [np.abs(image.astype(int) - face).mean() for image in changed]
     assert len(apart) > 1 and apart == sorted(apart)
-
-
-# Figures -------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(labels, scores, pairs=False):
@@ -161,9 +155,6 @@ def test_the_mean_is_over_sets_that_all_have_an_auc_of():
     ]
 
 
-# Scores that are kept ------------------------------------------------------------------------------------------------
-
-
 class Crops(EvalSet):
     """Three crops, each uniformly as bright as its number, for a network of any size."""
 
@@ -219,9 +210,6 @@ def test_what_was_scored_once_is_not_scored_again(tmp_path):
     assert (one.scored, other.scored) == (9, 6)
     assert (changed[0] != first).all()  # a file of its own
     assert np.abs(changed[0] - changed[1]).max() < 0.002  # of the same picture
-
-
-# Words ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_of_a_run_is_that_of_its_recipe():
@@ -281,9 +269,6 @@ def test_terms_of_what_a_run_began_with(data):
     licence = "; ".join(records[f"tfdfd/{name}"].licence for name in ("meso4", "mobilenet_v1"))
     assert initial_weights(slimmed) == initial_weights(recipe | {"weights": "tfdfd/meso4"})
     assert initial_weights(ensemble) == {"what": "tfdfd/meso4 and tfdfd/mobilenet_v1", "licence": licence}
-
-
-# The whole way -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -151,9 +151,6 @@ def test_the_report_shows_provenance_beside_the_score_and_escapes_it():
         assert words in render_report([scored], {"threshold": 0.5})
 
 
-# With the library ----------------------------------------------------------------------------------------------------
-
-
 def signed(source, mime):
     """The bytes of a file, signed by a certificate made here, as AI-generated."""
     c2pa = pytest.importorskip("c2pa", reason="the extra provenance")

@@ -257,9 +257,6 @@ def test_a_node_that_would_do_something_else_is_refused(connected, work, jobs, t
         list(RayEngine(1).run(replace(work, **otherwise), [jobs]))
 
 
-# detect ---------------------------------------------------------------------------------------------------------------
-
-
 def results_of(folder):
     """The results and pictures of a folder; of the record, all but the date and the digest."""
     files = {path.name: path.read_bytes() for path in [folder / "results.jsonl", *(folder / "pictures").iterdir()]}

@@ -238,9 +238,6 @@ def test_heic_is_read_in_a_sealed_process(tmp_path):
     )
 
 
-# One input and the next -----------------------------------------------------------------------------------------------
-
-
 def test_a_failed_input_is_freed_without_a_garbage_collection(tmp_path, make_video):
     import av
 

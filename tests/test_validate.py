@@ -54,9 +54,6 @@ def score_rows(*videos):
     ]  # fmt: skip
 
 
-# Figures -------------------------------------------------------------------------------------------------------------
-
-
 def test_figures_of_known_scores():
     rows = score_rows(
         ("a", "1", 0, [0.1, 0.3]), ("b", "2", 0, [0.5, 0.7]), ("c", "1", 1, [0.9]), ("d", "2", 1, [0.35, 0.45])
@@ -104,9 +101,6 @@ def test_the_summary_takes_the_worst_large_source():
         "worst_genuine_inconclusive_share": 0.2,
         "mean": 0.8,
     }
-
-
-# The whole table -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,6 @@ from tfdfd.weights import find_record
 SAMPLES = Path(__file__).parent.parent / "tfdfd" / "samples"
 
 
-# Building the folder -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
     """Small archives in place of those of npm, with their own digests; the folder that holds them."""
@@ -189,8 +186,6 @@ def npm_archives():
     except HubUnreachable as error:
         pytest.skip(f"no npm packages: set TFDFD_NPM to a folder with them ({error})")
 
-
-# Arithmetic under node -----------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import fs from "fs";
@@ -454,9 +449,6 @@ def assert_close(found, expected, tolerance=2e-6, place="result"):
         assert found == pytest.approx(expected, abs=tolerance, rel=2e-3 if "likelihood" in place else 0), place
     else:
         assert found == expected, place
-
-
-# In a browser --------------------------------------------------------------------------------------------------------
 
 
 class Server(LocalServer):

@@ -352,9 +352,6 @@ def test_a_card_is_split_and_read_whole(tmp_path):
     assert read_card(tmp_path / "whole.json") == card
 
 
-# Files that reach out or swell ---------------------------------------------------------------------------------------
-
-
 def spoil(path, kind):
     """Replaces the largest array of a Keras file; returns a part of the expected error."""
     with h5py.File(path, "r+") as file:

@@ -137,9 +137,6 @@ def _domains(rows: dict) -> Iterator[list[ScoreRow]]:
     yield blended
 
 
-# False positives -----------------------------------------------------------------------------------------------------
-
-
 def false_positives(genuine: dict[str, list[ScoreRow]], model: Model) -> Iterator[dict]:
     """Yields the shares of genuine videos and pictures that are called fake, with exact (Clopper-Pearson) intervals."""
     for name, rows in genuine.items():
@@ -186,9 +183,6 @@ def _share(by: str, group: str, verdicts: Sequence[str]) -> dict:
         "fpr_ci95": [round(float(low), _DIGITS), round(float(high), _DIGITS)],
         "called_inconclusive": verdicts.count("inconclusive"),
     }
-
-
-# Tested range --------------------------------------------------------------------------------------------------------
 
 
 def tested_range(crops: Sequence[tuple[str, Path]], size: int) -> dict:

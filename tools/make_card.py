@@ -197,9 +197,6 @@ def make_card(arguments: argparse.Namespace) -> tuple[dict, Path]:
     return card, staged
 
 
-# Evaluation ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Clip:
     """A video or picture.
@@ -492,9 +489,6 @@ def cached_json(file: Path, make: Callable[[], object]):
     return json.loads(file.read_text("utf-8"))
 
 
-# Tables of the card --------------------------------------------------------------------------------------------------
-
-
 def _tables(rows, sets, networks):
     result: dict[str, list] = {"scores": [], "calibration_scores": [], "comparisons": [], "failure_cases": []}
     for name, scored in rows.items():
@@ -628,9 +622,6 @@ def _source(row):
 
 def _rounded(interval: Iterable[float]) -> list[float]:
     return [round(end, _DIGITS) for end in interval]
-
-
-# The card and its weights --------------------------------------------------------------------------------------------
 
 
 def stage(arguments: argparse.Namespace, freeze: str | None = None) -> tuple[Path, dict]:

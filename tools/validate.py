@@ -253,9 +253,6 @@ class Model:
         return [row for row in rows if row.status == OK]
 
 
-# Clips ---------------------------------------------------------------------------------------------------------------
-
-
 class KeptFaces:
     """Face extractor with a cache, by the file's digest and the size of the crops."""
 
@@ -319,9 +316,6 @@ def score_clips(model: Model, folder: Path, cache: Path) -> list[ScoreRow]:
         )
         for row, (status, score) in zip(rows, outcomes, strict=True)
     ]  # fmt: skip
-
-
-# Parts ---------------------------------------------------------------------------------------------------------------
 
 
 class _Run:
@@ -422,9 +416,6 @@ def _swaps(table):
 
 def _by_dataset(rows):
     return {name: [row for row in rows if row.dataset == name] for name in dict.fromkeys(row.dataset for row in rows)}
-
-
-# Figures -------------------------------------------------------------------------------------------------------------
 
 
 def figures(rows: Sequence[ScoreRow], model: Model, level: str = "video") -> dict:
@@ -579,9 +570,6 @@ def _video_scores(rows):
     return [video.fake_probability for video in aggregate_videos(rows) if video.status == OK]
 
 
-# Table ---------------------------------------------------------------------------------------------------------------
-
-
 def print_table(result: dict) -> None:
     """Prints one row per figure and one column per model."""
     from rich.console import Console
@@ -643,9 +631,6 @@ def _with_interval(figure, name, form):
         return "–"
     interval = figure.get(f"{name}_ci95")
     return form.format(figure[name]) + (f" [{', '.join(map(form.format, interval))}]" if interval else "")
-
-
-# Cache keys ----------------------------------------------------------------------------------------------------------
 
 
 def _digest(value) -> str:

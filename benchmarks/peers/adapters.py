@@ -147,9 +147,6 @@ def plain(boxes):
     return [[float(value) for value in box] for box in boxes]
 
 
-# ---------------------------------------------------------------- detectors of fakes
-
-
 @peer("tfdfd", FAKES, "CHECKOUT[edge]")
 def tfdfd():
     """Detector().detect(path), default network"""
@@ -301,9 +298,6 @@ def real_deepfakes_detect():
     import real_deepfakes_detect  # noqa: F401
 
     raise NotImplementedError("its weights can be had here: write its adapter.")
-
-
-# ---------------------------------------------------------------- finders of faces
 
 
 @peer("tfdfd-faces", FACES, "CHECKOUT[edge]")
@@ -468,9 +462,6 @@ def insightface():
 
 def _corners(box):
     return box[0], box[1], box[2] - box[0], box[3] - box[1]
-
-
-# ---------------------------------------------------------------- the process
 
 
 def serve(load: Callable[[], Any]) -> int:

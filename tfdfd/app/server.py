@@ -182,8 +182,6 @@ class App:
         if self._scoring is not None:
             await self._scoring.stop()
 
-    # Scoring ---------------------------------------------------------------------------------------------------------
-
     async def _score_all(self) -> None:
         try:
             self._start_scoring()
@@ -271,8 +269,6 @@ class App:
         if not self._end.done():
             self._end.set_exception(error)
 
-    # Files -----------------------------------------------------------------------------------------------------------
-
     def _delete(self, file: SessionFile) -> None:
         """Deletes a file in any state, at once."""
         self._files.pop(file.number, None)
@@ -336,8 +332,6 @@ class App:
         if held + size > most:
             text = f"all waiting files together would be larger than {most:,} bytes (--max-upload-bytes); add it later"
             raise web.HTTPRequestEntityTooLarge(most, held + size, text=text)
-
-    # HTTP ------------------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

@@ -77,9 +77,6 @@ def _rounded(log10: float) -> float:
     return float(f"{10**log10:.3g}")
 
 
-# Tested range --------------------------------------------------------------------------------------------------------
-
-
 def median_measures(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Median of each measure over the frames of a face in which it could be measured."""
     names = [name for name in MEASURES if any(name in one for one in frames)]

@@ -21,8 +21,6 @@ def verdict_of(fake_probability: float, threshold: float, band: tuple[float, flo
     return "fake" if fake_probability >= threshold else "real"
 
 
-# Deciding faces --------------------------------------------------------------------------------------------------
-
 # Minimum mean confidence of a face besides the main one. Measured on clips with a background that MTCNN sometimes
 # mistakes for a face: such tracks have 0.89 to 0.99, people 0.997 and more; people are also found in most frames.
 SURE = {"mtcnn": 0.95, "ssd": 0.8}
@@ -102,8 +100,6 @@ def track_score(scores: list[float]) -> float:
     """Mean over the frames of one person."""
     return float(np.mean(scores))
 
-
-# Threshold for several faces ---------------------------------------------------------------------
 
 # Maximum share of genuine inputs that are called fake, whatever their number of faces.
 BOUND = 0.05

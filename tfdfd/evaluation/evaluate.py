@@ -279,9 +279,6 @@ def run_pictures(run: str | os.PathLike | None) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
 
 
-# Overlap with the training data --------------------------------------------------------------------------------------
-
-
 def training_overlap(model: OpenedModel, sets: Sequence[EvalSet]) -> dict:
     """What the sets share with the data of the model's run.
 

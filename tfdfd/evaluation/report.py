@@ -320,9 +320,6 @@ def stored_tables(values: list[dict]) -> list[Table]:
     return [Table(**{name: _tuples(value) for name, value in one.items()}) for one in values]
 
 
-# Markdown ------------------------------------------------------------------------------------------------------------
-
-
 def as_markdown_report(report: dict, plots: Sequence[str], thumbnails: Sequence[Sequence[str]]) -> str:
     """The text of `report.md`, for any code host, with its plots beside it.
 
@@ -351,9 +348,6 @@ def _markdown_lines(report: dict[str, Any], plots: Sequence[str], thumbnails: An
         if files:
             yield f"{_code(one['video'])}: {' '.join(f'![crop]({name})' for name in files)}"
             yield ""
-
-
-# HTML ----------------------------------------------------------------------------------------------------------------
 
 
 def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[Sequence[bytes]]) -> str:
@@ -391,9 +385,6 @@ def render_page(report: dict, plots: Mapping[str, bytes], thumbnails: Sequence[S
     )
 
 
-# Pictures of the hardest videos --------------------------------------------------------------------------------------
-
-
 def pictures_of(sets: Sequence[EvalSet]) -> Pictures:
     """Crops of opened sets, self-blended fakes included."""
     by_name = {name: one for one in sets for name in one.info()["names"]}
@@ -427,9 +418,6 @@ def thumbnails(hardest: Iterable[dict], pictures: Pictures) -> list[list[bytes]]
     """For each video of `tfdfd.metrics.report.hardest_videos`, JPEGs of its files, at most 128 pixels a side."""
     crops = [[pictures(one["dataset"], file, one["method"]) for file in one["files"]] for one in hardest]
     return [[as_jpeg(pixels, SIDE) for pixels in some if pixels is not None] for some in crops]
-
-
-# Parts of a report ---------------------------------------------------------------------------------------------------
 
 
 def _facts(report: dict) -> dict[str, str]:

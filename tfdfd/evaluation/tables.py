@@ -107,9 +107,6 @@ def _escape_markdown(text: str) -> str:
     )
 
 
-# Tables of a report --------------------------------------------------------------------------------------------------
-
-
 def protocol_line(report: dict, level: str | None = None, part: dict | None = None) -> str:
     """Data, split, counts, threshold and aggregation: the line that accompanies every table.
 

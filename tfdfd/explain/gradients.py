@@ -258,9 +258,6 @@ def integrated_gradients(
         shares = np.delete(_middles(steps), np.s_[1::3])
 
 
-# The network without an input --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Maximized:
     """The input that maximizes a neuron.

@@ -111,8 +111,6 @@ def _last_error() -> str:
     return os.strerror(ctypes.get_errno())
 
 
-# Landlock ------------------------------------------------------------------------------------------------------------
-
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
 # By version of the interface: rights over files, over TCP ports, and over processes outside (`linux/landlock.h`).
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
@@ -142,8 +140,6 @@ def _forbid_files(libc: ctypes.CDLL) -> None:
     finally:
         os.close(ruleset)
 
-
-# seccomp -------------------------------------------------------------------------------------------------------------
 
 # Numbers of the permitted system calls (x86-64, aarch64), the most frequent first. They read and write descriptors,
 # manage memory, synchronize and end threads, and tell the time; None: the processor has no such call.

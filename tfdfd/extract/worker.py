@@ -179,9 +179,6 @@ def _box(values: Any) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-# The process ---------------------------------------------------------------------------------------------------------
-
-
 def main(config: dict[str, Any]) -> None:
     """Serves requests until standard input ends.
 

@@ -98,9 +98,6 @@ def _too_large(unit: str, count: int, most: int, name: str) -> MediaError | None
     return MediaError("too_large", f"{count:,} {unit}; at most {most:,} ({name})") if count > most else None
 
 
-# Files and folders ---------------------------------------------------------------------------------------------------
-
-
 def list_inputs(paths: Iterable[str | bytes | os.PathLike]) -> Inputs:
     """Lists files as given and folders recursively in sorted order; reads nothing but the first bytes of files in
     folders.
@@ -199,8 +196,6 @@ def _kind_of_file(path: str | os.PathLike) -> str | None:
         # An unreadable file without a media suffix gives no sign of being media.
         return None
 
-
-# Inputs in memory ----------------------------------------------------------------------------------------------------
 
 _EXPECTED = "an image is an RGB array of uint8, (height, width, 3)"
 

@@ -101,9 +101,6 @@ def clean(text: Any) -> str:
     return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 2] + " …"
 
 
-# C2PA ----------------------------------------------------------------------------------------------------------------
-
-
 def prepare() -> None:
     """Imports the C2PA library, if it is installed, and runs it once: a sealed process cannot load it any more."""
     import io
@@ -168,9 +165,6 @@ def _source_types(manifests: dict[str, Any]) -> Iterator[str]:
                     if kind := action.get("digitalSourceType"):
                         found.append(str(kind).rstrip("/").rpartition("/")[2])
     yield from sorted(found, key=lambda kind: kind not in GENERATED)
-
-
-# EXIF and containers -------------------------------------------------------------------------------------------------
 
 
 def _read_facts(file: BinaryIO) -> dict[str, str]:

@@ -57,9 +57,6 @@ class CoverageError(MetricError):
     """Fewer videos have a score than required."""
 
 
-# Input checks --------------------------------------------------------------------------------------------------------
-
-
 def checked(labels: ArrayLike, scores: ArrayLike, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Validates labels and scores.
 
@@ -136,9 +133,6 @@ def check_resolution(count: int, rate: float, kind: str = "real") -> None:
             f"{plural(count, f'{kind} example')} cannot show an error rate of {rate:.3g}: one error is "
             f"{1 / max(count, 1):.2g} already; at least {int(np.ceil(1 / rate - 1e-9)):,} are needed."
         )
-
-
-# Confusion matrix ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -265,9 +259,6 @@ def _weighted_mean(rows: Iterable[Mapping[str, Any]], name: str, weights: Sequen
     return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
 
 
-# Curves --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RocCurve:
     """ROC curve from (0, 0), where nothing is called fake, to (1, 1).
@@ -382,9 +373,6 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> list[
     return [Bin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-# Metrics -------------------------------------------------------------------------------------------------------------
-
-
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve: the probability that a random fake example scores higher than a random real one.
 
@@ -489,9 +477,6 @@ def _debiased_error(each: Bin) -> float:
     ratio = error / deviation
     folded = deviation * math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + error * math.erf(ratio / math.sqrt(2))
     return 2 * error - folded
-
-
-# Registry ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

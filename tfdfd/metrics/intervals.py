@@ -169,9 +169,6 @@ def _aucs(fake: np.ndarray, scores: np.ndarray, codes: np.ndarray, counts: np.nd
     return pairs / (2 * fakes.sum(axis=1) * ranks[:, -1])
 
 
-# DeLong --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class AucVariance:
     """An AUC with its variance.

@@ -242,9 +242,6 @@ def hardest_videos(videos: Sequence[Video], threshold: float, count: int = HARDE
     ]
 
 
-# Intervals -----------------------------------------------------------------------------------------------------------
-
-
 def _interval(
     function: MetricFunction,
     labels: ArrayLike,
@@ -282,9 +279,6 @@ def _delong(labels: ArrayLike, scores: ArrayLike) -> dict[str, Any]:
     if not estimate.variance:
         return {"delong": None, "delong_reason": "DeLong's variance is 0: real and fake scores do not overlap."}
     return {"delong": list(estimate.interval)}
-
-
-# Warnings ------------------------------------------------------------------------------------------------------------
 
 
 def _warnings(metrics: dict, where: str) -> list[dict[str, str]]:
@@ -340,9 +334,6 @@ def _problems(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "worse_than_chance", f"AUC {value:.3f}{between} is below chance (0.5): are labels or P(fake) inverted?"
     elif low <= 0.5:
         yield "no_better_than_chance", f"AUC {value:.3f}{between} is not significantly above chance (0.5)."
-
-
-# Columns of rows -----------------------------------------------------------------------------------------------------
 
 
 def _per_column(

@@ -100,7 +100,6 @@ def read_scores(path: str | os.PathLike) -> list[ScoreRow]:
     return read_table(path, ScoreRow)
 
 
-# Aggregation: from the scores of a video's crops to the score of the video -------------------------------------------
 #
 # Each function takes P(fake) of the crops, their frame indices and their track indices, all `(n,)`, and raises a
 # `MetricError` for no crops or an invalid score.
@@ -170,9 +169,6 @@ def _reduce_groups(
     order = np.argsort(names, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], np.diff(names[order]) != 0]))
     return reduce(values[order], starts)
-
-
-# Videos --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

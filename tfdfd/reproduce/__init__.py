@@ -108,8 +108,6 @@ class Document:
     noise_kernel: str = "KV"
 
 
-# S0 -------------------------------------------------------------------------------------------------------------------
-
 _S0_NETWORKS = ("meso_inception4", "mobilenet_v3", "mobilenet_v3_r1", "mobilenet_v3_r2", "mobilenet_v3_r3")
 # Tables 1 and 2: fake called fake, fake called real, real called fake, real called real.
 S0_CONFUSION = {
@@ -190,7 +188,6 @@ _S0 = Document(
     balanced=True,
 )
 
-# S1 -------------------------------------------------------------------------------------------------------------------
 
 _MESO4, _INCEPTION, _COMPUTED, _SVM = (
     "s1-meso4", "s1-meso-inception4", "s1-meso-inception4-computed-decay", "s1-meso-inception4-svm",
@@ -258,7 +255,6 @@ _S1 = Document(
     split={"train": 0.7, "val": 0.2, "test": 0.1},
 )
 
-# S2 -------------------------------------------------------------------------------------------------------------------
 
 CATEGORIES = (
     "DeepFakeDetection", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "original_sequences", "Overall",
@@ -405,7 +401,6 @@ _S2 = Document(
     extraction={"all": True, "multiple_faces": "drop"},
 )
 
-# S3 -------------------------------------------------------------------------------------------------------------------
 
 # Table 2: accuracy of train, val and test, training cross-entropy, seconds, test size; table 1: crops and videos.
 S3_SETS = {
@@ -446,7 +441,6 @@ _S3 = Document(
     extraction={"every_s": 1.0, "drop_frames_above": 1},
 )
 
-# S4 -------------------------------------------------------------------------------------------------------------------
 
 _S4_NETWORKS = tuple(S4_AUC)
 # Sections 2.1 to 2.3: last validation accuracy without and with SRM.

@@ -187,8 +187,6 @@ def _convert_and_check(record: WeightRecord, model: keras.Model) -> OpenvinoNetw
     return network
 
 
-# Conversion cache ----------------------------------------------------------------------------------------------------
-
 _DIGEST_BYTES, _LENGTH_BYTES = 32, 8
 
 

@@ -146,8 +146,6 @@ def _read(graph_file: str) -> tuple[bytes, bytes]:
     return tuple(parts)  # type: ignore[return-value]
 
 
-# Graph pass ----------------------------------------------------------------------------------------------------------
-
 CHANNELS = 1  # axis of OpenVINO's images: (batch, channels, height, width)
 
 

@@ -281,9 +281,6 @@ class _Worker:
         self._process.wait()
 
 
-# The process ---------------------------------------------------------------------------------------------------------
-
-
 def work(config: dict[str, Any]) -> None:
     """Runs a worker until the server ends.
 

@@ -155,9 +155,6 @@ def _check_replaceable(folder: Path) -> None:
         raise ValueError(f"{folder} is there already and holds no site of '{_MAKER}'; give a new folder.")
 
 
-# Runtime -------------------------------------------------------------------------------------------------------------
-
-
 def _archive(package: Package, given: str | os.PathLike | None) -> bytes:
     """The bytes of a package's archive, with the stated digest."""
     if given is not None:
@@ -219,9 +216,6 @@ WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEM
 COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
-
-
-# Site ----------------------------------------------------------------------------------------------------------------
 
 
 def _write(folder: Path, record: WeightRecord, model: str | os.PathLike, archives: list[bytes]) -> dict[str, Any]:
