@@ -19,7 +19,7 @@ class Way:
 
     Args:
         command: command line; it runs in the repository.
-        environment: of the process.
+        environment: environment of the process.
     """
 
     def __init__(self, command: list[str], environment: dict):

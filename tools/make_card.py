@@ -203,7 +203,7 @@ class Clip:
 
     Attributes:
         name: in cards.
-        path: of the file.
+        path: path of the file.
         dataset: `dfdc`, `ffpp` or `samples`.
         label: 0 real, 1 fake.
         method: `original`, or the manipulation.
@@ -520,8 +520,8 @@ def card_rows(
     """Rows of a card for the scores of one network on one set.
 
     Args:
-        name: of the set.
-        weights: of the network.
+        name: name of the set.
+        weights: weights of the network.
         rows: the scores; the rows of one video are its crops.
         threshold: scores at or above it are called fake; not chosen on these rows.
         level: what an example is.
@@ -628,7 +628,7 @@ def stage(arguments: argparse.Namespace, freeze: str | None = None) -> tuple[Pat
     """The compact weights with the first version of their card in the cache, where they can be opened by path.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
         freeze: the `freeze` argument of the network, so that fine-tuning trains the same layers; None: not set.
     """
     from safetensors.numpy import save

@@ -82,7 +82,7 @@ def run_description(run: dict, photographs: str, faces: str, command: str, initi
         photographs: description of the set that the run was trained on.
         faces: name of that set's table.
         command: the command that makes the card.
-        initial: of `initial_weights`.
+        initial: result of `initial_weights`.
     """
     # Settings that did not exist when the run was made have their defaults.
     recipe, result = Recipe.from_settings(run["recipe"]).settings(), run["result"]

@@ -130,7 +130,7 @@ def validate(
         photographs: face set of genuine photographs with splits; None skips what needs it.
         swaps: face set that `tfdfd data swap` wrote; None skips the part.
         cache: folder where scores and the faces of clips are kept.
-        parts: of `PARTS`.
+        parts: names from `PARTS`.
         say: receives progress messages.
 
     Returns:

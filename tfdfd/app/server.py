@@ -79,7 +79,7 @@ class Settings:
         detector: arguments of `tfdfd.Detector`; the limits of one input are the limits of an upload, too.
         port: 0 for any.
         max_queue: files that are uploaded, wait or are scored, in all.
-        max_upload_bytes: of these files in all.
+        max_upload_bytes: their largest total size.
         max_history: results that are kept; the oldest goes first.
         upload_seconds: time limit of an upload.
     """
@@ -102,7 +102,7 @@ async def serve(settings: Settings, ready: Callable[[str], None], note: Callable
     """Serves the page until SIGTERM, SIGINT or SIGHUP, and then deletes everything.
 
     Args:
-        settings: of the page.
+        settings: settings of the page.
         ready: called with the address of the page, which contains its token.
         note: receives log lines.
 
@@ -134,7 +134,7 @@ class App:
     """One session: its files, their queue and the HTTP handler.
 
     Args:
-        settings: of the page.
+        settings: settings of the page.
         folder: for uploads and reports.
         end: set by the app if it cannot go on.
         note: receives log lines.

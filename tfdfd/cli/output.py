@@ -246,7 +246,7 @@ def tracked(
     The iterable is exhausted even if `total` is smaller: the work of a generator after its last item is part of it.
 
     Args:
-        items: what is done, in order.
+        items: items to process, in order.
         total: number of items in all, with those done before.
         label: text for an item.
         quiet: show nothing.

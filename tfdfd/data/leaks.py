@@ -63,7 +63,7 @@ class Leak:
         kind: `source`, `identity`, `video` (of rows without a source), `file` (the same bytes) or `picture` (a
             near-duplicate).
         name: name of the source, person or video; the SHA-256 of a file; the crop's file of a picture.
-        dataset: that the name belongs to; None for files and pictures, which may be in several data sets.
+        dataset: data set that the name belongs to; None for files and pictures, which may be in several data sets.
         where: for each split, its name, the number of rows and the file of one of them.
         distance: distance of a picture's hashes, 0 to 64; else None.
         likeness: likeness of a picture, up to 1; else None.

@@ -79,7 +79,7 @@ def dual(total_epochs: int, skip_short: bool = False) -> Order:
     An epoch has one batch for each pair. After `total_epochs` the frames repeat.
 
     Args:
-        total_epochs: that the frames are spread over.
+        total_epochs: number of epochs over which the frames are spread.
         skip_short: leave out pairs with too few frames (somebody who passes by) instead of raising an error.
     """
 
@@ -95,7 +95,7 @@ def various(total_epochs: int, skip_short: bool = False) -> Order:
     An epoch takes one frame of each pair. After `total_epochs` the frames repeat.
 
     Args:
-        total_epochs: that the frames are spread over.
+        total_epochs: number of epochs over which the frames are spread.
         skip_short: see `dual`.
     """
 

@@ -216,7 +216,7 @@ class SwappedPairs(_PairSet):
     Args:
         faces: `faces.csv` or its folder, a folder with `real/` and `fake/`, or `Faces`. Fakes are ignored.
         size: side of the square crops that are returned, in pixels.
-        splits: which crops.
+        splits: splits whose crops are taken.
         seed: the same seed gives the same pairs.
         landmarks: see `BlendedPairs`.
 

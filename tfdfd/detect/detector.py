@@ -476,8 +476,8 @@ def spans_of(positions: Sequence[int], frames: int) -> list[Sequence[int]]:
     as in training and evaluation; fewer are repeated.
 
     Args:
-        positions: of one face, in order of time.
-        frames: of a clip.
+        positions: positions of one face, in order of time.
+        frames: frames of a clip.
 
     Returns:
         Consecutive spans of equal length, to one; none for a single position, which shows no motion.

@@ -84,7 +84,7 @@ def make_record(detector: Detector, results: Iterable[dict], date: str) -> dict[
     Args:
         detector: as it scored the inputs.
         results: as in `results.jsonl`: `Detection.to_dict` with `bytes` and `sha256`. `elapsed_s` is left out.
-        date: of the detection, such as `tfdfd.detect.result_folder.now()`.
+        date: date of the detection, such as `tfdfd.detect.result_folder.now()`.
     """
     record = _head(detector, date) | {"results": [_recorded(result) for result in results]}
     return record | {"sha256": _digest(record)}

@@ -203,8 +203,8 @@ class Outcome:
 
     Attributes:
         detection: without crops, with pictures.
-        fingerprint: of the input's file.
-        runtime_note: of the detector.
+        fingerprint: fingerprint of the input's file.
+        runtime_note: note of the detector on its runtime.
         host: name of the machine.
     """
 
@@ -219,8 +219,8 @@ class DetectWork:
     """Detection in any process that sees the inputs: a `tfdfd.extract.engines.Work` on `Input`s.
 
     Attributes:
-        arguments: of `Detector`.
-        settings: of the detector of the process that started the work.
+        arguments: arguments of `Detector`.
+        settings: settings of the detector of the process that started the work.
         libraries: versions in that process.
         encode: makes the pictures for the report.
     """
@@ -260,7 +260,7 @@ class DetectWork:
         return Outcome(detection, fingerprint(job, detection), tool.runtime_note, socket.gethostname())
 
     def give_up(self, job: Input, status: str, message: str) -> Outcome:
-        """The outcome of an input that ends every process working on it."""
+        """The outcome of an input that has ended every process that worked on it."""
         detection = Detection(job.path, job.kind, status, message=message)
         return Outcome(detection, fingerprint(job, detection), None, socket.gethostname())
 

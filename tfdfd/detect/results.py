@@ -28,7 +28,7 @@ class FrameScore:
         fake_probability: in [0, 1], 1 = fake; of a model of clips, that of the span of frames.
         crop: the RGB uint8 crop that was scored, `(height, width, 3)`; not part of the JSON.
         explained: heat maps that explain the score, RGB uint8, by title; not part of the JSON.
-        measures: of the face in this frame, see `tfdfd.faces.crop`; not part of the JSON.
+        measures: measures of the face in this frame, see `tfdfd.faces.crop`; not part of the JSON.
     """
 
     index: int

@@ -102,8 +102,8 @@ class RayEngine:
 
     Args:
         workers: number of actors; None: one per CPU of the cluster.
-        address: of the cluster (`host:port`, `auto`); None: an embedded Ray is started on this machine for the duration
-            of the work, or an existing connection of this process is used.
+        address: address of the cluster (`host:port`, `auto`); None: an embedded Ray is started on this machine for the
+            duration of the work, or an existing connection of this process is used.
 
     Raises:
         ValueError: an invalid number of workers or address, or Ray is not installed.

@@ -65,7 +65,7 @@ class Version:
     Attributes:
         files: all files of its folder, by path.
         source: in a cache, digest of the manifest that listed it; else None.
-        signatures: of publishers, not yet checked.
+        signatures: signatures of publishers, not yet checked.
     """
 
     files: tuple[File, ...]

@@ -39,7 +39,7 @@ class Published:
 
     Attributes:
         handle: with its version.
-        folder: of the version.
+        folder: folder of the version.
         version: its files.
         manifest_sha256: digest of the hub's new manifest, for `$TFDFD_HUB_SHA256`.
         hides: the handle without version, if the package has other weights under it; else None.
@@ -68,7 +68,7 @@ def publish(
         model: a handle, a weights file, or the folder of a run.
         hub: folder; made if absent.
         number: version, at least 1; an existing one is never overwritten.
-        name: of the model; None: from the handle, or from the model card of a run or file.
+        name: name of the model; None: from the handle, or from the model card of a run or file.
         export: called as `(model, folder)`; None: `tfdfd.publishing.exporting.export`.
         sign: PEM file of the publisher's private key; None: the version is not signed.
 

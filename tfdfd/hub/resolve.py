@@ -26,7 +26,7 @@ class ResolvedModel:
 
     Attributes:
         handle: with its version.
-        folder: of the version, with its `model_card.json`.
+        folder: folder of the version, with its `model_card.json`.
         version: its files; for a version made of bundled weights, the weights file and its card.
         hub: name of the hub that has it.
     """

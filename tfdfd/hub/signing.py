@@ -44,7 +44,7 @@ class TrustedKey:
 
     Attributes:
         key: public key, 64 hex digits.
-        name: of its owner, as the user calls it.
+        name: name of its owner, as the user calls it.
         hubs: hubs whose versions must be signed by such a key; `ANY` for all.
         revoked: signatures by it are worth nothing.
     """
@@ -112,7 +112,7 @@ def trust(key: str | os.PathLike, name: str | None = None, hub: str | None = Non
 
     Args:
         key: PEM file of the public key, or its 64 hex digits.
-        name: of the owner; None: as before, or the name of the file.
+        name: name of the owner; None: as before, or the name of the file.
         hub: folder or address whose versions must be signed from now on; None: all hubs.
         revoked: whether the key is revoked, for good: it is not trusted again.
 
@@ -245,7 +245,7 @@ def check_signed(version: Version, model: str, number: int, location: str | None
         version: to check.
         model: its name.
         number: its number.
-        location: of the hub, see `location_of`; None: the cache.
+        location: location of the hub, see `location_of`; None: the cache.
         hub: name of the hub in messages.
 
     Raises:

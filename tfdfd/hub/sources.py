@@ -151,7 +151,7 @@ class FolderHub:
 
     Args:
         root: the folder.
-        name: what messages call it.
+        name: its name in messages.
         pin: sha256 that the manifest must have, or None.
         signed: whether signatures are checked, see `tfdfd.hub.signing`; not in the package.
     """
@@ -213,7 +213,7 @@ class AddressHub:
     Over https the server is trusted; over http only this machine's, or a pinned manifest.
 
     Args:
-        address: of the folder that holds the manifest.
+        address: address of the folder that holds the manifest.
         pin: sha256 that the manifest must have, or None.
 
     Raises:

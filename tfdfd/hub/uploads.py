@@ -67,8 +67,8 @@ def prepare_upload(address: str, handle: Handle, folder: Path, target: str | os.
 
     Args:
         address: `hf://owner/name` or `kaggle://owner/model[/tensorFlow2/variation]`.
-        handle: of the version.
-        folder: of the version.
+        handle: handle of the version.
+        folder: folder of the version.
         target: folder made by this call.
 
     Returns:
@@ -108,12 +108,12 @@ def prepare_kaggle(
     """Writes `target`: the metadata of the model, and the variation with its files in a subfolder.
 
     Args:
-        handle: of the version.
-        folder: of the version.
+        handle: handle of the version.
+        folder: folder of the version.
         target: folder made by this call.
-        owner: of the model at Kaggle; by default, the user fills it in.
+        owner: owner of the model at Kaggle; by default, the user fills it in.
         model: name at Kaggle; None: from the handle.
-        variation: of the model; None: the handle's tag, or `default`.
+        variation: variation of the model; None: the handle's tag, or `default`.
 
     Returns:
         Python code that uploads it, to be run by the user.

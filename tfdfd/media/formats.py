@@ -291,8 +291,9 @@ class PictureWork(NamedTuple):
 
     Attributes:
         pixels: 0 if no header states them.
-        scans: of a JPEG, up to one above `MAX_SCANS`; otherwise 1. A progressive JPEG is decoded once for each.
-        channels: of a JPEG; otherwise 3.
+        scans: number of scans of a JPEG, up to one above `MAX_SCANS`; otherwise 1. A progressive JPEG is decoded
+            once for each.
+        channels: number of channels of a JPEG; otherwise 3.
     """
 
     pixels: int

@@ -145,7 +145,7 @@ def render_report(
         model: `handle`, `sha256`, `threshold` (in [0, 1]), `inconclusive_band` (`[low, high]` or None) and `card` (the
             model card). Missing fields are left out of the page.
         settings: printable settings to list.
-        record: of `tfdfd.detect.record.make_record`, for the same detections; the page can save it as JSON.
+        record: result of `tfdfd.detect.record.make_record` for the same detections; the page can save it as JSON.
         gallery: pictures of the detections, by their place.
         name: name of the files that the page saves, without suffix.
 

@@ -53,7 +53,7 @@ class Entry:
         unit: one of `SHARE`, `LOSS`, `COUNT`, `MILLION`, `GIGA`, `SECONDS`, `PERCENT`.
         digits: decimals that are printed, of a share as per cent.
         measure: how ours is obtained; None: it cannot be, see `cannot`.
-        experiment: whose result it is; None for what needs no training.
+        experiment: experiment whose result it is; None for what needs no training.
         data: data sets that the number is of; None: the document's.
         cannot: why the number cannot be reproduced whatever the data.
         picture: name of the picture that shows ours.

@@ -39,8 +39,8 @@ class Limits:
         threads: concurrent calls.
         max_rows: rows of one request.
         max_requests: accepted and not yet answered requests.
-        max_bytes: of their arrays.
-        max_seconds: of one call; a slower model is stopped.
+        max_bytes: largest size of their arrays.
+        max_seconds: longest time of one call; a slower model is stopped.
     """
 
     max_batch: int = 4
@@ -97,7 +97,7 @@ class Batcher:
     """Runs signatures for concurrent requests; created in the event loop.
 
     Args:
-        limits: of batches and queues.
+        limits: limits of batches and queues.
         seen: called for every batch with `(rows, requests, seconds waited by the first)`.
     """
 

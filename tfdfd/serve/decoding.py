@@ -54,7 +54,7 @@ class Decoders:
     """Worker processes that decode pictures; created in the event loop.
 
     Args:
-        count: of processes.
+        count: number of processes.
         sandbox_mode: `auto` or `require`; see `tfdfd.extract.sandbox`.
         note: receives log lines.
         code: what a worker runs.

@@ -39,7 +39,7 @@ class Signature:
 
     Args:
         definition: names of its tensors.
-        session: of the model.
+        session: session of the model.
 
     Attributes:
         of_pixels: the signature that answers for decoded pictures instead, and the side of its images in pixels; None

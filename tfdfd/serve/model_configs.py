@@ -128,7 +128,7 @@ class ModelConfig:
 
     Args:
         name: in requests.
-        source: of its versions.
+        source: source of its versions.
         latest: number of versions, from the highest down; None for all.
         versions: only these, if not empty.
         labels: label -> version.

@@ -31,8 +31,8 @@ class Version:
     """A loaded version.
 
     Args:
-        name: of the model.
-        number: of the version.
+        name: name of the model.
+        number: number of the version.
         model: loaded SavedModel.
     """
 

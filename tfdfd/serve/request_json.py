@@ -39,8 +39,8 @@ class InputType:
     """Type of a signature's input.
 
     Attributes:
-        name: of TensorFlow's type, such as `DT_FLOAT`.
-        dtype: of NumPy; None for strings.
+        name: TensorFlow's name of the type, such as `DT_FLOAT`.
+        dtype: NumPy's dtype; None for strings.
         kinds: kinds of NumPy arrays that JSON values may have.
         limits: smallest and largest whole number; None for other types.
     """
@@ -103,7 +103,7 @@ class InferBody(PredictBody):
 
     Attributes:
         outputs: names of the requested outputs; empty for all.
-        id: of the request; echoed.
+        id: id of the request; echoed.
     """
 
     outputs: tuple[str, ...] = ()

@@ -60,8 +60,8 @@ class Tls:
     """PEM files.
 
     Args:
-        certificate: of the server, with intermediate certificates.
-        key: of the certificate.
+        certificate: certificate of the server, with intermediate certificates.
+        key: key of the certificate.
         client_authority: clients without a certificate of this authority are refused.
     """
 
@@ -76,9 +76,9 @@ class Settings:
 
     Args:
         host: address to listen on.
-        port: of gRPC; 0 for any free one.
-        rest_port: of REST; 0 for any free one, None for no REST.
-        limits: of batches and queues.
+        port: port of gRPC; 0 for any free one.
+        rest_port: port of REST; 0 for any free one, None for no REST.
+        limits: limits of batches and queues.
         max_message: bytes of a request.
         max_receive: bytes of all requests that are being received.
         allow_hosts: names in the headers Host and Origin of REST requests that are served besides this machine's.
@@ -126,7 +126,7 @@ async def serve(
 
     Args:
         configs: the models.
-        settings: of the server.
+        settings: settings of the server.
         ready: called with the ports when requests are answered.
         note: receives log lines.
 

@@ -49,9 +49,9 @@ class Service:
     """Answers requests.
 
     Args:
-        manager: of the models.
+        manager: manager of the models.
         batcher: runs signatures.
-        decoders: of encoded pictures; None: the graph decodes them.
+        decoders: decoders of encoded pictures; None: the graph decodes them.
         may_reload: whether clients may change the served models.
     """
 

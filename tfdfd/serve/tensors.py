@@ -100,7 +100,7 @@ def check_encoded(name: str, pictures: Iterable[bytes], for_decoders: bool = Fal
     A progressive JPEG is decoded once for each of its scans, so its pixels count as often.
 
     Args:
-        name: of the input.
+        name: name of the input.
         pictures: their files.
         for_decoders: also refuses what `tfdfd.publishing.images` refuses: other formats, CMYK, too many pixels.
             Otherwise the graph does.

@@ -163,8 +163,8 @@ def average(model, other: str, share: float, arguments: dict) -> dict:
     Args:
         model: the network.
         other: handle, weights file with its card, or run folder.
-        share: of the network's own weights in the mean, from 0 to 1.
-        arguments: of the network's builder.
+        share: share of the network's own weights in the mean, from 0 to 1.
+        arguments: arguments of the network's builder.
 
     Returns:
         The digest of the other model and the share.

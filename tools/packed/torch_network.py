@@ -27,7 +27,7 @@ class TorchNetwork:
 
     Args:
         network: a functional network, channels last.
-        dtype: of the maps; weights and statistics are float32.
+        dtype: dtype of the maps; weights and statistics are float32.
 
     Raises:
         ValueError: a layer of the network is of a type that is not known here.
