@@ -17,20 +17,30 @@ MAY_IMPORT = {
     "files": {"threads"},
     "html": set(),
     "log_lines": set(),
-    "memory": set(),
-    "child_process": {"log_lines", "quick_start"},
-    "quick_start": set(),
+    "child_process": {"log_lines", "process"},
+    "process": set(),
     "text": set(),
     "threads": set(),
     "media": set(),
     "faces": {"text"},
     "srm_kernels": set(),
     "data": {"extract", "faces", "files", "media", "srm_kernels", "text", "threads", "version"},
-    "pipelines": {"data", "files", "memory", "text"},
+    "pipelines": {"data", "files", "process", "text"},
     "weights": {"files", "text"},
     "models": {"srm_kernels", "text", "weights"},
     "serve": {
-        *("child_process", "extract", "faces", "files", "hub", "log_lines", "media", "memory", "publishing", "version"),
+        *(
+            "child_process",
+            "extract",
+            "faces",
+            "files",
+            "hub",
+            "log_lines",
+            "media",
+            "process",
+            "publishing",
+            "version",
+        ),
     },
     "runtime": {"files", "models", "text", "version", "weights"},
     "metrics": {"data", "media", "text"},
@@ -77,10 +87,10 @@ MAY_IMPORT = {
         "version",
     },
     "tuning": {
-        *("data", "files", "memory", "metrics", "models", "recipes", "text", "training", "version", "weights"),
+        *("data", "files", "process", "metrics", "models", "recipes", "text", "training", "version", "weights"),
     },
-    "cost": {"files", "log_lines", "models", "quick_start", "runtime", "weights"},
-    "extract": {"child_process", "faces", "media", "memory", "threads"},
+    "cost": {"files", "log_lines", "models", "process", "runtime", "weights"},
+    "extract": {"child_process", "faces", "media", "process", "threads"},
     "remote": {"runtime", "weights"},
     "detect": {
         "extract",
@@ -121,7 +131,7 @@ MAY_IMPORT = {
         "pipelines",
         "pruning",
         "publishing",
-        "quick_start",
+        "process",
         "recipes",
         "remote",
         "report",
@@ -230,7 +240,7 @@ def loaded_by(code):
 
 
 def test_own_processes_import_tensorflow_without_what_it_does_not_need():
-    quickly = "from tfdfd.quick_start import import_quickly; import_quickly(); import tensorflow, keras"
+    quickly = "from tfdfd.process import import_quickly; import_quickly(); import tensorflow, keras"
     loaded = loaded_by(quickly)
     assert "keras.src.wrappers.fixes" in loaded
     assert not loaded & {"sklearn", "matplotlib", "jax"}

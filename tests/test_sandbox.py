@@ -22,7 +22,7 @@ from tfdfd.extract.extraction import MAX_CROPS, Extraction, FaceCrop, FrameFaces
 from tfdfd.extract.pool import FaceExtractor
 from tfdfd.media import Limits, MediaError
 from tfdfd.media.inputs import Input, list_inputs
-from tfdfd.memory import oom_kills
+from tfdfd.process import oom_kills
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and resource limits of POSIX")
 

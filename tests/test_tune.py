@@ -20,7 +20,7 @@ import pytest
 from keras_tuner.engine.trial import Trial
 
 from tests.made_faces import make_faces
-from tfdfd.memory import oom_kills
+from tfdfd.process import oom_kills
 from tfdfd.training import TrainingError
 from tfdfd.tuning import TUNERS, oracles, outcome
 from tfdfd.tuning.hypermodel import assignments

@@ -22,7 +22,7 @@ _END_OF_ERRORS = 4000
 # The whole import path is handed over, so the current folder does not decide which code runs.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from tfdfd.quick_start import import_quickly; import_quickly(); "
+    "from tfdfd.process import import_quickly; import_quickly(); "
 )
 
 

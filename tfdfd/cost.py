@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tfdfd.files import temporary_folder
 from tfdfd.log_lines import without_log_lines
 from tfdfd.models import build, spec
-from tfdfd.quick_start import import_quickly
+from tfdfd.process import import_quickly
 from tfdfd.runtime import RUNTIMES, TENSORFLOW, check_runtime
 
 if TYPE_CHECKING:

@@ -4,4 +4,4 @@ import runpy
 from pathlib import Path
 
 # By its path: whether the package is imported is what some of these processes are about.
-runpy.run_path(str(Path(__file__).parents[2] / "tfdfd" / "quick_start.py"))["import_quickly"]()
+runpy.run_path(str(Path(__file__).parents[2] / "tfdfd" / "process.py"))["import_quickly"]()

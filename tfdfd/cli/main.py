@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from tfdfd.cli import USAGE_ERROR, Parser
 from tfdfd.cli.output import standard_streams, verbose_log, warn
-from tfdfd.quick_start import import_quickly
+from tfdfd.process import import_quickly
 from tfdfd.version import __version__
 
 
@@ -61,7 +61,7 @@ VERBS = {
     ),
     "publish": Verb("tfdfd.cli.models:add_publish_arguments", "publish a trained network in a hub"),
     "app": Verb("tfdfd.cli.serve:add_app_arguments", "open a page on this machine to drop files on"),
-    "web": Verb("tfdfd.cli.web:add_arguments", "write a site that scores files in the visitor's browser"),
+    "web": Verb("tfdfd.cli.serve:add_web_arguments", "write a site that scores files in the visitor's browser"),
     "serve": Verb("tfdfd.cli.serve:add_arguments", "serve models to clients of TensorFlow Serving"),
     "models": Verb("tfdfd.cli.models:add_arguments", "list, show, measure, download and verify models"),
     "completion": Verb("tfdfd.cli.completion:add_arguments", "print the completion script of a shell"),

@@ -23,7 +23,7 @@ from tfdfd.extract.sandbox import AUTO, check_sandbox, worker_environment
 from tfdfd.media import Limits, MediaError, provenance
 from tfdfd.media.formats import HEAD_BYTES, IMAGE_FORMATS, image_format
 from tfdfd.media.inputs import Input
-from tfdfd.memory import oom_kills
+from tfdfd.process import oom_kills
 from tfdfd.threads import map_in_threads
 
 START_SECONDS = 120

@@ -20,8 +20,8 @@ from tfdfd.data.crops import Faces, decode_pixels, faces_of, read_pixels
 from tfdfd.data.orders import Epochs, Order, shuffled
 from tfdfd.data.pair_sets import METHOD, BlendedPairs
 from tfdfd.data.tables import FAKE, REAL
-from tfdfd.memory import keep_freed_memory
 from tfdfd.pipelines import is_packed, open_shards, shuffled_records
+from tfdfd.process import keep_freed_memory
 
 NAMES = ("path", "method", "video")
 Size = int | tuple[int, int]

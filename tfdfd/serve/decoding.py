@@ -29,7 +29,7 @@ import numpy as np
 from tfdfd.child_process import python_command
 from tfdfd.extract import sandbox
 from tfdfd.media import Limits
-from tfdfd.memory import oom_kills
+from tfdfd.process import oom_kills
 from tfdfd.publishing import MAX_PIXELS
 from tfdfd.serve import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, ServingError
 

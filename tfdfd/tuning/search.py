@@ -26,7 +26,7 @@ import keras
 
 from tfdfd.data.tables import FaceRow
 from tfdfd.files import WorkDir, locked, read_description, refuse_other, write_atomically
-from tfdfd.memory import oom_kills
+from tfdfd.process import oom_kills
 from tfdfd.training import TrainingError
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tfdfd.memory import keep_freed_memory
+from tfdfd.process import keep_freed_memory
 
 _ACTIVATIONS = {
     "linear": lambda x: x, "relu": F.relu, "relu6": F.relu6, "sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid,
