@@ -24,7 +24,7 @@ from tfdfd.weights.store import locate
 from tools.packed import blending, pixels
 from tools.packed import pack as packing
 from tools.packed.dataset import SIDE, Pack, Sampler
-from tools.packed.finish import average
+from tools.packed.finish import average, worst_band
 from tools.packed.mesh_points import POINTS, REGIONS
 from tools.packed.settings import Settings
 
@@ -781,3 +781,27 @@ def test_averaged_weights_lie_between_both(meso_runs):
 def test_what_cannot_be_averaged_is_refused(meso_runs, share, arguments, message):
     with pytest.raises(ValueError, match=message):
         average(load(*locate(meso_runs[0])), str(meso_runs[1]), share, arguments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_band_holds_in_every_domain_for_scores_of_another_runtime(seed):
+    rng = np.random.default_rng(seed)
+    genuine = {str(count): np.sort(rng.beta(1, 2 + part, count)) for part, count in enumerate((20, 143, 1118))}
+    low, high = worst_band(genuine)
+    gap = min(np.diff(scores).min() for scores in genuine.values())
+    for change in (0, -gap / 3, gap / 3):
+        called_fake = {name: (scores + change > high).mean() for name, scores in genuine.items()}
+        left_open = {
+            name: ((scores + change >= low) & (scores + change <= high)).mean() for name, scores in genuine.items()
+        }
+        assert max(called_fake.values()) <= 0.05 and max(left_open.values()) <= 0.3
+    # A narrower band would break the bound of fakes in one of the domains.
+    narrower = [scores[scores <= high].max() for scores in genuine.values()]
+    assert any(
+        (scores > below - gap / 2).mean() > 0.05 for scores, below in zip(genuine.values(), narrower, strict=True)
+    )
+
+
+def test_domains_of_few_videos_set_no_band():
+    with pytest.raises(ValueError, match=r"need 20 genuine videos each; \{'few': 19\}"):
+        worst_band({"few": np.linspace(0, 1, 19), "many": np.linspace(0, 1, 40)})
