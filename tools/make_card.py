@@ -8,6 +8,9 @@ swapped faces if there are any, robustness and latency, beside the MesoNet autho
 current default model. Scores are cached: an interrupted command resumes. `python -m tools.evidence` then adds what a
 score means.
 
+`--domains` takes the validation of the bundled weights: bundle them in another folder (`--out`), validate that file
+with `python -m tools.validate`, and bundle them again.
+
 `--data` is the folder with `crops/dfdc`, `crops/ffpp`, `videos/` and `mesonet/weights/`.
 """
 
@@ -174,6 +177,9 @@ def make_card(arguments: argparse.Namespace) -> tuple[dict, Path]:
     # First, because it may fail and the evaluation takes long.
     initial = initial_weights(run["recipe"], arguments.initial_licence)
     staged, card = stage(arguments, run["recipe"]["arguments"].get("freeze"))
+    domains = {}
+    if arguments.domains:
+        domains = {"domains": domain_rows(json.loads(arguments.domains.read_text("utf-8")), card["sha256"])}
     networks = {"these": open_model(staged)}
     # The default model's handle may be that of these weights, which are to replace it.
     default = open_model(DEFAULT_MODEL) if not arguments.beside else None
@@ -192,9 +198,7 @@ def make_card(arguments: argparse.Namespace) -> tuple[dict, Path]:
         card["initial_weights"] = initial
     if arguments.limit:
         card["limit"] = arguments.limit
-    if arguments.domains:
-        card["domains"] = domain_rows(json.loads(arguments.domains.read_text("utf-8")), card["sha256"])
-    return card, staged
+    return card | domains, staged
 
 
 @dataclass(frozen=True)
