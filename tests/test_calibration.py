@@ -267,13 +267,13 @@ def test_the_band_by_hand():
     reals = np.arange(20) / 40  # up to 0.475
     fakes = 0.4 + np.arange(20) / 40  # from 0.4
     labels, scores = np.repeat([0, 1], 20), np.concatenate([reals, fakes])
-    # Of the real ones two score 0.45 or more, of the fakes two 0.425 or less.
-    assert inconclusive_band(labels, scores, 0.44) == (pytest.approx(0.425), pytest.approx(0.45))
+    # One real example scores above 0.45, one fake below 0.425; the ends lie halfway to it.
+    assert inconclusive_band(labels, scores, 0.44) == (pytest.approx(0.4125), pytest.approx(0.4625))
     # A threshold outside belongs to the band, else verdicts between would be more often wrong than allowed.
-    assert inconclusive_band(labels, scores, 0.6) == (pytest.approx(0.425), 0.6)
+    assert inconclusive_band(labels, scores, 0.6) == (pytest.approx(0.4125), 0.6)
     apart = np.concatenate([reals * 0.5, 0.7 + fakes * 0.2])
     assert inconclusive_band(labels, apart, 0.5) is None
-    assert inconclusive_band(labels, apart, 0.1) == (0.1, pytest.approx(0.225))
+    assert inconclusive_band(labels, apart, 0.1) == (0.1, pytest.approx(0.23125))
 
 
 @settings(max_examples=150, deadline=None)
@@ -289,10 +289,21 @@ def test_outside_of_the_band_errors_are_within_the_bound(reals, fakes, threshold
     assert np.mean(verdicts[labels == 0] == "fake") <= 0.05
     assert np.mean(verdicts[labels == 1] == "real") <= 0.05
     if band:
-        # No wider than it must be: at each end that is not the threshold the bound would be exceeded.
+        # No wider than it must be: an end that is not the threshold lies before the example that exceeds the bound.
         low, high = band
-        assert low == threshold or np.mean(scores[labels == 1] <= low) > 0.05
-        assert high == threshold or np.mean(scores[labels == 0] >= high) > 0.05
+        genuine, forged = scores[labels == 0], scores[labels == 1]
+        assert low == threshold or np.mean(forged <= forged[forged >= low].min()) > 0.05
+        assert high == threshold or np.mean(genuine >= genuine[genuine <= high].max()) > 0.05
+
+
+def test_ends_of_the_band_hold_in_another_runtime():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    scores = np.clip(rng.normal(0.35 + 0.3 * labels, 0.2), 0, 1)
+    low, high = inconclusive_band(labels, scores, 0.5)
+    for change in (-1e-6, 1e-6):
+        assert np.mean(scores[labels == 0] + change > high) == np.mean(scores[labels == 0] > high) == 0.05
+        assert np.mean(scores[labels == 1] + change < low) == np.mean(scores[labels == 1] < low) == 0.05
 
 
 def test_a_band_of_too_few_is_refused():

@@ -413,9 +413,9 @@ def inconclusive_band(
 ) -> tuple[float, float] | None:
     """The band `(low, high)`, ends included, of P(fake) in which no verdict is given.
 
-    A score p permits the verdict fake if at most `bound` of the real examples score p or more, and the verdict real if
-    at most `bound` of the fake examples score p or less. Inside the band neither holds. The band is extended to the
-    threshold if that lies outside, so that on this set at most `bound` of each class get the wrong verdict.
+    Above it lie at most `bound` of the real examples, and below it at most `bound` of the fake ones. Its ends lie
+    halfway between two scores. The band is extended to the threshold if that lies outside, so that on this set at most
+    `bound` of each class get the wrong verdict.
 
     Args:
         labels: 0 (real) or 1 (fake), `(n,)`, of validation.
@@ -435,11 +435,27 @@ def inconclusive_band(
     reals, fakes = np.sort(scores[~fake]), np.sort(scores[fake])
     for kind, part in (("real", reals), ("fake", fakes)):
         check_resolution(len(part), bound, kind)
-    # The bound permits this many errors; the next example is one too many.
-    high = reals[-1 - count_within(bound, len(reals))]
-    low = fakes[count_within(bound, len(fakes))]
-    low, high = min(float(low), threshold), max(float(high), threshold)
+    low = between(fakes, count_within(bound, len(fakes)))
+    high = between(reals, len(reals) - count_within(bound, len(reals)))
+    low, high = min(low, threshold), max(high, threshold)
     return (low, high) if low < high else None
+
+
+def between(scores: np.ndarray, count: int) -> float:
+    """A value that `count` of the scores lie below and all others above, unless equal scores stand there.
+
+    An end of a band that is a score itself would leave that example to the last digits: another runtime may put it on
+    either side.
+
+    Args:
+        scores: P(fake) in [0, 1], ascending, `(n,)`.
+        count: 0 to n.
+
+    Returns:
+        The mean of the two scores there; 0 or 1 beside the first or the last.
+    """
+    padded = np.concatenate([[0.0], scores, [1.0]])
+    return float(padded[count : count + 2].mean())
 
 
 def genuine_tails(domains: Mapping[str, ArrayLike]) -> list[dict]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from tfdfd.data.crops import faces_of
 from tfdfd.files import write_atomically
-from tfdfd.metrics.calibration import count_within, genuine_tails
+from tfdfd.metrics.calibration import between, count_within, genuine_tails
 from tfdfd.models import build
 from tfdfd.recipes import list_recipes
 from tfdfd.training.calibrate import finish, fold
@@ -142,10 +142,7 @@ def set_band(card_file: Path, domains: dict[str, list[list[float]]]) -> None:
 
 
 def worst_band(genuine: dict[str, np.ndarray]) -> tuple[float, float]:
-    """The narrowest band whose bounds hold in every domain.
-
-    Its ends lie halfway between two genuine scores: another runtime, whose scores differ in the last digits, calls the
-    same videos fake.
+    """The narrowest band whose bounds hold in every domain, with ends halfway between two genuine scores.
 
     Args:
         genuine: sorted P(fake) of the genuine videos of each domain, at least `MIN_GENUINE` each.
@@ -156,17 +153,12 @@ def worst_band(genuine: dict[str, np.ndarray]) -> tuple[float, float]:
     few = {name: len(scores) for name, scores in genuine.items() if len(scores) < MIN_GENUINE}
     if few:
         raise ValueError(f"domains need {MIN_GENUINE} genuine videos each; {few} have fewer: join them with others.")
-    high = max(_above(scores, len(scores) - count_within(FAKE_BOUND, len(scores))) for scores in genuine.values())
+    high = max(between(scores, len(scores) - count_within(FAKE_BOUND, len(scores))) for scores in genuine.values())
     lows = []
     for scores in genuine.values():
         below = scores[scores <= high]
-        lows.append(_above(below, len(below) - count_within(OPEN_BOUND, len(scores))))
+        lows.append(between(below, max(0, len(below) - count_within(OPEN_BOUND, len(scores)))))
     return max(lows), high
-
-
-def _above(scores, count):
-    """A value that `count` of the sorted scores lie below."""
-    return float(np.mean(scores[count - 1 : count + 1])) if count > 0 else 0.0
 
 
 def average(model, other: str, share: float, arguments: dict) -> dict:
