@@ -469,6 +469,10 @@ def test_what_cannot_be_judged_is_told_before_anything_is(world, arguments, tmp_
     shutil.copytree(world["data"] / "crops", tmp_path / "crops")
     with pytest.raises(ValueError, match="videos/dfdc"):
         make_card.main(words)
+    others = tmp_path / "validation.json"
+    others.write_text('{"models": [{"sha256": "abc", "handle": "tfdfd/other", "parts": {}}]}')
+    with pytest.raises(ValueError, match="the validation is of abc, not of weights"):
+        make_card.main([*arguments, "--out", str(tmp_path / "out"), "--domains", str(others)])
 
 
 @pytest.mark.parametrize(
