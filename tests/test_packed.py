@@ -393,7 +393,7 @@ sys.meta_path.insert(0, Blocker())
 CHILD = (
     BLOCK
     + """
-import json, os, signal
+import dataclasses, json, os, signal
 from pathlib import Path
 import jax, jax.numpy as jnp, keras, numpy as np
 from tools.packed import trainer as training
@@ -441,6 +441,9 @@ for name in ("straight", "killed"):
             student.resume(Path(folder, name))
         except ValueError as error:
             figures["refusal"] = str(error)
+        few = Trainer(pack, dataclasses.replace(settings, pairs=3, blends=1))
+        few.score = lambda pictures: np.arange(len(pictures))
+        figures["places"] = [scores.tolist() for scores in few.score_blends(np.arange(5), False)]
         figures["modules"] = [name for name in ("tensorflow", "cv2") if name in sys.modules]
         Path(folder, "figures.json").write_text(json.dumps(figures))
     else:
@@ -500,6 +503,11 @@ def test_a_teacher_has_its_share_of_the_targets(runs):
     expected = 0.5 * np.array(figures["teacher"]) + 0.5 * np.array(figures["targets"])
     np.testing.assert_allclose(figures["imitated"], expected, atol=1e-6)
     assert "started with other settings (teacher)" in figures["refusal"]
+
+
+def test_blends_are_scored_in_full_batches(runs):
+    """A training batch of six labeled faces and two blended ones has places for four genuine faces and their blends."""
+    assert runs[1]["places"] == [[0, 1, 2, 3, 0], [4, 5, 6, 7, 4]]
 
 
 def state(folder):

@@ -377,15 +377,18 @@ class Trainer:
     def score_blends(self, rows, swapped: bool):
         """P(fake) of genuine crops, and of blends of them that are the same in each training."""
         genuine, blends = [np.zeros(0)], [np.zeros(0)]
-        # The shapes are those of a training batch, which is compiled already.
-        pairs, half = np.zeros(self.settings.pairs, np.int32), self.settings.blends
+        # A training batch's shapes are compiled already; one of blends alone pays if most of that batch is pairs.
+        labeled, half = self.settings.pairs, self.settings.blends
+        if labeled > half:
+            labeled, half = 0, labeled + half
+        pairs = np.zeros(labeled, np.int32)
         for start in range(0, len(rows), half):
             part = rows[start : start + half]
             padded = np.resize(part, half).astype(np.int32)
             donors = self.pack.donors[padded, 0]
             key = jax.random.key(zlib.crc32(f"validation {start}".encode()))
             pictures, _, _ = self._pictures((pairs, pairs, padded, donors, (donors != padded) & swapped), key)
-            scores = np.asarray(self.score(pictures))[2 * len(pairs) :]
+            scores = np.asarray(self.score(pictures))[2 * labeled :]
             genuine.append(scores[: len(part)])
             blends.append(scores[half : half + len(part)])
         return np.concatenate(genuine), np.concatenate(blends)
