@@ -452,7 +452,7 @@ def between(scores: np.ndarray, count: int) -> float:
         count: 0 to n.
 
     Returns:
-        The mean of the two scores there; 0 or 1 beside the first or the last.
+        The mean of the two scores there; 0 stands before the first score and 1 after the last.
     """
     padded = np.concatenate([[0.0], scores, [1.0]])
     return float(padded[count : count + 2].mean())
