@@ -266,8 +266,9 @@ def test_terms_of_what_a_run_began_with(data):
     slimmed = recipe | {"weights": "slim:tfdfd/meso4"}
     ensemble = recipe | {"weights": None, "members": ["tfdfd/meso4", "tfdfd/mobilenet_v1"]}
     records = list_records()
-    licence = "; ".join(records[f"tfdfd/{name}"].licence for name in ("meso4", "mobilenet_v1"))
+    licence = "; ".join(dict.fromkeys(records[f"tfdfd/{name}"].licence for name in ("meso4", "mobilenet_v1")))
     assert initial_weights(slimmed) == initial_weights(recipe | {"weights": "tfdfd/meso4"})
+    assert initial_weights(slimmed)["built_on"][-1]["what"] == "tfdfd/meso4.df"
     assert initial_weights(ensemble) == {"what": "tfdfd/meso4 and tfdfd/mobilenet_v1", "licence": licence}
 
 

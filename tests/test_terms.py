@@ -96,9 +96,13 @@ def test_an_export_and_a_published_model_have_them(runs, tmp_path, monkeypatch):
 
 def test_carried_weights_pass_on_the_authors_notice():
     rows = built_on("tfdfd/meso4")
-    assert [row["what"] for row in rows] == ["tfdfd/meso4", "tfdfd/meso4.df"]
+    # The present weights began with those that the handle had before, and these with the authors'.
+    assert [row["what"] for row in rows] == ["tfdfd/meso4", "tfdfd/meso4", "tfdfd/meso4.df"]
+    assert rows[0]["sha256"] != rows[1]["sha256"]
     terms = inherited_terms("mine", "my data", rows)
-    assert terms["licence"] == "research use only, non-commercial (UTKFace terms); Apache-2.0; mine"
+    licences = [row["licence"] for row in rows]
+    assert licences[1:] == ["research use only, non-commercial (UTKFace terms)", "Apache-2.0"]
+    assert terms["licence"] == "; ".join([*licences, "mine"])
     assert "UTKFace" in terms["training_data"] and "Darius Afchar" in terms["notices"][0]
 
 

@@ -12,7 +12,7 @@ from tfdfd.training.recipe import BLENDED, Recipe
 from tfdfd.training.run_folder import finished_run, versions
 from tfdfd.weights.clip import PREFIX as CLIP
 from tfdfd.weights.initial import IMAGENET, SLIM
-from tfdfd.weights.store import RUN, TRAINED, locate
+from tfdfd.weights.store import BEGUN_WITH, RUN, TRAINED, inherit, locate
 from tools.packed.settings import Settings
 
 # The second set of the packs, as commands name it.
@@ -60,7 +60,11 @@ def initial_weights(recipe: dict, licence: str | None = None) -> dict | None:
         return known and known | {"what": f"{known['what']}, by way of {before['name']}"}
     record, _ = locate(weights)
     known = {"what": record.handle, "licence": record.licence, "sha256": record.sha256}
-    return known | ({"notice": record.card["notice"]} if "notice" in record.card else {})
+    if "notice" in record.card:
+        known["notice"] = record.card["notice"]
+    # The handle may be that of the new weights, whose card then is the only one that tells where these came from.
+    ancestors = inherit(BEGUN_WITH, record)[1:]
+    return known | ({"built_on": ancestors} if ancestors else {})
 
 
 def runs_behind(recipe: dict) -> dict[Path, dict]:

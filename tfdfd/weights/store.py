@@ -313,7 +313,11 @@ def _ancestors(card: dict[str, Any]) -> list[dict[str, Any]]:
         record = known.get(initial["what"])
         if record and initial.get("sha256", record.sha256) != record.sha256:
             record = None  # the handle has other weights now
-        rows += inherit(BEGUN_WITH, record) if record else [{"role": BEGUN_WITH, "licence": NOT_STATED, **initial}]
+        if record:
+            rows += inherit(BEGUN_WITH, record)
+        else:
+            own = {name: value for name, value in initial.items() if name != "built_on"}
+            rows += [{"role": BEGUN_WITH, "licence": NOT_STATED, **own}, *initial.get("built_on", ())]
     if initial is None:
         rows += _of_older_run(card.get("recipe", {}), known)
     if card.get("base"):
