@@ -311,7 +311,7 @@ def test_many_publish_at_once(tmp_path, numbers, done):
 @pytest.mark.slow
 def test_a_run_is_exported_published_and_loaded(run_tfdfd, tmp_path, monkeypatch):
     """Nothing in the place of anything: a run's folder, the export, the hub, the layer."""
-    run = run_of(tmp_path / "run", "tfdfd/meso_inception4.s1-meso-inception4")
+    run = run_of(tmp_path / "run", "tfdfd/meso_inception4.s1-meso-inception4", other=True)
     code, out, _ = run_tfdfd("publish", run, "--to", tmp_path / "hub", "--version", 8)
     handle = f"{PUBLISHED_MODEL}.s1-meso-inception4"
     assert code == 0 and f"{handle}/8: " in out
