@@ -170,9 +170,10 @@ def test_wheel_has_spaces_and_best_settings_and_pulls_large_weights(built, tmp_p
 
 
 @pytest.mark.slow
-def test_wheel_installs_into_an_empty_environment(built, tmp_path):
+def test_wheel_installs_into_an_empty_environment(built, tmp_path, monkeypatch):
     """As a user does: a new virtual environment, the wheel and its dependencies from the registry, one command; then
     the carried model through TensorFlow Hub."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # else pip finds this checkout, and installs nothing
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", built[0]], check=True)
