@@ -242,6 +242,12 @@ def search_in(folder, faces, **options):
     return make_search(SPACE, faces, folder, quick=True, **options)
 
 
+def test_wrong_initial_weights_are_refused_before_any_trial(tmp_path, faces):
+    with pytest.raises(ValueError, match="weights of meso_inception4"):
+        search_in(tmp_path / "search", faces, settings=("weights=tfdfd/meso_inception4",))
+    assert not list((tmp_path / "search").iterdir())
+
+
 def fails(trials, error):
     """A training that is a real one, but for some trials."""
     from tfdfd.training.procedures import train

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,17 +157,31 @@ def distributed(device: str | None = None, count: int = 1) -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
+def initial_network(recipe: Recipe, size: int, note: Callable[[str], None] = lambda _: None) -> keras.Model:
+    """Returns the network of a recipe with its initial weights, for pictures of `size` pixels.
+
+    Args:
+        recipe: a recipe of the procedure `fit` or `svm`.
+        size: side of the pictures.
+        note: receives what was copied into a slimmed network.
+
+    Raises:
+        ValueError: the weights are missing, or of another network.
+    """
+    shape = (size, size, 3)
+    if not _is_slimmed(recipe):
+        return build(recipe.network, recipe.weights, shape, **recipe.arguments)
+    model = build(recipe.network, None, shape, **recipe.arguments)
+    record, path = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
+    taken, left_out = copy_shared_weights(model, load(record, path))
+    rows = ", ".join(map(str, left_out))
+    note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
+    return model
+
+
 def _train_network(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Fits one network."""
-    shape = (crops.size, crops.size, 3)
-    if _is_slimmed(recipe):
-        model = build(recipe.network, None, shape, **recipe.arguments)
-        record, path = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
-        taken, left_out = copy_shared_weights(model, load(record, path))
-        rows = ", ".join(map(str, left_out))
-        report.note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
-    else:
-        model = build(recipe.network, recipe.weights, shape, **recipe.arguments)
+    model = initial_network(recipe, crops.size, report.note)
     progress = fit(model, recipe, crops, run, report)
     facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1}  # type: ignore[operator]
     return finish(model, recipe, crops, run, facts, card=run.more)
@@ -183,7 +197,7 @@ def _train_svm(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -
     Raises:
         TrainingError: the network cannot be trained, or no SVM can be fitted to its features.
     """
-    model = build(recipe.network, recipe.weights, (crops.size, crops.size, 3), **recipe.arguments)
+    model = initial_network(recipe, crops.size)
     progress = fit(model, recipe, crops, run, report)
     images, rows = crops.images(TRAIN)
     with pipeline_errors("features of the training crops"):

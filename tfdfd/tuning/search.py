@@ -30,7 +30,7 @@ from tfdfd.process import oom_kills
 from tfdfd.training import TrainingError
 from tfdfd.training.crop_set import VAL, CropSet
 from tfdfd.training.engine import Report
-from tfdfd.training.procedures import train
+from tfdfd.training.procedures import initial_network, train
 from tfdfd.training.recipe import Recipe, assignment
 from tfdfd.training.run_folder import PLACES, model_digests, read_log
 from tfdfd.tuning import need_keras_tuner
@@ -127,7 +127,7 @@ def make_search(
         allow_leaks: as for `train`.
 
     Raises:
-        ValueError: a setting is unknown, nothing is left to vary, or the face set is invalid.
+        ValueError: a setting is unknown, nothing is left to vary, or the face set or the initial weights are invalid.
     """
     if max_trials < 1:
         raise ValueError(f"a search needs at least one trial; received max_trials={max_trials}.")
@@ -136,6 +136,10 @@ def make_search(
     recipe = recipe.changed([assignment("seed", seed)])
     crops = CropSet(data, recipe, recipe.input_size(), allow_leaks)
     objective = objective_of(crops.images(VAL)[1])
+    if recipe.weights and recipe.procedure in ("fit", "svm") and "weights" not in {each.key for each in space.search}:
+        # With wrong weights, every trial would fail one after another.
+        initial_network(recipe, crops.size)
+        keras.utils.clear_session()
     return Search(
         folder=Path(folder),
         space=space,
