@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from tests.made_faces import make_faces
 from tests.test_training import Silent, quick, run
 from tfdfd.models import build
-from tfdfd.training.engine import set_norm_momentum
+from tfdfd.training.optimizers import set_norm_momentum
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_r3", "mobilenet_v2"])

@@ -368,6 +368,7 @@ def test_settings_are_parsed():
         ("steps=many", "steps is 'many'; expected a whole number of at least 1"),
         ("steps=true", "steps is True"),
         ("blends=0", "blends is 0; expected a whole number of at least 1"),
+        ("norm_momentum=2", "norm_momentum is 2; expected a number from 0 to 1"),
         ("swapped=1.5", "swapped is 1.5; expected a number from 0 to 1"),
         ("learning_rate=NaN", "learning_rate is nan"),
         ("size=100", "size is 100; expected a multiple of 16"),
@@ -444,6 +445,9 @@ for name in ("straight", "killed"):
         few = Trainer(pack, dataclasses.replace(settings, pairs=3, blends=1))
         few.score = lambda pictures: np.arange(len(pictures))
         figures["places"] = [scores.tolist() for scores in few.score_blends(np.arange(5), False)]
+        fast = Trainer(pack, dataclasses.replace(settings, norm_momentum=0.75))
+        norms = [layer for layer in fast.model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        figures["momenta"] = sorted({norm.momentum for norm in norms})
         figures["modules"] = [name for name in ("tensorflow", "cv2") if name in sys.modules]
         Path(folder, "figures.json").write_text(json.dumps(figures))
     else:
@@ -508,6 +512,10 @@ def test_a_teacher_has_its_share_of_the_targets(runs):
 def test_blends_are_scored_in_full_batches(runs):
     """A training batch of six labeled faces and two blended ones has places for four genuine faces and their blends."""
     assert runs[1]["places"] == [[0, 1, 2, 3, 0], [4, 5, 6, 7, 4]]
+
+
+def test_norm_momentum_is_a_setting(runs):
+    assert runs[1]["momenta"] == [0.75]
 
 
 def state(folder):

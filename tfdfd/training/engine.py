@@ -36,7 +36,7 @@ from tfdfd.training.history import (
     load_pyplot,
     write_history,
 )
-from tfdfd.training.optimizers import averaged_weights, make_optimizer, schedule_of
+from tfdfd.training.optimizers import averaged_weights, make_optimizer, schedule_of, set_norm_momentum
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import STATE, RunFolder, best_weights, keep_best, load_state, save_state
 from tfdfd.weights.loading import load_safetensors
@@ -262,30 +262,6 @@ def compile_model(
         # On CPUs, XLA's convolutions are slower than TensorFlow's own.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
-
-
-def set_norm_momentum(model: keras.Model, momentum: float) -> int:
-    """Sets the momentum of the running mean and variance in every batch normalization layer.
-
-    Running statistics start at 0 and 1, and a share of `momentum ** steps` of that start remains: with MobileNetV3's
-    own 0.999, a quarter after 1,400 steps. A deep network trained from scratch in so few steps then gives all images
-    about the same score in inference, however well it does on training batches.
-
-    Args:
-        model: not compiled yet; nested models are included.
-        momentum: between 0 and 1.
-
-    Returns:
-        The number of layers that were set.
-    """
-    count = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            count += set_norm_momentum(layer, momentum)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
-            count += 1
-    return count
 
 
 class _Saver(keras.callbacks.Callback):

@@ -589,3 +589,27 @@ def schedule_of(name: str, learning_rate: float, steps_per_epoch: int, epochs: i
         return makers[name]()
     hint = did_you_mean(name, SCHEDULES, 1, f"there are {', '.join(SCHEDULES)}.")
     raise ValueError(f"no schedule is known as {name!r}; {hint}")
+
+
+def set_norm_momentum(model: keras.Model, momentum: float) -> int:
+    """Sets the momentum of the running mean and variance in every batch normalization layer.
+
+    Running statistics start at 0 and 1, and a share of `momentum ** steps` of that start remains: with MobileNetV3's
+    own 0.999, a quarter after 1,400 steps. A deep network trained from scratch in so few steps then gives all images
+    about the same score in inference, however well it does on training batches.
+
+    Args:
+        model: not compiled yet; nested models are included.
+        momentum: between 0 and 1.
+
+    Returns:
+        The number of layers that were set.
+    """
+    count = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            count += set_norm_momentum(layer, momentum)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+            count += 1
+    return count

@@ -77,7 +77,7 @@ class Recipe:
         noise_step: unit of time in which the noise decays: `batch` or `epoch`.
         ema: decay of the moving average of weights that is validated and kept, or None for the weights themselves.
         norm_momentum: momentum of batch normalization's running statistics, or None for the network's own, see
-            `tfdfd.training.engine.set_norm_momentum`.
+            `tfdfd.training.optimizers.set_norm_momentum`.
         gradient_flow: whether each layer's gradients are recorded.
         precision: Keras dtype policy: `float32`, `mixed_bfloat16` or `mixed_float16`.
         monitor: validation metric that selects the kept epoch.

@@ -27,6 +27,7 @@ class Settings:
         warm_up: share of the steps in which the rate rises linearly.
         weight_decay: AdamW's decay of kernels.
         ema: decay of the moving average of the weights.
+        norm_momentum: momentum of batch normalization's running statistics; None for the network's own.
         smoothing: label smoothing, in [0, 0.5).
         swapped: share of the blends that take another person's face.
         mask_weight: weight of the mask loss; the label loss has 1.
@@ -52,6 +53,7 @@ class Settings:
     warm_up: float = 0.05
     weight_decay: float = 0.02
     ema: float = 0.998
+    norm_momentum: float | None = None
     smoothing: float = 0.05
     swapped: float = 0.25
     mask_weight: float = 0.3
@@ -67,6 +69,8 @@ class Settings:
             _check(self, "size", int, 16)
             if self.size % 16:
                 raise ValueError(f"size is {self.size}; expected a multiple of 16.")
+        if self.norm_momentum is not None:
+            _check(self, "norm_momentum", (int, float), 0, 1)
         for name, least in (("steps", 1), ("pairs", 0), ("blends", 1), ("seed", 0)):
             _check(self, name, int, least)
         for name, most in (

@@ -20,6 +20,7 @@ import numpy as np
 from tfdfd import metrics
 from tfdfd.files import write_atomically
 from tfdfd.models import build
+from tfdfd.training.optimizers import set_norm_momentum
 from tfdfd.weights.loading import with_mask_head
 from tools.packed import blending
 from tools.packed.dataset import Pack, Sampler
@@ -67,6 +68,8 @@ class Trainer:
         shape = (settings.size, settings.size, 3) if settings.size else None
         try:
             self.model = build(settings.network, settings.weights, shape, **settings.arguments)
+            if settings.norm_momentum is not None:
+                set_norm_momentum(self.model, settings.norm_momentum)
             self.size = self.model.input_shape[1]
             self.both, self.grid = with_mask_head(self.model)
         finally:
