@@ -278,10 +278,25 @@ def test_masks_lie_on_the_face(pack, blends):
 def test_both_pictures_of_a_pair_are_degraded_alike():
     image = jnp.asarray(face(3, 64, 64), jnp.float32) / 255
     draws = jax.random.uniform(jax.random.key(0), (12, blending.DRAWS // 8))
-    noise = jax.random.normal(jax.random.key(1), (12, 64, 64, 3))
-    pairs = jax.jit(jax.vmap(lambda d, n: blending.degrade(jnp.stack([image, image]), d, n)))(draws, noise)
+    keys = jax.random.split(jax.random.key(1), 12)
+    pairs = jax.jit(jax.vmap(lambda d, key: blending.degrade(jnp.stack([image, image]), d, key)))(draws, keys)
     np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
     assert (np.abs(pairs[:, 0] - image).max(axis=(1, 2, 3)) > 0.01).sum() > 6
+
+
+def test_a_batch_is_the_same_on_a_cpu_and_on_an_accelerator(pack, monkeypatch):
+    """On an accelerator, its pairs are made all at once."""
+    on_device = [jnp.asarray(each) for each in (pack.canvases, pack.points, pack.sizes)]
+    rows = [jnp.asarray(each) for each in Sampler(pack, Settings("meso4", pairs=4, blends=6))(0)]
+    batches = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        blending.batch_of_pairs.clear_cache()
+        batches.append(blending.batch_of_pairs(*on_device, *rows, key=jax.random.key(0), out=64, grid=2, banded=0.5))
+    blending.batch_of_pairs.clear_cache()
+    for ours, theirs in zip(*batches, strict=True):
+        # Rounding of the JPEG's coefficients may differ in few pixels.
+        assert np.abs(ours - theirs).mean() < 1e-5
 
 
 def test_a_batch_is_reals_fakes_genuine_faces_and_blends(pack):

@@ -99,6 +99,12 @@ def both_axes(rows, columns, image):
     return jnp.einsum("ih,hwc,jw->ijc", rows, image, columns, precision="high")
 
 
+def mix_channels(image, matrix):
+    """`image @ matrix.T` over the last axis, of three channels; on CPUs, XLA's product takes ten times as long."""
+    channels = [image[..., i] for i in range(3)]
+    return jnp.stack([sum(channels[j] * matrix[i, j] for j in range(3)) for i in range(3)], axis=-1)
+
+
 def jpeg(image, quality, shift=(0, 0)):
     """An image after JPEG compression with 4:2:0 chroma subsampling.
 
@@ -109,7 +115,7 @@ def jpeg(image, quality, shift=(0, 0)):
     """
     height, width = image.shape[:2]
     scale = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
-    ycc = jnp.roll(image, shift, (0, 1)) @ _TO_YCC.T * 255
+    ycc = mix_channels(jnp.roll(image, shift, (0, 1)), _TO_YCC) * 255
     small = ycc[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
     chroma = jnp.repeat(jnp.repeat(small, 2, axis=0), 2, axis=1)
     ycc = jnp.concatenate([ycc[..., :1] - 128, chroma], axis=-1)
@@ -120,7 +126,7 @@ def jpeg(image, quality, shift=(0, 0)):
     dct = jnp.round(dct / steps) * steps
     blocks = jnp.einsum("ui,aubvc,vj->aibjc", _DCT, dct, _DCT, precision="highest")
     ycc = blocks.reshape(height, width, 3) + jnp.array([128.0, 0, 0])
-    rgb = ycc @ _FROM_YCC.T / 255
+    rgb = mix_channels(ycc, _FROM_YCC) / 255
     return jnp.clip(jnp.roll(rgb, (-shift[0], -shift[1]), (0, 1)), 0, 1)
 
 
@@ -133,14 +139,12 @@ def recolor(image, draws, strength=1.0):
     contrast = jnp.where(chance(parts[6], 0.5), uniform(parts[7], 0.82, 1.2), 1.0)
     brightness = jnp.where(chance(parts[8], 0.5), uniform(parts[9], -0.08, 0.08), 0.0)
     saturation, contrast = 1 + (saturation - 1) * strength, 1 + (contrast - 1) * strength
-    gray = (image * _GRAY).sum(axis=-1, keepdims=True)
-    image = gray + (image - gray) * saturation
+    saturate = saturation * jnp.eye(3) + (1 - saturation) * _GRAY
     # The hue changes by a rotation of the chrominance plane.
-    ycc = image @ _TO_YCC.T
     cos, sin = jnp.cos(angle * strength), jnp.sin(angle * strength)
-    ycc = jnp.stack([ycc[..., 0], cos * ycc[..., 1] - sin * ycc[..., 2], sin * ycc[..., 1] + cos * ycc[..., 2]], -1)
-    image = ycc @ _FROM_YCC.T
-    return jnp.clip((image - 0.5) * contrast + 0.5 + (brightness + shift) * strength, 0, 1)
+    rotate = jnp.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    matrix = contrast * (_FROM_YCC @ rotate @ _TO_YCC @ saturate)
+    return jnp.clip(mix_channels(image, matrix) + 0.5 * (1 - contrast) + (brightness + shift) * strength, 0, 1)
 
 
 def sample(image, x, y, size):
