@@ -11,6 +11,7 @@ from tests.made_faces import make_faces
 from tests.seeded import fill
 from tests.test_training import Silent, quick, run
 from tfdfd.models import build
+from tfdfd.models.mobilenet_v3 import omitted_rows
 from tfdfd.weights.initial import SLIMMED, copy_shared_weights
 from tfdfd.weights.saving import named_weights, save_weights
 from tfdfd.weights.store import digest, locate
@@ -43,14 +44,22 @@ def saved(model, folder, name, **known):
 @pytest.mark.parametrize(("name", "rows"), list(zip(SLIMMED, [(10,), (9, 10), (7, 9, 10)], strict=True)))
 def test_every_weight_is_that_of_the_whole_network(whole, name, rows):
     slimmed = build(name, input_shape=(96, 96, 3))
-    taken, left_out = copy_shared_weights(slimmed, whole)
+    copy_shared_weights(slimmed, whole)
     expected, found = named_weights(whole), named_weights(slimmed)
-    assert left_out == rows
-    assert taken == len(found)
+    assert omitted_rows(name) == rows
     for weight, values in found.items():
         np.testing.assert_array_equal(values.numpy(), expected[weight].numpy(), err_msg=weight)
     gone = {re.match(r"expanded_conv_(\d+)", weight)[1] for weight in expected.keys() - found.keys()}
     assert gone == set(map(str, rows))
+
+
+def test_a_network_is_built_with_them(whole, tmp_path):
+    model = build("mobilenet_v3_r3", f"slim:{saved(whole, tmp_path, 'mobilenet_v3')}", (64, 64, 3))
+    expected = named_weights(whole)
+    for weight, values in named_weights(model).items():
+        np.testing.assert_array_equal(values.numpy(), expected[weight].numpy(), err_msg=weight)
+    with pytest.raises(ValueError, match="is for mobilenet_v3_r1, .*; received slim:tfdfd/meso4.df for meso4"):
+        build("meso4", "slim:tfdfd/meso4.df")
 
 
 def test_the_layers_before_the_first_row_that_goes_answer_as_in_the_whole_network(whole):

@@ -187,7 +187,8 @@ def build(
         name: one of `list_models()`.
         weights: None (random, for training, never for scoring), a handle such as `tfdfd/meso4.df`, a file with its
             card, `"imagenet"` (Keras's ImageNet features under a new head), `"imagenet:PATH"` (the same from a file in
-            Keras's layout), or `"clip:PATH"` (CLIP's weights for `clip_vit_b16`; see `tfdfd.weights.clip`).
+            Keras's layout), `"clip:PATH"` (CLIP's weights for `clip_vit_b16`; see `tfdfd.weights.clip`), or
+            `"slim:MODEL"` (for `mobilenet_v3_r1` to `r3` those of a trained `mobilenet_v3`; training must follow).
         input_shape: `(height, width, 3)`; None for the published size.
         **arguments: arguments of the builder, such as `alpha`, `freeze` or `receives`; or `svm`, the number of support
             vectors of an SVM instead of the last layer, for the weights of a network that was trained so.
@@ -203,6 +204,8 @@ def build(
         return _build_on_imagenet(name, file or None, input_shape, arguments)
     if kind == "clip":
         return _build_on_clip(name, file, input_shape, arguments)
+    if kind == "slim":
+        return _build_slimmed(name, os.fspath(weights), input_shape, arguments)
     record, path = locate(weights)
     if record.model != name:
         raise ValueError(f"{os.fspath(weights)} holds weights of {record.model}, not of {name}.")
@@ -281,6 +284,17 @@ def _build_on_clip(
 
     model = _build(name, input_shape, arguments)
     load_clip(model, file)
+    return model
+
+
+def _build_slimmed(
+    name: str, weights: str, input_shape: tuple[int, int, int] | None, arguments: dict[str, Any]
+) -> keras.Model:
+    from tfdfd.weights.initial import copy_shared_weights, locate_full_network
+
+    record, path = locate_full_network(name, weights)
+    model = _build(name, input_shape, arguments)
+    copy_shared_weights(model, load(record, path))
     return model
 
 

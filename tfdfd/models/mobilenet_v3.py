@@ -106,6 +106,12 @@ def slimmed(count: int) -> tuple[Row, ...]:
     return tuple(row for row in ROWS if row not in removed)
 
 
+def omitted_rows(name: str) -> tuple[int, ...]:
+    """Returns the numbers of the rows that `mobilenet_v3_r1`, `_r2` or `_r3` lacks."""
+    kept = slimmed(int(name.removeprefix("mobilenet_v3_r")))
+    return tuple(row.number for row in ROWS if row not in kept)
+
+
 def _inverted_residual(x: keras.KerasTensor, row: Row) -> keras.KerasTensor:
     name = f"expanded_conv_{row.number}" if row.number else "expanded_conv"
     y = x

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tfdfd.data.pair_sets import METHOD
 from tfdfd.data.splits import groups
 from tfdfd.data.tables import SOURCE, FaceRow
 from tfdfd.models import CLIPS, build, load, spec
+from tfdfd.models.mobilenet_v3 import omitted_rows
 from tfdfd.models.svm import with_svm
 from tfdfd.models.temporal import temporal, training_stages
 from tfdfd.training import TrainingError, pipeline_errors
@@ -34,7 +35,8 @@ from tfdfd.training.history import write_history
 from tfdfd.training.recipe import Recipe
 from tfdfd.training.run_folder import RunFolder, write_fingerprints
 from tfdfd.training.svm import FOLDS, fit_svm
-from tfdfd.weights.initial import SLIM, copy_shared_weights, locate_full_network
+from tfdfd.weights.initial import SLIM, locate_full_network
+from tfdfd.weights.saving import named_weights
 from tfdfd.weights.store import built_on, locate
 
 ENSEMBLE, ENSEMBLE_MEMBERS = "reseption_ensemble", ("reseption_v1", "reseption_v2")
@@ -157,31 +159,23 @@ def distributed(device: str | None = None, count: int = 1) -> Iterator[None]:
         keras.distribution.set_distribution(before)
 
 
-def initial_network(recipe: Recipe, size: int, note: Callable[[str], None] = lambda _: None) -> keras.Model:
+def initial_network(recipe: Recipe, size: int) -> keras.Model:
     """Returns the network of a recipe with its initial weights, for pictures of `size` pixels.
-
-    Args:
-        recipe: a recipe of the procedure `fit` or `svm`.
-        size: side of the pictures.
-        note: receives what was copied into a slimmed network.
 
     Raises:
         ValueError: the weights are missing, or of another network.
     """
-    shape = (size, size, 3)
-    if not _is_slimmed(recipe):
-        return build(recipe.network, recipe.weights, shape, **recipe.arguments)
-    model = build(recipe.network, None, shape, **recipe.arguments)
-    record, path = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
-    taken, left_out = copy_shared_weights(model, load(record, path))
-    rows = ", ".join(map(str, left_out))
-    note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
-    return model
+    return build(recipe.network, recipe.weights, (size, size, 3), **recipe.arguments)
 
 
 def _train_network(recipe: Recipe, crops: CropSet, run: RunFolder, report: Report) -> dict[str, Any]:
     """Fits one network."""
-    model = initial_network(recipe, crops.size, report.note)
+    model = initial_network(recipe, crops.size)
+    if _is_slimmed(recipe):
+        record, _ = locate_full_network(recipe.network, recipe.weights)  # type: ignore[arg-type]
+        rows = ", ".join(map(str, omitted_rows(recipe.network)))
+        taken = len(named_weights(model))
+        report.note(f"{recipe.network} starts with {taken} weights of {record.handle}; omitted: rows {rows}")
     progress = fit(model, recipe, crops, run, report)
     facts = {"epochs": progress.epoch, "best_epoch": progress.best_epoch + 1}  # type: ignore[operator]
     return finish(model, recipe, crops, run, facts, card=run.more)

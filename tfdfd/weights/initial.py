@@ -24,7 +24,6 @@ CONVERTED = {
 }
 FULL = "mobilenet_v3"
 SLIMMED = tuple(f"{FULL}_r{count}" for count in (1, 2, 3))
-_ROW = re.compile(r"expanded_conv_(\d+)_")
 
 
 def load_imagenet(model: keras.Model, application: str, file: str | None = None) -> None:
@@ -75,15 +74,12 @@ def locate_full_network(network: str, weights: str) -> tuple[WeightRecord, Path]
     return record, path
 
 
-def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, tuple[int, ...]]:
+def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> None:
     """Copies to every weight of `slimmed` that of the same layer of `full`.
 
     Args:
         slimmed: one of `SLIMMED`, of any input size.
         full: `mobilenet_v3` with its weights, of any input size.
-
-    Returns:
-        The number of copied weights, and the numbers of the rows that `slimmed` lacks.
 
     Raises:
         ValueError: `full` lacks a weight, or has it in another shape; then nothing is copied.
@@ -98,8 +94,6 @@ def copy_shared_weights(slimmed: keras.Model, full: keras.Model) -> tuple[int, t
             )
     for name, weight in targets.items():
         weight.assign(sources[name])
-    left_out = {int(row[1]) for name in sources.keys() - targets.keys() if (row := _ROW.match(name))}
-    return len(targets), tuple(sorted(left_out))
 
 
 def _keras(model: keras.Model, application: str, file: str | None) -> dict[str, dict[str, np.ndarray]]:
