@@ -330,8 +330,10 @@ def test_a_search_in_which_all_fails_has_no_best(faces, tmp_path):
 
 @pytest.mark.parametrize("kind", ["imagenet", "clip"])
 def test_a_file_of_published_weights_is_no_setting_for_others(faces, tmp_path, kind):
-    search = search_in(tmp_path, faces, settings=(f"weights={kind}:/here/only.h5", "limit=20", "precision=float32"))
-    recipe = search.recipe.changed(["learning_rate=0.002"])
+    weights = f"weights={kind}:/here/only.h5"
+    search = search_in(tmp_path, faces, settings=("limit=20", "precision=float32"))
+    search = replace(search, changed=(weights, *search.changed))
+    recipe = search.recipe.changed([weights, "learning_rate=0.002"])
     assert outcome.settings_of(search, recipe, ["learning_rate=0.002"]) == {
         "weights": kind,
         "precision": "float32",
