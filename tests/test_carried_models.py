@@ -105,6 +105,8 @@ def test_the_repository_stays_small():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).is_file()}
     assert sum(sizes.values()) < 60e6, sorted(sizes.items(), key=lambda item: -item[1])[:10]
+    in_wheel = [size for name, size in sizes.items() if name.startswith(("tfdfd/", "saved_models/"))]
+    assert sum(in_wheel) < 15e6
 
 
 # SavedModels without their numbers
@@ -531,6 +533,7 @@ def test_a_damaged_file_in_the_cache_is_pulled_again(elsewhere, cache):
 def test_folders_by_size():
     assert folder_for({"bytes": MAX_CARRIED_BYTES}) == CARRIED
     assert folder_for({"bytes": MAX_CARRIED_BYTES + 1}) == LARGE
+    assert folder_for({"bytes": 1, "in_wheel": False}) == LARGE
     for member, folder in (("reseption_v1", LARGE), ("efficientnet_lite0", CARRIED)):
         assert folder_for({"bytes": 1, "members": {member: {"handle": f"tfdfd/{member}"}}}) == folder
 

@@ -149,6 +149,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--swaps-split", default="test", help="split of the swaps; none: all (default: %(default)s)")
     add("--handle", help="handle of the bundled weights (default: tfdfd/ and the network's name)")
     add("--dtype", default="float16", choices=FORMS, help="form of the file (default: %(default)s)")
+    add("--not-in-wheel", action="store_true", help="keep the weights in the checkout alone, whatever their size")
     add("--out", type=Path, help="folder for both files (default: where bundled files are kept)")
     cache = cache_folder().with_name("carrying")
     add("--cache", type=Path, default=cache, help="folder for cached results (default: %(default)s)")
@@ -657,6 +658,8 @@ def stage(arguments: argparse.Namespace, freeze: str | None = None) -> tuple[Pat
         "parameters": sum(each.size for each in arrays.values()),
         "pixels": (run_card.get("input_shape") or spec(run_card["model"]).input_shape)[0],
     }
+    if arguments.not_in_wheel:
+        card["in_wheel"] = False
     if members:
         card["members"] = members
     card |= {name: run_card[name] for name in ("licence", "training_data")}

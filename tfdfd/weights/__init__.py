@@ -389,8 +389,8 @@ def folder_for(card: dict) -> Path:
 
 
 def is_large(card: dict) -> bool:
-    """Returns whether only a checkout has the weights of a card, because they or those of a member are large."""
-    if card["bytes"] > MAX_CARRIED_BYTES:
+    """Returns whether only a checkout has the weights of a card: they, a member's, or all in the wheel are too large."""
+    if card["bytes"] > MAX_CARRIED_BYTES or not card.get("in_wheel", True):
         return True
     handles = [member["handle"] for member in card.get("members", {}).values()]
     known = list_records() if handles else {}
