@@ -389,7 +389,7 @@ def folder_for(card: dict) -> Path:
 
 
 def is_large(card: dict) -> bool:
-    """Returns whether only a checkout has the weights of a card: they, a member's, or all in the wheel are too large."""
+    """Returns whether only a checkout has the weights of a card: they or a member's are large, or its card says so."""
     if card["bytes"] > MAX_CARRIED_BYTES or not card.get("in_wheel", True):
         return True
     handles = [member["handle"] for member in card.get("members", {}).values()]
