@@ -21,7 +21,7 @@ from tfdfd.faces.crop import resize_crop
 from tfdfd.hub import HubError
 from tfdfd.hub.manifest import Manifest, version_in
 from tfdfd.hub.tf_hub import CLASSES, FUNCTIONS
-from tfdfd.models import build
+from tfdfd.models import build, spec
 from tfdfd.models.srm import SRM
 from tfdfd.weights import DEFAULT_MODEL, list_records
 
@@ -64,11 +64,11 @@ def seconds():
     return times.user + times.system + times.children_user + times.children_system
 from tfdfd.runtime.equality import proof_crops
 
-for handle in sys.argv[1:]:
+for handle, size in zip(sys.argv[1::2], sys.argv[2::2]):
     start = seconds()
     layer = hub.KerasLayer(handle)
     told[handle] = {"seconds": seconds() - start}
-    crops = proof_crops(256 if "mobilenet" not in handle else 224) / np.float32(255)
+    crops = proof_crops(int(size)) / np.float32(255)
     told[handle]["scores"] = layer(crops).numpy()[:, 0].tolist()
 start = seconds()
 try:
@@ -152,7 +152,10 @@ def in_tf_keras(tmp_path_factory, crop, examples):
     Image.fromarray(crop).save(folder / "crop.png")
     save_examples(folder, examples)
     (folder / "tfdfd" / "meso_inception4" / "1").mkdir(parents=True)
-    return *run_child(IN_TF_KERAS, folder, *small_records()), folder
+    sizes = {
+        name: (record.input_shape or spec(record.model).input_shape)[0] for name, record in small_records().items()
+    }
+    return *run_child(IN_TF_KERAS, folder, *(str(word) for pair in sizes.items() for word in pair)), folder
 
 
 def test_keras_layer_scores_as_detect_and_is_tuned(in_tf_keras):
