@@ -24,9 +24,10 @@ from tfdfd.weights.store import locate
 from tools.packed import blending, pixels
 from tools.packed import pack as packing
 from tools.packed.dataset import SIDE, Pack, Sampler
-from tools.packed.finish import FAKE_BOUND, OPEN_BOUND, average, worst_band
+from tools.packed.finish import FAKE_BOUND, OPEN_BOUND, average, trained_run, worst_band
 from tools.packed.mesh_points import POINTS, REGIONS
 from tools.packed.settings import Settings
+from tools.provenance import packed_commands
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"size": 64, "pairs": 2, "blends": 2, "precision": "float32", "steps": 4}
@@ -463,6 +464,14 @@ for name in ("straight", "killed"):
         fast = Trainer(pack, dataclasses.replace(settings, norm_momentum=0.75))
         norms = [layer for layer in fast.model.layers if isinstance(layer, keras.layers.BatchNormalization)]
         figures["momenta"] = sorted({norm.momentum for norm in norms})
+        trainer.write_weights(Path(folder, "straight"))
+        continued = Trainer(pack, dataclasses.replace(settings, weights=f"packed:{Path(folder, 'straight')}"))
+        figures["continued"] = all(map(np.array_equal, continued.trained, trainer.ema))
+        Path(folder, "straight", "mask_head.npz").unlink()
+        try:
+            Trainer(pack, dataclasses.replace(settings, weights=f"packed:{Path(folder, 'straight')}"))
+        except ValueError as error:
+            figures["unfinished"] = str(error)
         figures["modules"] = [name for name in ("tensorflow", "cv2") if name in sys.modules]
         Path(folder, "figures.json").write_text(json.dumps(figures))
     else:
@@ -531,6 +540,11 @@ def test_blends_are_scored_in_full_batches(runs):
 
 def test_norm_momentum_is_a_setting(runs):
     assert runs[1]["momenta"] == [0.75]
+
+
+def test_a_run_begins_with_the_averaged_weights_of_another(runs):
+    assert runs[1]["continued"]
+    assert "straight lacks mask_head.npz; give the folder of a finished run" in runs[1]["unfinished"]
 
 
 def state(folder):
@@ -793,6 +807,24 @@ def meso_runs(tmp_path_factory):
         file.with_suffix(".json").write_text(json.dumps(card))
         files.append(file)
     return files
+
+
+def test_a_run_is_told_with_the_runs_that_it_began_with(tmp_path):
+    first, second = tmp_path / "blends", tmp_path / "labels"
+    for folder, settings in (
+        (first, ["weights=imagenet:a.h5", "pairs=0", "size=64"]),
+        (second, [f"weights=packed:{first}", "size=128", "without=FaceSwap,Deepfakes"]),
+    ):
+        folder.mkdir()
+        log = {"settings": Settings.parse("efficientnet_lite0", settings).plain()}
+        (folder / "log.json").write_text(json.dumps(log))
+    recipe, _, how = trained_run(second, None)
+    assert (recipe.weights, recipe.size) == ("imagenet:a.h5", 128)
+    command = "python -m tools.train_packed PACK.npz efficientnet_lite0 -o"
+    assert packed_commands(how, "faces.csv")[1:] == [
+        f"{command} blends --set weights=imagenet:a.h5 --set size=64 --set pairs=0",
+        f"{command} TRAINED_RUN --set weights=packed:blends --set size=128 --set without=FaceSwap,Deepfakes",
+    ]
 
 
 def test_averaged_weights_lie_between_both(meso_runs):

@@ -13,7 +13,7 @@ from tfdfd.training.run_folder import finished_run, versions
 from tfdfd.weights.clip import PREFIX as CLIP
 from tfdfd.weights.initial import IMAGENET, SLIM
 from tfdfd.weights.store import BEGUN_WITH, RUN, TRAINED, inherit, locate
-from tools.packed.settings import Settings
+from tools.packed.settings import PACKED, Settings
 
 # The second set of the packs, as commands name it.
 PHOTOGRAPH_SET = "utk/faces.csv"
@@ -153,19 +153,24 @@ def train_command(recipe: dict, faces: str, run: str = "RUN") -> str:
 
 def packed_commands(packed: dict, faces: str) -> list[str]:
     """The commands of a packed training before `finish_command`."""
-    settings, changed = packed["settings"], []
-    defaults = Settings(settings["network"]).plain()
+    trainings = [*packed.get("before", ()), packed["settings"]]
+    # Each begins with the run before it, by that folder's name.
+    runs = [Path(after["weights"].removeprefix(PACKED)).name for after in trainings[1:]] + ["TRAINED_RUN"]
+    commands = [_packed_command(settings, run) for settings, run in zip(trainings, runs, strict=True)]
+    if packed.get("teacher"):
+        commands[-1] += f" --teacher {packed['teacher']}"
+    return [f"python -m tools.packed.pack {faces} {PHOTOGRAPH_SET} -o PACK.npz --mesh mediapipe-0.10.14.whl", *commands]
+
+
+def _packed_command(settings, run):
+    words, defaults = [], Settings(settings["network"]).plain()
     for name, value in settings.items():
         if name == "arguments":
-            changed += [f"--set arguments.{key}={each}" for key, each in value.items()]
+            words += [f"--set arguments.{key}={each}" for key, each in value.items()]
         elif name != "network" and value != defaults.get(name):
-            changed.append(f"--set {name}={without_folders(value)}")
-    teacher = [f"--teacher {packed['teacher']}"] if packed.get("teacher") else []
-    train = [f"python -m tools.train_packed PACK.npz {settings['network']} -o TRAINED_RUN", *teacher, *changed]
-    return [
-        f"python -m tools.packed.pack {faces} {PHOTOGRAPH_SET} -o PACK.npz --mesh mediapipe-0.10.14.whl",
-        " ".join(train),
-    ]
+            value = without_folders(value)
+            words.append(f"--set {name}={','.join(value) if isinstance(value, list) else value}")
+    return " ".join([f"python -m tools.train_packed PACK.npz {settings['network']} -o {run}", *words])
 
 
 def finish_command(packed: dict, size: int | None, faces: str) -> str:

@@ -16,14 +16,14 @@ RUN holds:
     mask_head.npz        averaged weights of the head that predicts where a blend lies
     log.json             settings, log and validation figures
 
-With `--teacher RUN`, the network imitates the averaged weights of another packed run on each batch (`teacher_weight`).
+With `--set weights=packed:RUN`, it begins with the averaged weights of another packed run, its mask head too. With
+`--teacher RUN`, the network imitates the averaged weights of another packed run on each batch (`teacher_weight`).
 `python -m tools.packed.finish` makes a calibrated run of it. `tools.packed.settings.Settings` lists the settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -34,16 +34,12 @@ if __name__ == "__main__":
     # Before Keras is imported. Whoever imports this module chooses the backend: children inherit the variable.
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import numpy as np
-
 from tfdfd.files import locked, write_atomically
-from tfdfd.weights.loading import MASK_HEAD
-from tfdfd.weights.saving import save_weights
 from tools.packed.dataset import Pack
 from tools.packed.settings import Settings
 from tools.packed.trainer import Trainer, load_teacher
 
-WEIGHTS, LOG = "weights.safetensors", "log.json"
+LOG = "log.json"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,11 +86,7 @@ def train(
         trainer = Trainer(pack, settings, imitated, imitated and imitated.on_device).resume(output)
         if trainer.run(output, seconds, _report):
             figures = trainer.evaluate(_report)
-            save_weights(trainer.assign(), output / WEIGHTS)
-            buffer = io.BytesIO()
-            head = trainer.both.get_layer(MASK_HEAD)
-            np.savez(buffer, **{f"{MASK_HEAD}/{weight.name}": np.asarray(weight.value) for weight in head.weights})
-            write_atomically(output / f"{MASK_HEAD}.npz", buffer.getvalue())
+            trainer.write_weights(output)
             log = {"settings": settings.plain(), "log": trainer.log, "validation": figures}
             log |= {"teacher": teacher.resolve().name} if teacher else {}
             write_atomically(output / LOG, json.dumps(log, indent=1) + "\n")

@@ -33,6 +33,7 @@ from tfdfd.weights.loading import MASK_HEAD, load_safetensors, load_weights, sav
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 from tfdfd.weights.store import locate
+from tools.packed.settings import PACKED
 
 # Largest shares of the genuine videos of each domain that may be called fake and inconclusive. Of sets that were not
 # seen, at most 30 % should be left open; the domain that decides has few videos, hence the margin.
@@ -64,7 +65,7 @@ def main(arguments=None):
     parser.add_argument("--dtype", default="float32", choices=FORMS, help="form of the bundled weights")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN")
     options = parser.parse_args(arguments)
-    recipe, settings, how = _trained(options.run, options.size)
+    recipe, settings, how = trained_run(options.run, options.size)
     how |= {"dtype": options.dtype}
     shape = (recipe.size, recipe.size, 3) if recipe.size else None
     model = build(recipe.network, options.base, shape, **settings)
@@ -189,7 +190,7 @@ def average(model, other: str, share: float, arguments: dict) -> dict:
     return {"model": record.handle, "sha256": record.sha256, "share": share}
 
 
-def _trained(folder, size):
+def trained_run(folder: Path, size: int | None) -> tuple[Recipe, dict, dict]:
     """The recipe, the builder's arguments, and how a run was trained."""
     if (folder / "run.json").is_file():
         run = finished_run(folder)
@@ -197,15 +198,22 @@ def _trained(folder, size):
         arguments = _without_freeze(recipe.arguments)
         how = {"recipe": run["recipe"], "backend": run["backend"], "result": dict(run["result"])}
     else:
-        how = json.loads((folder / "log.json").read_text("utf-8"))
-        settings = how["settings"]
+        how = _log(folder)
+        settings, before = how["settings"], []
+        while (weights := (before[0] if before else settings)["weights"] or "").startswith(PACKED):
+            before.insert(0, _log(Path(weights.removeprefix(PACKED)))["settings"])
+        how |= {"before": before} if before else {}
         recipe = list_recipes()[f"sbi-{settings['network'].replace('_', '-')}"].changed(
-            ["data=crops", f"size={settings['size'] or 'none'}", f"weights={settings['weights']}"]
+            ["data=crops", f"size={settings['size'] or 'none'}", f"weights={weights or 'none'}"]
         )
         arguments = settings["arguments"]
         how |= {"backend": "jax", "result": {"epochs": None, "best_epoch": None, "steps": settings["steps"]}}
     changes = ["calibration=none"] + ([f"size={size}"] if size else [])
     return recipe.changed(changes), arguments, how
+
+
+def _log(folder):
+    return json.loads((folder / "log.json").read_text("utf-8"))
 
 
 def _without_freeze(arguments):

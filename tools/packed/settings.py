@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from tfdfd.text import near_matches
 
 ENGINES = "jax", "torch"
+# Begins initial weights that are the averaged ones of another packed run.
+PACKED = "packed:"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Settings:
     Attributes:
         network: name in `tfdfd.models`.
         arguments: arguments of its builder.
-        weights: initial weights, as `tfdfd.models.build` takes them.
+        weights: initial weights, as `tfdfd.models.build` takes them, or `packed:RUN`: those of a finished packed run.
         size: side of the pictures, a multiple of 16; None for the network's own.
         steps: number of optimizer steps.
         pairs: labeled pairs per batch.

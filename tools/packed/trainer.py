@@ -21,12 +21,13 @@ from tfdfd import metrics
 from tfdfd.files import write_atomically
 from tfdfd.models import build
 from tfdfd.training.optimizers import set_norm_momentum
-from tfdfd.weights.loading import with_mask_head
+from tfdfd.weights.loading import MASK_HEAD, load_safetensors, with_mask_head
+from tfdfd.weights.saving import save_weights
 from tools.packed import blending
 from tools.packed.dataset import Pack, Sampler
-from tools.packed.settings import Settings
+from tools.packed.settings import PACKED, Settings
 
-STATE = "state.npz"
+STATE, WEIGHTS, MASK_FILE = "state.npz", "weights.safetensors", "mask_head.npz"
 SAVE_SECONDS = 120
 PROGRESS_SECONDS = 30
 _LOG_STEPS = 100
@@ -67,11 +68,15 @@ class Trainer:
         keras.config.set_dtype_policy(settings.precision)
         shape = (settings.size, settings.size, 3) if settings.size else None
         try:
-            self.model = build(settings.network, settings.weights, shape, **settings.arguments)
+            start = settings.weights.removeprefix(PACKED) if (settings.weights or "").startswith(PACKED) else None
+            weights = settings.weights if start is None else None
+            self.model = build(settings.network, weights, shape, **settings.arguments)
             if settings.norm_momentum is not None:
                 set_norm_momentum(self.model, settings.norm_momentum)
             self.size = self.model.input_shape[1]
             self.both, self.grid = with_mask_head(self.model)
+            if start is not None:
+                _begin_with(Path(start), self.both, self.model)
         finally:
             keras.config.set_dtype_policy("float32")
         if teacher is not None and teacher.size != self.size:
@@ -337,6 +342,14 @@ class Trainer:
                 variable.assign(np.asarray(value))
         return self.model
 
+    def write_weights(self, folder: str | os.PathLike) -> None:
+        """Writes the averaged weights of the network, and those of its mask head, into the folder of the run."""
+        save_weights(self.assign(), Path(folder) / WEIGHTS)
+        buffer = io.BytesIO()
+        head = self.both.get_layer(MASK_HEAD)
+        np.savez(buffer, **{f"{MASK_HEAD}/{weight.name}": np.asarray(weight.value) for weight in head.weights})
+        write_atomically(Path(folder) / MASK_FILE, buffer.getvalue())
+
     def evaluate(self, report: Callable = print) -> dict[str, float]:
         """AUC on the validation crops: labeled ones by method, and blends by source. Also the share of false alarms.
 
@@ -395,6 +408,18 @@ class Trainer:
             genuine.append(scores[: len(part)])
             blends.append(scores[half : half + len(part)])
         return np.concatenate(genuine), np.concatenate(blends)
+
+
+def _begin_with(run, both, model):
+    """Loads the averaged weights of a finished run, those of its mask head too."""
+    files = run / WEIGHTS, run / MASK_FILE
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"weights={PACKED}{run}: {run} lacks {', '.join(missing)}; give the folder of a finished run.")
+    load_safetensors(model, files[0])
+    with np.load(files[1]) as arrays:
+        for weight in both.get_layer(MASK_HEAD).weights:
+            weight.assign(arrays[f"{MASK_HEAD}/{weight.name}"])
 
 
 def load_teacher(run: str | os.PathLike, pack: Pack, on_device=None) -> Trainer:
