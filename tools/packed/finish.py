@@ -72,14 +72,14 @@ def main(arguments=None):
     weights = options.run / WEIGHTS
     if options.base:
         trained = read_safetensors(weights).keys()
-        base = {name: np.array(v.value) for name, v in named_weights(model).items() if name not in trained}
+        base = {name: v.numpy() for name, v in named_weights(model).items() if name not in trained}
         load_safetensors(model, weights, base)
     else:
         load_safetensors(model, weights)
     if options.average:
         how["average"] = average(model, options.average[0], float(options.average[1]), settings)
     # Thresholds must be chosen with the weights as they will be rounded.
-    rounded = expand(compact({name: np.array(v.value) for name, v in named_weights(model).items()}, options.dtype), "")
+    rounded = expand(compact({name: v.numpy() for name, v in named_weights(model).items()}, options.dtype), "")
     for name, variable in named_weights(model).items():
         variable.assign(rounded[name])
     model.jit_compile = False
