@@ -13,7 +13,7 @@ from tfdfd.training.run_folder import finished_run, versions
 from tfdfd.weights.clip import PREFIX as CLIP
 from tfdfd.weights.initial import IMAGENET, SLIM
 from tfdfd.weights.store import BEGUN_WITH, RUN, TRAINED, inherit, locate
-from tools.packed.settings import PACKED, Settings
+from tools.packed.settings import Settings, start_of
 
 # The second set of the packs, as commands name it.
 PHOTOGRAPH_SET = "utk/faces.csv"
@@ -155,7 +155,7 @@ def packed_commands(packed: dict, faces: str) -> list[str]:
     """The commands of a packed training before `finish_command`."""
     trainings = [*packed.get("before", ()), packed["settings"]]
     # Each begins with the run before it, by that folder's name.
-    runs = [Path(after["weights"].removeprefix(PACKED)).name for after in trainings[1:]] + ["TRAINED_RUN"]
+    runs = [start_of(after["weights"]).name for after in trainings[1:]] + ["TRAINED_RUN"]
     commands = [_packed_command(settings, run) for settings, run in zip(trainings, runs, strict=True)]
     if packed.get("teacher"):
         commands[-1] += f" --teacher {packed['teacher']}"

@@ -33,7 +33,7 @@ from tfdfd.weights.loading import MASK_HEAD, load_safetensors, load_weights, sav
 from tfdfd.weights.reading import read_safetensors
 from tfdfd.weights.saving import FORMS, compact, expand, named_weights
 from tfdfd.weights.store import locate
-from tools.packed.settings import PACKED
+from tools.packed.settings import start_of
 
 # Largest shares of the genuine videos of each domain that may be called fake and inconclusive. Of sets that were not
 # seen, at most 30 % should be left open; the domain that decides has few videos, hence the margin.
@@ -200,8 +200,10 @@ def trained_run(folder: Path, size: int | None) -> tuple[Recipe, dict, dict]:
     else:
         how = _log(folder)
         settings, before = how["settings"], []
-        while (weights := (before[0] if before else settings)["weights"] or "").startswith(PACKED):
-            before.insert(0, _log(Path(weights.removeprefix(PACKED)))["settings"])
+        weights = settings["weights"]
+        while start := start_of(weights):
+            before.insert(0, _log(start)["settings"])
+            weights = before[0]["weights"]
         how |= {"before": before} if before else {}
         recipe = list_recipes()[f"sbi-{settings['network'].replace('_', '-')}"].changed(
             ["data=crops", f"size={settings['size'] or 'none'}", f"weights={weights or 'none'}"]

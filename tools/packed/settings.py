@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 from tfdfd.text import near_matches
 
 ENGINES = "jax", "torch"
-# Begins initial weights that are the averaged ones of another packed run.
-PACKED = "packed:"
+_PACKED = "packed:"
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ class Settings:
                 hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
                 raise ValueError(f"there is no setting {key!r}; {hint}")
         return cls(network, arguments, **values)
+
+
+def start_of(weights: str | None) -> Path | None:
+    """The packed run whose averaged weights initial weights are, by `packed:RUN`; None for all others."""
+    return Path(weights.removeprefix(_PACKED)) if weights and weights.startswith(_PACKED) else None
 
 
 def _check(settings, name, kind, least=None, most=None):

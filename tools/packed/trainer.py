@@ -25,9 +25,9 @@ from tfdfd.weights.loading import MASK_HEAD, load_safetensors, with_mask_head
 from tfdfd.weights.saving import save_weights
 from tools.packed import blending
 from tools.packed.dataset import Pack, Sampler
-from tools.packed.settings import PACKED, Settings
+from tools.packed.settings import Settings, start_of
 
-STATE, WEIGHTS, MASK_FILE = "state.npz", "weights.safetensors", "mask_head.npz"
+STATE, WEIGHTS, MASK_FILE = "state.npz", "weights.safetensors", f"{MASK_HEAD}.npz"
 SAVE_SECONDS = 120
 PROGRESS_SECONDS = 30
 _LOG_STEPS = 100
@@ -68,15 +68,15 @@ class Trainer:
         keras.config.set_dtype_policy(settings.precision)
         shape = (settings.size, settings.size, 3) if settings.size else None
         try:
-            start = settings.weights.removeprefix(PACKED) if (settings.weights or "").startswith(PACKED) else None
-            weights = settings.weights if start is None else None
+            start = start_of(settings.weights)
+            weights = None if start else settings.weights
             self.model = build(settings.network, weights, shape, **settings.arguments)
             if settings.norm_momentum is not None:
                 set_norm_momentum(self.model, settings.norm_momentum)
             self.size = self.model.input_shape[1]
             self.both, self.grid = with_mask_head(self.model)
-            if start is not None:
-                _begin_with(Path(start), self.both, self.model)
+            if start:
+                _begin_with(start, self.both, self.model)
         finally:
             keras.config.set_dtype_policy("float32")
         if teacher is not None and teacher.size != self.size:
@@ -415,7 +415,7 @@ def _begin_with(run, both, model):
     files = run / WEIGHTS, run / MASK_FILE
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise ValueError(f"weights={PACKED}{run}: {run} lacks {', '.join(missing)}; give the folder of a finished run.")
+        raise ValueError(f"weights=packed:{run}: {run} lacks {', '.join(missing)}; give the folder of a finished run.")
     load_safetensors(model, files[0])
     with np.load(files[1]) as arrays:
         for weight in both.get_layer(MASK_HEAD).weights:
